@@ -1,0 +1,1 @@
+"""Using a trained model: never imports data or train."""
