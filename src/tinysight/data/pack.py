@@ -1,31 +1,349 @@
-"""Decode once into one uint8 array with a manifest; see docs/architecture.md for the files of a pack."""
+"""Decode once into one uint8 array with a manifest; see docs/architecture.md for the files of a pack.
+
+A pack appears under its name whole or not at all: everything is written to `.<name>.tmp-<pid>/` beside it, made
+durable, and renamed. One lock a name lets a single process write; what killed processes left goes away under that lock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import dataclasses
+import errno
+import glob
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 
-Decode = Callable[[int], npt.NDArray[np.uint8]]
-SPLITS = ("train", "minival", "val", "test")
+from tinysight.data.decoding import Decode, Progress, decode_rows
+from tinysight.data.listing import (
+    SPLITS,
+    Listing,
+    check_listing,
+    check_name,
+    duplicate_notes,
+    find_duplicates,
+    without_rows,
+)
+from tinysight.data.opening import (
+    FORMAT,
+    HEADER_BYTES,
+    Pack,
+    data_home,
+    images_header,
+    list_packs,
+    manifest_digest,
+    open_pack,
+    source_fingerprint,
+)
+
+__all__ = [
+    "SPLITS",
+    "Decode",
+    "Listing",
+    "Pack",
+    "Progress",
+    "Say",
+    "data_home",
+    "list_packs",
+    "open_pack",
+    "prepare",
+    "source_fingerprint",
+    "write_pack",
+]
+
+FEW = 5  # culprits named in one line
+Say = Callable[[str], None]
+OnUnreadable = Literal["stop", "skip"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What a source holds before a pixel is decoded, rows in pack order (N rows, M boxes, K classes)."""
+def write_pack(
+    listing: Listing,
+    decode: Decode,
+    *,
+    home: Path,
+    workers: int | None = None,
+    on_unreadable: OnUnreadable = "stop",
+    progress: Progress | None = None,
+) -> Pack:
+    """Decode every row once and publish the pack as `<home>/<name>`, in place of any of that name.
 
-    name: str
-    image_size: int
-    class_names: tuple[str, ...]  # K, for people: "goldfish"
-    class_ids: tuple[str, ...]  # K, stable: a wnid or a folder's name
-    splits: dict[str, tuple[int, int]]  # half-open row ranges, in the order of SPLITS, together [0, N)
-    files: tuple[str, ...]  # N names, relative to the source
-    labels: npt.NDArray[np.int64]  # (N,), -1 where there is none
-    boxes: npt.NDArray[np.float32]  # (M, 4)
-    box_labels: npt.NDArray[np.int64]  # (M,)
-    box_offsets: npt.NDArray[np.int64]  # (N + 1,)
-    source: dict[str, Any]  # kind, path, fingerprint
-    notes: tuple[str, ...] = field(default=())  # what a person should know of this data, a line each
+    `decode(row)` gives uint8 (S, S, 3) or raises ValueError naming the file; it must be picklable. With "skip" such
+    rows are left out and listed in the notes; with "stop" they are a ValueError that names the first few. `workers` are
+    processes (default: all cores). Raises ValueError also for a listing that contradicts itself and for a full disk.
+    """
+    check_listing(listing)
+    with _lock(home, listing.name, None) as waited:
+        if waited and (made := _existing(home, listing.name)) and _same_source(made, listing.source):
+            return made  # another process did this very work while we waited
+        return _write(listing, decode, home, workers, on_unreadable, progress)
+
+
+def prepare(
+    name: str,
+    make_listing: Callable[[], tuple[Listing, Decode]],
+    source: dict[str, Any],
+    *,
+    home: Path,
+    workers: int | None = None,
+    on_unreadable: OnUnreadable = "stop",
+    progress: Progress | None = None,
+    replace: bool = False,
+    say: Say | None = None,
+) -> Pack:
+    """Give the pack of this name and source, and make it only where it is missing, damaged or its source has changed.
+
+    `source` (kind, path, fingerprint, settings) decides: the same fingerprint and settings mean no work; else the same
+    kind and path mean that the source changed, which is said and prepared anew; anything else is a ValueError, unless
+    `replace`. `make_listing` runs only where there is work to do.
+    """
+    say = say or _say_nothing
+    check_name(name)
+    with _lock(home, name, say):
+        made = _existing(home, name, say)
+        if made is not None and _same_source(made, source):
+            return made
+        if made is not None:
+            old = made.manifest["source"]
+            if (old.get("kind"), old.get("path")) == (source["kind"], source["path"]):
+                say(f"{name}: its source or settings have changed since it was prepared; preparing it anew")
+            elif not replace:
+                raise ValueError(
+                    f"{home / name} was made from another source ({_describe(old)}, not {_describe(source)}); "
+                    "choose another name, or ask for it to be replaced"
+                )
+        listing, decode = make_listing()
+        listing = dataclasses.replace(listing, source=source)
+        if listing.name != name:
+            raise ValueError(f"the listing is named {listing.name!r}, expected {name!r}")
+        check_listing(listing)
+        return _write(listing, decode, home, workers, on_unreadable, progress)
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _describe(source: dict[str, Any]) -> str:
+    return str(source.get("path") or source.get("kind"))
+
+
+def _same_source(pack: Pack, source: dict[str, Any]) -> bool:
+    old = pack.manifest["source"]
+    return all(old.get(key) == source.get(key) for key in ("kind", "fingerprint", "settings"))
+
+
+@contextmanager
+def _lock(home: Path, name: str, say: Say | None) -> Iterator[bool]:
+    """Hold the one lock of a name; give whether another process had it. Cleans up what dead processes left."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(home / f".{name}.lock")
+        waited = False
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            waited = True
+            if say is not None:
+                say(f"another process is preparing {name}; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise ValueError(f"cannot write in {home} ({error.strerror}); set TINYSIGHT_DATA to a folder you own") from None
+    try:
+        _clean_up(home, name)
+        yield waited
+    finally:
+        lock.release()
+
+
+def _clean_up(home: Path, name: str) -> None:
+    """Finish what a process left that died in the middle; whoever holds the lock is the only one alive."""
+    for entry in sorted(home.glob(f".{glob.escape(name)}.*")):
+        rest = entry.name.removeprefix(f".{name}.")
+        if re.fullmatch(r"old-\d+", rest) and not (home / name).exists():
+            entry.rename(home / name)  # died between its two renames
+        elif re.fullmatch(r"(old|tmp)-\d+", rest):
+            shutil.rmtree(entry)
+
+
+def _existing(home: Path, name: str, say: Say | None = None) -> Pack | None:
+    if not (home / name).exists():
+        return None
+    try:
+        return open_pack(home / name)
+    except ValueError as error:
+        if say is not None:
+            say(f"{error}: doing so")
+        return None
+
+
+def _write(
+    listing: Listing,
+    decode: Decode,
+    home: Path,
+    workers: int | None,
+    on_unreadable: OnUnreadable,
+    progress: Progress | None,
+) -> Pack:
+    """Write, check and publish; the lock is held and the listing is checked."""
+    if on_unreadable not in ("stop", "skip"):
+        raise ValueError(f"on_unreadable is {on_unreadable!r}, expected 'stop' or 'skip'")
+    folder = home / f".{listing.name}.tmp-{os.getpid()}"
+    try:
+        folder.mkdir()
+        listing, digests = _write_images(folder, listing, decode, workers, on_unreadable, progress)
+        _write_rest(folder, listing, digests)
+        open_pack(folder)
+        _publish(folder, home / listing.name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        need = len(listing.files) * _row_bytes(listing)
+        raise ValueError(
+            f"the disk of {home} is full: {listing.name} needs about {need / 1e9:.2f} GB and "
+            f"{shutil.disk_usage(home).free / 1e9:.2f} GB are free; make room or set TINYSIGHT_DATA to another disk"
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return open_pack(home / listing.name)
+
+
+def _row_bytes(listing: Listing) -> int:
+    return listing.image_size**2 * 3
+
+
+def _write_images(
+    folder: Path,
+    listing: Listing,
+    decode: Decode,
+    workers: int | None,
+    on_unreadable: OnUnreadable,
+    progress: Progress | None,
+) -> tuple[Listing, npt.NDArray[np.uint8]]:
+    path = folder / "images.npy"
+    num, row_bytes = len(listing.files), _row_bytes(listing)
+    with path.open("wb+", buffering=0) as file:
+        _reserve(file.fileno(), HEADER_BYTES + num * row_bytes)
+        file.write(images_header(num, listing.image_size))
+        digests, failures = decode_rows(
+            decode,
+            num,
+            listing.image_size,
+            path,
+            HEADER_BYTES,
+            workers=workers,
+            max_failures=FEW if on_unreadable == "stop" else None,
+            progress=progress,
+        )
+        if failures and on_unreadable == "stop":
+            raise ValueError(
+                f"cannot read {_few([why for _, why in failures])}; mend or remove them, or ask for them to be skipped"
+            )
+        if failures:
+            keep = np.ones(num, bool)
+            keep[[row for row, _ in failures]] = False
+            listing, digests = without_rows(listing, keep, failures), digests[keep]
+            _squeeze(file.fileno(), keep, row_bytes)
+            os.pwrite(file.fileno(), images_header(len(digests), listing.image_size), 0)
+        os.fsync(file.fileno())
+    return listing, digests
+
+
+def _few(names: list[str]) -> str:
+    return "; ".join(names[:FEW]) + (f"; and {len(names) - FEW} more" if len(names) > FEW else "")
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Reserve the disk space now: a full disk is an error here, not a half-written file later."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    if os.fstatvfs(descriptor).f_bavail * os.fstatvfs(descriptor).f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.truncate(descriptor, size)  # macOS and some file systems: later writes fail with ENOSPC, by pwrite, not SIGBUS
+
+
+def _squeeze(descriptor: int, keep: npt.NDArray[np.bool_], row_bytes: int) -> None:
+    """Move the kept rows of images.npy together, in place and in order, and cut the file behind them."""
+    for target, row in enumerate(np.flatnonzero(keep)):
+        if target != row:
+            data = os.pread(descriptor, row_bytes, HEADER_BYTES + int(row) * row_bytes)
+            os.pwrite(descriptor, data, HEADER_BYTES + target * row_bytes)
+    os.truncate(descriptor, HEADER_BYTES + int(keep.sum()) * row_bytes)
+
+
+def _write_rest(folder: Path, listing: Listing, digests: npt.NDArray[np.uint8]) -> None:
+    """Write every small file, the manifest last, each durable; then the folder itself."""
+    contents = {
+        "labels.npy": _npy(listing.labels),
+        "boxes.npy": _npy(listing.boxes),
+        "box_labels.npy": _npy(listing.box_labels),
+        "box_offsets.npy": _npy(listing.box_offsets),
+        "digests.npy": _npy(digests),
+        "files.json": json.dumps(listing.files, ensure_ascii=False, separators=(",\n", ":")).encode(),
+    }
+    duplicates = find_duplicates(listing, digests)
+    manifest = {
+        "format": FORMAT,
+        "name": listing.name,
+        "image_size": listing.image_size,
+        "num_images": len(digests),
+        "num_boxes": len(listing.boxes),
+        "class_names": list(listing.class_names),
+        "class_ids": list(listing.class_ids),
+        "splits": {name: list(bounds) for name, bounds in listing.splits.items()},
+        "sha256": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
+        "source": listing.source,
+        "notes": [*listing.notes, *duplicate_notes(duplicates)],
+        "duplicates": duplicates,
+        "extra": listing.extra,
+    }
+    manifest["digest"] = manifest_digest(manifest)
+    for file, content in contents.items():
+        _write_durably(folder / file, content)
+    _write_durably(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    _sync_folder(folder)
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Rename the finished folder to its name; an older pack of that name steps aside first and is then removed."""
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

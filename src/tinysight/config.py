@@ -1,0 +1,295 @@
+"""A run as plain, frozen values: two levels, validated on construction, written into the run's folder before the first step."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+OptionValue = int | float | str | bool | tuple[int, ...]
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which pack, and which of its splits play which part."""
+
+    name: str = "tiny-imagenet"
+    train: str = "train"  # rows that are learned from: "train" or "train+minival"
+    monitor: str = "minival"  # rows evaluated after each epoch, for choices; "none" for no such evaluation
+    fraction: float = 1.0  # class-balanced share of the training rows, always the same ones
+    prefetch: int = 1  # batches read ahead when the images are not on the device; changes no result
+
+    def __post_init__(self) -> None:
+        _require(self.train in ("train", "train+minival"), "data.train", self.train, "train, train+minival")
+        _require(self.monitor in ("minival", "none"), "data.monitor", self.monitor, "minival, none (val is for reports)")
+        _require(
+            not (self.train == "train+minival" and self.monitor == "minival"),
+            "data.monitor",
+            self.monitor,
+            "none, because data.train=train+minival learns from minival",
+        )
+        _require(0 < self.fraction <= 1, "data.fraction", self.fraction, "above 0, at most 1")
+        _require(0 <= self.prefetch <= 64, "data.prefetch", self.prefetch, "0 to 64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What happens to a training image; each method strikes each image with `probability` (the crop always)."""
+
+    crop: int = 56  # pixels of the window cut out, at random in training, at the centre in evaluation; 0: no crop
+    flip: float = 0.5  # probability of a horizontal flip
+    shift: int = 4  # largest translation in pixels
+    rotation: float = 10.0  # largest angle in degrees
+    contrast: tuple[float, float] = (0.9, 1.08)  # range of the factor
+    gamma: tuple[float, float] = (0.9, 1.08)  # range of the exponent
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.crop >= 0, "augment.crop", self.crop, "0 (none) or a number of pixels")
+        for name in ("flip", "probability"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augment.{name}", value, "0 to 1")
+        _require(self.shift >= 0, "augment.shift", self.shift, "0 or more pixels")
+        _require(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "0 to 180 degrees")
+        for name in ("contrast", "gamma"):
+            value = getattr(self, name)
+            ordered = len(value) == 2 and 0 < value[0] <= value[1]
+            _require(ordered, f"augment.{name}", value, "two positive numbers, the lower first, as 0.9,1.08")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A name out of `models.MODELS` and the keyword arguments it is built with."""
+
+    name: str = "resnet"
+    options: dict[str, OptionValue] = field(default_factory=dict)
+    initialisation: str = "variance_scaling"
+
+    def __post_init__(self) -> None:
+        allowed = ("variance_scaling", "torch")
+        _require(self.initialisation in allowed, "model.initialisation", self.initialisation, ", ".join(allowed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """How a gradient becomes a step."""
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 2e-4
+    decay_all: bool = True  # False: no weight decay on norms and biases
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("sgd",), "optimiser.name", self.name, "sgd")
+        _require(self.lr > 0, "optimiser.lr", self.lr, "above 0")
+        _require(0 <= self.momentum < 1, "optimiser.momentum", self.momentum, "0 up to, not including, 1")
+        _require(
+            self.momentum > 0 or not self.nesterov, "optimiser.nesterov", self.nesterov, "false when momentum is 0"
+        )
+        _require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate over time, as a factor on `optimiser.lr`."""
+
+    name: str = "plateau"
+    warmup: float = 0.0  # epochs of linear growth from 0
+    factor: float = 0.1  # plateau: what the rate is multiplied by
+    patience: int = 3  # plateau: epochs without a better monitored error before that
+
+    def __post_init__(self) -> None:
+        allowed = ("plateau", "cosine", "linear", "constant")
+        _require(self.name in allowed, "schedule.name", self.name, ", ".join(allowed))
+        _require(self.warmup >= 0, "schedule.warmup", self.warmup, "0 or more epochs")
+        _require(0 < self.factor < 1, "schedule.factor", self.factor, "between 0 and 1")
+        _require(self.patience >= 0, "schedule.patience", self.patience, "0 or more epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How long, how large a step, and what is kept."""
+
+    epochs: int = 60
+    batch_size: int = 128  # over all processes together
+    label_smoothing: float = 0.0
+    average_decay: float = 0.0  # of the exponentially averaged weights; 0: none
+    sizes: tuple[tuple[float, int], ...] = ()  # (share of the training, pixels): growing resolution; (): the crop
+    flip_average: bool = False  # evaluate on the image and its mirror image
+    final: str = "last"  # weights to keep at the end: "last", or "best" on the monitored split
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"  # "bf16" where it is native, else "fp32"
+    compile: bool = False
+    log_every: int = 50  # steps
+    checkpoint_minutes: float = 10.0  # and at the end of every epoch
+    keep: int = 2  # checkpoints, beside the best
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
+        _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "2 or more")
+        _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 up to 1")
+        _require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "0 up to 1")
+        starts = [start for start, _ in self.sizes]
+        growing = starts == sorted(set(starts)) and (not starts or starts[0] == 0)
+        sound = growing and all(0 <= start < 1 and pixels >= 8 for start, pixels in self.sizes)
+        _require(sound, "train.sizes", self.sizes, "pairs (share, pixels), shares growing from 0 up to 1, as ((0,40),(0.7,56))")
+        _require(self.final in ("last", "best"), "train.final", self.final, "last, best")
+        _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
+        _require(self.precision in ("auto", "bf16", "fp32"), "train.precision", self.precision, "auto, bf16, fp32")
+        _require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more steps")
+        _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "above 0")
+        _require(self.keep >= 2, "train.keep", self.keep, "2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides a training, but the data's own pixels."""
+
+    recipe: str
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Model = field(default_factory=Model)
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    train: Train = Train()
+
+    def __post_init__(self) -> None:
+        needs_monitor = self.schedule.name == "plateau" or self.train.final == "best"
+        if needs_monitor and self.data.monitor == "none":
+            raise ValueError(
+                "data.monitor is 'none', but schedule.name=plateau and train.final=best choose by the monitored error; "
+                "set data.monitor=minival, or schedule.name=cosine and train.final=last"
+            )
+
+
+def to_dict(run: Run) -> dict[str, Any]:
+    """Return `run` as nested plain values; tuples stay tuples (JSON makes them lists, `from_dict` takes both)."""
+    return asdict(run)
+
+
+def from_dict(values: dict[str, Any]) -> Run:
+    """Rebuild a run from `to_dict`'s form or its JSON; raise ValueError for unknown or ill-typed fields."""
+    run = Run(recipe=str(values.get("recipe", "")))
+    flat: dict[str, Any] = {}
+    for section, content in values.items():
+        if section == "recipe":
+            continue
+        _nearest(section, [f.name for f in fields(Run)], "section")
+        for name, value in content.items():
+            flat[f"{section}.{name}"] = value
+    return override(run, flat)
+
+
+def override(run: Run, changes: dict[str, Any]) -> Run:
+    """Return `run` with `{"section.field": value}` changed; strings are parsed by the field's type.
+
+    Raises:
+        ValueError: a field is unknown (the nearest name is given), or a value does not fit.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        section, _, rest = path.partition(".")
+        names = [f.name for f in fields(Run) if is_dataclass(getattr(run, f.name))]
+        if not rest:
+            known = [f"{s}.{f.name}" for s in names for f in fields(getattr(run, s))]
+            _nearest(path, known, "field")
+        _nearest(section, names, "section")
+        current = getattr(run, section)
+        name, _, option = rest.partition(".")
+        _nearest(name, [f.name for f in fields(current)], f"field of {section}", prefix=f"{section}.")
+        changed = sections.setdefault(section, {})
+        if option:
+            if name != "options":
+                raise ValueError(f"{path} goes a level too deep; {section}.{name} is a plain value")
+            changed[name] = {**changed.get(name, getattr(current, name)), option: _literal(value)}
+        else:
+            annotation = typing.get_type_hints(type(current))[name]
+            changed[name] = _convert(value, annotation, path)
+    return replace(run, **{section: replace(getattr(run, section), **changed) for section, changed in sections.items()})
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, str]:
+    """Split `["train.epochs=8", ...]` into a dict; raise ValueError for what is not `section.field=value`."""
+    changes: dict[str, str] = {}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals or not path:
+            raise ValueError(f"{assignment!r} is no setting; write section.field=value, as train.epochs=8")
+        if path in changes:
+            raise ValueError(f"{path} is set twice; set it once")
+        changes[path] = value
+    return changes
+
+
+def _nearest(name: str, known: list[str], kind: str, prefix: str = "") -> None:
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close:  # "epochs" is nearer to "train.epochs" than difflib thinks
+        close = [k for k in known if k.endswith(f".{name}")][:1]
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(known)}"
+    raise ValueError(f"no {kind} is named {prefix}{name}; {hint}")
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _tuples(value)
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    try:
+        return _tuples(ast.literal_eval(value))
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _convert(value: Any, annotation: Any, path: str) -> Any:
+    """Turn a command line's string or JSON's value into the type that a field declares."""
+    literal = value if annotation is str else _literal(value)
+    if _fits(literal, annotation):
+        return float(literal) if annotation is float else _floats(literal, annotation)
+    raise ValueError(f"{path} is {value!r}; expected {_describe(annotation)}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return isinstance(value, annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple and isinstance(value, tuple):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    return origin is dict and isinstance(value, dict)
+
+
+def _floats(value: Any, annotation: Any) -> Any:
+    arguments = typing.get_args(annotation)
+    if isinstance(value, tuple) and arguments:
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_floats(item, kind) for item, kind in zip(value, kinds, strict=True))
+    if isinstance(value, dict):
+        return {str(key): _tuples(item) for key, item in value.items()}
+    return float(value) if annotation is float else value
+
+
+def _describe(annotation: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return names.get(annotation, f"a value like {str(annotation).replace('typing.', '')}")

@@ -1,0 +1,191 @@
+"""Training batches by number. Batch k is a function of (seed, k) alone: a loader has nothing to save but one integer.
+
+The rows of all epochs form one endless stream: epoch e's order is a permutation drawn from (seed, e), and batch k holds the stream's
+positions [k B, (k + 1) B). So every epoch sees every row exactly once, no batch is short, and a batch may straddle two epochs.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tinysight.ops.augment import Draws
+
+Thing = TypeVar("Thing")
+_ORDER, _DRAWS = 1, 2  # what a random stream is for: each purpose has its own
+
+
+def derived_seed(*numbers: int) -> int:
+    """Return a well-mixed 63-bit seed for a tuple of numbers, the same everywhere."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the permutation of range(count) that an epoch goes through."""
+    generator = np.random.Generator(np.random.Philox(derived_seed(_ORDER, seed, epoch)))
+    return generator.permutation(count).astype(np.int64)
+
+
+def balanced_subset(
+    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], fraction: float
+) -> npt.NDArray[np.int64]:
+    """Keep `fraction` of the rows of each class (at least one), always the same ones, in ascending order."""
+    if fraction == 1.0:
+        return rows
+    kept = []
+    for label in np.unique(labels):
+        members = rows[labels == label]
+        order = np.random.Generator(np.random.Philox(derived_seed(_ORDER, int(label)))).permutation(len(members))
+        kept.append(members[order[: max(1, round(fraction * len(members)))]])
+    return np.sort(np.concatenate(kept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's share of B."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    draws: Draws
+
+
+class Batches:
+    """The batches of a training, by number.
+
+    Args:
+        images: uint8 (N_all, S, S, 3), memory-mapped; taken onto `device` whole when it is a GPU with room for it.
+        labels: int64 (N_all,).
+        rows: the N rows of `images` to learn from.
+        draw: (count, generator) -> Draws for that many images.
+        batch_size: B, over all processes.
+        share: this process's part of range(B).
+    """
+
+    def __init__(
+        self,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64],
+        *,
+        draw: Callable[[int, torch.Generator], Draws],
+        batch_size: int,
+        seed: int,
+        share: slice,
+        device: torch.device,
+    ) -> None:
+        self.num_rows = len(rows)
+        self.batch_size = min(batch_size, len(rows))
+        self.on_device = device.type == "cuda" and _fits(images[:1].nbytes * len(rows), device)
+        self._device = device
+        self._seed = seed
+        self._share = share
+        self._draw = draw
+        self._labels = labels
+        self._epochs: dict[int, tuple[npt.NDArray[np.int64], torch.Tensor, Draws]] = {}
+        self._images: Any = images
+        self._rows = rows
+        if self.on_device:
+            self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
+            self._labels = labels[rows]
+            self._rows = np.arange(len(rows))
+
+    def epoch_end(self, epoch: int) -> int:
+        """Return the number of batches after which epochs 0..epoch are complete."""
+        return -(-(epoch + 1) * self.num_rows // self.batch_size)
+
+    def epoch_of(self, number: int) -> int:
+        """Return the epoch that batch `number` begins in."""
+        return number * self.batch_size // self.num_rows
+
+    def batch(self, number: int) -> Batch:
+        """Return this process's share of batch `number`, on the device."""
+        start = number * self.batch_size + self._share.start
+        stop = number * self.batch_size + self._share.stop
+        pieces = []
+        while start < stop:
+            epoch, first = divmod(start, self.num_rows)
+            last = min(self.num_rows, first + stop - start)
+            pieces.append(self._piece(epoch, slice(first, last)))
+            start += last - first
+        if len(pieces) == 1:
+            return pieces[0]
+        return Batch(
+            images=torch.cat([piece.images for piece in pieces]),
+            labels=torch.cat([piece.labels for piece in pieces]),
+            draws=_joined([piece.draws for piece in pieces]),
+        )
+
+    def _piece(self, epoch: int, part: slice) -> Batch:
+        order, on_device, draws = self._epoch(epoch)
+        if self.on_device:
+            images = self._images.index_select(0, on_device[part])
+        else:
+            images = torch.from_numpy(np.take(self._images, order[part], axis=0))
+            if self._device.type == "cuda":
+                images = images.pin_memory().to(self._device, non_blocking=True)
+            else:
+                images = images.to(self._device)
+        labels = torch.from_numpy(self._labels[order[part]]).to(self._device, non_blocking=True)
+        return Batch(images=images, labels=labels, draws=draws[part])
+
+    def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Draws]:
+        """Make an epoch's order and draws, all at once: on a GPU they go over in one copy, and no step waits for the host."""
+        if epoch not in self._epochs:
+            order = self._rows[epoch_order(self.num_rows, seed=self._seed, epoch=epoch)]
+            generator = torch.Generator().manual_seed(derived_seed(_DRAWS, self._seed, epoch))
+            draws = self._draw(self.num_rows, generator).to(self._device)
+            self._epochs = {e: kept for e, kept in self._epochs.items() if e >= epoch - 1}
+            self._epochs[epoch] = (order, torch.from_numpy(order).to(self._device), draws)
+        return self._epochs[epoch]
+
+
+def read_ahead(make: Callable[[int], Thing], numbers: range, depth: int) -> Iterator[Thing]:
+    """Yield make(n) for each n, up to `depth` of them made in advance by a thread; 0 makes each when it is asked for."""
+    if depth == 0:
+        yield from map(make, numbers)
+        return
+    made: queue.Queue[Any] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for number in numbers:
+                if stop.is_set():
+                    return
+                made.put((make(number), None))
+        except BaseException as error:  # handed to the reader, who raises it
+            made.put((None, error))
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        for _ in numbers:
+            thing, error = made.get()
+            if error is not None:
+                raise error
+            yield thing
+    finally:
+        stop.set()
+        while thread.is_alive():
+            try:
+                made.get(timeout=0.05)  # frees a place that the thread may be waiting for
+            except queue.Empty:
+                continue
+        thread.join()
+
+
+def _joined(pieces: list[Draws]) -> Draws:
+    names = [field.name for field in fields(Draws)]
+    return Draws(**{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names})
+
+
+def _fits(num_bytes: int, device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return num_bytes < 0.5 * free

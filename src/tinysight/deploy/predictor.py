@@ -1,0 +1,81 @@
+"""Name what is in photographs, with a trained model and nothing of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tinysight.deploy.scoring import score
+from tinysight.deploy.weights import load_weights
+from tinysight.device import Placement
+from tinysight.images import load_square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The likeliest classes of one image, best first."""
+
+    path: str
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+class Predictor:
+    """A trained model that takes photographs of any size.
+
+    Args:
+        source: a run folder or a weights file.
+        placement: where it runs; by default the CPU in float32, which suits a few images.
+    """
+
+    def __init__(self, source: Path, *, placement: Placement | None = None) -> None:
+        self.placement = placement or Placement(device=torch.device("cpu"), bf16=False)
+        self.path = source / "weights.safetensors" if source.is_dir() else source
+        if source.is_dir() and not self.path.exists():
+            raise ValueError(f"{source} holds no weights.safetensors: no finished run; see `tinysight resume`")
+        model, self.card = load_weights(self.path)
+        self.model = model.to(self.placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Images (B, S, S, 3), S the card's image_size -> logits (B, K)."""
+        card = self.card
+        return score(
+            self.model,
+            torch.from_numpy(images),
+            crop=card.crop,
+            size=card.size,
+            flip_average=card.flip_average,
+            placement=self.placement,
+        )
+
+    def predict(self, paths: Iterable[Path], *, top: int = 5, batch_size: int = 64) -> Iterator[Prediction | ValueError]:
+        """Yield for each image its prediction, or the ValueError that says why it cannot be read."""
+        pending = iter(paths)
+        while group := list(islice(pending, batch_size)):
+            read: list[npt.NDArray[np.uint8] | ValueError] = []
+            for path in group:
+                try:
+                    read.append(load_square(path, self.card.image_size))
+                except ValueError as error:
+                    read.append(error)
+            good = [image for image in read if not isinstance(image, ValueError)]
+            probabilities = iter(self.logits(np.stack(good)).softmax(dim=1).cpu() if good else ())
+            for path, image in zip(group, read, strict=True):
+                yield image if isinstance(image, ValueError) else self._best(str(path), next(probabilities), top)
+
+    def _best(self, path: str, probabilities: torch.Tensor, top: int) -> Prediction:
+        values, indices = probabilities.topk(min(top, len(probabilities)))
+        chosen = indices.tolist()
+        return Prediction(
+            path=path,
+            class_names=tuple(self.card.class_names[i] for i in chosen),
+            class_ids=tuple(self.card.class_ids[i] for i in chosen),
+            probabilities=tuple(values.tolist()),
+        )

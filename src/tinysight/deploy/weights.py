@@ -1,0 +1,92 @@
+"""A trained model in one safetensors file: weights, normalisation, class names and where it comes from. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from tinysight import models
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a person or a program must know to use the weights."""
+
+    model: str
+    options: dict[str, Any]
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    image_size: int  # photographs are brought to this square first
+    crop: int  # then this centre window is cut out
+    size: int  # and resized to what the network was last trained at
+    flip_average: bool
+    recipe: str
+    data: str
+    version: str
+    commit: str = ""
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def weights_bytes(model: nn.Module, card: Card) -> bytes:
+    """Return the file's content: the state of `model` as float32 and the card, with a checksum over the tensors."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {"format": FORMAT, "card": asdict(card), "sha256": _digest(tensors)}
+    return save_tensors(tensors, metadata={"tinysight": json.dumps(metadata)})
+
+
+def load_weights(path: Path) -> tuple[nn.Module, Card]:
+    """Read a model, ready to use (eval mode, on the CPU), and its card.
+
+    Raises:
+        ValueError: the file is missing, is no weights file of tinysight, or is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; expected a run folder or a weights file (.safetensors)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("tinysight")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error})") from None
+    if header is None:
+        raise ValueError(f"{path} holds no description by tinysight; expected weights that `tinysight train` wrote")
+    try:
+        metadata = json.loads(header)
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"{path} has format {metadata['format']}; this version reads format {FORMAT}")
+        values = metadata["card"]
+        card = Card(**{f.name: _tuples(values[f.name]) for f in fields(Card)})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} has a damaged description ({error!r}); copy the file anew") from None
+    if metadata.get("sha256") != _digest(tensors):
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew")
+    model = models.build(card.model, len(card.class_names), card.options)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit model {card.model}: {str(error).splitlines()[-1].strip()}") from None
+    return model.eval().requires_grad_(False), card
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,84 @@
+"""What this machine computes with: detected or measured, never assumed."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where and in which precision a model runs."""
+
+    device: torch.device
+    bf16: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context that a forward pass runs in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def describe(self) -> str:
+        """Return one phrase for people: "cpu (2 threads), bf16"."""
+        where = f"cpu ({torch.get_num_threads()} threads)"
+        if self.device.type == "cuda":
+            where = torch.cuda.get_device_name(self.device)
+        elif self.device.type != "cpu":
+            where = self.device.type
+        return f"{where}, {'bf16' if self.bf16 else 'fp32'}"
+
+
+def place(device: str = "auto", precision: str = "auto", *, local_rank: int = 0) -> Placement:
+    """Choose device and precision; raise ValueError for a device that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"train.device is {device!r}; expected auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"train.device is {device!r}, but torch sees no CUDA device here; set train.device=cpu")
+        chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
+        if chosen.index >= torch.cuda.device_count():
+            raise ValueError(f"train.device is {chosen}, but there are {torch.cuda.device_count()} CUDA devices here")
+        torch.cuda.set_device(chosen)
+    elif chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("train.device is 'mps', but torch sees no Apple GPU here; set train.device=cpu")
+    return Placement(device=chosen, bf16=precision == "bf16" or (precision == "auto" and native_bf16(chosen)))
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (where emulation is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    return matmul_rate(torch.bfloat16, size=768, seconds=0.05) > 1.3 * matmul_rate(torch.float32, size=768, seconds=0.05)
+
+
+def matmul_rate(
+    dtype: torch.dtype, *, size: int = 2048, seconds: float = 0.5, device: torch.device | str = "cpu"
+) -> float:
+    """Return the best rate of a square matrix product, in floating-point operations a second."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(size, size, generator=generator).to(device, dtype)
+    b = torch.randn(size, size, generator=generator).to(device, dtype)
+    a @ b  # warms up: libraries are chosen and loaded at the first product
+    best = 0.0
+    deadline = time.perf_counter() + seconds
+    while best == 0.0 or time.perf_counter() < deadline:
+        synchronise(a.device)
+        start = time.perf_counter()
+        a @ b
+        synchronise(a.device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until `device` has done what it was given (for timing; a CPU always has)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

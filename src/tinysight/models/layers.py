@@ -1,0 +1,31 @@
+"""Layers that more than one family uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """Turn images in 0..255 (B, 3, H, W), uint8 or float, into zero mean and unit deviation; buffers, so that every use shares them."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3, 1, 1), 127.5))
+        self.register_buffer("std", torch.full((3, 1, 1), 64.0))
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Take the data's per-channel mean and standard deviation (3,), in 0..255."""
+        self.mean.copy_(mean.view(3, 1, 1))
+        self.std.copy_(std.view(3, 1, 1).clamp_min(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.mean.dtype) - self.mean) / self.std
+
+
+def convolution(num_in: int, num_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias (a batch norm follows) that keeps the size at stride 1."""
+    return nn.Conv2d(num_in, num_out, kernel, stride, padding=kernel // 2, bias=False)

@@ -1,0 +1,75 @@
+"""The report's ResNet for 64x64 images (Wu et al. 2017, section 3.2, Fig. 2).
+
+A 7x7 stem of stride 1 without max-pooling; four building blocks of 2n 3x3 convolutions; option B shortcuts. Read literally, "down-sampling
+is performed at the first layer of each building block" gives stride 2 in all four blocks (11,283,336 parameters at n = 2 and 200 classes);
+`first_stride=1` is the other reading (11,279,112). Both print as the published 11.28 M.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinysight.models.layers import Normalise, convolution
+
+
+class ResidualUnit(nn.Module):
+    """Two 3x3 convolutions and a shortcut; batch norm on both volumes before they merge, ReLU after."""
+
+    def __init__(self, num_in: int, num_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = convolution(num_in, num_out, 3, stride)
+        self.norm1 = nn.BatchNorm2d(num_out)
+        self.conv2 = convolution(num_out, num_out, 3)
+        self.norm2 = nn.BatchNorm2d(num_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or num_in != num_out:
+            self.shortcut = nn.Sequential(convolution(num_in, num_out, 1, stride), nn.BatchNorm2d(num_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(residual)) + self.shortcut(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    """Images (B, 3, H, W) in 0..255 -> logits (B, K).
+
+    Args:
+        num_classes: K.
+        n: residual units a block; 1 gives 10 layers, 2 gives 18.
+        filters: channels of the four blocks; the stem has the first number.
+        first_stride: stride of the first block, 2 (the report's text) or 1.
+    """
+
+    def __init__(
+        self, num_classes: int, *, n: int = 2, filters: tuple[int, ...] = (64, 128, 256, 512), first_stride: int = 2
+    ) -> None:
+        super().__init__()
+        if n < 1:
+            raise ValueError(f"model.options.n is {n}; a block needs 1 unit or more")
+        if not filters or min(filters) < 1:
+            raise ValueError(f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512")
+        if first_stride not in (1, 2):
+            raise ValueError(f"model.options.first_stride is {first_stride}; allowed: 1, 2")
+        self.normalise = Normalise()
+        self.stem = nn.Sequential(convolution(3, filters[0], 7), nn.BatchNorm2d(filters[0]), nn.ReLU(inplace=True))
+        blocks = []
+        num_in = filters[0]
+        for index, num_out in enumerate(filters):
+            stride = first_stride if index == 0 else 2
+            units = [ResidualUnit(num_in if k == 0 else num_out, num_out, stride if k == 0 else 1) for k in range(n)]
+            blocks.append(nn.Sequential(*units))
+            num_in = num_out
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(num_in, num_classes)
+        self.num_features = num_in
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last ReLU."""
+        features: Tensor = self.blocks(self.stem(self.normalise(images)))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
+        logits: Tensor = self.head(self.forward_features(images).mean(dim=(2, 3)))
+        return logits

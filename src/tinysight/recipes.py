@@ -1,0 +1,123 @@
+"""Named runs. A recipe is a function that returns a `Run`; a variant is `replace(base(), ...)`.
+
+Each docstring's first line says what the recipe is; the labelled lines are shown by `tinysight recipes`. "Result" is what was measured
+(see experiments/), or says that nothing has been yet.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from tinysight.config import Augment, Data, Model, Optimiser, Run, Schedule, Train
+
+CROP_AND_FLIP = Augment(shift=0, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0))
+
+
+def resnet18_report() -> Run:
+    """Train the report's 18-layer ResNet as published.
+
+    Source: Wu et al. 2017, sections 3.1, 3.2, 3.6 and 4.6: 43.50 % top-1 validation error (42.1 % in its Table 3).
+        Batch size, epochs, patience and the ranges of shift and rotation are not in the report and are ours.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 12 minutes an epoch.
+    Time: 60 epochs.
+    Result: not yet run in full.
+    """
+    return Run(
+        recipe="resnet18-report",
+        model=Model(name="resnet", options={"n": 2}),
+        optimiser=Optimiser(lr=0.1, momentum=0.9, nesterov=True, weight_decay=2e-4),
+        schedule=Schedule(name="plateau", factor=0.1, patience=3),
+        train=Train(epochs=60, batch_size=128, final="best"),
+    )
+
+
+def resnet10_report() -> Run:
+    """Train the report's 10-layer ResNet as published.
+
+    Source: Wu et al. 2017, section 4.4 (Fig. 11): about the 18-layer model's error, learnt faster at first.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 7 minutes an epoch.
+    Time: 60 epochs.
+    Result: not yet run in full.
+    """
+    return replace(resnet18_report(), recipe="resnet10-report", model=Model(name="resnet", options={"n": 1}))
+
+
+def resnet18_modern() -> Run:
+    """Train the same 18 layers with what has been learnt since 2017.
+
+    Source: weight decay 5e-4 without norms and biases, warm-up and cosine, label smoothing, averaged weights, crop and flip only.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 12 minutes an epoch.
+    Time: 60 epochs.
+    Result: not yet run in full.
+    """
+    return Run(
+        recipe="resnet18-modern",
+        augment=CROP_AND_FLIP,
+        model=Model(name="resnet", options={"n": 2}),
+        optimiser=Optimiser(lr=0.2, weight_decay=5e-4, decay_all=False),
+        schedule=Schedule(name="cosine", warmup=3.0),
+        train=Train(epochs=60, batch_size=256, label_smoothing=0.1, average_decay=0.999, flip_average=True),
+    )
+
+
+def resnet10_laptop() -> Run:
+    """Train the report's 10-layer ResNet on a laptop's CPU in about an hour: growing resolution, one long linear decay.
+
+    Source: ours, after the known remedies for short trainings (high rate, linear decay, small images first).
+    Hardware: 2 CPU cores with native bf16.
+    Time: 10 epochs, about 45 minutes.
+    Result: see experiments/001-ten-epochs-on-two-cores.md.
+    """
+    return Run(
+        recipe="resnet10-laptop",
+        augment=CROP_AND_FLIP,
+        model=Model(name="resnet", options={"n": 1}),
+        optimiser=Optimiser(lr=0.5, weight_decay=5e-4, decay_all=False),
+        schedule=Schedule(name="linear", warmup=0.5),
+        train=Train(
+            epochs=10,
+            batch_size=128,
+            label_smoothing=0.1,
+            sizes=((0.0, 40), (0.6, 48), (0.8, 56)),
+            flip_average=True,
+        ),
+    )
+
+
+def quickstart() -> Run:
+    """Train a small ResNet on the embedded drawn shapes: the main job, in two minutes, without any download.
+
+    Source: ours.
+    Hardware: any; 2 CPU cores.
+    Time: 2 minutes.
+    Result: see README.
+    """
+    return Run(
+        recipe="quickstart",
+        data=Data(name="shapes"),
+        augment=replace(CROP_AND_FLIP, crop=56),
+        model=Model(name="resnet", options={"n": 1, "filters": (16, 32, 64, 128)}),
+        optimiser=Optimiser(lr=0.2, weight_decay=5e-4, decay_all=False),
+        schedule=Schedule(name="cosine", warmup=0.5),
+        train=Train(epochs=6, batch_size=64, label_smoothing=0.05, log_every=20, flip_average=True),
+    )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "quickstart": quickstart,
+    "resnet10-laptop": resnet10_laptop,
+    "resnet10-report": resnet10_report,
+    "resnet18-report": resnet18_report,
+    "resnet18-modern": resnet18_modern,
+}
+
+
+def recipe(name: str) -> Run:
+    """Return the run that `name` stands for; raise ValueError with the nearest name otherwise."""
+    if name in RECIPES:
+        return RECIPES[name]()
+    close = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"no recipe is named {name!r}; {hint}there are {', '.join(RECIPES)}")

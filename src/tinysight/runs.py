@@ -1,0 +1,137 @@
+"""What lies in a run's folder, and how it is found and read; the standard library only.
+
+    run.json              the resolved run, versions, machine and command, written before the first step
+    log.jsonl             losses, errors and rates by step        timing.jsonl   what the clock said
+    checkpoints/          training states                         tensorboard/   events
+    weights.safetensors   the finished model                      summary.json   how it ended
+    curves.png, predictions.png, scores/, evaluation-<split>.json
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tinysight import __version__
+from tinysight.config import Run, from_dict, to_dict
+
+FORMAT = 1
+
+
+def runs_home() -> Path:
+    """Return where runs are kept: `$TINYSIGHT_RUNS`, else `runs` in the current folder."""
+    return Path(os.environ.get("TINYSIGHT_RUNS") or "runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run as its run.json tells it."""
+
+    folder: Path
+    run: Run
+    data_digest: str  # of the pack's manifest
+    machine: dict[str, Any]  # device, bf16, threads, processes
+    versions: dict[str, str]
+    command: str
+
+
+def new_folder(run: Run, name: str | None) -> Path:
+    """Choose the folder of a new run: `name`, or recipe and data with the next free number.
+
+    Raises:
+        ValueError: `name` is taken.
+    """
+    if name is not None:
+        folder = Path(name) if os.sep in name else runs_home() / name
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} exists; go on with it by `tinysight resume {folder}`, or choose another --name")
+        return folder
+    stem = f"{run.recipe}-{run.data.name}"
+    number = 1
+    while (folder := runs_home() / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def find(name: str) -> Path:
+    """Return the folder of an existing run, given by path or by name; raise ValueError with the nearest name otherwise."""
+    for folder in (Path(name), runs_home() / name):
+        if (folder / "run.json").is_file():
+            return folder
+    home = runs_home()
+    known = sorted(path.parent.name for path in home.glob("*/run.json")) if home.is_dir() else []
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else f"{home} holds none yet"
+    raise ValueError(f"no run is named {name!r}; {hint}")
+
+
+def write_record(record: Record) -> None:
+    """Write run.json into the run's folder."""
+    content = {
+        "format": FORMAT,
+        "run": to_dict(record.run),
+        "data_digest": record.data_digest,
+        "machine": record.machine,
+        "versions": record.versions,
+        "command": record.command,
+    }
+    record.folder.mkdir(parents=True, exist_ok=True)
+    temporary = record.folder / f"run.json.tmp-{os.getpid()}"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(record.folder / "run.json")
+
+
+def read_record(folder: Path) -> Record:
+    """Read run.json; raise ValueError that names it when it is damaged."""
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise ValueError(f"{path} has format {content['format']}; this version reads format {FORMAT}")
+        return Record(
+            folder=folder,
+            run=from_dict(content["run"]),
+            data_digest=content["data_digest"],
+            machine=content["machine"],
+            versions=content["versions"],
+            command=content["command"],
+        )
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error!r})") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file; a last line that a kill cut short is left out, and a missing file is empty."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a training's arithmetic, and the commit of a source checkout."""
+    found = {"tinysight": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "pillow", "safetensors"):
+        found[package] = metadata.version(package)
+    commit = _commit(Path(__file__).parent)
+    return {**found, "commit": commit} if commit else found
+
+
+def _commit(folder: Path) -> str:
+    """Return the commit when this very package is a git checkout (not when it is installed below somebody's own project)."""
+    if not (folder.parent.parent / "pyproject.toml").is_file():
+        return ""
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

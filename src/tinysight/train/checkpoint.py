@@ -1,0 +1,158 @@
+"""Training states on disk that are whole or refused.
+
+A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, average, optimiser, random states), `state.json` (scalars) and
+`manifest.json` with the SHA-256 of both. It is written under a temporary name, every file and folder is synced, and a rename publishes
+it. Neither torch.load nor safetensors notices a flipped bit, hence the checksums; no pickle, so that nothing a file says chooses code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A training between two steps."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    scalars: dict[str, Any]
+
+
+def save(state: State, folder: Path) -> Path:
+    """Write `state` under `folder` durably and return its path; an existing state of that step is replaced.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left under a final name, earlier states are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{state.step:08d}"
+    temporary = folder / f"{final.name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        contents = {
+            "state.safetensors": save_tensors({k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}),
+            "state.json": json.dumps(state.scalars, indent=1).encode(),
+        }
+        manifest = {
+            "format": FORMAT,
+            "step": state.step,
+            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        }
+        for name, content in {**contents, "manifest.json": _canonical(manifest)}.items():
+            write_durably(temporary / name, content)
+        sync_folder(temporary)
+        if final.exists():  # of the same step, whole or damaged; a resumed training has now made it anew
+            final.rename(folder / f"{final.name}.tmp-old-{os.getpid()}")
+        temporary.rename(final)
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def load(path: Path) -> State:
+    """Read one checkpoint; raise ValueError that names the file when anything differs from its manifest."""
+    try:
+        content = (path / "manifest.json").read_bytes()
+        manifest = json.loads(content)
+        sums = manifest["sha256"]
+        if content != _canonical(manifest):
+            raise ValueError(f"{path / 'manifest.json'} is damaged: its bytes are not as they were written")
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"{path} has format {manifest['format']}; this version reads format {FORMAT}")
+        if sorted(sums) != ["state.json", "state.safetensors"] or f"step-{manifest['step']:08d}" != path.name:
+            raise ValueError(f"{path / 'manifest.json'} does not describe {path.name}")
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path / 'manifest.json'} is missing or damaged ({error})") from None
+    contents: dict[str, bytes] = {}
+    for name, expected in sums.items():
+        try:
+            contents[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path / name} cannot be read ({error.strerror})") from None
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            raise ValueError(f"{path / name} is damaged: its SHA-256 is not the one in manifest.json")
+    return State(
+        step=manifest["step"],
+        tensors=load_tensors(contents["state.safetensors"]),
+        scalars=json.loads(contents["state.json"]),
+    )
+
+
+def saved(folder: Path) -> list[Path]:
+    """List the checkpoints under `folder`, oldest first, by name only."""
+    if not folder.is_dir():
+        return []
+    named = ((match, path) for path in folder.iterdir() if (match := _NAME.match(path.name)))
+    return [path for _, path in sorted(named, key=lambda pair: int(pair[0].group(1)))]
+
+
+def load_newest(folder: Path) -> tuple[State | None, list[str]]:
+    """Return the newest whole state, or None when there is none, and a line for each damaged one that was passed over."""
+    complaints = []
+    for path in reversed(saved(folder)):
+        try:
+            return load(path), complaints
+        except ValueError as error:
+            complaints.append(str(error))
+    return None, complaints
+
+
+def prune(folder: Path, *, keep: int, best: int | None) -> None:
+    """Delete all but the newest `keep` states and the one of step `best`, and what interrupted saves left behind."""
+    states = saved(folder)
+    for path in states[:-keep]:
+        if best is None or path.name != f"step-{best:08d}":
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("step-*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _canonical(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, either the old or the new content is there whole."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        write_durably(temporary, content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

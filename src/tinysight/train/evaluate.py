@@ -1,0 +1,206 @@
+"""How good a model is on a split, with every image's scores kept so that later analyses need not run it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinysight.data.pack import Pack
+from tinysight.deploy.predictor import Predictor
+from tinysight.deploy.scoring import score
+from tinysight.device import Placement
+from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
+from tinysight.train.checkpoint import replace_durably
+
+
+class Stopped(Exception):
+    """An evaluation was broken off because the training is asked to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a model said of each image: logits (N, K), labels (N,) and rows of the pack (N,)."""
+
+    logits: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Figures over a split; errors are shares with a 95 % Wilson interval, the loss is the mean cross-entropy in nats."""
+
+    num_images: int
+    loss: float
+    top1_error: float
+    top1_low: float
+    top1_high: float
+    top5_error: float
+    top5_low: float
+    top5_high: float
+    calibration_error: float
+
+
+def run_model(
+    model: nn.Module,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    rows: range,
+    *,
+    crop: int,
+    size: int,
+    flip_average: bool,
+    placement: Placement,
+    batch_size: int = 250,
+    each_batch: Callable[[int], None] = lambda done: None,
+) -> Scores:
+    """Score `rows` of a pack's images (N, S, S, 3) in order; the model is in eval mode while this runs and put back after.
+
+    Args:
+        each_batch: called with the number of images done; what it raises breaks the evaluation off.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        logits = []
+        for start in range(rows.start, rows.stop, batch_size):
+            stop = min(start + batch_size, rows.stop)
+            batch = torch.from_numpy(np.array(images[start:stop]))
+            logits.append(score(model, batch, crop=crop, size=size, flip_average=flip_average, placement=placement))
+            each_batch(stop - rows.start)
+    finally:
+        model.train(was_training)
+    return Scores(
+        logits=torch.cat(logits).cpu() if logits else torch.empty(0),
+        labels=torch.from_numpy(np.array(labels[rows.start : rows.stop])),
+        rows=torch.arange(rows.start, rows.stop),
+    )
+
+
+def measure(scores: Scores) -> Metrics:
+    """Turn scores into figures; raise ValueError when no image is labelled."""
+    labelled = scores.labels >= 0
+    logits, labels = scores.logits[labelled], scores.labels[labelled]
+    count = len(labels)
+    if not count:
+        raise ValueError("no image of this split has a label, so there is no error to measure; see `tinysight submit`")
+    top1 = topk_correct(logits, labels, 1)
+    top5 = topk_correct(logits, labels, 5)
+    probabilities = logits.softmax(dim=1).max(dim=1).values
+    wrong1, wrong5 = count - int(top1.sum()), count - int(top5.sum())
+    (low1, high1), (low5, high5) = wilson_interval(wrong1, count), wilson_interval(wrong5, count)
+    return Metrics(
+        num_images=count,
+        loss=float(F.cross_entropy(logits.double(), labels)),
+        top1_error=wrong1 / count,
+        top1_low=low1,
+        top1_high=high1,
+        top5_error=wrong5 / count,
+        top5_low=low5,
+        top5_high=high5,
+        calibration_error=float(expected_calibration_error(probabilities, top1)),
+    )
+
+
+def evaluate_run(
+    run: Path,
+    split: str,
+    *,
+    pack: Pack,
+    placement: Placement,
+    each_batch: Callable[[int], None] = lambda done: None,
+) -> tuple[Scores, Metrics]:
+    """Evaluate a run's final weights on a split; write `scores/<split>.safetensors` and `evaluation-<split>.json`.
+
+    Raises:
+        ValueError: the run has no weights, or the pack's classes are not the weights' classes.
+    """
+    predictor = Predictor(run, placement=placement)
+    check_classes(predictor.card.class_ids, pack)
+    if not bool((pack.labels[pack.rows(split).start : pack.rows(split).stop] >= 0).any()):
+        raise ValueError(f"no image of {split} has a label, so there is no error to measure; `tinysight submit` answers test")
+    scores = score_split(predictor, pack, split, each_batch)
+    write_scores(run / "scores" / f"{split}.safetensors", scores, {"split": split, "data": pack.name})
+    metrics = measure(scores)
+    text = json.dumps({"split": split, "data": pack.name, **asdict(metrics)}, indent=1)
+    replace_durably(run / f"evaluation-{split}.json", text.encode())
+    return scores, metrics
+
+
+def score_split(predictor: Predictor, pack: Pack, split: str, each_batch: Callable[[int], None]) -> Scores:
+    """Score a split as the model's card says: window, size, mirror image."""
+    return run_model(
+        predictor.model,
+        pack.images,
+        pack.labels,
+        pack.rows(split),
+        crop=predictor.card.crop,
+        size=predictor.card.size,
+        flip_average=predictor.card.flip_average,
+        placement=predictor.placement,
+        each_batch=each_batch,
+    )
+
+
+def check_classes(class_ids: tuple[str, ...], pack: Pack) -> None:
+    """Raise ValueError unless a pack has the classes that a model was trained for, in that order."""
+    if tuple(pack.class_ids) != class_ids:
+        raise ValueError(
+            f"the model knows {len(class_ids)} classes, and {pack.name} has {len(pack.class_ids)} that are not the same; "
+            "use the data it was trained on"
+        )
+
+
+def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
+    """Store scores, float32, with where they come from."""
+    path.parent.mkdir(exist_ok=True)
+    tensors = {"logits": scores.logits.float(), "labels": scores.labels, "rows": scores.rows}
+    replace_durably(path, save_tensors(tensors, metadata={"tinysight": json.dumps(origin)}))
+
+
+def read_scores(path: Path) -> Scores:
+    """Read what `write_scores` wrote; raise ValueError when it is missing or no scores file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Scores(**{name: file.get_tensor(name) for name in ("logits", "labels", "rows")})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} holds no scores ({error}); `tinysight evaluate` writes them") from None
+
+
+def answer_test(
+    run: Path,
+    path: Path,
+    *,
+    pack: Pack,
+    placement: Placement,
+    each_batch: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Write `<file> <class id>` for each test image in the pack's order, and return their number.
+
+    Raises:
+        ValueError: the run has no weights, the pack has other classes, or it has no test images.
+    """
+    predictor = Predictor(run, placement=placement)
+    card = predictor.card
+    check_classes(card.class_ids, pack)
+    if not len(pack.rows("test")):
+        raise ValueError(f"{pack.name} has no test images to answer")
+    scores = score_split(predictor, pack, "test", each_batch)
+    write_scores(run / "scores" / "test.safetensors", scores, {"split": "test", "data": pack.name})
+    answers = [
+        f"{Path(pack.files[row]).name} {card.class_ids[guess]}\n"
+        for row, guess in zip(scores.rows.tolist(), scores.logits.argmax(dim=1).tolist(), strict=True)
+    ]
+    replace_durably(path, "".join(answers).encode())
+    return len(answers)

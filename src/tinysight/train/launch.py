@@ -1,0 +1,106 @@
+"""Begin a run, or go on with one: folder, lock, machine and data around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from tinysight import runs
+from tinysight.config import Run
+from tinysight.data.pack import Pack
+from tinysight.device import Placement, place
+from tinysight.train import checkpoint
+from tinysight.train.loop import Outcome, Reporter, Training, train
+from tinysight.train.world import World
+
+
+def start(
+    run: Run, pack: Pack, *, world: World, reporter: Reporter, name: str | None = None, command: str = ""
+) -> tuple[Path, Outcome]:
+    """Train a new run in a folder of its own, on every process of `world`; return the folder and how it ended.
+
+    Raises:
+        ValueError: the folder is taken, or the run does not fit the data or the machine.
+    """
+    placement = world.tell(place(run.train.device, run.train.precision, local_rank=world.local_rank))
+    if placement.device.type == "cuda":
+        placement = place(run.train.device, "bf16" if placement.bf16 else "fp32", local_rank=world.local_rank)
+    Training(run, pack, placement, world)  # whatever does not fit shows before anything is written
+    folder: Path = world.tell(runs.new_folder(run, name) if world.is_main else None)
+    record = runs.Record(
+        folder=folder,
+        run=run,
+        data_digest=pack.digest,
+        machine=_machine(placement, world),
+        versions=runs.versions(),
+        command=command,
+    )
+    if world.is_main:
+        runs.write_record(record)
+    world.barrier()
+    reporter.say(f"{folder}: {run.recipe} on {pack.name}, {placement.describe()}")
+    with _only_one(folder, world):
+        return folder, train(
+            run, pack, folder, placement=placement, world=world, reporter=reporter, versions=record.versions
+        )
+
+
+def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter) -> Outcome:
+    """Go on with the run in `folder` from its newest whole checkpoint.
+
+    Raises:
+        ValueError: it is finished, another process works on it, or its data have changed since.
+    """
+    record = runs.read_record(folder)
+    if (folder / "weights.safetensors").exists():
+        raise ValueError(f"{folder} is finished; `tinysight evaluate {folder}` tells how good it is")
+    if pack.digest != record.data_digest:
+        raise ValueError(
+            f"the data {pack.name} are not those that {folder} began with; prepare those again, or train a new run"
+        )
+    precision = "bf16" if record.machine["bf16"] else "fp32"
+    placement = place(record.run.train.device, precision, local_rank=world.local_rank)
+    now = _machine(placement, world)
+    now_versions = runs.versions()
+    differing = [f"{key} {record.machine[key]} -> {now[key]}" for key in now if now[key] != record.machine[key]]
+    differing += [
+        f"{key} {record.versions.get(key)} -> {now_versions.get(key)}"
+        for key in ("tinysight", "commit", "torch", "numpy")
+        if record.versions.get(key) != now_versions.get(key)
+    ]
+    if differing:
+        reporter.say(f"warning: not as it began ({'; '.join(differing)}): the result will be alike, not the same bytes")
+    states = checkpoint.saved(folder / "checkpoints")
+    begins = f"after {states[-1].name}" if states else "at the start: no state had been saved"
+    reporter.say(f"{folder}: going on {begins}, {placement.describe()}")
+    with _only_one(folder, world):
+        return train(
+            record.run, pack, folder, placement=placement, world=world, reporter=reporter, versions=now_versions
+        )
+
+
+def _machine(placement: Placement, world: World) -> dict[str, object]:
+    name = torch.cuda.get_device_name(placement.device) if placement.device.type == "cuda" else placement.device.type
+    return {"device": name, "bf16": placement.bf16, "threads": torch.get_num_threads(), "processes": world.size}
+
+
+@contextmanager
+def _only_one(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run's lock; raise ValueError on every process when somebody else does."""
+    lock = FileLock(folder / ".lock")
+    taken = 0
+    if world.is_main:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            taken = 1
+    if world.any(taken):
+        raise ValueError(f"another process is training {folder}; wait for it, or stop it first")
+    try:
+        yield
+    finally:
+        lock.release()

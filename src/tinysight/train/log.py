@@ -1,0 +1,75 @@
+"""What a training writes down while it runs.
+
+`log.jsonl` holds what the arithmetic gave (losses, errors, rates): after an interruption it continues as if there had been none, byte for
+byte. `timing.jsonl` holds what the clock gave. TensorBoard gets both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tinysight.runs import read_lines
+
+
+class Journal:
+    """The log files of a run folder, continued from `log_bytes`, the log's length when the checkpoint was made.
+
+    Args:
+        folder: the run's folder.
+        step: the step that the training continues from.
+        log_bytes: what lies behind is of steps that will be taken again, and is cut off.
+    """
+
+    def __init__(self, folder: Path, *, step: int, log_bytes: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
+
+        self._log = _continue(folder / "log.jsonl", log_bytes)
+        before = read_lines(folder / "timing.jsonl")
+        self._seconds_before = float(before[-1]["seconds"]) if before else 0.0
+        self._timing = (folder / "timing.jsonl").open("ab")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=30)
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this training, all its sittings together, as far as they were noted."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    def write(self, kind: str, step: int, values: dict[str, Any], *, images_per_s: float | None = None) -> None:
+        """Note what was found at `step`; `kind` is "train" or "epoch"."""
+        line = {"kind": kind, "step": step, **values}
+        self._log.write(json.dumps(line).encode() + b"\n")
+        self._log.flush()
+        timing: dict[str, Any] = {"kind": kind, "step": step, "seconds": round(self.seconds, 3)}
+        if images_per_s is not None:
+            timing["images_per_s"] = round(images_per_s, 1)
+        self._timing.write(json.dumps(timing).encode() + b"\n")
+        self._timing.flush()
+        for name, value in {**values, **({} if images_per_s is None else {"images_per_s": images_per_s})}.items():
+            if isinstance(value, int | float) and name != "epoch":
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> int:
+        """Wait until the disk has the log, and return its length for the checkpoint."""
+        os.fsync(self._log.fileno())
+        return self._log.tell()
+
+    def close(self) -> None:
+        """Close all files; the log stays as it is."""
+        self._log.close()
+        self._timing.close()
+        self._board.close()
+
+
+def _continue(path: Path, num_bytes: int) -> Any:
+    file = path.open("ab")
+    if file.tell() < num_bytes:
+        file.close()
+        raise ValueError(f"{path} is shorter than the checkpoint says ({num_bytes} bytes); put the file back or train anew")
+    file.truncate(num_bytes)
+    file.seek(num_bytes)
+    return file

@@ -1,0 +1,57 @@
+"""The learning rate over time. A schedule maps a step to a factor; the plateau also listens to the monitored error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class LearningRate:
+    """The factor on the peak rate, by step; `observe` and `state` matter to the plateau alone.
+
+    Args:
+        name: "plateau", "cosine", "linear" or "constant".
+        total: steps of the whole training.
+        warmup: steps of linear growth before that.
+        factor, patience: plateau: multiply by `factor` after `patience` observations without a better error.
+    """
+
+    name: str
+    total: int
+    warmup: int = 0
+    factor: float = 0.1
+    patience: int = 3
+    scale: float = 1.0
+    best: float = math.inf
+    waited: int = 0
+
+    def at(self, step: int) -> float:
+        """Return the factor for the update that takes the training from `step` to `step + 1`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        if self.name == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        if self.name == "linear":
+            return 1.0 - progress
+        return self.scale
+
+    def observe(self, error: float) -> None:
+        """Take the monitored error of an epoch."""
+        if error < self.best:
+            self.best, self.waited = error, 0
+        else:
+            self.waited += 1
+        if self.waited > self.patience and self.name == "plateau":
+            self.scale, self.waited = self.scale * self.factor, 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        return {"scale": self.scale, "best": None if math.isinf(self.best) else self.best, "waited": self.waited}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take `state()` back."""
+        self.scale, self.waited = float(state["scale"]), int(state["waited"])
+        self.best = math.inf if state["best"] is None else float(state["best"])

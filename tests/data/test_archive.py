@@ -1,0 +1,305 @@
+"""Zips: what zipfile reads is read the same; what is hostile or damaged is refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import random
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinysight.data.archive import Archive, Limits, check_archive
+
+LIMITS = Limits(members=50, member_bytes=10_000, total_bytes=20_000)
+TEXT = b"all work and no play " * 30
+
+
+@dataclass
+class Entry:
+    """A member as a forger would write it: what the two headers say may differ from what is there."""
+
+    name: bytes = b"a.txt"
+    content: bytes = TEXT
+    method: int = 0
+    central: dict[str, Any] = field(default_factory=dict)  # overrides of the directory's entry
+    local: dict[str, Any] = field(default_factory=dict)  # overrides of the local header
+    extra: bytes = b""
+
+
+def deflate(content: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(content) + packer.flush()
+
+
+def forge(*entries: Entry, end: dict[str, int] | None = None, comment: bytes = b"", behind: bytes = b"") -> bytes:
+    """Write a zip by hand."""
+    body, directory = io.BytesIO(), io.BytesIO()
+    for entry in entries:
+        packed = deflate(entry.content) if entry.method == 8 else entry.content
+        facts = {
+            "system": 3, "flags": 0, "method": entry.method, "crc": zlib.crc32(entry.content), "packed": len(packed),
+            "size": len(entry.content), "name": entry.name, "disk": 0, "mode": stat.S_IFREG | 0o644, "offset": body.tell(),
+        }  # fmt: skip
+        of_local, of_central = facts | entry.local, facts | entry.central
+        body.write(_local_header(of_local) + packed)
+        c = of_central
+        directory.write(
+            struct.pack(
+                "<4sBBHHHHHLLLHHHHHLL", b"PK\1\2", 20, c["system"], 20, c["flags"], c["method"], 0, 0, c["crc"],
+                c["packed"], c["size"], len(c["name"]), len(entry.extra), 0, c["disk"], 0, c["mode"] << 16, c["offset"],
+            )
+            + c["name"] + entry.extra
+        )  # fmt: skip
+    e = {
+        "disk": 0, "start_disk": 0, "here": len(entries), "count": len(entries), "size": directory.tell(),
+        "start": body.tell(),
+    } | (end or {})  # fmt: skip
+    counts = (e["disk"], e["start_disk"], e["here"] & 0xFFFF, e["count"] & 0xFFFF, e["size"], e["start"], len(comment))
+    return body.getvalue() + directory.getvalue() + struct.pack("<4s4H2LH", b"PK\5\6", *counts) + comment + behind
+
+
+def _local_header(facts: dict[str, Any]) -> bytes:
+    return (
+        struct.pack(
+            "<4sHHHHHLLLHH", b"PK\3\4", 20, facts["flags"], facts["method"], 0, 0, facts["crc"], facts["packed"],
+            facts["size"], len(facts["name"]), 0,
+        )
+        + facts["name"]
+    )  # fmt: skip
+
+
+def central(**changes: Any) -> bytes:
+    return forge(Entry(b"first"), Entry(central=changes), Entry(b"last"))
+
+
+def twice(name: bytes) -> bytes:
+    return forge(Entry(name), Entry(b"b"), Entry(name))
+
+
+def plain(method: int = 8) -> bytes:
+    return forge(Entry(b"top/a", TEXT, method), Entry(b"top/b", b"", method), Entry(b"top/c", os.urandom(99), method))
+
+
+def bad_name(name: bytes) -> tuple[bytes, str]:
+    return forge(Entry(b"good"), Entry(name)), "the name .* (is absolute|has '..'|is empty)"
+
+
+def fifield_bomb() -> bytes:
+    """Ten members that all unpack the same bytes."""
+    return forge(Entry(b"kernel", TEXT, 8), *(Entry(b"k%d" % i, b"", central={
+        "offset": 0, "packed": len(deflate(TEXT)), "size": len(TEXT), "method": 8, "crc": zlib.crc32(TEXT)}) for i in range(9)))  # fmt: skip
+
+
+ZIP64_SIZE = struct.pack("<HHQ", 1, 8, 1 << 40)
+BOMB = bytes(1_000_000)
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    **{f"name {name!r}": bad_name(name) for name in (
+        b"/etc/passwd", b"../evil", b"a/../../evil", b"a/..", b"..", b"a\\..\\evil", b"\\\\host\\share", b"C:/evil", b"c:evil",
+        b"./a", b"a/./b", b"a//b", b"//a", b"", b"a\0b", b"a\nb", b"\x1b[2J", b"/",
+    )},
+    **{f"a {kind:o}": (central(mode=kind | 0o777), "link or a device") for kind in (
+        stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)},
+    "file marked as a folder": (central(mode=stat.S_IFDIR | 0o755), "folder by one mark"),
+    "folder with content": (forge(Entry(b"a/", b"x")), "folder by one mark"),
+    "duplicate": (twice(b"a"), "'a' comes twice"),
+    "duplicate folder": (forge(Entry(b"a/", b""), Entry(b"a/", b"")), "'a/' comes twice"),
+    **{f"flags {flags:#x}": (central(flags=flags), "encrypted or a patch") for flags in (0x1, 0x20, 0x41, 0x2000)},
+    **{f"method {method}": (central(method=method), f"method {method}, expected") for method in (1, 9, 12, 14, 93, 99)},
+    "stored, sizes differ": (central(size=1), "impossible sizes"),
+    "stored, smaller than it says": (central(packed=1), "impossible sizes"),
+    "more than deflate gives": (forge(Entry(method=8, central={"packed": 2, "size": 9_000})), "impossible sizes"),
+    "on another disk": (central(disk=3), "impossible sizes"),
+    "zip64 size": (forge(Entry(extra=ZIP64_SIZE, central={"size": 0xFFFFFFFF, "method": 8})), "impossible sizes"),
+    "zip64 size, none given": (central(size=0xFFFFFFFF), "has no sizes"),
+    "zip64 size, cut": (forge(Entry(extra=struct.pack("<HH", 1, 24), central={"packed": 0xFFFFFFFF})), "impossible sizes"),
+    "too large": (forge(Entry(content=bytes(10_001), method=8)), "unpacks to 10001 bytes, at most 10000"),
+    "too large in all": (forge(*(Entry(b"%d" % i, bytes(9_000), 8) for i in range(3))), "more than 20000 bytes"),
+    "too many": (forge(*(Entry(b"%d" % i, b"") for i in range(51))), "more than 50 members"),
+    "all the same bytes": (fifield_bomb(), "overlaps"),
+    "one inside another": (forge(Entry(b"a", _local_header({"flags": 0, "method": 0, "crc": 0, "packed": 0, "size": 0, "name": b"b"})),
+                                 Entry(b"b", b"", central={"offset": 31})), "overlaps"),
+    "into the directory": (central(offset=3_000), "overlaps"),
+    "behind the end": (central(offset=0xFFFFFFF0), "overlaps"),
+    "not UTF-8": (central(flags=0x800, name=b"\xff\xfe"), "not a zip that can be used"),
+    "several parts": (forge(Entry(), end={"disk": 1}), "several parts"),
+    "too few stated": (forge(Entry(b"a"), Entry(b"b"), end={"count": 1}), "it has 2 members, its end record says 1"),
+    "too many stated": (forge(Entry(b"a"), end={"count": 9}), "it has 1 members, its end record says 9"),
+    "directory too short": (forge(Entry(), end={"size": 20}), "right before its end"),
+    "directory elsewhere": (forge(Entry(), end={"start": 0}), "right before its end"),
+    "directory beyond": (forge(Entry(), end={"start": 0xFFFFFFFE}), "right before its end"),
+    "bytes behind": (forge(Entry(), behind=b"#!/bin/sh"), "no end record"),
+    "bytes before": (b"#!/bin/sh\n" + forge(Entry()), "right before its end"),
+    "empty": (b"", "no end record"),
+    "text": (b"<html>404</html>", "no end record"),
+    "end record only, lying": (struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 5, 5, 46, 0, 0), "right before its end"),
+    "lies about its name": (plain().replace(b"top/a", b"TOP/a", 1), "read: local header contradicts"),
+    "lies about its method": (forge(Entry(local={"method": 8})), "read: local header contradicts"),
+    "encrypted inside": (forge(Entry(local={"flags": 1})), "read: local header contradicts"),
+    "no local header": (forge(Entry()).replace(b"PK\3\4", b"PK\3\3"), "read: does not start with a local header"),
+    "wrong checksum": (central(crc=7), "read: checksum differs"),
+    "wrong bytes": (forge(Entry()).replace(b"play", b"prey"), "read: checksum differs"),
+    "bomb, called small": (forge(Entry(content=BOMB, method=8, central={"size": 100})), "read: does not unpack to 100 bytes"),
+    "bomb, called empty": (forge(Entry(content=BOMB, method=8, central={"size": 0})), "read: does not unpack to 0 bytes"),
+    "called larger": (forge(Entry(method=8, central={"size": len(TEXT) + 1})), "read: does not unpack to 631 bytes"),
+    "no deflate stream": (forge(Entry(local={"method": 8}, central={"method": 8})), "read: (Error|invalid)"),
+    "unfinished stream": (forge(Entry(content=deflate(TEXT)[:-3], central={"method": 8, "size": len(TEXT)}, local={"method": 8})), "read: does not unpack"),
+}  # fmt: skip
+
+
+def test_there_are_enough_hostile_archives() -> None:
+    assert len(HOSTILE) >= 60
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_archives_are_refused_by_name(tmp_path: Path, case: str) -> None:
+    content, message = HOSTILE[case]
+    path = tmp_path / "in" / "evil.zip"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    if message.startswith("read: "):
+        archive = Archive(path, LIMITS)
+        with pytest.raises(ValueError, match="evil.zip: .* is damaged: .*" + message.removeprefix("read: ")):
+            for name in archive.members:
+                archive.read(name)
+    else:
+        with pytest.raises(ValueError, match=re.compile(message)) as caught:
+            check_archive(path, LIMITS)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == [path.parent, path]  # and nothing came out
+
+
+def test_a_bomb_is_not_inflated_further_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.zip"
+    path.write_bytes(forge(Entry(content=BOMB, method=8, central={"size": 1000})))
+    asked: list[int] = []
+    real = zlib.decompressobj
+
+    class Watching:
+        def __init__(self, bits: int) -> None:
+            self.inner = real(bits)
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            asked.append(most)
+            return self.inner.decompress(data, most)
+
+        @property
+        def eof(self) -> bool:
+            return self.inner.eof
+
+    monkeypatch.setattr(zlib, "decompressobj", Watching)
+    with pytest.raises(ValueError, match="does not unpack to 1000 bytes"):
+        Archive(path).read("a.txt")
+    assert asked == [1001]
+
+
+@pytest.mark.parametrize("make", [
+    lambda z: z.writestr("top/a.txt", TEXT),
+    lambda z: z.writestr("empty", b""),
+    lambda z: [z.writestr(f"{i}/{'x' * i}", os.urandom(i)) for i in range(40)],
+    lambda z: z.writestr("grün/狗's.txt", TEXT),
+    lambda z: (z.mkdir("top"), z.writestr("top/a", TEXT)),
+    lambda z: z.open("forced64", "w", force_zip64=True).close(),
+    lambda z: setattr(z, "comment", b"PK\5\6 is how an end record starts" + bytes(30)),
+])  # fmt: skip
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_reads_what_zipfile_reads(tmp_path: Path, make: Callable[[zipfile.ZipFile], Any], method: int) -> None:
+    path = tmp_path / "good.zip"
+    with zipfile.ZipFile(path, "w", method) as writing:
+        make(writing)
+    archive = Archive(path)
+    with zipfile.ZipFile(path) as reading:
+        expected = {info.filename: reading.read(info) for info in reading.infolist() if not info.is_dir()}
+    assert {name: archive.read(name) for name in archive.members} == expected
+
+
+def test_reads_members_written_to_a_stream(tmp_path: Path) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def tell(self) -> int:
+            raise io.UnsupportedOperation
+
+    pipe = Pipe()
+    with zipfile.ZipFile(
+        pipe, "w", zipfile.ZIP_DEFLATED
+    ) as writing:  # sizes follow the data, the local header has none
+        writing.writestr("a", TEXT)
+        writing.writestr("b", TEXT[:9])
+    (tmp_path / "good.zip").write_bytes(pipe.getvalue())
+    archive = Archive(tmp_path / "good.zip")
+    assert (archive.read("a"), archive.read("b")) == (TEXT, TEXT[:9])
+
+
+def test_more_than_65535_members(tmp_path: Path) -> None:
+    """With a zip64 end record, and as programs without one wrote it: the count modulo 65,536."""
+    entries = [Entry(b"%d" % number, b"") for number in range(65_540)]
+    (tmp_path / "old.zip").write_bytes(forge(*entries))
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as writing:
+        for entry in entries:
+            writing.writestr(entry.name.decode(), b"")
+    assert len(check_archive(tmp_path / "old.zip")) == len(check_archive(tmp_path / "new.zip")) == 65_540
+
+
+def test_a_long_local_extra_field(tmp_path: Path) -> None:
+    content = bytearray(forge(Entry(b"a"), Entry(b"b")))
+    first = 30 + 1 + len(TEXT)
+    struct.pack_into("<H", content, 28, 500)
+    content[31:31] = bytes(500)
+    start = content.rfind(b"PK\1\2") - 47  # directory of two entries of 47 bytes
+    struct.pack_into("<L", content, start + 47 + 42, first + 500)
+    struct.pack_into("<L", content, len(content) - 6, start)
+    (tmp_path / "good.zip").write_bytes(content)
+    archive = Archive(tmp_path / "good.zip")
+    assert archive.read("a") == archive.read("b") == TEXT
+
+
+def test_pickles_and_survives_closing(tmp_path: Path) -> None:
+    (tmp_path / "good.zip").write_bytes(plain())
+    archive = Archive(tmp_path / "good.zip")
+    assert archive.read("top/a") == TEXT
+    copy = pickle.loads(pickle.dumps(archive))
+    archive.close()
+    assert copy.read("top/a") == archive.read("top/a") == TEXT
+
+
+def test_no_file_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        check_archive(tmp_path / "none.zip")
+    with pytest.raises(ValueError, match="cannot read"):
+        check_archive(tmp_path)
+
+
+@pytest.mark.parametrize("rounds", [1500, pytest.param(100_000, marks=pytest.mark.reliability)])
+def test_mutated_archives_give_an_error_or_the_right_bytes(tmp_path: Path, rounds: int) -> None:
+    generator = random.Random(rounds)
+    path = tmp_path / "mutated.zip"
+    refused = 0
+    for number in range(rounds):
+        good = plain(method=8 * (number % 2))
+        path.write_bytes(good)
+        truth = {name: Archive(path).read(name) for name in ("top/a", "top/b", "top/c")}
+        bad = bytearray(good)
+        for _ in range(generator.choice((1, 1, 2, 8))):
+            bad[generator.randrange(len(bad))] = generator.randrange(256)
+        if generator.random() < 0.2:
+            del bad[generator.randrange(len(bad)) :]
+        path.write_bytes(bad)
+        try:
+            archive = Archive(path, LIMITS)
+            read = {name: archive.read(name) for name in archive.members}
+        except ValueError:
+            refused += 1
+            continue
+        assert set(read.values()) == set(truth.values())  # names may have changed in both headers; bytes may not
+    assert rounds * 0.4 < refused < rounds

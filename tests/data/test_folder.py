@@ -1,0 +1,428 @@
+"""A person's folder becomes a pack, or one clear line says what is in the way."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.data.folder import import_folder, listing, split_counts
+from tinysight.data.listing import Listing, check_listing
+
+
+def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (12, 10), form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, form)
+    return buffer.getvalue()
+
+
+def put(root: Path, *names: str, content: bytes | None = None) -> Path:
+    """Write an image under each name, each of a colour of its own."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(tuple(os.fsencode(name)[-7:-4].rjust(3))) if content is None else content)  # type: ignore[arg-type]
+    return root
+
+
+def two_classes(root: Path, num: int = 10) -> Path:
+    return put(root, *(f"{name}/{i:03}.png" for name in ("cat", "dog") for i in range(num)))
+
+
+def listed(root: Path, **options: object) -> Listing:
+    made, _ = listing(root, name="pets", **options)  # type: ignore[arg-type]
+    check_listing(made)
+    return made
+
+
+def files_of(made: Listing, split: str) -> list[str]:
+    start, stop = made.splits.get(split, (0, 0))
+    return list(made.files[start:stop])
+
+
+def refused(root: Path, pattern: str, **options: object) -> None:
+    with pytest.raises(ValueError, match=pattern) as caught:
+        listing(root, name="pets", **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def in_class(names: Iterable[str], class_name: str) -> int:
+    return sum(f"{class_name}/" in f"/{name}" for name in names)
+
+
+# Forms that work.
+
+
+def test_plain_folder_is_split_by_class(tmp_path: Path) -> None:
+    made = listed(two_classes(tmp_path, 20))
+    assert made.class_names == made.class_ids == ("cat", "dog")
+    assert made.splits == {"train": (0, 28), "minival": (28, 32), "val": (32, 40)}
+    for split, num in (("train", 14), ("minival", 2), ("val", 4)):
+        assert [in_class(files_of(made, split), name) for name in ("cat", "dog")] == [num, num]
+    assert made.labels.tolist() == [int(file.startswith("dog")) for file in made.files]
+    assert len(made.boxes) == 0 and made.box_offsets.tolist() == [0] * 41
+    assert made.notes == ()
+
+
+def test_rows_of_a_split_are_ordered_by_class_and_file(tmp_path: Path) -> None:
+    made = listed(two_classes(tmp_path))
+    for split in made.splits:
+        assert files_of(made, split) == sorted(files_of(made, split))
+
+
+def test_split_is_the_same_wherever_the_folder_lies(tmp_path: Path) -> None:
+    one = listed(two_classes(tmp_path / "a"))
+    two = listed(two_classes(tmp_path / "b c"))
+    assert (one.files, one.splits) == (two.files, two.splits)
+
+
+def test_split_is_known(tmp_path: Path) -> None:
+    """Pin the rule itself: a change of it would move images from val to train of people's packs."""
+    made = listed(two_classes(tmp_path))
+    assert files_of(made, "val") == ["cat/003.png", "cat/004.png", "dog/003.png", "dog/004.png"]  # 21df, 29f7
+    assert files_of(made, "minival") == ["cat/000.png", "dog/000.png"]  # eea2
+
+
+@pytest.mark.parametrize("num", [9, 10, 12, 14, 17])
+def test_one_more_image_moves_at_most_one_across_each_border(tmp_path: Path, num: int) -> None:
+    before = listed(two_classes(tmp_path, num))
+    after = listed(put(tmp_path, "cat/new.png"))
+    split_before = {file: split for split in before.splits for file in files_of(before, split)}
+    split_after = {file: split for split in after.splits for file in files_of(after, split)}
+    moved = [(split, split_after[file]) for file, split in split_before.items() if split_after[file] != split]
+    assert len(moved) == len(set(moved)) <= 2
+    assert ("val", "minival") not in moved and ("minival", "val") not in moved
+
+
+@pytest.mark.parametrize(
+    ("num", "counts"), [(1, (0, 0)), (2, (0, 1)), (3, (1, 1)), (4, (1, 1)), (5, (1, 1)), (10, (1, 2)), (500, (50, 100))]
+)
+def test_split_counts(num: int, counts: tuple[int, int]) -> None:
+    assert split_counts(num, minival_share=0.1, val_share=0.2) == counts
+
+
+def test_split_counts_leave_one_to_train_and_nothing_where_the_share_is_nothing() -> None:
+    for num in range(1, 40):
+        minival, val = split_counts(num, minival_share=0.49, val_share=0.5)
+        assert minival >= 0 and val >= 0 and num - minival - val >= 1
+        assert split_counts(num, minival_share=0, val_share=0) == (0, 0)
+
+
+def test_tiny_classes_are_noted(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    made = listed(put(tmp_path, "one/a.png", "two/a.png", "two/b.png"))
+    for split, num_one, num_two in (("train", 1, 1), ("minival", 0, 0), ("val", 0, 1)):
+        files = files_of(made, split)
+        assert (in_class(files, "one"), in_class(files, "two")) == (num_one, num_two)
+    assert made.notes == (
+        "no image in minival for 2 of 4 classes: 'one', 'two'",
+        "no image in val for 1 of 4 classes: 'one'",
+    )
+
+
+def test_only_single_images_make_a_train_split_and_notes(tmp_path: Path) -> None:
+    made = listed(put(tmp_path, "a/1.png", "b/1.png"))
+    assert made.splits == {"train": (0, 2)}
+    assert len(made.notes) == 2
+
+
+def test_given_val_is_kept_and_minival_comes_out_of_train(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    put(tmp_path, "val/cat/v1.png", "val/dog/v2.png", "val/dog/v3.png")
+    made = listed(tmp_path)
+    assert made.splits == {"train": (0, 18), "minival": (18, 20), "val": (20, 23)}
+    assert files_of(made, "val") == ["val/cat/v1.png", "val/dog/v2.png", "val/dog/v3.png"]
+    assert all(file.startswith("train/") for file in files_of(made, "minival"))
+    assert made.labels[20:].tolist() == [0, 1, 1]
+
+
+def test_given_train_alone_is_split_as_the_class_folders_would_be(tmp_path: Path) -> None:
+    plain = listed(two_classes(tmp_path / "plain"))
+    inside = listed(two_classes(tmp_path / "split" / "train").parent)
+    assert inside.files == tuple(f"train/{file}" for file in plain.files)
+    assert inside.splits == plain.splits
+
+
+def test_class_that_val_lacks_is_noted(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    (tmp_path / "val/dog").mkdir(parents=True)
+    made = listed(put(tmp_path, "val/cat/v.png"))
+    assert made.notes == ("no image in val for 1 of 2 classes: 'dog'",)
+
+
+def test_test_images_may_lie_loose_or_in_classes(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    put(tmp_path, "test/x2.png", "test/x1.png", "test/dog/y.png")
+    made = listed(tmp_path)
+    assert files_of(made, "test") == ["test/dog/y.png", "test/x1.png", "test/x2.png"]
+    assert made.labels[-3:].tolist() == [1, -1, -1]
+
+
+def test_class_may_be_called_train_or_test(tmp_path: Path) -> None:
+    made = listed(put(tmp_path, "train/1.png", "train/2.png", "bus/1.png", "test/1.png"))
+    assert made.class_names == ("bus", "test", "train")
+
+
+def test_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
+    made = listed(put(two_classes(tmp_path), "cat/2024/may/a.png", "cat/2023/a.png"))
+    assert {"cat/2024/may/a.png", "cat/2023/a.png"} < set(made.files)
+
+
+def test_hidden_entries_and_system_leftovers_are_ignored(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    names = [".DS_Store", ".git/x.png", "__MACOSX/cat/._a.png", "cat/Thumbs.db", "cat/desktop.ini", "cat/._000.png"]
+    put(tmp_path, *names, "cat/@eaDir/thumb.jpg", "dog/Icon\r", content=b"junk")
+    assert len(listed(tmp_path).files) == 20
+
+
+def test_files_beside_class_folders_are_ignored_unless_they_are_images(tmp_path: Path) -> None:
+    put(two_classes(tmp_path), "README.md", "labels.csv", content=b"hello")
+    assert len(listed(tmp_path).files) == 20
+    refused(put(tmp_path, "loose.png"), r"outside of class folders \('loose.png'\)")
+
+
+NAMES = [
+    "tabby cat",
+    'it\'s "quoted"',
+    "猫",
+    "Ωmega_ß",
+    "🐈‍⬛",
+    "-rf",
+    "--help",
+    "100%",
+    "a;b&c$(d)`e`",
+    "*?[x]",
+    "back\\slash",
+    "x" * 200,
+    "כלב",
+]
+
+
+def test_odd_names_work_from_end_to_end(tmp_path: Path) -> None:
+    source = put(tmp_path / "my 'own' 📷", *(f"{name}/{name} {i}.png" for name in NAMES for i in range(3)))
+    pack = import_folder(source, name="odd", home=tmp_path / "home", image_size=8, workers=1)
+    assert pack.class_names == tuple(sorted(NAMES))
+    assert len(pack) == 3 * len(NAMES)
+    for row, file in enumerate(pack.files):
+        assert (source / file).is_file()
+        assert pack.class_names[pack.labels[row]] == file.split("/")[0]
+
+
+def test_files_without_a_known_suffix_are_looked_into(tmp_path: Path) -> None:
+    put(two_classes(tmp_path), "cat/4f2a", "cat/a.jpg_large", "dog/b.PNG")
+    assert len(listed(tmp_path).files) == 23
+
+
+def test_accents_are_normalised_for_names_and_kept_for_opening(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "café")
+    put(tmp_path / "train", f"{decomposed}/{decomposed}.png", f"{decomposed}/b.png", "thé/a.png")
+    made, decode = listing(put(tmp_path, "val/café/v.png"), name="pets", image_size=8)
+    assert made.class_names == ("café", "thé")
+    assert made.labels.tolist() == [int("th" in file) for file in made.files]
+    assert all(decode(row).shape == (8, 8, 3) for row in range(len(made.files)))
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    elsewhere = put(tmp_path / "elsewhere", "a.png", "b.png")
+    root = two_classes(tmp_path / "root")
+    (root / "cat/linked.png").symlink_to(elsewhere / "a.png")
+    (root / "bird").symlink_to(elsewhere, target_is_directory=True)
+    made = listed(root)
+    assert {"cat/linked.png", "bird/a.png", "bird/b.png"} < set(made.files)
+
+
+# What is wrong, one line each.
+
+
+def test_folder_missing_or_no_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "no such", "no such.*No such file.*expected FOLDER/<class>")
+    refused(put(tmp_path, "pets.zip", content=b"PK") / "pets.zip", "is a file.*unpacked first")
+    refused(Path("x" * 5000), "too long")
+    refused(Path("a\0b"), "null")
+
+
+def test_folder_without_class_folders(tmp_path: Path) -> None:
+    refused(tmp_path, "has no class folder; expected FOLDER/<class>")
+    refused(put(tmp_path, "a.png", "b.jpg"), r"images outside of class folders \('a.png', 'b.jpg'\); expected FOLDER/")
+
+
+def test_empty_class(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "emu").mkdir()
+    put(tmp_path, "fox/.DS_Store", content=b"")
+    refused(tmp_path, "no image in the class folder 'emu', 'fox'")
+
+
+def test_single_class(tmp_path: Path) -> None:
+    refused(put(tmp_path, "cat/a.png"), "only one class, 'cat'; a recogniser needs at least two")
+
+
+def test_one_folder_too_many_is_recognised(tmp_path: Path) -> None:
+    two_classes(tmp_path / "unpacked")
+    refused(tmp_path, "did you mean its folder 'unpacked', with 'cat', 'dog'")
+
+
+def test_classes_that_differ_by_case_or_encoding_only(tmp_path: Path) -> None:
+    put(tmp_path, "Cat/a.png", "cat/b.png", "dog/a.png")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell the two names apart")
+    refused(tmp_path, "'Cat' and 'cat' .* differ only by case")
+
+
+def test_classes_that_differ_by_accents_encoding_only(tmp_path: Path) -> None:
+    put(tmp_path, "café/a.png", unicodedata.normalize("NFD", "café") + "/b.png", "dog/a.png")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell the two names apart")
+    refused(tmp_path, "differ only by case or in how accents are encoded")
+
+
+def test_class_of_val_that_train_lacks(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    refused(put(tmp_path, "val/cats/a.png"), r"val/cats is not a class of train/ \(did you mean 'cat'\?\)")
+
+
+def test_folder_of_test_images_that_is_no_class(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    refused(put(tmp_path, "test/images/a.png"), "test/images is not a class.*into test/ itself")
+
+
+def test_flat_val_folder(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    refused(put(tmp_path, "val/a.png"), "val' has images outside of class folders")
+
+
+def test_split_folders_of_other_names(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    refused(put(tmp_path, "valid/cat/a.png"), "beside train/ there is 'valid'")
+
+
+def test_split_folders_without_train(tmp_path: Path) -> None:
+    two_classes(tmp_path / "Training")
+    refused(put(tmp_path, "Test/cat/a.png"), "'Test', 'Training' but no class folder in train/")
+
+
+def test_other_files_in_a_class_are_named_with_the_formats(tmp_path: Path) -> None:
+    put(two_classes(tmp_path), "cat/notes.txt", content=b"buy milk")
+    put(tmp_path, "cat/clip.gif", content=b"GIF89a")
+    refused(tmp_path, "'cat/clip.gif', 'cat/notes.txt' is no image that tinysight reads .JPEG, PNG and WebP")
+
+
+@pytest.mark.parametrize("name", ["cat/a\nb.png", "c\tat/a.png", "cat/bell\a.png", "cat/\u2028.png"])
+def test_control_characters_in_names(tmp_path: Path, name: str) -> None:
+    refused(put(two_classes(tmp_path), name), "line break, another control character")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    try:
+        put(two_classes(tmp_path), os.fsdecode(b"cat/caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    refused(tmp_path, "not UTF-8")
+
+
+def test_broken_link_and_pipe(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    os.mkfifo(tmp_path / "dog/pipe.png")
+    refused(tmp_path, "pipe.png' is neither a file nor a folder")
+    (tmp_path / "cat/gone.png").symlink_to("nowhere")
+    refused(tmp_path, "gone.png'")
+
+
+def test_folder_that_links_to_one_above_it(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "cat/again").symlink_to(tmp_path, target_is_directory=True)
+    refused(tmp_path, "is a link to a folder that holds it")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="rights do not bind this user (root)")
+@pytest.mark.parametrize("name", ["cat", "cat/000.png"])
+def test_no_right_to_read(tmp_path: Path, name: str) -> None:
+    locked = two_classes(tmp_path / "source") / name
+    locked.chmod(0)
+    try:
+        with pytest.raises(ValueError, match=f"{name}.*ermission"):
+            import_folder(tmp_path / "source", name="pets", home=tmp_path / "home", workers=1)
+    finally:
+        locked.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "-x", "a\nb", " a"])
+def test_pack_name_that_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be named"):
+        listing(two_classes(tmp_path / "source"), name=name)
+    with pytest.raises(ValueError, match="cannot be named"):
+        import_folder(tmp_path / "source", name=name, home=tmp_path / "home")
+
+
+def test_settings_out_of_range(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    for size in (0, -1, 100_000):
+        refused(tmp_path, f"image_size is {size}, expected 1 to", image_size=size)
+    for shares in ({"val_share": -0.1}, {"val_share": 1.0}, {"minival_share": 0.9}, {"val_share": float("nan")}):
+        refused(tmp_path, "together be under 1", **shares)
+
+
+# Decoding and packs.
+
+
+def test_decode_gives_squares_of_the_size_and_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+    put(two_classes(tmp_path, 3), "cat/000.png", content=picture((9, 8, 7), (3, 50)))
+    made, decode = listing(tmp_path, name="pets", image_size=16)
+    row = made.files.index("cat/000.png")
+    assert np.array_equal(pickle.loads(pickle.dumps(decode))(row), np.full((16, 16, 3), (9, 8, 7), np.uint8))
+
+
+def test_import_makes_a_pack_of_all_formats(tmp_path: Path) -> None:
+    source = two_classes(tmp_path / "source", 3)
+    put(source, "cat/a.jpeg", content=picture((0, 0, 255), form="JPEG"))
+    put(source, "dog/b.webp", content=picture((0, 0, 255), form="WEBP"))
+    seen: list[tuple[int, int]] = []
+    pack = import_folder(
+        source, name="pets", home=tmp_path / "home", image_size=8, workers=1, progress=lambda *at: seen.append(at)
+    )
+    assert pack.images.shape == (8, 8, 8, 3) and pack.verify() == ()
+    assert seen[-1] == (8, 8)
+    for file in ("cat/a.jpeg", "dog/b.webp"):
+        assert np.abs(pack.images[pack.files.index(file)].astype(int) - (0, 0, 255)).max() < 12
+    assert pack.source_state() == "same"
+
+
+def test_second_import_is_a_look_and_a_change_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, home = two_classes(tmp_path / "source"), tmp_path / "home"
+    first = import_folder(source, name="pets", home=home, image_size=8, workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tinysight.data.folder.listing", lambda *_, **__: pytest.fail("listed again"))
+        assert import_folder(source, name="pets", home=home, image_size=8, workers=1).digest == first.digest
+    put(source, "cat/new.png")
+    assert first.source_state() == "changed"
+    said: list[str] = []
+    assert len(import_folder(source, name="pets", home=home, image_size=8, workers=1, say=said.append)) == 21
+    assert any("changed" in line for line in said)
+    assert import_folder(source, name="pets", home=home, image_size=9, workers=1).image_size == 9
+    shares = {"minival_share": 0.2, "val_share": 0.3}
+    assert import_folder(source, name="pets", home=home, image_size=9, workers=1, **shares).rows("val") == range(15, 21)
+
+
+def test_name_taken_by_another_folder(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        two_classes(tmp_path / name, 3)
+    import_folder(tmp_path / "one", name="pets", home=tmp_path / "home", image_size=8, workers=1)
+    with pytest.raises(ValueError, match="made from another source"):
+        import_folder(tmp_path / "two", name="pets", home=tmp_path / "home", image_size=8, workers=1)
+
+
+def test_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None:
+    source, home = two_classes(tmp_path / "source"), tmp_path / "home"
+    put(source, "cat/broken one.jpg", content=picture(form="JPEG")[:200])
+    put(source, "dog/page.jpg", content=b"<!DOCTYPE html>")
+    with pytest.raises(ValueError, match=r"broken one\.jpg.*page\.jpg.*HTML") as caught:
+        import_folder(source, name="pets", home=home, image_size=8, workers=1)
+    assert "\n" not in str(caught.value)
+    pack = import_folder(source, name="pets", home=home, image_size=8, workers=1, on_unreadable="skip")
+    assert len(pack) == 20
+    assert sum("broken one.jpg" in note or "page.jpg" in note for note in pack.notes) == 2

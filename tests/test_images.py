@@ -1,0 +1,449 @@
+"""Any image file gives square RGB uint8 of the right pixels, or one clear line."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import resource
+import struct
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.images import FORMATS, MAX_PIXELS, format_of, load_square, read_image, to_square
+
+QUADRANTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 0))  # top left, top right, bottom left, bottom right
+
+
+def quadrants(width: int = 32, height: int = 32) -> Image.Image:
+    """Draw an image whose orientation and channels show in its four corners."""
+    image = Image.new("RGB", (width, height))
+    for i, colour in enumerate(QUADRANTS):
+        left, top = (i % 2) * (width // 2), (i // 2) * (height // 2)
+        image.paste(colour, (left, top, left + width // 2, top + height // 2))
+    return image
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def corners(image: Image.Image) -> list[tuple[int, ...]]:
+    pixels = np.asarray(image)
+    height, width = pixels.shape[0] // 4, pixels.shape[1] // 4
+    return [tuple(pixels[y, x].tolist()) for y in (height, -height) for x in (width, -width)]
+
+
+def close(found: object, expected: object, tolerance: int = 12) -> bool:
+    return bool((np.abs(np.asarray(found, int) - np.asarray(expected, int)) <= tolerance).all())
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    body = b"".join(chunks) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_each_format_gives_its_pixels(form: str) -> None:
+    image = read_image(encoded(quadrants(), form, quality=95))
+    assert image.mode == "RGB"
+    assert close(corners(image), QUADRANTS)
+
+
+def test_path_stream_and_bytes_give_the_same_pixels(tmp_path: Path) -> None:
+    data = encoded(quadrants(), "JPEG")
+    path = tmp_path / "a b.jpg"
+    path.write_bytes(data)
+    with path.open("rb") as stream:
+        stream.seek(7)  # wherever a caller left it
+        by_stream = np.asarray(read_image(stream))
+        assert not stream.closed
+    assert np.array_equal(np.asarray(read_image(path)), by_stream)
+    assert np.array_equal(np.asarray(read_image(data)), by_stream)
+
+
+def test_stream_that_cannot_seek_is_read() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, encoded(quadrants()))
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        assert close(corners(read_image(stream)), QUADRANTS)
+
+
+# EXIF's own definition: what the first stored row and the first stored column are in the upright image.
+ORIENTATIONS = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_orientation_is_applied_once(orientation: int, form: str) -> None:
+    first_row, first_column = ORIENTATIONS[orientation]
+    pixels = np.asarray(quadrants(48, 32))
+    stored = pixels if first_row in ("top", "bottom") else pixels.transpose(1, 0, 2)
+    stored = stored[::-1] if first_row in ("bottom", "right") else stored
+    stored = stored[:, ::-1] if first_column in ("bottom", "right") else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(encoded(Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif.tobytes(), quality=95))
+    assert image.size == (48, 32)
+    assert close(corners(image), QUADRANTS)
+    assert close(corners(read_image(encoded(image, form, quality=95))), QUADRANTS)  # nothing left to apply again
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_every_png_mode_becomes_rgb(mode: str) -> None:
+    data = encoded(quadrants().convert(mode))
+    expected = np.asarray(quadrants().convert(mode).convert("RGBA").convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(data)), expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_alpha_is_composited_on_white(form: str) -> None:
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))  # black under full transparency
+    image.paste((200, 0, 0, 255), (8, 0, 16, 16))
+    image.paste((0, 0, 0, 128), (0, 8, 8, 16))
+    data = encoded(image, form, lossless=True, exact=True) if form == "WEBP" else encoded(image)
+    assert close(corners(read_image(data)), [(255, 255, 255), (200, 0, 0), (127, 127, 127), (200, 0, 0)], 1)
+
+
+def test_palette_with_graded_transparency_is_composited_without_a_warning() -> None:
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([0, 0, 0, 0, 0, 255])
+    image.paste(1, (8, 0, 16, 16))
+    data = encoded(image, transparency=bytes([128, 255]))
+    assert close(corners(read_image(data)), [(127, 127, 127), (0, 0, 255)] * 2, 1)
+
+
+@pytest.mark.parametrize(("mode", "key"), [("L", 0), ("RGB", (0, 0, 0)), ("P", 0)])
+def test_a_colour_declared_transparent_becomes_white(mode: str, key: object) -> None:
+    image = Image.new(mode, (16, 16), 0)
+    image.paste({"L": 90, "P": 1, "RGB": (90, 90, 90)}[mode], (8, 0, 16, 16))
+    if mode == "P":
+        image.putpalette([0, 0, 0, 90, 90, 90])
+    assert corners(read_image(encoded(image, transparency=key))) == [(255,) * 3, (90,) * 3] * 2
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    grey = np.asarray(read_image(encoded(Image.fromarray(values))))
+    assert np.array_equal(grey[..., 0], np.round(values / 257).astype(np.uint8))
+    assert np.array_equal(grey[..., 0], grey[..., 2])
+
+
+def test_sixteen_bit_grey_with_a_transparent_value() -> None:
+    rows = b"\x00" + struct.pack(">4H", 1000, 1001, 65535, 0)
+    data = png(4, 1, 16, 0, rows, chunk(b"tRNS", struct.pack(">H", 1000)))
+    assert np.asarray(read_image(data))[0, :, 0].tolist() == [255, 4, 255, 0]
+
+
+def test_sixteen_bit_colour_keeps_its_high_bytes() -> None:
+    data = png(2, 1, 16, 2, b"\x00" + struct.pack(">6H", 65535, 32768, 256, 0, 128 << 8, 255))
+    assert np.asarray(read_image(data))[0].tolist() == [[255, 128, 1], [0, 128, 0]]
+
+
+def test_cmyk_is_not_inverted() -> None:
+    data = encoded(quadrants().convert("CMYK"), "JPEG", quality=95)
+    assert b"Adobe" in data  # and so stored inverted, as Adobe does
+    assert close(corners(read_image(data)), QUADRANTS, 20)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_first_frame_of_an_animation(form: str) -> None:
+    others = [Image.new("RGB", (32, 32), "black")] * 3
+    data = encoded(quadrants(), form, save_all=True, append_images=others, quality=95)
+    with Image.open(io.BytesIO(data)) as animation:
+        assert animation.n_frames > 1
+    assert close(corners(read_image(data)), QUADRANTS)
+
+
+def test_phone_picture_with_a_second_image_behind_it() -> None:
+    data = encoded(quadrants(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))], quality=95)
+    assert close(corners(read_image(data)), QUADRANTS)
+
+
+def with_exif(data: bytes, exif: bytes) -> bytes:
+    """Insert an EXIF segment behind a JPEG's first marker."""
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + data[2:]
+
+
+BAD_EXIF = {
+    "cut": b"MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03",
+    "noise": bytes(range(200)),
+    "offset": b"MM\0*\0\0\0\x08\0\x01\x01\x1a\0\x05\x7f\0\0\0\x7f\xff\xff\xff\0\0\0\0",
+    "orientation is text": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0\0\0\0\0",
+    "two orientations": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x02\0\x06\0\x06\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("name", BAD_EXIF)
+def test_damaged_exif_neither_warns_nor_hides_the_pixels(name: str) -> None:
+    data = with_exif(encoded(quadrants(), "JPEG", quality=95), BAD_EXIF[name])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        image = read_image(data)
+    assert image.size == (32, 32)
+    assert not caught
+
+
+def test_some_of_the_damaged_exif_makes_pillow_warn() -> None:
+    """Show that the test above has something to catch."""
+    with pytest.warns(UserWarning):
+        for exif in BAD_EXIF.values():
+            data = with_exif(encoded(quadrants(), "JPEG"), exif)
+            Image.open(io.BytesIO(data)).getexif().get(0x0112)
+
+
+def test_warnings_of_others_are_left_alone() -> None:
+    before = list(warnings.filters)
+    read_image(encoded(quadrants()))
+    assert warnings.filters == before
+
+
+OTHERS = {
+    "GIF": encoded(quadrants().convert("P"), "GIF"),
+    "BMP": encoded(quadrants(), "BMP"),
+    "TIFF": encoded(quadrants(), "TIFF"),
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "HTML": b"<!DOCTYPE html><title>404 Not Found</title>",
+    "holds no image": b"This is a text about a cat.\n",
+    "it is empty": b"",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_formats_are_named_whatever_the_suffix_says(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "cat 1.jpg"
+    path.write_bytes(OTHERS[what])
+    with pytest.raises(ValueError, match=rf"cat 1\.jpg.*{what}.*JPEG, PNG and WebP") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("keep", [0.1, 0.6, 0.95])
+def test_truncated_file_is_named(form: str, keep: float, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    data = encoded(noise, form)
+    path = tmp_path / "half.img"
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ValueError, match=r"half\.img.*(cannot be decoded|is damaged).*JPEG, PNG and WebP"):
+        read_image(path)
+
+
+def test_missing_file_folder_and_pipe_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    cases = {
+        "none.png": "No such file",
+        ".": "not a file",
+        "pipe.png": "not a file",
+        "x" * 300: "too long",
+        "\0": "null",
+    }
+    for name, why in cases.items():
+        with pytest.raises(ValueError, match=f"cannot read .*{why}.*JPEG, PNG and WebP"):
+            read_image(tmp_path / name)
+
+
+def test_line_break_in_a_name_does_not_break_the_message(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_image(tmp_path / "a\nb.jpg")
+    assert "\n" not in str(caught.value)
+
+
+def test_decompression_bomb_is_refused_before_its_memory_is_taken() -> None:
+    side = 60_000
+    bomb = png(side, side, 8, 0, b"")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="pixels"):
+        read_image(bomb)
+    with pytest.raises(ValueError, match="10000 x 12001 pixels are more than 120 million"):
+        read_image(png(10_000, 12_001, 8, 0, b""))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 100_000 * (1024 if sys.platform == "darwin" else 1)
+
+
+def test_image_that_pillow_only_warns_of_is_read() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    width, height = 10_000, Image.MAX_IMAGE_PIXELS // 10_000 + 1
+    assert Image.MAX_IMAGE_PIXELS < width * height < MAX_PIXELS
+    data = png(width, height, 1, 0, (b"\0" + b"\xff" * (width // 8)) * height)
+    assert (load_square(data, 8) == 255).all()
+
+
+def test_square_image_of_the_size_passes_through_unchanged() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    square = load_square(encoded(Image.fromarray(pixels)), 64)
+    assert np.array_equal(square, pixels)
+    square[0, 0] = 0  # a copy that can be written
+
+
+@pytest.mark.parametrize("size", [(64, 99), (99, 64)])
+def test_image_whose_shorter_side_fits_is_cropped_without_resampling(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    left, top = (size[0] - 64) // 2, (size[1] - 64) // 2
+    assert np.array_equal(to_square(Image.fromarray(pixels), 64), pixels[top : top + 64, left : left + 64])
+
+
+@pytest.mark.parametrize("width, height", [(300, 200), (200, 300), (20, 32), (640, 641)])
+def test_square_equals_resizing_the_shorter_side_and_cropping_the_centre(width: int, height: int) -> None:
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    smooth = np.stack([x, y, (np.sin(9 * x + 5 * y) + 1) / 2], axis=-1)
+    image = Image.fromarray((smooth * 255).astype(np.uint8))
+    scale = 40 / min(width, height)
+    whole = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (whole.width - 40) // 2, (whole.height - 40) // 2
+    assert close(to_square(image, 40), np.asarray(whole)[top : top + 40, left : left + 40], 4)
+
+
+def test_shrinking_does_not_alias() -> None:
+    stripes = np.zeros((640, 640, 3), np.uint8)
+    stripes[:, ::2] = 255  # finer than 64 pixels can show: grey, where sampling single pixels gives 0 or 255
+    assert close(to_square(Image.fromarray(stripes), 64), 128, 5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (2, 30_000)])
+def test_tiny_and_elongated_images_are_enlarged(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (10, 200, 30))
+    assert np.array_equal(load_square(encoded(image), 64), np.full((64, 64, 3), (10, 200, 30)))
+
+
+def test_to_square_takes_other_modes_and_refuses_no_size() -> None:
+    assert (to_square(Image.new("LA", (9, 9), (0, 0)), 4) == 255).all()
+    with pytest.raises(ValueError, match="choose 1 or more"):
+        to_square(quadrants(), 0)
+
+
+def test_photograph_scaled_while_decoding_stays_close_to_the_slow_way() -> None:
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((1600, 1200), 3)
+    noisy = np.asarray(coarse, int) + rng.normal(0, 8, (1200, 1600, 1))
+    data = encoded(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), "JPEG", quality=92)
+    fast = load_square(data, 64).astype(int)
+    assert read_image(data, at_least=192).size == (400, 300)
+    assert read_image(data).size == (1600, 1200)
+    difference = np.abs(fast - to_square(read_image(data), 64))
+    assert difference.mean() < 0.7 and difference.max() <= 5
+
+
+def test_format_of_knows_what_it_reads() -> None:
+    assert [format_of(encoded(quadrants(), form)[:16]) for form in FORMATS] == list(FORMATS)
+    assert format_of(b"RIFF1234WAVEfmt ") is None
+
+
+# Fuzzing: small valid files, a few random edits each.
+
+
+def seeds() -> list[bytes]:
+    rng = np.random.default_rng(4)
+    image = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "camera"
+    frames = {"save_all": True, "append_images": [image.rotate(90)]}
+    return [
+        encoded(image, "JPEG", exif=exif.tobytes()),
+        encoded(image, "JPEG", progressive=True, subsampling=0),
+        encoded(image.convert("L"), "JPEG"),
+        encoded(image.convert("CMYK"), "JPEG"),
+        encoded(image, "MPO", **frames),
+        encoded(image, exif=exif.tobytes()),
+        encoded(image.convert("RGBA")),
+        encoded(image.convert("P"), transparency=bytes(range(100))),
+        encoded(image.convert("1")),
+        encoded(Image.fromarray(rng.integers(0, 65536, (9, 8), dtype=np.uint16))),
+        encoded(image, **frames),
+        encoded(image, "WEBP", exif=exif.tobytes()),
+        encoded(image.convert("RGBA"), "WEBP", lossless=True),
+        encoded(image, "WEBP", **frames),
+    ]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        at = rng.randrange(len(changed)) if rng.random() < 0.5 else rng.randrange(min(64, len(changed)))
+        kind = rng.randrange(6)
+        if kind == 0:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            changed[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        elif kind == 2:
+            changed[at:at] = rng.randbytes(rng.randrange(1, 9))
+        elif kind == 3:
+            del changed[at : at + rng.randrange(1, 9)]
+        elif kind == 4:
+            changed[at : at + 4] = rng.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xff\xff"))
+        else:
+            del changed[max(at, 16) :]
+        if not changed:
+            break
+    if changed[:4] == b"\x89PNG" and rng.random() < 0.7:
+        return with_mended_checksums(bytes(changed))
+    return bytes(changed)
+
+
+def with_mended_checksums(data: bytes) -> bytes:
+    """Recompute a PNG's chunk checksums, so that damage reaches the parsers behind them."""
+    mended, at = data[:8], 8
+    while at + 12 <= len(data):
+        length = struct.unpack(">I", data[at : at + 4])[0]
+        if at + 12 + length > len(data):
+            break
+        mended += chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length])
+        at += 12 + length
+    return mended + data[at:]
+
+
+def fuzz(rounds: int, seed: int) -> tuple[int, int]:
+    """Read `rounds` mutated files; return how many were read and how many refused."""
+    rng = random.Random(seed)
+    originals = seeds()
+    read = refused = 0
+    for _ in range(rounds):
+        data = mutated(rng.choice(originals), rng)
+        try:
+            square = load_square(data, 32)
+        except ValueError as error:
+            assert str(error).startswith("cannot read an image of ") and "\n" not in str(error)
+            refused += 1
+        else:
+            assert square.shape == (32, 32, 3) and square.dtype == np.uint8
+            read += 1
+    return read, refused
+
+
+def test_mutated_images_are_read_or_refused() -> None:
+    read, refused = fuzz(300, seed=0)
+    assert read > 50 and refused > 50  # both ways out were taken
+
+
+@pytest.mark.reliability
+def test_ten_thousand_mutated_images_are_read_or_refused() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read, refused = fuzz(10_000, seed=1)
+    assert read > 1000 and refused > 1000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1_500_000 * (1024 if sys.platform == "darwin" else 1)  # KB: one image of MAX_PIXELS and its copies
