@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tinysight.images import FORMATS, MAX_PIXELS, format_of, load_square, read_image, to_square
 
@@ -109,7 +109,7 @@ def test_orientation_is_applied_once(orientation: int, form: str) -> None:
     image = read_image(encoded(Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif.tobytes(), quality=95))
     assert image.size == (48, 32)
     assert close(corners(image), QUADRANTS)
-    assert close(corners(read_image(encoded(image, form, quality=95))), QUADRANTS)  # nothing left to apply again
+    assert close(corners(ImageOps.exif_transpose(image)), QUADRANTS)  # nothing left to apply again
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -345,7 +345,7 @@ def test_photograph_scaled_while_decoding_stays_close_to_the_slow_way() -> None:
     assert read_image(data, at_least=192).size == (400, 300)
     assert read_image(data).size == (1600, 1200)
     difference = np.abs(fast - to_square(read_image(data), 64))
-    assert difference.mean() < 0.7 and difference.max() <= 5
+    assert difference.mean() < 0.35 and difference.max() <= 5
 
 
 def test_format_of_knows_what_it_reads() -> None:

@@ -105,7 +105,7 @@ def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     """Resize the shorter side to `size` and crop the centre: uint8 (size, size, 3), RGB, a copy.
 
     Only the centre square of the source is resampled, so an image of 1 x 5000 costs no more than its middle pixel. An
-    image whose shorter side is `size` is cropped without resampling.
+    image whose shorter side is `size` keeps its very pixels.
     """
     if size < 1:
         raise ValueError(f"image size {size} is not possible; choose 1 or more pixels")
@@ -114,8 +114,6 @@ def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2  # whole pixels: half a pixel would blur
     box = (left, top, left + side, top + side)
-    if side == size:
-        return np.array(image.crop(box))
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 

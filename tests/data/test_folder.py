@@ -216,8 +216,10 @@ def test_odd_names_work_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_files_without_a_known_suffix_are_looked_into(tmp_path: Path) -> None:
-    put(two_classes(tmp_path), "cat/4f2a", "cat/a.jpg_large", "dog/b.PNG")
-    assert len(listed(tmp_path).files) == 23
+    put(two_classes(tmp_path), "cat/4f2a", "cat/a.jpg_large")
+    assert len(listed(tmp_path).files) == 22
+    put(tmp_path, "dog/EMPTY.JPG", content=b"")  # an image by its name: decoding will say what is wrong with it
+    assert "dog/EMPTY.JPG" in listed(tmp_path).files
 
 
 def test_accents_are_normalised_for_names_and_kept_for_opening(tmp_path: Path) -> None:
@@ -340,9 +342,9 @@ def test_folder_that_links_to_one_above_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="rights do not bind this user (root)")
-@pytest.mark.parametrize("name", ["cat", "cat/000.png"])
+@pytest.mark.parametrize("name", ["cat", "cat/000.png", "cat/notes"])
 def test_no_right_to_read(tmp_path: Path, name: str) -> None:
-    locked = two_classes(tmp_path / "source") / name
+    locked = put(two_classes(tmp_path / "source"), "cat/notes") / name
     locked.chmod(0)
     try:
         with pytest.raises(ValueError, match=f"{name}.*ermission"):
@@ -404,8 +406,12 @@ def test_second_import_is_a_look_and_a_change_is_noticed(tmp_path: Path, monkeyp
     assert len(import_folder(source, name="pets", home=home, image_size=8, workers=1, say=said.append)) == 21
     assert any("changed" in line for line in said)
     assert import_folder(source, name="pets", home=home, image_size=9, workers=1).image_size == 9
-    shares = {"minival_share": 0.2, "val_share": 0.3}
-    assert import_folder(source, name="pets", home=home, image_size=9, workers=1, **shares).rows("val") == range(15, 21)
+    more_val = import_folder(source, name="pets", home=home, image_size=9, workers=1, val_share=0.3)
+    assert more_val.rows("val") == range(15, 21)
+    more_minival = import_folder(
+        source, name="pets", home=home, image_size=9, workers=1, val_share=0.3, minival_share=0.2
+    )
+    assert more_minival.rows("minival") == range(11, 15)
 
 
 def test_name_taken_by_another_folder(tmp_path: Path) -> None:

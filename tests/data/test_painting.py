@@ -59,6 +59,14 @@ def test_pixels_change_where_the_boxes_say(objects: tuple[int, int]) -> None:
             assert (seen[:2] >= box[:2] - margin).all() and (seen[2:] <= box[2:] + margin).all()
 
 
+def test_the_first_thing_is_drawn_over_the_others() -> None:
+    scene = plan(1, "train", 0)
+    first = scene.things[0]
+    other = replace(first, radius=0.8 * first.radius, colours=first.colours[::-1])
+    assert (draw(replace(scene, things=(first, other))) == draw(scene)).all()
+    assert (draw(replace(scene, things=(other, first))) != draw(scene)).any()
+
+
 @pytest.mark.parametrize("image_size", [32, 64, 128])
 def test_things_stand_out_from_the_ground(image_size: int) -> None:
     contrasts = []

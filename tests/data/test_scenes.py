@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinysight.data.outlines import CLASS_NAMES, EDGES, SHAPES, TEXTURES
-from tinysight.data.scenes import Scene, Stream, boxes, mask, plan
+from tinysight.data.scenes import Scene, Stream, boxes, distance_to_edge, mask, plan, window_of
 
 
 def scenes(num: int, objects: tuple[int, int] = (1, 1), image_size: int = 64) -> list[Scene]:
@@ -55,6 +55,15 @@ def test_a_mask_is_the_shape_where_it_should_be() -> None:
     expected = np.hypot(columns - 30.5, rows - 20) < 9.2
     assert (mask(disc, 64) == expected).all()
     assert boxes(replace(scene, things=(disc,))).tolist() == [[21, 11, 40, 29]]
+
+
+def test_a_window_holds_all_of_its_thing() -> None:
+    canvas = window_of(32, 32, 64, 64)
+    assert (canvas.rows, canvas.columns) == (slice(0, 64), slice(0, 64))
+    for scene in scenes(120, objects=(1, 4)):
+        for thing in scene.things:
+            shifted = replace(canvas, dx=canvas.dx + (32 - thing.x), dy=canvas.dy + (32 - thing.y))
+            assert (mask(thing, 64) == (distance_to_edge(thing, shifted) < 0)).mean() > 0.999  # but for rounding
 
 
 def test_things_lie_mostly_on_the_canvas() -> None:
@@ -123,9 +132,9 @@ def test_shapes_stand_upright_and_do_not_lie() -> None:
         inside = shape(u, v) < 0
         assert ((inside == inside[:, ::-1]).mean() > 0.999) == (name != "crescent")
     for pointed_up, name in ((True, "triangle"), (True, "star"), (False, "heart")):
-        widths = (SHAPES[name](u, v) < 0).sum(axis=1)
-        tip = np.flatnonzero(widths)[0 if pointed_up else -1]
-        assert widths[tip] <= 5
+        inside = SHAPES[name](u, v) < 0
+        tip = np.flatnonzero(inside.any(axis=1))[0 if pointed_up else -1]
+        assert abs(u[tip, inside[tip]]).max() < 0.05
 
 
 def test_a_stream_is_uniform_and_stays_in_range() -> None:

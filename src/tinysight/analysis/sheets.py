@@ -121,8 +121,8 @@ def _caption_lines(caption: Caption) -> tuple[list[str], bool | None]:
 
 
 def _printable(text: str) -> str:
-    """Drop what cannot be drawn: control characters, and halves of surrogate pairs, which file names can hold."""
-    return "".join("\ufffd" if 0xD800 <= ord(sign) < 0xE000 else sign if sign.isprintable() else " " for sign in text)
+    """Blank what cannot be drawn: control characters, and halves of surrogate pairs, which file names can hold."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

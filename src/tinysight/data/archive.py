@@ -82,7 +82,7 @@ def check_archive(path: Path, limits: Limits | None = None) -> dict[str, Member]
     """List the files of a zip by name, after checking all that its directory says. Reads no member.
 
     Refused with ValueError: more or larger members than `limits`, names that leave the archive's folder (absolute,
-    `..`, backslash, drive), links, devices, duplicates, encrypted, overlapping or outlying members, sizes that cannot be.
+    `..`, backslash, drive), links, devices, duplicates, encrypted, overlapping or outlying members, impossible sizes.
     """
     limits = limits or Limits()
     try:
@@ -221,7 +221,7 @@ def _why_name_is_refused(name: str) -> str:
         return "is empty or has control characters"
     if name[0] == "/" or "\\" in name or name[1:2] == ":":
         return "is absolute, has a backslash or a drive"
-    parts = name.rstrip("/").split("/")
+    parts = name.removesuffix("/").split("/")
     if ".." in parts or "." in parts or "" in parts:
         return "has '..', '.' or an empty part"
     return ""

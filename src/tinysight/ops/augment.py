@@ -16,8 +16,8 @@ Geometry is ONE resampling. In the order of what is seen: cut the crop window ou
 output pixel to a point of the source, which is read by bilinear interpolation; what a rotation or a shift brings in is therefore the
 source around the window, wherever it has any. Where the map has no rotation and moves by whole pixels, source values come out exactly.
 
-Beyond the source's edge its mirror image is read (the edge pixel repeated once: c b a | a b c), which keeps the statistics of natural
-texture and adds no straight black edge for a network to learn; beyond one whole mirror image the last pixel repeats.
+Beyond the source's edge its nearest pixel repeats: no straight black edge for a network to learn. Reflection looks a little better and
+costs a fifth of the warp; with 4 spare pixels around the window on average, few output pixels see either.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MID_GREY = 127.5
-# Images worked on together on a CPU: the temporaries of 16 images (under 1 MB each) stay in the second-level cache, where simple
+# Images warped together on a CPU: the temporaries of 16 images (under 1 MB each) stay in the second-level cache, where simple
 # arithmetic runs three times as fast as on a whole batch. 8 to 32 measure alike.
 _CHUNK = 16
 
@@ -144,12 +144,15 @@ def _check_methods(
 
 def adjust_contrast(values: Tensor, factor: Tensor) -> Tensor:
     """Scale values in [0, 255] about mid-grey by `factor` (broadcast), clipped; a factor of 1 changes nothing."""
-    return torch.where(factor == 1, values, ((values - MID_GREY) * factor + MID_GREY).clamp_(0, 255))
+    scaled = ((values - MID_GREY) * factor).add_(MID_GREY).clamp_(0, 255)
+    return torch.where(factor == 1, values, scaled)
 
 
 def adjust_gamma(values: Tensor, gamma: Tensor) -> Tensor:
     """Map values in [0, 255] to 255 * (v / 255) ** gamma (broadcast); a gamma of 1 changes nothing."""
-    return torch.where(gamma == 1, values, 255 * (values / 255) ** gamma)
+    # exp(gamma * log) is 4 times as fast as pow on a CPU, and off by less than 0.001; log(0) gives 0 as it should.
+    raised = (values / 255).log_().mul(gamma).exp_().mul_(255)
+    return torch.where(gamma == 1, values, raised)
 
 
 def apply(images: Tensor, draws: Draws, *, crop: int) -> Tensor:
@@ -178,36 +181,39 @@ def apply(images: Tensor, draws: Draws, *, crop: int) -> Tensor:
 def _apply_in_groups(images: Tensor, draws: Draws, crop: int) -> Tensor:
     """Augment uint8 (B, H, W, 3) on the CPU, each image in the cheapest way that its geometry allows."""
     count, height, width, _ = images.shape
-    tables = _tone_tables(draws)
+    tables = _tone_tables(draws).unbind()
+    toned = ((draws.contrast != 1) | (draws.gamma != 1)).tolist()
     augmented = torch.empty(count, crop, crop, 3)
+    targets = augmented.flatten(1).unbind()
+
     whole = _is_whole(draws)
     left = draws.offset_x - torch.where(draws.flip, -draws.shift_x, draws.shift_x)
     top = draws.offset_y - draws.shift_y
     inside = whole & (left >= 0) & (left <= width - crop) & (top >= 0) & (top <= height - crop)
-
-    # Windows of the source, one at every pixel, as an overlapping view: to index it is to cut.
-    if inside.any():
-        windows = images.as_strided((count * height * width - (crop - 1) * width - crop + 1, crop, crop, 3), (3, 3 * width, 3, 1))
-        starts = torch.arange(count) * (height * width) + top.long() * width + left.long()
-        for flipped in (False, True):
-            for rows in (inside & (draws.flip == flipped)).nonzero()[:, 0].split(_CHUNK):
-                cut = windows.index_select(0, starts[rows])
-                _place(augmented, rows, _look_up(tables.index_select(0, rows), cut.flip(2) if flipped else cut))
+    for flipped in (False, True):
+        rows = (inside & (draws.flip == flipped)).nonzero()[:, 0]
+        if len(rows):
+            # All windows of the batch, one at every pixel, as an overlapping view: to index it is to cut.
+            num_windows = count * height * width - (crop - 1) * width - crop + 1
+            windows = images.as_strided((num_windows, crop, crop, 3), (3, 3 * width, 3, 1))
+            cut = windows.index_select(0, rows * (height * width) + top[rows].long() * width + left[rows].long())
+            for row, places in zip(rows.tolist(), (cut.flip(2) if flipped else cut).flatten(1).int().unbind(), strict=True):
+                _look_up(tables[row] if toned[row] else None, places, targets[row])
     for chosen, mode in ((whole & ~inside, "nearest"), (~whole, "bilinear")):
         chosen_rows = chosen.nonzero()[:, 0]
         across, down = _source_axes(draws[chosen_rows], crop, height, width)
-        for rows, across_rows, down_rows in zip(
-            chosen_rows.split(_CHUNK), across.split(_CHUNK, 1), down.split(_CHUNK, 1), strict=True
-        ):
-            source = _look_up(tables.index_select(0, rows), images.index_select(0, rows))
-            _place(augmented, rows, _sample(source, across_rows, down_rows, mode).permute(0, 2, 3, 1))
+        for start in range(0, len(chosen_rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            rows = chosen_rows[part]
+            source = torch.empty(len(rows), height, width, 3)
+            for row, places, target in zip(
+                rows.tolist(), images.index_select(0, rows).flatten(1).int().unbind(), source.flatten(1).unbind(), strict=True
+            ):
+                _look_up(tables[row] if toned[row] else None, places, target)
+            sampled = _sample(source, across[:, part], down[:, part], mode).permute(0, 2, 3, 1).flatten(1)
+            for row, image in zip(rows.tolist(), sampled.unbind(), strict=True):
+                targets[row].copy_(image)
     return augmented.permute(0, 3, 1, 2)
-
-
-def _place(batch: Tensor, rows: Tensor, images: Tensor) -> None:
-    # A third of the time of index_copy_, which copies value by value.
-    for row, image in zip(rows.tolist(), images.unbind(), strict=True):
-        batch[row].copy_(image)
 
 
 def _is_whole(draws: Draws) -> Tensor:
@@ -232,11 +238,11 @@ def _tone_tables(draws: Draws) -> Tensor:
     return adjust_gamma(adjust_contrast(values, draws.contrast[:, None]), draws.gamma[:, None])
 
 
-def _look_up(tables: Tensor, pixels: Tensor) -> Tensor:
-    """Read bytes (n, ...) through the table (n, 256) of their image."""
-    # Twice as fast on a CPU as gather, which needs 64-bit indices.
-    places = pixels.flatten(1).int().add_(torch.arange(0, tables.numel(), 256, dtype=torch.int32)[:, None])
-    return tables.view(-1).index_select(0, places.view(-1)).view(pixels.shape)
+def _look_up(table: Tensor | None, values: Tensor, target: Tensor) -> None:
+    if table is None:
+        target.copy_(values)
+    else:
+        torch.index_select(table, 0, values, out=target)
 
 
 def _source_axes(draws: Draws, crop: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -245,21 +251,22 @@ def _source_axes(draws: Draws, crop: int, height: int, width: int) -> tuple[Tens
     Their sum is the point of the source, (x, y) in units where -1 and 1 are the image's edges, as `grid_sample` takes it.
     """
     middle = (crop - 1) / 2
+    radians = torch.deg2rad(draws.angle.double())  # double: float32 cosines differ by the place in the batch
+    cos, sin = radians.cos().float(), radians.sin().float()
+    mirror = 1 - 2 * draws.flip.float()
     steps = torch.arange(crop, device=draws.angle.device, dtype=torch.float32) - middle
     x, y = steps - draws.shift_x[:, None], steps - draws.shift_y[:, None]  # (B, crop): undo the shift
-    radians = torch.deg2rad(draws.angle.double())  # double: float32 cosines differ by the place in the batch
-    cos, sin = radians.cos().float()[:, None], radians.sin().float()[:, None]
-    mirror = 1 - 2 * draws.flip[:, None].float()
-    across = torch.stack((mirror * cos * x + (draws.offset_x[:, None] + middle), sin * x + (draws.offset_y[:, None] + middle)))
-    down = torch.stack((-mirror * sin * y, cos * y))
-    size = torch.tensor([width, height], device=x.device, dtype=torch.float32)[:, None, None]
-    return ((2 * across + 1) / size - 1)[:, :, None, :], (2 * down / size)[:, :, :, None]
+    # Undo the rotation, then the flip, then the crop; pixel centres lie at odd multiples of 1 / size between -1 and 1.
+    to_x, to_y = 2 / width, 2 / height
+    across = torch.stack((
+        torch.addcmul(((draws.offset_x + (middle + 0.5)) * to_x - 1)[:, None], (mirror * cos * to_x)[:, None], x),
+        torch.addcmul(((draws.offset_y + (middle + 0.5)) * to_y - 1)[:, None], (sin * to_y)[:, None], x),
+    ))
+    down = torch.stack(((mirror * sin * -to_x)[:, None] * y, (cos * to_y)[:, None] * y))
+    return across[:, :, None, :], down[:, :, :, None]
 
 
 def _sample(source: Tensor, across: Tensor, down: Tensor, mode: str) -> Tensor:
     """Read a float source (B, H, W, 3) where the axes of `_source_axes` point to: (B, 3, crop, crop)."""
-    points = across + down  # (2, B, crop, crop)
-    points = points.clamp(-1, 1).mul_(2).sub_(points)  # the mirror image beyond the edges
-    return F.grid_sample(
-        source.permute(0, 3, 1, 2), points.permute(1, 2, 3, 0), mode=mode, padding_mode="border", align_corners=False
-    )
+    points = (across + down).permute(1, 2, 3, 0)
+    return F.grid_sample(source.permute(0, 3, 1, 2), points, mode=mode, padding_mode="border", align_corners=False)
