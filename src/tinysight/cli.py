@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Heavy imports stay inside the commands, so that --help is instant."""
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands: --help is instant."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def data_get(
     known = ("tiny-imagenet", "shapes")
     if name not in known:
         raise ValueError(
-            f"no data set is named {name!r}; there are {' and '.join(known)} (your own images: `tinysight data import FOLDER`)"
+            f"no data set is named {name!r}; there are {' and '.join(known)} "
+            "(your own images: `tinysight data import FOLDER`)"
         )
     if name == "shapes" and source is not None:
         raise ValueError("shapes is drawn, it has no --source")
@@ -100,7 +101,9 @@ def data_import(
     folder: Annotated[Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
     name: Annotated[str, typer.Option(help="What the data will be called.")],
     size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and centre crop.")] = 64,
-    skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")
+    ] = False,
     home: Home = None,
     workers: Workers = None,
 ) -> None:
@@ -187,7 +190,10 @@ def data_show(
     labels = pack.labels[chosen]
     sheet = contact_sheet(
         [pack.images[row] for row in chosen],
-        captions=[pack.class_names[label] if label >= 0 else Path(pack.files[row]).name for row, label in zip(chosen, labels, strict=True)],
+        captions=[
+            pack.class_names[label] if label >= 0 else Path(pack.files[row]).name
+            for row, label in zip(chosen, labels, strict=True)
+        ],
         boxes=[pack.boxes_of(row) for row in chosen],
         title=f"{pack.name}, {split}: {len(chosen)} of {len(rows)} images",
     )
@@ -272,9 +278,13 @@ def train(
         return
     from tinysight.train import launch
 
-    _train(run.data.name, home, lambda pack, world, reporter: launch.start(
-        run, pack, world=world, reporter=reporter, name=name, command=shlex.join(["tinysight", *sys.argv[1:]])
-    )[0])
+    _train(
+        run.data.name,
+        home,
+        lambda pack, world, reporter: launch.start(
+            run, pack, world=world, reporter=reporter, name=name, command=shlex.join(["tinysight", *sys.argv[1:]])
+        )[0],
+    )
 
 
 @app.command()
@@ -426,7 +436,9 @@ def submit(
     path = out or folder / "submission.txt"
     with _counting("scoring test") as progress:
         total = len(pack.rows("test"))
-        count = answer_test(folder, path, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total))
+        count = answer_test(
+            folder, path, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total)
+        )
     print(f"{count} answers in {path}")
 
 
@@ -512,7 +524,12 @@ def _describe(pack: Pack, *, full: bool = False) -> None:
     if not full:
         return
     source = pack.manifest["source"]
-    state = {"same": "unchanged", "changed": "CHANGED since it was prepared", "gone": "no longer there", "unknown": "drawn"}
+    state = {
+        "same": "unchanged",
+        "changed": "CHANGED since it was prepared",
+        "gone": "no longer there",
+        "unknown": "drawn",
+    }
     print(f"  source: {source['kind']} {source['path']} ({state[pack.source_state()]})")
     print(f"  boxes: {len(pack.boxes):,}")
     print("  classes: " + ", ".join(pack.class_names))
@@ -578,7 +595,9 @@ def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
     console = _console()
     columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -598,5 +617,3 @@ def _fail(error: Exception) -> None:
         sys.stderr.flush()
         os._exit(1)  # at once: waiting for the other processes would hang
     sys.exit(1)
-
-

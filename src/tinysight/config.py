@@ -1,10 +1,9 @@
-"""A run as plain, frozen values: two levels, validated on construction, written into the run's folder before the first step."""
+"""A run as plain, frozen values: two levels, validated on construction, written down before the first step."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -29,7 +28,9 @@ class Data:
 
     def __post_init__(self) -> None:
         _require(self.train in ("train", "train+minival"), "data.train", self.train, "train, train+minival")
-        _require(self.monitor in ("minival", "none"), "data.monitor", self.monitor, "minival, none (val is for reports)")
+        _require(
+            self.monitor in ("minival", "none"), "data.monitor", self.monitor, "minival, none (val is for reports)"
+        )
         _require(
             not (self.train == "train+minival" and self.monitor == "minival"),
             "data.monitor",
@@ -143,7 +144,12 @@ class Train:
         starts = [start for start, _ in self.sizes]
         growing = starts == sorted(set(starts)) and (not starts or starts[0] == 0)
         sound = growing and all(0 <= start < 1 and pixels >= 8 for start, pixels in self.sizes)
-        _require(sound, "train.sizes", self.sizes, "pairs (share, pixels), shares growing from 0 up to 1, as ((0,40),(0.7,56))")
+        _require(
+            sound,
+            "train.sizes",
+            self.sizes,
+            "pairs (share, pixels), shares growing from 0 up to 1, as ((0,40),(0.7,56))",
+        )
         _require(self.final in ("last", "best"), "train.final", self.final, "last, best")
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
         _require(self.precision in ("auto", "bf16", "fp32"), "train.precision", self.precision, "auto, bf16, fp32")
@@ -270,9 +276,9 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return isinstance(value, annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is None:
+        return isinstance(value, annotation)
     if origin is tuple and isinstance(value, tuple):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return all(_fits(item, arguments[0]) for item in value)

@@ -51,12 +51,14 @@ def place(device: str = "auto", precision: str = "auto", *, local_rank: int = 0)
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (where emulation is slower than float32)."""
+    """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (emulation is slower than float32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    return matmul_rate(torch.bfloat16, size=768, seconds=0.05) > 1.3 * matmul_rate(torch.float32, size=768, seconds=0.05)
+    return matmul_rate(torch.bfloat16, size=768, seconds=0.05) > 1.3 * matmul_rate(
+        torch.float32, size=768, seconds=0.05
+    )
 
 
 def matmul_rate(

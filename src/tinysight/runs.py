@@ -1,10 +1,10 @@
 """What lies in a run's folder, and how it is found and read; the standard library only.
 
-    run.json              the resolved run, versions, machine and command, written before the first step
-    log.jsonl             losses, errors and rates by step        timing.jsonl   what the clock said
-    checkpoints/          training states                         tensorboard/   events
-    weights.safetensors   the finished model                      summary.json   how it ended
-    curves.png, predictions.png, scores/, evaluation-<split>.json
+run.json              the resolved run, versions, machine and command, written before the first step
+log.jsonl             losses, errors and rates by step        timing.jsonl   what the clock said
+checkpoints/          training states                         tensorboard/   events
+weights.safetensors   the finished model                      summary.json   how it ended
+curves.png, predictions.png, scores/, evaluation-<split>.json
 """
 
 from __future__ import annotations
@@ -61,14 +61,16 @@ def new_folder(run: Run, name: str | None) -> Path:
 
 
 def find(name: str) -> Path:
-    """Return the folder of an existing run, given by path or by name; raise ValueError with the nearest name otherwise."""
+    """Return the folder of an existing run, by path or name; raise ValueError with the nearest name otherwise."""
     for folder in (Path(name), runs_home() / name):
         if (folder / "run.json").is_file():
             return folder
     home = runs_home()
     known = sorted(path.parent.name for path in home.glob("*/run.json")) if home.is_dir() else []
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else f"{home} holds none yet"
+    hint = (
+        f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else f"{home} holds none yet"
+    )
     raise ValueError(f"no run is named {name!r}; {hint}")
 
 
@@ -127,7 +129,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """Return the commit when this very package is a git checkout (not when it is installed below somebody's own project)."""
+    """Return the commit when this very package is a git checkout (not installed below somebody's own project)."""
     if not (folder.parent.parent / "pyproject.toml").is_file():
         return ""
     try:

@@ -122,10 +122,10 @@ def test_boxes_belong_to_their_image() -> None:
         "   ",
     ],
 )
-@pytest.mark.parametrize("right", [None, True, False])
-def test_captions_stay_under_their_image_whatever_they_hold(text: str, right: bool | None) -> None:
+@pytest.mark.parametrize("mark", [None, "right", "wrong"])
+def test_captions_stay_under_their_image_whatever_they_hold(text: str, mark: Any) -> None:
     image = flat(128, 16, 40)
-    sheet = contact_sheet([image] * 3, captions=["", (text, right), ""], scale=2, title=text)
+    sheet = contact_sheet([image] * 3, captions=["", (text, mark) if mark else text, ""], scale=2, title=text)
     pixels = np.asarray(sheet)
     left, right_edge = MARGIN + 80 + GAP, MARGIN + 80 + GAP + 80
     image_top = int(np.flatnonzero((pixels[:, MARGIN] == 128).all(axis=1))[0])
@@ -148,15 +148,16 @@ def test_only_what_does_not_fit_is_cut() -> None:
 
 
 def test_right_and_wrong_differ_by_mark_and_by_colour() -> None:
-    drawn = {right: contact_sheet([flat()], captions=[("disc", right)], scale=4) for right in (None, True, False)}
+    bare = contact_sheet([flat()], captions=["disc"], scale=4)
+    right, wrong = (contact_sheet([flat()], captions=[("disc", mark)], scale=4) for mark in ("right", "wrong"))
 
-    def mark(right: bool | None) -> tuple[bool, bool]:
+    def tints(sheet: Image.Image) -> tuple[bool, bool]:
         """Whether anything is green, and whether anything is red."""
-        red, green, _ = np.moveaxis(np.asarray(drawn[right]).astype(int), 2, 0)
+        red, green, _ = np.moveaxis(np.asarray(sheet).astype(int), 2, 0)
         return bool((green - red > 40).any()), bool((red - green > 40).any())
 
-    assert [mark(right) for right in (None, True, False)] == [(False, False), (True, False), (False, True)]
-    grey_right, grey_wrong = (np.asarray(drawn[right]).min(axis=2) < 200 for right in (True, False))
+    assert [tints(sheet) for sheet in (bare, right, wrong)] == [(False, False), (True, False), (False, True)]
+    grey_right, grey_wrong = (np.asarray(sheet).min(axis=2) < 200 for sheet in (right, wrong))
     assert (grey_right != grey_wrong).any(), "without colour they look alike"
 
 
@@ -207,6 +208,7 @@ def test_arguments_are_left_as_they_are() -> None:
         ([flat(), flat()[..., 0]], {}, r"image 1 is uint8 \(16, 16\)"),
         ([flat()[:0]], {}, r"image 0 is uint8 \(0, 16, 3\)"),
         ([flat()] * 2, {"captions": ["one"]}, "1 captions for 2 images; give one for each"),
+        ([flat()], {"captions": [("disc", True)]}, "a caption is marked True; give 'right' or 'wrong'"),
         ([flat()], {"boxes": []}, "0 boxes for 1 images"),
         ([flat()], {"predicted_boxes": []}, "0 predicted_boxes for 1 images"),
         ([flat()], {"boxes": [np.zeros(4)]}, r"boxes of an image are \(4,\); give \(n, 4\)"),

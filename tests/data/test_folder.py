@@ -90,6 +90,15 @@ def test_split_is_known(tmp_path: Path) -> None:
     assert files_of(made, "minival") == ["cat/000.png", "dog/000.png"]  # eea2
 
 
+def test_split_does_not_depend_on_how_accents_are_encoded(tmp_path: Path) -> None:
+    splits = []
+    for form in ("NFC", "NFD"):
+        names = [unicodedata.normalize(form, f"{name}/é{i}.png") for name in ("cat", "dog") for i in range(20)]
+        made = listed(put(tmp_path / form, *names))
+        splits.append([unicodedata.normalize("NFC", file) for file in made.files])
+    assert splits[0] == splits[1]
+
+
 @pytest.mark.parametrize("num", [9, 10, 12, 14, 17])
 def test_one_more_image_moves_at_most_one_across_each_border(tmp_path: Path, num: int) -> None:
     before = listed(two_classes(tmp_path, num))
@@ -312,7 +321,12 @@ def test_split_folders_without_train(tmp_path: Path) -> None:
 def test_other_files_in_a_class_are_named_with_the_formats(tmp_path: Path) -> None:
     put(two_classes(tmp_path), "cat/notes.txt", content=b"buy milk")
     put(tmp_path, "cat/clip.gif", content=b"GIF89a")
-    refused(tmp_path, "'cat/clip.gif', 'cat/notes.txt' is no image that tinysight reads .JPEG, PNG and WebP")
+    refused(tmp_path, "no images of a kind that .*JPEG, PNG and WebP files.: 'cat/clip.gif', 'cat/notes.txt'; convert")
+
+
+def test_tiny_imagenet_is_recognised(tmp_path: Path) -> None:
+    put(tmp_path / "train", "n01/images/a.png", "n01/n01_boxes.txt", "n02/images/b.png")
+    refused(put(tmp_path, "wnids.txt", content=b"n01\n"), "use: tinysight data get tiny-imagenet")
 
 
 @pytest.mark.parametrize("name", ["cat/a\nb.png", "c\tat/a.png", "cat/bell\a.png", "cat/\u2028.png"])

@@ -63,7 +63,7 @@ def test_a_window_holds_all_of_its_thing() -> None:
     for scene in scenes(120, objects=(1, 4)):
         for thing in scene.things:
             shifted = replace(canvas, dx=canvas.dx + (32 - thing.x), dy=canvas.dy + (32 - thing.y))
-            assert (mask(thing, 64) == (distance_to_edge(thing, shifted) < 0)).mean() > 0.999  # but for rounding
+            assert (mask(thing, 64) != (distance_to_edge(thing, shifted) < 0)).sum() <= 1  # rounding
 
 
 def test_things_lie_mostly_on_the_canvas() -> None:

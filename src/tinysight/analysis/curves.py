@@ -29,18 +29,39 @@ def draw_curves(folder: Path) -> Path:
     loss.plot(*_series(train, "loss"), color=TRAIN, lw=1, label="training images, as trained")
     if epochs:
         error.plot(*_series(epochs, "top1_error", 100), color=MONITOR, lw=1.8, marker="o", ms=4, label="minival, top-1")
-        error.plot(*_series(epochs, "top5_error", 100), color=MONITOR, lw=1.2, ls="--", marker="s", ms=3, label="minival, top-5")
+        error.plot(
+            *_series(epochs, "top5_error", 100),
+            color=MONITOR,
+            lw=1.2,
+            ls="--",
+            marker="s",
+            ms=3,
+            label="minival, top-5",
+        )
         loss.plot(*_series(epochs, "loss"), color=MONITOR, lw=1.8, marker="o", ms=4, label="minival")
         for name, offset in (("top1_error", 7), ("top5_error", 7)):
             value = 100 * epochs[-1][name]
             error.annotate(
-                f"{value:.1f} %", (epochs[-1]["epoch"], value), (0, offset), textcoords="offset points", ha="right", color=MONITOR
+                f"{value:.1f} %",
+                (epochs[-1]["epoch"], value),
+                (0, offset),
+                textcoords="offset points",
+                ha="right",
+                color=MONITOR,
             )
     evaluation = folder / "evaluation-val.json"
     if evaluation.exists():
         value = 100 * json.loads(evaluation.read_text())["top1_error"]
         end = train[-1]["epoch"]
-        error.plot([end], [value], color="black", marker="*", ms=11, ls="none", label=f"val, top-1, once at the end: {value:.1f} %")
+        error.plot(
+            [end],
+            [value],
+            color="black",
+            marker="*",
+            ms=11,
+            ls="none",
+            label=f"val, top-1, once at the end: {value:.1f} %",
+        )
     rate.plot(*_series(train, "lr"), color=RATE, lw=1.2)
     error.set(ylabel="error (%)", ylim=(0, 102), title=folder.name)
     loss.set(ylabel="cross-entropy (nats)")

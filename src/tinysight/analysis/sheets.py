@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.floating]
-Caption = str | tuple[str, bool | None]  # (text, True) is marked as right, (text, False) as wrong
+Mark = Literal["right", "wrong"]
+Caption = str | tuple[str, Mark]
 
 PAPER, INK, QUIET, RIM = "#ffffff", "#222222", "#6b6b6b", "#1a1a1a"
-RIGHT, WRONG = "#1b7837", "#b2182b"
+MARKS: dict[Mark, tuple[str, str]] = {"right": ("\u2713", "#1b7837"), "wrong": ("\u2717", "#b2182b")}
 TRUE_BOX, PREDICTED_BOX = "#ffb000", "#4cc3ff"  # told apart by dashes too, for readers who do not see the colours
 MARGIN, GAP, TEXT_GAP = 24, 14, 6
 TEXT_SIZE, TITLE_SIZE = 12, 17
@@ -35,7 +37,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Lay out N images, uint8 (H, W, 3), as a grid, each enlarged `scale` times without smoothing.
 
-    Captions have up to two lines, cut with an ellipsis where they do not fit; a tick or a cross marks (text, right).
+    Captions have up to two lines, cut with an ellipsis where they do not fit; a tick or a cross goes before a pair
+    (text, "right") or (text, "wrong").
     Boxes are (n, 4) for each image, half-open pixels; the line runs round exactly those pixels, predicted ones dashed.
     Boxes are cut at the image's edge; those that are empty or not finite are left out. Smaller images are centred.
     Raises ValueError for no image, another form of image, or lists of another length.
@@ -114,10 +117,12 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _caption_lines(caption: Caption) -> tuple[list[str], bool | None]:
-    text, right = (caption, None) if isinstance(caption, str) else caption
+def _caption_lines(caption: Caption) -> tuple[list[str], Mark | None]:
+    text, mark = (caption, None) if isinstance(caption, str) else caption
+    if mark is not None and mark not in MARKS:
+        raise ValueError(f"a caption is marked {mark!r}; give 'right' or 'wrong'")
     lines = [_printable(line) for line in text.split("\n")]
-    return [*lines[: MAX_LINES - 1], " ".join(lines[MAX_LINES - 1 :])] if len(lines) > MAX_LINES else lines, right
+    return [*lines[: MAX_LINES - 1], " ".join(lines[MAX_LINES - 1 :])] if len(lines) > MAX_LINES else lines, mark
 
 
 def _printable(text: str) -> str:
@@ -139,16 +144,15 @@ def _draw_caption(
     width: int,
     line_height: int,
     lines: list[str],
-    right: bool | None,
+    mark: Mark | None,
 ) -> None:
     font = _font(TEXT_SIZE)
     x, y = corner
-    if right is not None:
-        mark = "\u2713" if right else "\u2717"
-        pen.text((x, y), mark, RIGHT if right else WRONG, font)
-        indent = math.ceil(font.getlength(mark)) + 4
-    else:
-        indent = 0
+    indent = 0
+    if mark is not None:
+        sign, colour = MARKS[mark]
+        pen.text((x, y), sign, colour, font)
+        indent = math.ceil(font.getlength(sign)) + 4
     for number, line in enumerate(lines):
         colour = INK if number == 0 else QUIET
         pen.text((x + indent, y + number * line_height), _fit(line, font, width - indent), colour, font)

@@ -42,6 +42,7 @@ _LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__maco
 _SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 Classes = dict[str, list[str]]  # NFC name -> its images, relative to FOLDER, as they are spelt on disk
+Rows = dict[str, list[tuple[int, str]]]  # split -> (label, image), in the order of the pack
 
 
 @dataclass(frozen=True)
@@ -129,34 +130,45 @@ def _list(
     for split, classes in given.items():
         _check_known(split, classes, train)
     unlabelled = _images_below(root, "test", recurse=False) if "test" in given else []
-
-    depth = 2 if split_names else 1  # folders above an image's name inside its class folder
     class_names = tuple(sorted(train))
-    rows: dict[str, list[tuple[int, str]]] = {split: [] for split in SPLITS}
+    rows: Rows = {split: [] for split in SPLITS}
     for label, class_name in enumerate(class_names):
-        images = train[class_name]
-        num_minival, num_val = split_counts(
-            len(images), minival_share=minival_share, val_share=0 if "val" in given else val_share
+        made = _split(
+            train[class_name],
+            depth=2 if split_names else 1,
+            minival_share=minival_share,
+            val_share=0 if "val" in given else val_share,
         )
-        for rank, image in enumerate(sorted(images, key=lambda image: _split_key(image.split("/", depth)[depth]))):
-            made = "val" if rank < num_val else "minival" if rank >= len(images) - num_minival else "train"
-            rows[made].append((label, image))
+        for split, images in made.items():
+            rows[split] += [(label, image) for image in images]
         for split, classes in given.items():
             rows[split] += [(label, image) for image in classes.get(class_name, [])]
     rows["test"] += [(-1, image) for image in unlabelled]
     for split in SPLITS:
         rows[split].sort(key=lambda row: (row[0] < 0, row[0], _nfc(row[1])))  # without a label: last
+    return _assemble(root, name, image_size, class_names, rows, source)
 
+
+def _split(images: list[str], *, depth: int, minival_share: float, val_share: float) -> dict[str, list[str]]:
+    """Divide a class's images among train, minival and val; `depth` folders lie above a name inside the class."""
+    num_minival, num_val = split_counts(len(images), minival_share=minival_share, val_share=val_share)
+    ranked = sorted(images, key=lambda image: _split_key(image.split("/", depth)[depth]))
+    first_minival = len(ranked) - num_minival
+    return {"train": ranked[num_val:first_minival], "minival": ranked[first_minival:], "val": ranked[:num_val]}
+
+
+def _assemble(
+    root: Path, name: str, image_size: int, class_names: tuple[str, ...], rows: Rows, source: dict[str, Any]
+) -> tuple[Listing, Decode]:
     ordered = [row for split in SPLITS for row in rows[split]]
     ends = np.cumsum([len(rows[split]) for split in SPLITS]).tolist()
-    starts = [0, *ends[:-1]]
     files = tuple(image for _, image in ordered)
-    made_listing = Listing(
+    made = Listing(
         name=name,
         image_size=image_size,
         class_names=class_names,
         class_ids=class_names,
-        splits={split: (start, end) for split, start, end in zip(SPLITS, starts, ends, strict=True) if start < end},
+        splits={split: (end - len(rows[split]), end) for split, end in zip(SPLITS, ends, strict=True) if rows[split]},
         files=files,
         labels=np.array([label for label, _ in ordered], np.int64),
         boxes=np.zeros((0, 4), np.float32),
@@ -165,7 +177,7 @@ def _list(
         source=source,
         notes=_notes(class_names, rows),
     )
-    return made_listing, FolderDecode(root, files, image_size)
+    return made, FolderDecode(root, files, image_size)
 
 
 def _split_key(name: str) -> tuple[bytes, str]:
@@ -173,7 +185,7 @@ def _split_key(name: str) -> tuple[bytes, str]:
     return hashlib.sha256(_nfc(name).encode()).digest(), name
 
 
-def _notes(class_names: tuple[str, ...], rows: dict[str, list[tuple[int, str]]]) -> tuple[str, ...]:
+def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
     """Name the classes that are too small to be in every split."""
     notes = []
     for split in ("minival", "val"):
@@ -186,6 +198,10 @@ def _notes(class_names: tuple[str, ...], rows: dict[str, list[tuple[int, str]]])
 
 def _split_folders(root: Path) -> tuple[str, ...]:
     """Find which of train/, val/ and test/ there are, or none where FOLDER holds the class folders itself."""
+    if (root / "wnids.txt").is_file():
+        raise ValueError(
+            f"{str(root)!r} looks like Tiny ImageNet; use: tinysight data get tiny-imagenet --source FOLDER"
+        )
     folders = [entry.name for entry in _visible(root) if entry.is_dir()]
     if "train" in folders and any(entry.is_dir() for entry in _visible(root / "train")):
         if strangers := [repr(name) for name in folders if name not in ("train", "val", "test")]:
@@ -259,7 +275,10 @@ def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]
             else:
                 strangers.append(repr(path))
     if strangers:
-        raise ValueError(f"in {str(root)!r}, {_few(strangers)} is no image that tinysight reads ({READABLE})")
+        raise ValueError(
+            f"{str(root)!r} holds files that are no images of a kind that tinysight reads ({READABLE}): "
+            f"{_few(strangers)}; convert, move or remove them"
+        )
     return images
 
 

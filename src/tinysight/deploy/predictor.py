@@ -55,7 +55,9 @@ class Predictor:
             placement=self.placement,
         )
 
-    def predict(self, paths: Iterable[Path], *, top: int = 5, batch_size: int = 64) -> Iterator[Prediction | ValueError]:
+    def predict(
+        self, paths: Iterable[Path], *, top: int = 5, batch_size: int = 64
+    ) -> Iterator[Prediction | ValueError]:
         """Yield for each image its prediction, or the ValueError that says why it cannot be read."""
         pending = iter(paths)
         while group := list(islice(pending, batch_size)):

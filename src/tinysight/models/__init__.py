@@ -1,4 +1,4 @@
-"""The networks, by name; each is images (B, 3, H, W) in 0..255 -> logits (B, K), with `forward_features` and `num_features`."""
+"""The networks, by name: images (B, 3, H, W) in 0..255 -> logits (B, K), `forward_features` and `num_features`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from tinysight.models.resnet import ResNet
@@ -28,10 +29,34 @@ def build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
         default = known[option].default
         if type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            raise ValueError(f"model.options.{option} is {value!r}; expected a {type(default).__name__}, as {default!r}")
+            raise ValueError(
+                f"model.options.{option} is {value!r}; expected a {type(default).__name__}, as {default!r}"
+            )
     return MODELS[name](num_classes, **options)
 
 
 def count_parameters(model: nn.Module) -> int:
     """Count the trainable values."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(model: nn.Module, size: int) -> int:
+    """Count the multiply-adds of convolutions and linear layers in one image's forward pass at (3, size, size)."""
+    total = 0
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        total += output[0].numel() * module.weight[0].numel()
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            parameter = next(model.parameters())
+            model.eval()(torch.zeros(1, 3, size, size, device=parameter.device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -21,7 +21,7 @@ def variance_scaling(model: nn.Module, *, generator: torch.Generator) -> None:
 
 
 def torch_default(model: nn.Module, *, generator: torch.Generator) -> None:
-    """Draw what `reset_parameters` of torch draws, U(-1 / sqrt(n), 1 / sqrt(n)) for weights and biases, but from `generator`."""
+    """Draw U(-1 / sqrt(n), 1 / sqrt(n)) for weights and biases, as torch's `reset_parameters`, but from `generator`."""
     for module in _weighted(model):
         bound = 1.0 / math.sqrt(module.weight[0].numel())
         torch.nn.init.uniform_(module.weight, -bound, bound, generator=generator)

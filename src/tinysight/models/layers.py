@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """Turn images in 0..255 (B, 3, H, W), uint8 or float, into zero mean and unit deviation; buffers, so that every use shares them."""
+    """Bring images in 0..255 (B, 3, H, W), uint8 or float, to zero mean and unit deviation, by buffers of its own."""
 
     mean: Tensor
     std: Tensor

@@ -1,8 +1,9 @@
 """The report's ResNet for 64x64 images (Wu et al. 2017, section 3.2, Fig. 2).
 
-A 7x7 stem of stride 1 without max-pooling; four building blocks of 2n 3x3 convolutions; option B shortcuts. Read literally, "down-sampling
-is performed at the first layer of each building block" gives stride 2 in all four blocks (11,283,336 parameters at n = 2 and 200 classes);
-`first_stride=1` is the other reading (11,279,112). Both print as the published 11.28 M.
+A 7x7 stem of stride 1 without max-pooling; four building blocks of 2n 3x3 convolutions; option B shortcuts. Read
+literally, "down-sampling is performed at the first layer of each building block" gives stride 2 in all four blocks
+(11,283,336 parameters at n = 2 and 200 classes); `first_stride=1` is the other reading (11,279,112). Both print as the
+published 11.28 M.
 """
 
 from __future__ import annotations

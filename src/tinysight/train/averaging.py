@@ -11,8 +11,8 @@ from torch import nn
 class Average:
     """Keep a shadow of `model` whose parameters and buffers follow it slowly.
 
-    The decay warms up as (1 + t) / (10 + t), so that the shadow leaves the random start behind. Buffers (batch norm's statistics) are averaged
-    as well: they belong to the averaged weights; integers are copied.
+    The decay warms up as (1 + t) / (10 + t), so that the shadow leaves the random start behind. Buffers (batch norm's
+    statistics) are averaged as well: they belong to the averaged weights; integers are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -1,8 +1,9 @@
 """Training states on disk that are whole or refused.
 
-A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, average, optimiser, random states), `state.json` (scalars) and
-`manifest.json` with the SHA-256 of both. It is written under a temporary name, every file and folder is synced, and a rename publishes
-it. Neither torch.load nor safetensors notices a flipped bit, hence the checksums; no pickle, so that nothing a file says chooses code.
+A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, average, optimiser, random states),
+`state.json` (scalars) and `manifest.json` with the SHA-256 of both. It is written under a temporary name, every file
+and folder is synced, and a rename publishes it. Neither torch.load nor safetensors notices a flipped bit, hence the
+checksums; no pickle, so that nothing a file says chooses code.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def saved(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> tuple[State | None, list[str]]:
-    """Return the newest whole state, or None when there is none, and a line for each damaged one that was passed over."""
-    complaints = []
+    """Return the newest whole state, or None, and a line for each damaged one that was passed over."""
+    complaints: list[str] = []
     for path in reversed(saved(folder)):
         try:
             return load(path), complaints

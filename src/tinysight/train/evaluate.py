@@ -24,7 +24,7 @@ from tinysight.ops.metrics import expected_calibration_error, topk_correct, wils
 from tinysight.train.checkpoint import replace_durably
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (news, not an error)
     """An evaluation was broken off because the training is asked to stop."""
 
 
@@ -39,7 +39,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Figures over a split; errors are shares with a 95 % Wilson interval, the loss is the mean cross-entropy in nats."""
+    """Figures over a split; errors are shares with 95 % Wilson intervals, the loss a mean cross-entropy in nats."""
 
     num_images: int
     loss: float
@@ -65,7 +65,7 @@ def run_model(
     batch_size: int = 250,
     each_batch: Callable[[int], None] = lambda done: None,
 ) -> Scores:
-    """Score `rows` of a pack's images (N, S, S, 3) in order; the model is in eval mode while this runs and put back after.
+    """Score `rows` of a pack's images (N, S, S, 3) in order; the model is in eval mode while this runs.
 
     Args:
         each_batch: called with the number of images done; what it raises breaks the evaluation off.
@@ -129,7 +129,9 @@ def evaluate_run(
     predictor = Predictor(run, placement=placement)
     check_classes(predictor.card.class_ids, pack)
     if not bool((pack.labels[pack.rows(split).start : pack.rows(split).stop] >= 0).any()):
-        raise ValueError(f"no image of {split} has a label, so there is no error to measure; `tinysight submit` answers test")
+        raise ValueError(
+            f"no image of {split} has a label, so there is no error to measure; `tinysight submit` answers test"
+        )
     scores = score_split(predictor, pack, split, each_batch)
     write_scores(run / "scores" / f"{split}.safetensors", scores, {"split": split, "data": pack.name})
     metrics = measure(scores)
@@ -157,7 +159,7 @@ def check_classes(class_ids: tuple[str, ...], pack: Pack) -> None:
     """Raise ValueError unless a pack has the classes that a model was trained for, in that order."""
     if tuple(pack.class_ids) != class_ids:
         raise ValueError(
-            f"the model knows {len(class_ids)} classes, and {pack.name} has {len(pack.class_ids)} that are not the same; "
+            f"the model knows {len(class_ids)} classes, and {pack.name} has {len(pack.class_ids)} others; "
             "use the data it was trained on"
         )
 

@@ -1,7 +1,7 @@
 """What a training writes down while it runs.
 
-`log.jsonl` holds what the arithmetic gave (losses, errors, rates): after an interruption it continues as if there had been none, byte for
-byte. `timing.jsonl` holds what the clock gave. TensorBoard gets both.
+`log.jsonl` holds what the arithmetic gave (losses, errors, rates): after an interruption it continues as if there had
+been none, byte for byte. `timing.jsonl` holds what the clock gave. TensorBoard gets both.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Journal:
     def sync(self) -> int:
         """Wait until the disk has the log, and return its length for the checkpoint."""
         os.fsync(self._log.fileno())
-        return self._log.tell()
+        return int(self._log.tell())
 
     def close(self) -> None:
         """Close all files; the log stays as it is."""
@@ -69,7 +69,9 @@ def _continue(path: Path, num_bytes: int) -> Any:
     file = path.open("ab")
     if file.tell() < num_bytes:
         file.close()
-        raise ValueError(f"{path} is shorter than the checkpoint says ({num_bytes} bytes); put the file back or train anew")
+        raise ValueError(
+            f"{path} is shorter than the checkpoint says ({num_bytes} bytes); put the file back or train anew"
+        )
     file.truncate(num_bytes)
     file.seek(num_bytes)
     return file

@@ -1,8 +1,8 @@
 """The training loop: the only one, for every model, every data set, one process or many.
 
-A training is a state that `Training.step` moves on by one batch. Batches are functions of their number, the learning rate is a function of
-the step, so a checkpoint holds weights, average, optimiser, random state, the running sums of the log and a few numbers, and a resumed
-training takes the very steps that an uninterrupted one takes.
+A training is a state that `Training.step` moves on by one batch. Batches are functions of their number, the learning
+rate is a function of the step, so a checkpoint holds weights, average, optimiser, random state, the running sums of
+the log and a few numbers, and a resumed training takes the very steps that an uninterrupted one takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ _WEIGHTS, _RANDOM = 3, 4  # what a random stream is for; 1 and 2 are in data.bat
 _NON_FINITE = 1000  # above every signal's number: it is the graver news
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (news, not an error)
     """The training was asked to stop, and has saved its state; `signal_number` says by what."""
 
     def __init__(self, signal_number: int) -> None:
@@ -53,7 +53,7 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-class NonFinite(ValueError):
+class NonFinite(ValueError):  # noqa: N818
     """A loss or gradient was infinite or not a number; the step was not taken."""
 
 
@@ -126,7 +126,8 @@ class Training:
         generator = torch.Generator().manual_seed(derived_seed(_WEIGHTS, run.train.seed))
         INITIALISATIONS[run.model.initialisation](model, generator=generator)
         model.normalise.set_statistics(*channel_statistics(pack.images, rows))  # type: ignore[operator, union-attr]
-        self.model = model.to(placement.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        model.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.train()
         self.forward: nn.Module = self.model
         if world.size > 1:
             ids = [placement.device.index] if placement.device.type == "cuda" else None
@@ -156,7 +157,7 @@ class Training:
         self.best_step: int | None = None
         self.best_error: float | None = None
         self.sums = torch.zeros(3, device=placement.device)  # loss, wrong images, images since the last line of the log
-        torch.manual_seed(derived_seed(_RANDOM, run.train.seed, world.rank))  # dropout's; train() puts the caller's back
+        torch.manual_seed(derived_seed(_RANDOM, run.train.seed, world.rank))  # for dropout; `train` restores it
 
     def _draw(self, count: int, generator: torch.Generator) -> augment.Draws:
         settings = self.run.augment
@@ -211,8 +212,9 @@ class Training:
     def _skip_unless(self, finite: Tensor) -> None:
         """Make this and all later updates empty once something was not finite; fused optimisers know the attribute."""
         broken = (~finite).float()
-        previous = getattr(self.optimiser, "found_inf", None)
-        self.optimiser.found_inf = broken if previous is None else torch.maximum(previous, broken)  # type: ignore[attr-defined]
+        if (previous := getattr(self.optimiser, "found_inf", None)) is not None:
+            broken = torch.maximum(previous, broken)
+        self.optimiser.found_inf = broken  # type: ignore[attr-defined]
 
     def broken(self) -> bool:
         """Whether a non-finite step was met on a GPU (this waits for the device)."""
@@ -270,7 +272,14 @@ class Training:
 
 
 def train(
-    run: Run, pack: Pack, folder: Path, *, placement: Placement, world: World, reporter: Reporter, versions: dict[str, str]
+    run: Run,
+    pack: Pack,
+    folder: Path,
+    *,
+    placement: Placement,
+    world: World,
+    reporter: Reporter,
+    versions: dict[str, str],
 ) -> Outcome:
     """Train `run` in `folder` from the newest whole checkpoint there, or from the start, to the end.
 
@@ -295,7 +304,8 @@ class _Sitting:
     def __init__(
         self, training: Training, folder: Path, reporter: Reporter, asked: Callable[[], int], versions: dict[str, str]
     ) -> None:
-        self.training, self.folder, self.reporter, self.asked, self.versions = training, folder, reporter, asked, versions
+        self.training, self.folder, self.reporter = training, folder, reporter
+        self.asked, self.versions = asked, versions
         self.states = folder / "checkpoints"
         self.monitored: Metrics | None = None
         self.journal: Journal | None = None
@@ -425,7 +435,7 @@ class _Sitting:
                 raise Stopped
 
         scores = None
-        try:
+        with suppress(Stopped):
             scores = run_model(
                 training.judged_model(),
                 pack.images,
@@ -437,8 +447,6 @@ class _Sitting:
                 placement=training.placement,
                 each_batch=stop_when_asked,
             )
-        except Stopped:
-            pass
         parts = world.gather(scores)
         if any(part is None for part in parts):
             raise Stopped
@@ -458,17 +466,19 @@ class _Sitting:
 
     def _stop_for(self, signal_number: int) -> None:
         self._save()
-        self.reporter.say(f"stopped by {signal.Signals(signal_number).name} at step {self.training.step_number}; state saved")
+        name = signal.Signals(signal_number).name
+        self.reporter.say(f"stopped by {name} at step {self.training.step_number}; state saved")
         raise Interrupted(signal_number)
 
     def _stop_non_finite(self) -> None:
         training = self.training
         states = checkpoint.saved(self.states)
+        lr = training.run.optimiser.lr * training.rate.at(training.step_number)
         kept = f"the last good state is {states[-1].name}" if states else "no state had been saved yet"
         raise NonFinite(
             f"loss or gradient was not finite at step {training.step_number + 1} "
-            f"(epoch {training.batches.epoch_of(training.step_number) + 1}, "
-            f"lr {training.run.optimiser.lr * training.rate.at(training.step_number):.3g}); {kept}; try a lower optimiser.lr"
+            f"(epoch {training.batches.epoch_of(training.step_number) + 1}, lr {lr:.3g}); {kept}; "
+            "try a lower optimiser.lr"
         )
 
     def _keep_weights(self, seconds: float) -> Path:
@@ -481,7 +491,11 @@ class _Sitting:
         if run.train.final == "best" and training.best_step is not None:
             best = checkpoint.load(self.states / f"step-{training.best_step:08d}")
             model.load_state_dict(_parts(best.tensors)["model" if training.average is None else "average"])
-        results = {"steps": training.step_number, "epochs": run.train.epochs, "best_monitored_error": training.best_error}
+        results = {
+            "steps": training.step_number,
+            "epochs": run.train.epochs,
+            "best_monitored_error": training.best_error,
+        }
         card = Card(
             model=run.model.name,
             options=run.model.options,
@@ -504,7 +518,7 @@ class _Sitting:
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (3,) in 0..255 over an even sample of at most `limit` of the rows of images (N, S, S, 3)."""
+    """Return mean and deviation (3,) in 0..255 over an even sample of at most `limit` rows of images (N, S, S, 3)."""
     chosen = np.asarray(rows)[:: -(-len(rows) // limit)]
     pixels = np.take(images, chosen, axis=0).reshape(-1, 3)
     counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])  # exact: no rounding
@@ -540,7 +554,7 @@ def _restore_random_state(states: dict[str, Tensor], device: torch.device) -> No
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int]]:
-    """Note SIGTERM and SIGINT while the training runs; yield what tells the number of the first that came, 0 when none."""
+    """Note SIGTERM and SIGINT while the training runs; yield what tells the first one's number, 0 for none."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

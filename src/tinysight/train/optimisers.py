@@ -30,7 +30,7 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the optimiser's tensors as {"<parameter>|<key>": tensor}, for a checkpoint."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {}
     for parameter, state in optimiser.state.items():
         for key, value in state.items():
@@ -46,7 +46,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, model: nn.Module, tensor
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("|")
         parameter = parameters[name]
-        restored = torch.empty_like(parameter, dtype=tensor.dtype) if tensor.shape == parameter.shape else tensor.clone()
+        restored = (
+            torch.empty_like(parameter, dtype=tensor.dtype) if tensor.shape == parameter.shape else tensor.clone()
+        )
         with torch.no_grad():
             restored.copy_(tensor)
         optimiser.state[parameter][key] = restored

@@ -31,7 +31,7 @@ class World:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def any(self, number: int) -> int:
-        """Return the largest of all processes' numbers, so that all take the same turn (a signal, a non-finite loss)."""
+        """Return the largest of all processes' numbers, so that all take the same turn (a signal, say)."""
         if self.size == 1:
             return number
         value = torch.tensor([number], dtype=torch.int64)
@@ -63,8 +63,8 @@ _control: Any = None  # a gloo group: turns are agreed on without touching a GPU
 def join_world(timeout_s: float = 600.0) -> Iterator[World]:
     """Join the processes that torchrun started (its environment variables tell), and part from them orderly.
 
-    The barrier before parting keeps a slow process from losing its peers; when one fails, it parts at once, and the others run into the
-    timeout or torchrun's own termination rather than wait for ever.
+    The barrier before parting keeps a slow process from losing its peers; when one fails, it parts at once, and the
+    others run into the timeout or torchrun's own termination rather than wait for ever.
     """
     global _control
     size = int(os.environ.get("WORLD_SIZE", "1"))

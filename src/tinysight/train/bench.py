@@ -1,0 +1,165 @@
+"""What this machine can do at most, and what tinysight does on it: the figures of `tinysight bench`."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch.nn import functional as F
+
+from tinysight import models
+from tinysight.data.batches import Batches
+from tinysight.deploy.scoring import score
+from tinysight.device import Placement, matmul_rate, synchronise
+from tinysight.ops import augment
+
+SIZE, CROP, BATCH, CLASSES = 64, 56, 128, 200
+STEP_WORK = 3 * 2  # operations of a training step per multiply-add: forward, and twice that backward
+
+
+def measure_machine(placement: Placement, *, seconds: float) -> dict[str, Any]:
+    """Measure each figure for about `seconds`, on made-up images; nothing is written."""
+    device = placement.device
+    peaks = {
+        "fp32": matmul_rate(torch.float32, seconds=seconds, device=device),
+        "bf16": matmul_rate(torch.bfloat16, seconds=seconds, device=device),
+    }
+    work = peaks["bf16" if placement.bf16 else "fp32"]
+    images = np.random.default_rng(0).integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
+    labels = np.arange(len(images)) % CLASSES
+    result: dict[str, Any] = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "system": platform.system(),
+            "runs_on": placement.describe(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "ceilings": {
+            "matmul_fp32_gflops": peaks["fp32"] / 1e9,
+            "matmul_bf16_gflops": peaks["bf16"] / 1e9,
+            "copy_gbytes_per_s": _copy_rate(device, seconds) / 1e9,
+        },
+        "loading_images_per_s": _loading(images, labels, device, seconds),
+        "augmentation_images_per_s": _augmentation(images, device, seconds),
+        "training": {},
+        "prediction": {},
+    }
+    for name, options in (("resnet10", {"n": 1}), ("resnet18", {"n": 2})):
+        model = models.build("resnet", CLASSES, options)
+        multiply_adds = models.count_multiply_adds(model, CROP)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rate = _training(model, placement, images, labels, seconds)
+        result["training"][name] = {
+            "images_per_s": rate,
+            "gmac_per_image": multiply_adds / 1e9,
+            "share_of_matmul": rate * multiply_adds * STEP_WORK / work,
+        }
+        result["prediction"][name] = {
+            f"batch_{size}_images_per_s": _prediction(model, placement, images[:size], seconds) for size in (1, 64)
+        }
+    return result
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Lay `measure_machine`'s figures out for people."""
+    shown = Table("what", "rate", "", title=result["machine"]["runs_on"])
+    ceilings = result["ceilings"]
+    shown.add_row("matrix product, fp32", f"{ceilings['matmul_fp32_gflops']:,.0f}", "GFLOP/s")
+    shown.add_row("matrix product, bf16", f"{ceilings['matmul_bf16_gflops']:,.0f}", "GFLOP/s")
+    shown.add_row("copy", f"{ceilings['copy_gbytes_per_s']:,.1f}", "GB/s read and written", end_section=True)
+    shown.add_row("loading", f"{result['loading_images_per_s']:,.0f}", f"images/s, {SIZE} px, shuffled")
+    shown.add_row(
+        "augmentation, all six", f"{result['augmentation_images_per_s']:,.0f}", f"images/s, {SIZE} -> {CROP} px"
+    )
+    for name, figures in result["training"].items():
+        note = f"images/s at {CROP} px, batch {BATCH}: {figures['share_of_matmul']:.0%} of the matrix product's rate"
+        shown.add_row(f"training {name}", f"{figures['images_per_s']:,.0f}", note)
+    for name, figures in result["prediction"].items():
+        one, many = figures["batch_1_images_per_s"], figures["batch_64_images_per_s"]
+        shown.add_row(
+            f"prediction {name}", f"{many:,.0f}", f"images/s in batches of 64; {1000 / one:.1f} ms for one alone"
+        )
+    return shown
+
+
+def rate_of(work: Callable[[], object], device: torch.device, *, seconds: float, least: int = 3) -> float:
+    """Return how often a second `work` is done: the median over calls, after one that warms up."""
+    work()
+    synchronise(device)
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return 1 / statistics.median(times)
+
+
+def _copy_rate(device: torch.device, seconds: float) -> float:
+    source = torch.ones(64 << 20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * rate_of(lambda: target.copy_(source), device, seconds=seconds)
+
+
+def _batches(images: Any, labels: Any, device: torch.device) -> Batches:
+    return Batches(
+        images,
+        labels,
+        np.arange(len(images)),
+        draw=_draw,
+        batch_size=BATCH,
+        seed=0,
+        share=slice(0, BATCH),
+        device=device,
+    )
+
+
+def _draw(count: int, generator: torch.Generator) -> augment.Draws:
+    return augment.draw(count, source_size=SIZE, crop=CROP, generator=generator)
+
+
+def _loading(images: Any, labels: Any, device: torch.device, seconds: float) -> float:
+    batches, numbers = _batches(images, labels, device), iter(range(1 << 40))
+    return BATCH * rate_of(lambda: batches.batch(next(numbers)), device, seconds=seconds)
+
+
+def _augmentation(images: Any, device: torch.device, seconds: float) -> float:
+    draws = _draw(BATCH, torch.Generator().manual_seed(0)).to(device)
+    batch = torch.from_numpy(images[:BATCH]).to(device)
+    return BATCH * rate_of(lambda: augment.apply(batch, draws, crop=CROP), device, seconds=seconds)
+
+
+def _training(model: Any, placement: Placement, images: Any, labels: Any, seconds: float) -> float:
+    """The step of the loop, on its own batches; without log and checkpoints (benchmarks/training.py has those)."""
+    batches, numbers = _batches(images, labels, placement.device), iter(range(1 << 40))
+    optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
+    model.train()
+
+    def step() -> None:
+        batch = batches.batch(next(numbers))
+        with placement.autocast():
+            logits = model(augment.apply(batch.images, batch.draws, crop=CROP))
+            loss = F.cross_entropy(logits.float(), batch.labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    return BATCH * rate_of(step, placement.device, seconds=seconds)
+
+
+def _prediction(model: Any, placement: Placement, images: Any, seconds: float) -> float:
+    model.eval()
+    batch = torch.from_numpy(images)
+    return len(images) * rate_of(
+        lambda: score(model, batch, crop=CROP, size=CROP, flip_average=False, placement=placement),
+        placement.device,
+        seconds=seconds,
+    )
