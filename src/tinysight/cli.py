@@ -223,7 +223,8 @@ def data_augment(
     if row >= len(pack):
         raise ValueError(f"{pack.name} has rows 0 to {len(pack) - 1}, not {row}")
     image = pack.images[row]
-    figure = augmentation_figure(image, [(caption, tensor.numpy()) for caption, tensor in panels(torch.tensor(image))])
+    methods = [(caption, panel.numpy()) for caption, panel in panels(torch.tensor(image)) if caption != "original"]
+    figure = augmentation_figure(image, methods)
     _write_picture(figure, out or Path(f"{pack.name}-augment.png"))
 
 

@@ -64,7 +64,8 @@ def draw_curves(folder: Path) -> Path:
         )
     rate.plot(*_series(train, "lr"), color=RATE, lw=1.2)
     error.set(ylabel="error (%)", ylim=(0, 102), title=folder.name)
-    loss.set(ylabel="cross-entropy (nats)")
+    highest = max(line["loss"] for line in train)  # an early epoch's monitored loss may be a hundred times that
+    loss.set(ylabel="cross-entropy (nats)", ylim=(0, 1.15 * highest))
     rate.set(ylabel="learning rate", xlabel="epoch", ylim=(0, None))
     for axes in (error, loss, rate):
         axes.grid(visible=True, color="#dddddd", lw=0.6)

@@ -29,9 +29,7 @@ def build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
         default = known[option].default
         if type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            raise ValueError(
-                f"model.options.{option} is {value!r}; expected a {type(default).__name__}, as {default!r}"
-            )
+            raise ValueError(f"model.options.{option} is {value!r}; expected a value like {default!r}")
     return MODELS[name](num_classes, **options)
 
 

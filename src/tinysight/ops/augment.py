@@ -2,7 +2,7 @@
 
 The six methods of Wu et al. 2017, section 3.1 and Fig. 1: a crop of 56 pixels (at random in training, central in
 testing), horizontal flip, translation, rotation, contrast scaling and gamma correction. "Every augmentation method is
-applied randomly to this image" is read as: each method independently, to each image, with a probability (0.5 unless told).
+applied randomly to this image" is read as: each method independently, to each image, with probability 0.5.
 
 Where the report leaves room:
 
@@ -12,11 +12,11 @@ Where the report leaves room:
 * Tone is applied to the source's pixels, before the geometry.
 * No bounds are given for translation and rotation: 4 pixels and 10 degrees here.
 
-Geometry is ONE resampling. In the order of what is seen: cut the crop window out of the source, flip it, rotate it about
-its centre (positive angles turn counter-clockwise), shift it (positive to the right and down). All four compose into one
-affine map from an output pixel to a point of the source, which is read by bilinear interpolation; what a rotation or a
-shift brings in is therefore the source around the window, wherever it has any. Where an image is not rotated and moves by
-whole pixels, source values come out exactly.
+Geometry is ONE resampling. In the order of what is seen: cut the crop window out of the source, flip it, rotate it
+about its centre (positive angles turn counter-clockwise), shift it (positive to the right and down). All four compose
+into one affine map from an output pixel to a point of the source, which is read by bilinear interpolation; what a
+rotation or a shift brings in is therefore the source around the window, wherever it has any. Where an image is not
+rotated and moves by whole pixels, source values come out exactly.
 
 Beyond the source's edge its nearest pixel repeats: no straight black edge for a network to learn. (Reflection would
 make the warp a third slower, for the few output pixels that lie outside.)
@@ -43,7 +43,7 @@ _CHUNK = 16
 class Draws:
     """What happens to each of N images; every field is a tensor (N,), float32 but for `flip`.
 
-    Neutral values (no flip, shift 0, angle 0, contrast 1, gamma 1) leave an image as it is; the crop window is always cut.
+    Neutral values (no flip, shift 0, angle 0, contrast 1, gamma 1) leave an image as it is, but for the crop.
     """
 
     offset_x: Tensor  # left column of the crop window in the source, whole pixels
@@ -96,10 +96,10 @@ def draw(
 ) -> Draws:
     """Draw what happens to each of `count` square images, on the CPU, from `generator`.
 
-    The crop window is uniform over the source. `flip` is the probability of a flip. Shift (whole pixels, -shift..shift on
-    each axis), rotation (degrees, U(-rotation, rotation)), contrast and gamma (each uniform between two bounds) are each
-    applied with `probability`. Every quantity owns a row of the random numbers, so turning one method off leaves the
-    draws of all others as they were.
+    The crop window is uniform over the source. `flip` is the probability of a flip. Shift (whole pixels, from -shift to
+    shift on each axis), rotation (degrees, U(-rotation, rotation)), contrast and gamma (uniform between their bounds)
+    are each applied with `probability`. Every quantity owns a row of the random numbers, so turning one method off
+    leaves the draws of all others as they were.
     """
     _check_crop(source_size, crop)
     _check_methods(flip, shift, rotation, contrast, gamma, probability)
@@ -158,7 +158,7 @@ def adjust_contrast(values: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_gamma(values: Tensor, gamma: Tensor) -> Tensor:
     """Map float values in [0, 255] to 255 * (v / 255) ** gamma (broadcast); a gamma of 1 changes nothing."""
-    # exp(gamma * log) takes a quarter of the time of pow on a CPU and is off by under 0.001; log(0) gives 0, as it should.
+    # exp(gamma * log) takes a quarter of the time of pow on a CPU and is off by under 0.001; log(0) gives 0, as due.
     raised = (values / 255).log_().mul(gamma).exp_().mul_(255)
     return torch.where(gamma == 1, values, raised)
 
@@ -180,7 +180,7 @@ def apply(images: Tensor, draws: Draws, *, crop: int) -> Tensor:
     if pixels.device.type == "cpu" and pixels.dtype == torch.uint8:
         augmented = _apply_in_groups(pixels.contiguous(), draws, crop)
     else:
-        # The host looks at no row: all images are read both ways, and those that move by whole pixels take the exact one.
+        # The host looks at no row: all are read both ways, and those that move by whole pixels take the exact one.
         source = _tone(pixels, draws)
         across, down = _source_axes(draws, crop, *pixels.shape[1:3])
         nearest, bilinear = (_sample(source, across, down, mode) for mode in ("nearest", "bilinear"))
@@ -204,7 +204,7 @@ def _apply_in_groups(images: Tensor, draws: Draws, crop: int) -> Tensor:
         windows = images.as_strided((num_windows, crop, crop, 3), (3, 3 * width, 3, 1))
         starts = torch.arange(count) * (height * width) + top.long() * width + left.long()
         for flipped in (False, True):
-            for rows in (inside & (draws.flip == flipped)).nonzero()[:, 0].split(_CHUNK):
+            for rows in torch.split((inside & (draws.flip == flipped)).nonzero()[:, 0], _CHUNK):
                 cut = windows.index_select(0, starts[rows])
                 _place(_look_up(tables[rows], cut.flip(2) if flipped else cut), rows, augmented)
     for group, mode in ((whole & ~inside, "nearest"), (~whole, "bilinear")):
@@ -219,7 +219,7 @@ def _apply_in_groups(images: Tensor, draws: Draws, crop: int) -> Tensor:
 
 
 def _look_up(tables: Tensor, pixels: Tensor) -> Tensor:
-    """Read bytes (n, ...) through the table (n, 256) of their image; on a CPU, gather and its 64-bit indices are slower."""
+    """Read bytes (n, ...) through the table (n, 256) of their image; faster on a CPU than gather's 64-bit indices."""
     places = pixels.flatten(1).int().add_(torch.arange(0, tables.numel(), 256, dtype=torch.int32)[:, None])
     return tables.view(-1).index_select(0, places.view(-1)).view(pixels.shape)
 
@@ -260,7 +260,7 @@ def _turn(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
 def _source_axes(draws: Draws, crop: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return the map from output to source as what a column (2, B, 1, crop) and a row (2, B, crop, 1) contribute.
 
-    Their sum is the point of the source, (x, y) in units where -1 and 1 are the image's edges, as `grid_sample` takes it.
+    Their sum is the point of the source, (x, y) where -1 and 1 are the image's edges, as `grid_sample` takes it.
     """
     cos, sin, mirror = _turn(draws)
     steps = torch.arange(crop, device=cos.device, dtype=torch.float32) - (crop - 1) / 2
@@ -281,10 +281,10 @@ def _sample(source: Tensor, across: Tensor, down: Tensor, mode: str) -> Tensor:
 
 
 def apply_to_boxes(boxes: Tensor, draws: Draws, *, crop: int) -> tuple[Tensor, Tensor]:
-    """Move boxes (B, N, 4) with the pixels of their images: boxes in the crop's pixels (B, N, 4), and the share kept (B, N).
+    """Move boxes (B, N, 4) with their images' pixels: boxes (B, N, 4) in the crop's pixels and the shares kept (B, N).
 
-    A rotated box becomes the axis-aligned hull of its corners. All are clipped to the crop; the share kept is the clipped
-    area over the area before. Padding passes through: NaN stays NaN, and both it and an empty box keep a share of 0.
+    A rotated box becomes the axis-aligned hull of its corners. All are clipped to the crop; the share kept is the
+    clipped area over the area before. Padding passes: NaN stays NaN, and both it and an empty box keep a share of 0.
     """
     cos, sin, mirror = (value[:, None, None] for value in _turn(draws))  # against (B, N, corners)
     x0, y0, x1, y1 = boxes.unbind(-1)
@@ -297,7 +297,7 @@ def apply_to_boxes(boxes: Tensor, draws: Draws, *, crop: int) -> tuple[Tensor, T
 
 
 def panels(image: Tensor, crop: int | None = None) -> list[tuple[str, Tensor]]:
-    """Show one image uint8 (S, S, 3) under each method alone, as Fig. 1 does: captions and uint8 images (crop, crop, 3).
+    """Show an image uint8 (S, S, 3) under each method alone, as Fig. 1 does: captions, uint8 images (crop, crop, 3).
 
     Contrast and gamma take the figure's values; `crop` is the whole image unless told.
     """

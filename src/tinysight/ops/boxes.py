@@ -33,7 +33,7 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the intersection over union (...) of boxes (..., 4) and others, element by element; 0 for two empty boxes."""
+    """Return the intersection over union (...) of boxes (..., 4) and others, one by one; 0 for two empty boxes."""
     intersection, union = _intersection_and_union(boxes, others)
     return _share(intersection, union)
 
@@ -74,16 +74,18 @@ def flip(boxes: Tensor, *, width: float) -> Tensor:
 
 def shift(boxes: Tensor, *, x: float, y: float) -> Tensor:
     """Move boxes (..., 4) by x pixels to the right and y pixels down."""
-    return boxes + torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack((x0 + x, y0 + y, x1 + x, y1 + y), -1)
 
 
 def scale(boxes: Tensor, *, x: float, y: float) -> Tensor:
     """Multiply the coordinates of boxes (..., 4), as when their image is resized by the factors x and y."""
-    return boxes * torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack((x0 * x, y0 * y, x1 * x, y1 * y), -1)
 
 
 def crop(boxes: Tensor, *, left: float, top: float, height: float, width: float) -> tuple[Tensor, Tensor]:
-    """Move boxes (..., 4) into a window of their image and clip them: boxes (..., 4) and the share of each kept (...)."""
+    """Move boxes (..., 4) into a window of their image and clip them: boxes (..., 4) and the shares kept (...)."""
     moved = shift(boxes, x=-left, y=-top)
     return clip(moved, height=height, width=width), kept_share(moved, height=height, width=width)
 
@@ -96,6 +98,6 @@ def _intersection_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tens
 
 
 def _share(part: Tensor, total: Tensor) -> Tensor:
-    # The inner `where` keeps the division away from 0 / 0, whose gradient would be NaN even where its value is not used.
+    # The inner `where` keeps 0 / 0 out: its gradient would be NaN even where its value is not used.
     some = total > 0
     return torch.where(some, part / torch.where(some, total, 1), 0)

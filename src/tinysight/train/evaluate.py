@@ -89,14 +89,14 @@ def run_model(
 
 
 def measure(scores: Scores) -> Metrics:
-    """Turn scores into figures; raise ValueError when no image is labelled."""
+    """Turn scores into figures (with under 5 classes, top-5 means all); raise ValueError when no image is labelled."""
     labelled = scores.labels >= 0
     logits, labels = scores.logits[labelled], scores.labels[labelled]
     count = len(labels)
     if not count:
         raise ValueError("no image of this split has a label, so there is no error to measure; see `tinysight submit`")
     top1 = topk_correct(logits, labels, 1)
-    top5 = topk_correct(logits, labels, 5)
+    top5 = topk_correct(logits, labels, min(5, logits.shape[1]))
     probabilities = logits.softmax(dim=1).max(dim=1).values
     wrong1, wrong5 = count - int(top1.sum()), count - int(top5.sum())
     (low1, high1), (low5, high5) = wilson_interval(wrong1, count), wilson_interval(wrong5, count)

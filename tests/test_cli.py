@@ -1,0 +1,235 @@
+"""The command line as a person meets it: help at once, one clear line for what is wrong, and the whole path once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight import cli
+from tinysight.data import shapes
+from tinysight.data.pack import Pack
+
+Tinysight = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tinysight(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Tinysight:
+    """Run a command line in this process, in an empty home; return exit status, output and errors."""
+    monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Pack:
+    """A few drawn scenes, under the name that the quickstart recipe asks for."""
+    return shapes.prepare(home=tmp_path / "data", num_train=96, num_minival=24, num_val=24, num_test=5, workers=1)
+
+
+SMALL = ("train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)", "train.device=cpu", "augment.crop=32")
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_the_whole_path(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+    status, out, err = tinysight("train", "quickstart", "--name", "first", *SMALL)
+    assert (status, "error" in out.lower()) == (0, True), err
+    folder = tmp_path / "runs" / "first"
+    for name in ("run.json", "log.jsonl", "timing.jsonl", "weights.safetensors", "summary.json", "curves.png"):
+        assert (folder / name).stat().st_size > 0, name
+    assert list((folder / "tensorboard").iterdir())
+    assert json.loads((folder / "run.json").read_text())["run"]["train"]["epochs"] == 1
+
+    status, out, err = tinysight("evaluate", "first", "--json")
+    assert status == 0, err
+    metrics = json.loads(out)
+    assert metrics["num_images"] == 24
+    assert 0 <= metrics["top1_low"] <= metrics["top1_error"] <= metrics["top1_high"] <= 1
+    assert (folder / "scores" / "val.safetensors").exists()
+    assert picture_size(folder / "predictions-val.png") > (400, 100)
+
+    status, out, err = tinysight("submit", "first")
+    assert status == 0, err
+    answers = (folder / "submission.txt").read_text().splitlines()
+    assert len(answers) == 5
+    assert [line.split()[0] for line in answers] == [Path(name).name for name in tiny.files[-5:]]
+    assert {line.split(maxsplit=1)[1] for line in answers} <= set(tiny.class_ids)
+
+    Image.fromarray(np.array(tiny.images[0])).resize((200, 150)).save(tmp_path / "a photo.png")
+    Path(tmp_path / "text.jpg").write_text("no image")
+    status, out, err = tinysight("predict", "first", "a photo.png", "text.jpg", "--json", "--top", "3")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "text.jpg" in err
+    (found,) = json.loads(out)
+    assert found["image"] == "a photo.png"
+    assert [set(row) for row in found["top"]] == [{"class", "id", "probability"}] * 3
+    probabilities = [row["probability"] for row in found["top"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+    status, out, err = tinysight("resume", "first")
+    assert (status, "is finished" in err) == (1, True)
+
+
+def test_data_commands(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+    status, out, _ = tinysight("data", "info", "shapes", "--verify")
+    assert status == 0
+    assert "149 images of 64x64, 24 classes" in out
+    assert "as it was written" in out
+    for words, picture in (
+        (("show", "shapes", "--count", "6"), "shapes-train.png"),
+        (("augment", "shapes"), "shapes-augment.png"),
+    ):
+        status, out, err = tinysight("data", *words)
+        assert (status, out.strip()) == (0, picture), err
+        assert picture_size(tmp_path / picture) > (300, 100)
+    status, out, _ = tinysight("data", "info")
+    assert (status, out) == (0, "shapes\n")
+
+
+def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("red cats", "l'été"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
+    status, out, err = tinysight("data", "import", "pets", "--name", "pets", "--size", "32", "--workers", "1")
+    assert status == 0, err
+    assert "24 images of 32x32, 2 classes" in out
+    status, out, err = tinysight("train", "quickstart", "--data", "pets", "train.batch_size=8", *SMALL[2:], SMALL[0])
+    assert status == 0, err
+    status, out, err = tinysight("evaluate", "quickstart-pets")
+    assert status == 0, err
+    assert "top-1 error" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("train", "quikstart"), "did you mean quickstart?"),
+        (("train", "quickstart", "train.epocs=3"), "did you mean train.epochs?"),
+        (("train", "quickstart", "epochs=3"), "did you mean train.epochs?"),
+        (("train", "quickstart", "train.epochs"), "write section.field=value"),
+        (("train", "quickstart", "train.epochs=many"), "expected a whole number"),
+        (("train", "quickstart", "train.epochs=0"), "1 or more"),
+        (("train", "quickstart", "model.name=resnext", "--data", "shapes"), "did you mean resnet?"),
+        (("train", "quickstart", "model.options.depth=3"), "there are n, filters, first_stride"),
+        (("train", "quickstart", "model.options.n=deep"), "expected a value like 2"),
+        (("train", "quickstart", "augment.crop=65"), "set augment.crop to 64 or less"),
+        (("train", "quickstart", "train.device=gpu"), "expected auto, cpu, cuda"),
+        (("train", "quickstart", "--data", "shapez"), "shapes"),
+        (("train", "quickstart", "data.monitor=val"), "val is for reports"),
+        (("train", "resnet18-report", "data.monitor=none"), "choose by the monitored error"),
+        (("resume", "nothing"), "no run is named 'nothing'"),
+        (("evaluate", "nothing"), "no run is named 'nothing'"),
+        (("submit", "nothing"), "no run is named 'nothing'"),
+        (("predict", "nothing", "x.png"), "no run is named 'nothing'"),
+        (("predict", "notes.txt", "x.png"), "no readable safetensors file"),
+        (("data", "get", "imagenet"), "there are tiny-imagenet and shapes"),
+        (("data", "get", "shapes", "--source", "x.zip"), "it has no --source"),
+        (("data", "get", "tiny-imagenet", "--source", "missing.zip"), "missing.zip"),
+        (("data", "get", "tiny-imagenet", "--source", "notes.txt"), "notes.txt"),
+        (("data", "info", "shapez"), "shapes"),
+        (("data", "show", "shapes", "--split", "training"), "train"),
+        (("data", "show", "shapes", "--class", "plain disk"), "did you mean 'plain disc'?"),
+        (("data", "show", "shapes", "--out", "sheet.gif"), "end it in .png"),
+        (("data", "show", "shapes", "--out", "no/such/sheet.png"), "there is no folder no/such"),
+        (("data", "augment", "shapes", "--row", "149"), "rows 0 to 148"),
+        (("data", "import", "missing", "--name", "pets"), "missing"),
+        (("data", "import", ".", "--name", "../pets"), "../pets"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    tinysight: Tinysight, tiny: Pack, tmp_path: Path, words: tuple[str, ...], expected: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("not what it should be")
+    status, out, err = tinysight(*words)
+    assert status == 1
+    assert expected in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, "one line"
+    assert out == ""
+    assert not (tmp_path / "runs").exists(), "nothing is begun that cannot be"
+
+
+@pytest.mark.parametrize(("words", "expected"), [(("trian",), "train"), (("predict",), "RUN|WEIGHTS")])
+def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: str) -> None:
+    status, _, err = tinysight(*words)
+    assert status == 2
+    assert expected in err
+
+
+def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
+    commands = [("data", name) for name in ("get", "import", "info", "show", "augment")]
+    commands += [(name,) for name in ("train", "resume", "evaluate", "predict", "submit", "bench")]
+    for command in commands:
+        status, out, _ = tinysight(*command, "--help")
+        assert status == 0
+        assert "Examples" in out, command
+        assert f"tinysight {' '.join(command)}" in " ".join(out.split()), command
+
+
+def test_recipes_are_listed(tinysight: Tinysight) -> None:
+    status, out, _ = tinysight("recipes")
+    assert status == 0
+    for word in ("resnet18-report", "resnet10-report", "quickstart", "resnet18-modern", "Source", "Hardware", "Result"):
+        assert word in out, word
+
+
+def test_show_prints_the_run_and_trains_nothing(tinysight: Tinysight, tmp_path: Path) -> None:
+    status, out, _ = tinysight("train", "resnet18-modern", "--data", "pets", "--show", "optimiser.lr=0.05")
+    shown = json.loads(out)
+    assert status == 0
+    assert (shown["data"]["name"], shown["optimiser"]["lr"]) == ("pets", 0.05)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bench_measures_what_it_says(tinysight: Tinysight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinysight.train import bench
+
+    monkeypatch.setattr(bench, "BATCH", 4)  # a full batch takes a second a step on two cores
+    status, out, err = tinysight("bench", "--seconds", "0.1", "--json", "--device", "cpu", "--out", "bench.json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert result == json.loads((tmp_path / "bench.json").read_text())
+    assert all(value > 0 for value in result["ceilings"].values())
+    for figures in result["training"].values():
+        assert 0 < figures["share_of_matmul"] < 1.5
+    assert result["training"]["resnet18"]["gmac_per_image"] == pytest.approx(0.488, abs=0.001)
+    assert result["prediction"]["resnet10"]["batch_64_images_per_s"] > 0
+
+
+def test_help_loads_nothing_heavy() -> None:
+    check = (
+        "import sys; sys.argv = ['tinysight', '--help']\n"
+        "from tinysight.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
