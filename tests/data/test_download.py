@@ -214,7 +214,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/set.zip"
-    with pytest.raises(ValueError, match="cannot download .*refused"):
+    with pytest.raises(ValueError, match=r"cannot download .*refused"):
         download(url, tmp_path / "set.zip", pause=0.0, attempts=2)
 
 
@@ -229,7 +229,7 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "here.zip").write_bytes(CONTENT)
     download((tmp_path / "here.zip").as_uri(), tmp_path / "set.zip", sha256=SHA256)
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
-    with pytest.raises(ValueError, match="cannot read file:.*none.zip"):
+    with pytest.raises(ValueError, match=r"cannot read file:.*none.zip"):
         download((tmp_path / "none.zip").as_uri(), tmp_path / "two.zip")
 
 
@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_clear_line(server: Server, tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "_publish", full)
-    with pytest.raises(ValueError, match="disk of .* is full"):
+    with pytest.raises(ValueError, match=r"disk of .* is full"):
         fetch(server, tmp_path / "set.zip")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write"):

@@ -121,7 +121,15 @@ def test_whole_moves_are_exact() -> None:
     # Whether the window stays inside the source or leaves it, and for float images too, whose path is another.
     images = noise(200, 64)
     draws = augment.draw(
-        200, source_size=64, crop=56, generator=generator(), probability=1, shift=6, rotation=0, contrast=(1, 1), gamma=(1, 1)
+        200,
+        source_size=64,
+        crop=56,
+        generator=generator(),
+        probability=1,
+        shift=6,
+        rotation=0,
+        contrast=(1, 1),
+        gamma=(1, 1),
     )
     pad = 20
     padded = np.pad(images.numpy(), ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
@@ -198,6 +206,7 @@ def test_off_the_cpu_nothing_reads_a_value(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_the_cpu() -> None:
     images, draws = noise(64, 64), augment.draw(64, source_size=64, crop=56, generator=generator(6))
     there = augment.apply(images.cuda(), draws.to("cuda"), crop=56)
@@ -251,7 +260,7 @@ def test_the_draws_of_different_quantities_are_independent() -> None:
     rows = torch.stack([getattr(draws, field.name).float() for field in dataclasses.fields(draws)])
     applied = torch.stack([draws.angle != 0, draws.contrast != 1, draws.gamma != 1]).float()
     correlation = torch.corrcoef(torch.cat((rows, applied)))
-    # Whether a method is applied is part of its value; and both shifts share one decision, which correlates their size alone.
+    # Whether a method is applied is part of its value; both shifts share one decision, which ties their sizes alone.
     for value, flag in ((5, 8), (6, 9), (7, 10)):
         correlation[value, flag] = correlation[flag, value] = 0
     assert (correlation - torch.eye(11)).abs().max() < 5 / math.sqrt(COUNT)
@@ -328,37 +337,37 @@ def test_images_and_draws_that_do_not_fit_are_refused() -> None:
 
 
 def extent(image: Tensor) -> Tensor:
-    """Return the half-open box (4,) of the pixels brighter than half in (3, H, W)."""
-    lines, columns = (image[0] > 127.5).nonzero().unbind(1)
+    """Return the half-open box (4,) of the painted pixels in (3, H, W), at least a quarter of the way to bright."""
+    dark, bright = image.aminmax()
+    lines, columns = (image[0] > dark + (bright - dark) / 4).nonzero().unbind(1)
     return torch.stack((columns.min(), lines.min(), columns.max() + 1, lines.max() + 1)).float()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_box_follows_its_pixels(method: str) -> None:
-    # Contrast and gamma this strong still keep 255 above half and 0 below it.
-    count, size, crop = 60, 64, 56
+    count, size, crop = 100, 64, 56
     draws = draw(count, method, seed=11, size=size, crop=crop)
     rng = np.random.default_rng(0)
     images, boxes = torch.zeros(count, size, size, 3, dtype=torch.uint8), torch.empty(count, 1, 4)
     for i in range(count):
-        x0, y0 = rng.integers(0, 44, 2)
-        x1, y1 = x0 + rng.integers(8, 64 - x0 + 1), y0 + rng.integers(8, 64 - y0 + 1)
+        x0, y0 = rng.integers(0, 40, 2)
+        x1, y1 = (min(int(edge + rng.integers(8, 40)), size) for edge in (x0, y0))
         images[i, y0:y1, x0:x1] = 255
         boxes[i, 0] = torch.tensor([x0, y0, x1, y1])
     moved, kept = augment.apply_to_boxes(boxes, draws, crop=crop)
     painted = augment.apply(images, draws, crop=crop)
     seen = 0
     for i in range(count):
+        # The source's edge pixels repeat, so that paint on them smears beyond the box; and where a rotated corner is
+        # cut off, the hull of the corners is larger than what is left to see.
         touches_edge = bool(((boxes[i, 0] == 0) | (boxes[i, 0] == size)).any())
-        if kept[i, 0] < 0.5 or (touches_edge and method != "crop"):
-            continue  # the source's edge pixels repeat, so that paint on them smears beyond the box
+        rotated = bool(draws.angle[i] != 0)
+        if touches_edge or kept[i, 0] == 0 or (rotated and kept[i, 0] < 1):
+            continue
         seen += 1
-        # A rotated corner is thinner than half a pixel at its very tip.
-        tolerance = 1.0 if draws.angle[i] == 0 else 1.5
-        assert (extent(painted[i]) - moved[i, 0]).abs().max() <= tolerance, (i, extent(painted[i]), moved[i, 0])
-        if draws.angle[i] == 0:
-            assert torch.equal(extent(painted[i]), moved[i, 0])
-    assert seen > 20
+        difference = (extent(painted[i]) - moved[i, 0]).abs().max()
+        assert difference <= (1 if rotated else 0), (i, extent(painted[i]), moved[i, 0])
+    assert seen >= 10
 
 
 def test_shares_kept_and_padding_boxes() -> None:

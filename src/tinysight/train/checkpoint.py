@@ -23,6 +23,7 @@ from safetensors.torch import save as save_tensors
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
+_OLD = ".tmp-old-"  # marks a state that steps aside while a new one of its step takes its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,9 @@ def save(state: State, folder: Path) -> Path:
     Raises:
         OSError: the disk is full or not writable; nothing is left under a final name, earlier states are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        sync_folder(folder.parent)
     final = folder / f"step-{state.step:08d}"
     temporary = folder / f"{final.name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -59,13 +62,22 @@ def save(state: State, folder: Path) -> Path:
             write_durably(temporary / name, content)
         sync_folder(temporary)
         if final.exists():  # of the same step, whole or damaged; a resumed training has now made it anew
-            final.rename(folder / f"{final.name}.tmp-old-{os.getpid()}")
+            final.rename(folder / f"{final.name}{_OLD}{os.getpid()}")
         temporary.rename(final)
         sync_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        _put_back(folder)
         raise
     return final
+
+
+def _put_back(folder: Path) -> None:
+    """Give a state its name again that stepped aside for a new one which never came."""
+    for path in folder.glob(f"step-*{_OLD}*"):
+        final = path.with_name(path.name.partition(_OLD)[0])
+        if not final.exists():
+            path.rename(final)
 
 
 def load(path: Path) -> State:
@@ -78,7 +90,8 @@ def load(path: Path) -> State:
             raise ValueError(f"{path / 'manifest.json'} is damaged: its bytes are not as they were written")
         if manifest["format"] != FORMAT:
             raise ValueError(f"{path} has format {manifest['format']}; this version reads format {FORMAT}")
-        if sorted(sums) != ["state.json", "state.safetensors"] or f"step-{manifest['step']:08d}" != path.name:
+        named = _NAME.match(path.name)
+        if sorted(sums) != ["state.json", "state.safetensors"] or named is None or int(named[1]) != manifest["step"]:
             raise ValueError(f"{path / 'manifest.json'} does not describe {path.name}")
     except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path / 'manifest.json'} is missing or damaged ({error})") from None
@@ -106,23 +119,32 @@ def saved(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> tuple[State | None, list[str]]:
-    """Return the newest whole state, or None, and a line for each damaged one that was passed over."""
+    """Return the newest whole state, and a line for each damaged one that was passed over; None where none was saved.
+
+    Raises:
+        ValueError: there are states, and every one is damaged.
+    """
+    _put_back(folder)
     complaints: list[str] = []
     for path in reversed(saved(folder)):
         try:
             return load(path), complaints
         except ValueError as error:
             complaints.append(str(error))
-    return None, complaints
+    if complaints:
+        raise ValueError(f"no state in {folder} is whole; remove that folder to train from the start ({complaints[0]})")
+    return None, []
 
 
-def prune(folder: Path, *, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` states and the one of step `best`, and what interrupted saves left behind."""
-    states = saved(folder)
-    for path in states[:-keep]:
-        if best is None or path.name != f"step-{best:08d}":
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("step-*.tmp-*"):
+def prune(folder: Path, *, newest: int, keep: int, best: int | None) -> None:
+    """Delete all but the last `keep` states up to step `newest` and that of step `best`, and what broken saves left.
+
+    A state behind `newest`, the step just saved, was found damaged: the training has gone on from an older one.
+    """
+    states = {int(path.name.removeprefix("step-")): path for path in saved(folder)}
+    kept = {*sorted(step for step in states if step <= newest)[-keep:], best}
+    unwanted = [path for step, path in states.items() if step not in kept]
+    for path in [*unwanted, *folder.glob("step-*.tmp-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -132,10 +154,13 @@ def _canonical(manifest: dict[str, Any]) -> bytes:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a new file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk names no file of itself
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def replace_durably(path: Path, content: bytes) -> None:

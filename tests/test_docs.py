@@ -1,0 +1,106 @@
+"""What the documents say: every command in them parses, its recipes and fields exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from tinysight import cli, config
+from tinysight.recipes import RECIPES, recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
+USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
+COMMANDS = typer.main.get_command(cli.app)
+
+
+def commands(text: str) -> list[str]:
+    """Find the lines of shell blocks, and the inline code, that call tinysight with arguments spelled out."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    inline = re.findall(r"`(tinysight [^`]+)`", text)
+    found = [
+        re.sub(r"^.*?-m tinysight|^(\w+=\S+ )*tinysight", "tinysight", line.split(" #")[0]) for line in lines + inline
+    ]
+    return [line for line in found if line.startswith("tinysight") and "..." not in line]
+
+
+def check_command(line: str) -> None:
+    """Parse a command line against the real commands, without running anything; raise when it would be refused."""
+    words = shlex.split(line)[1:]
+    command = COMMANDS
+    while hasattr(command, "commands"):
+        assert words, line
+        if words[0].startswith("-"):
+            return
+        command = command.commands[words.pop(0)]
+    if not words:  # named, not shown in use
+        return
+    context = command.make_context(command.name, words, resilient_parsing=False)
+    if command.name == "train":
+        placeholder = context.params["recipe"].isupper()
+        run = recipe("quickstart" if placeholder else context.params["recipe"])
+        settings = [word for word in context.params["settings"] or [] if not word.startswith("[")]
+        config.override(run, dict(config.parse_assignments(settings)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page: Path) -> None:
+    for line in commands(page.read_text(encoding="utf-8")):
+        check_command(line)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "tinysight trian quickstart",
+        "tinysight train quickstart train.epocs=1",
+        "tinysight train quikstart",
+        "tinysight evaluate run --spilt val",
+        "tinysight predict run",
+    ],
+)
+def test_the_check_finds_what_is_wrong(wrong: str) -> None:
+    with pytest.raises((KeyError, ValueError, USAGE_ERROR)):
+        check_command(wrong)
+
+
+def test_the_search_finds_the_commands() -> None:
+    assert len(commands((ROOT / "README.md").read_text(encoding="utf-8"))) > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_recipes_are_documented() -> None:
+    texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in RECIPES:
+        assert name in texts, name
+
+
+def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's Python example, on a run of one short epoch."""
+    from tinysight.data import shapes
+
+    monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TINYSIGHT_RUNS", raising=False)
+    shapes.prepare(home=tmp_path / "data", num_train=64, num_minival=24, num_val=24, num_test=0, workers=1)
+    small = ["train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)", "augment.crop=32"]
+    monkeypatch.setattr("sys.argv", ["tinysight", "train", "quickstart", "--name", "first", *small])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    capsys.readouterr()
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list((ROOT / "examples" / "images").glob("*.png"))) >= 4
+    assert all(0 <= float(line.split()[-1]) <= 1 for line in lines)
