@@ -31,16 +31,30 @@ from tinysight.data.tiny_imagenet import Counts, decode_image, prepare
 TENTH = Counts(train_per_class=50, val=1000, test=1000)
 
 
+def cpu_seconds() -> float:
+    """Give the processor time of this process and of its ended children: it tells the cost where others work beside."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def peak_mb() -> float:
+    """Give the peak memory of this process. (On Linux ru_maxrss would hold that of the process that started it.)"""
+    if sys.platform == "linux":
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
 def decode_share(share: list[bytes]) -> None:
     """Decode images (n JPEGs) and drop the pixels."""
     for content in share:
         decode_image(content)
 
 
-def time_baseline(contents: list[bytes], workers: int) -> float:
-    """Decode all in forked processes, which inherit the bytes; return seconds from the first fork to the last end."""
+def time_baseline(contents: list[bytes], workers: int) -> dict[str, float]:
+    """Decode all in forked processes, which inherit the bytes; seconds from the first fork to the last end."""
     context = multiprocessing.get_context("fork")
-    begin = time.perf_counter()
+    begin, cpu_before = time.perf_counter(), cpu_seconds()
     team = [context.Process(target=decode_share, args=(contents[number::workers],)) for number in range(workers)]
     for process in team:
         process.start()
@@ -48,19 +62,23 @@ def time_baseline(contents: list[bytes], workers: int) -> float:
         process.join()
     seconds = time.perf_counter() - begin
     assert all(process.exitcode == 0 for process in team)
-    return seconds
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu_before}
 
 
 def measure_once(source: Path, home: Path, workers: int, expect: Counts) -> dict[str, float]:
     """Prepare in this process, and call once more; seconds and peak MB of this process and of its largest worker."""
-    times = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        prepare(source, home=home, workers=workers, expect=expect)
-        times.append(time.perf_counter() - begin)
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    peaks = [resource.getrusage(who).ru_maxrss / unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {"seconds": times[0], "second_call": times[1], "parent_mb": peaks[0], "worker_mb": peaks[1]}
+    begin, cpu_before = time.perf_counter(), cpu_seconds()
+    prepare(source, home=home, workers=workers, expect=expect)
+    middle, cpu_after = time.perf_counter(), cpu_seconds()
+    prepare(source, home=home, workers=workers, expect=expect)
+    end = time.perf_counter()
+    worker_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (
+        1 << 20 if sys.platform == "darwin" else 1 << 10
+    )
+    return {
+        "seconds": middle - begin, "cpu_seconds": cpu_after - cpu_before, "second_call": end - middle,
+        "parent_mb": peak_mb(), "worker_mb": worker_peak,
+    }  # fmt: skip
 
 
 def measure(source: Path, scratch: Path, workers: int, expect: Counts = TENTH) -> dict[str, float]:
@@ -97,25 +115,28 @@ def make_tenth(folder: Path, target: Path) -> Path:
     return target
 
 
+def medians(results: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(result[key] for result in results) for key in results[0]}
+
+
 def run(folder: Path, archive: Path | None, rounds: int, workers: int, scratch: Path) -> dict[str, Any]:
     """Measure all; return what is printed."""
     contents = [path.read_bytes() for path in sorted(folder.rglob("*.JPEG"))]  # warms the file cache too
     sources = {"folder": folder} | ({"archive": archive} if archive else {})
-    baseline: list[float] = []
+    baseline: list[dict[str, float]] = []
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
     for _ in range(rounds):
         baseline.append(time_baseline(contents, workers))
         for name, source in sources.items():
             runs[name].append(measure(source, scratch, workers, Counts()))
     tenth = measure(make_tenth(folder, scratch / "tenth"), scratch, workers)
-    pure = statistics.median(baseline)
-    rows = {}
-    for name, results in runs.items():
-        rows[name] = {key: statistics.median(result[key] for result in results) for key in results[0]}
-        rows[name]["ratio"] = rows[name]["seconds"] / pure
+    pure = medians(baseline)
+    rows = {name: medians(results) for name, results in runs.items()}
+    for row in rows.values():
+        row |= {"ratio": row["seconds"] / pure["seconds"], "cpu_ratio": row["cpu_seconds"] / pure["cpu_seconds"]}
     return {
         "images": len(contents), "workers": workers, "rounds": rounds, "machine": platform.platform(),
-        "python": platform.python_version(), "baseline_seconds": baseline, "baseline_median": pure,
+        "python": platform.python_version(), "baseline": baseline, "baseline_medians": pure,
         "medians": rows, "runs": runs, "a_tenth": tenth,
     }  # fmt: skip
 
@@ -140,12 +161,17 @@ def main() -> None:
         parser.error("--folder is needed")
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         report = run(options.folder, options.archive, options.rounds, options.workers, Path(scratch))
-    print(f"pure decode of {report['images']} images, {report['workers']} processes: {report['baseline_median']:.2f} s")
-    print(f"{'source':10} {'seconds':>8} {'ratio':>6} {'again':>7} {'parent MB':>10} {'worker MB':>10}")
-    for name, row in {**report["medians"], "a tenth": report["a_tenth"] | {"ratio": float("nan")}}.items():
+    pure = report["baseline_medians"]
+    print(f"{report['images']} images, {report['workers']} processes, median of {report['rounds']}")
+    print(
+        f"{'':12} {'wall s':>7} {'ratio':>6} {'cpu s':>7} {'ratio':>6} {'again s':>8} {'parent MB':>10} {'worker MB':>10}"
+    )
+    print(f"{'pure decode':12} {pure['seconds']:7.2f} {'':6} {pure['cpu_seconds']:7.2f}")
+    none = {"ratio": float("nan"), "cpu_ratio": float("nan")}
+    for name, row in {**report["medians"], "a tenth": report["a_tenth"] | none}.items():
         print(
-            f"{name:10} {row['seconds']:8.2f} {row['ratio']:6.2f} {row['second_call']:7.3f} "
-            f"{row['parent_mb']:10.0f} {row['worker_mb']:10.0f}"
+            f"{name:12} {row['seconds']:7.2f} {row['ratio']:6.2f} {row['cpu_seconds']:7.2f} {row['cpu_ratio']:6.2f} "
+            f"{row['second_call']:8.3f} {row['parent_mb']:10.0f} {row['worker_mb']:10.0f}"
         )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))

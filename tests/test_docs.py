@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -104,3 +106,22 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(list((ROOT / "examples" / "images").glob("*.png"))) >= 4
     assert all(0 <= float(line.split()[-1]) <= 1 for line in lines)
+
+
+def results_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_results_is_the_recorded_one() -> None:
+    results = results_module()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = results.read_rows(ROOT / "benchmarks" / "results.jsonl")
+    assert results.with_table(readme, rows) == readme, "run python benchmarks/results.py"
+    changed = [{**rows[0], "top1_error": rows[0]["top1_error"] + 0.01}, *rows[1:]]
+    assert results.with_table(readme, changed) != readme
+    assert all((ROOT / row["record"]).exists() for row in rows)

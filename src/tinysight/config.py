@@ -255,7 +255,7 @@ def _literal(value: Any) -> Any:
         return value.lower() == "true"
     try:
         return _tuples(ast.literal_eval(value))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
         return value
 
 

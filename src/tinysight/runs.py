@@ -43,21 +43,29 @@ class Record:
 
 
 def new_folder(run: Run, name: str | None) -> Path:
-    """Choose the folder of a new run: `name`, or recipe and data with the next free number.
+    """Make the folder of a new run: `name`, or recipe and data with the next free number.
 
     Raises:
         ValueError: `name` is taken.
     """
     if name is not None:
         folder = Path(name) if os.sep in name else runs_home() / name
+        if name in ("", ".", ".."):
+            raise ValueError(f"--name {name!r} is no name for a run; give a word, or a folder's path")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} exists; go on with it by `tinysight resume {folder}`, or choose another --name")
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
     stem = f"{run.recipe}-{run.data.name}"
     number = 1
-    while (folder := runs_home() / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return folder
+    while True:
+        folder = runs_home() / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)  # claims it: two that start at once must not choose the same
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def find(name: str) -> Path:
@@ -84,7 +92,6 @@ def write_record(record: Record) -> None:
         "versions": record.versions,
         "command": record.command,
     }
-    record.folder.mkdir(parents=True, exist_ok=True)
     temporary = record.folder / f"run.json.tmp-{os.getpid()}"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
@@ -98,18 +105,19 @@ def read_record(folder: Path) -> Record:
     path = folder / "run.json"
     try:
         content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            raise ValueError(f"{path} has format {content['format']}; this version reads format {FORMAT}")
-        return Record(
-            folder=folder,
-            run=from_dict(content["run"]),
-            data_digest=content["data_digest"],
-            machine=content["machine"],
-            versions=content["versions"],
-            command=content["command"],
-        )
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error!r})") from None
+        found = content["format"]
+        if found == FORMAT:
+            return Record(
+                folder=folder,
+                run=from_dict(content["run"]),
+                data_digest=content["data_digest"],
+                machine=dict(content["machine"]),
+                versions=dict(content["versions"]),
+                command=content["command"],
+            )
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error})") from None
+    raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

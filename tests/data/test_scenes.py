@@ -125,6 +125,23 @@ def test_shapes_and_textures_differ() -> None:
     assert shares["dotted"] == pytest.approx(np.pi * 0.31**2, abs=0.03)
 
 
+def test_shapes_never_change() -> None:
+    """A changed shape is another data set: raise `shapes.VERSION`, then these areas."""
+    v, u = (np.mgrid[-64:65, -64:65] / 60).astype(np.float32)
+    areas = {name: int((shape(u, v) < 0).sum()) for name, shape in SHAPES.items()}
+    golden = {
+        "disc": 9577,
+        "square": 7921,
+        "triangle": 5090,
+        "star": 4474,
+        "ring": 9060,
+        "cross": 7449,
+        "heart": 7373,
+        "crescent": 6170,
+    }
+    assert areas == pytest.approx(golden, abs=4)
+
+
 def test_shapes_stand_upright_and_do_not_lie() -> None:
     """Mirrored left to right a shape is itself, but for the crescent, so that flipping an image is harmless."""
     v, u = (np.mgrid[-64:65, -64:65] / 64).astype(np.float32)

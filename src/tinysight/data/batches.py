@@ -1,14 +1,15 @@
 """Training batches by number. Batch k is a function of (seed, k) alone: a loader has nothing to save but one integer.
 
-The rows of all epochs form one endless stream: epoch e's order is a permutation drawn from (seed, e), and batch k holds the stream's
-positions [k B, (k + 1) B). So every epoch sees every row exactly once, no batch is short, and a batch may straddle two epochs.
+The rows of all epochs form one endless stream: epoch e's order is a permutation drawn from (seed, e), and batch k holds
+the stream's positions [k B, (k + 1) B). So every epoch sees every row exactly once, no batch is short, and a batch may
+straddle two epochs.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -136,7 +137,7 @@ class Batches:
         return Batch(images=images, labels=labels, draws=draws[part])
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Draws]:
-        """Make an epoch's order and draws, all at once: on a GPU they go over in one copy, and no step waits for the host."""
+        """Make an epoch's order and draws all at once: they go to a GPU in one copy, and no step waits for the host."""
         if epoch not in self._epochs:
             order = self._rows[epoch_order(self.num_rows, seed=self._seed, epoch=epoch)]
             generator = torch.Generator().manual_seed(derived_seed(_DRAWS, self._seed, epoch))
@@ -146,8 +147,11 @@ class Batches:
         return self._epochs[epoch]
 
 
-def read_ahead(make: Callable[[int], Thing], numbers: range, depth: int) -> Iterator[Thing]:
-    """Yield make(n) for each n, up to `depth` of them made in advance by a thread; 0 makes each when it is asked for."""
+def read_ahead(make: Callable[[int], Thing], numbers: range, depth: int) -> Generator[Thing, None, None]:
+    """Yield make(n) for each n, up to `depth` of them made in advance by a thread; 0 makes each when it is asked for.
+
+    Close it when not all are read: that ends the thread.
+    """
     if depth == 0:
         yield from map(make, numbers)
         return

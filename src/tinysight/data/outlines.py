@@ -69,11 +69,11 @@ def _cross(u: Plane, v: Plane) -> Plane:
 
 
 def _heart(u: Plane, v: Plane) -> Plane:
-    """Unite a square on its corner (half-diagonal 0.76) with two discs on its upper edges."""
-    across, down = abs(u), v - 0.08
-    square = (across + abs(down) - 0.76) * math.sqrt(0.5)
-    lobe = _length(across - 0.38, down + 0.38) - (0.38 * math.sqrt(2))
-    distance: Plane = np.minimum(square, lobe)
+    """Unite two discs with the wedge of their outer tangents, which meet in the tip below."""
+    across, tip, x, y, radius = abs(u), 0.97, 0.42, -0.37, 0.48
+    half_angle = math.atan2(x, tip - y) + math.asin(radius / math.hypot(x, tip - y))
+    wedge = across * math.cos(half_angle) + (v - tip) * math.sin(half_angle)
+    distance: Plane = np.minimum(_length(across - x, v - y) - radius, np.maximum(wedge, -0.15 - v))
     return distance
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from tinysight import models
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,10 @@ class Card:
 
 
 def weights_bytes(model: nn.Module, card: Card) -> bytes:
-    """Return the file's content: the state of `model` as float32 and the card, with a checksum over the tensors."""
+    """Return the file's content: the state of `model` as float32 and the card, with a checksum over both."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"format": FORMAT, "card": asdict(card), "sha256": _digest(tensors)}
+    description = asdict(card)
+    metadata = {"format": FORMAT, "card": description, "sha256": _digest(tensors, description)}
     return save_tensors(tensors, metadata={"tinysight": json.dumps(metadata)})
 
 
@@ -64,12 +65,11 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
         metadata = json.loads(header)
         if metadata["format"] != FORMAT:
             raise ValueError(f"{path} has format {metadata['format']}; this version reads format {FORMAT}")
-        values = metadata["card"]
-        card = Card(**{f.name: _tuples(values[f.name]) for f in fields(Card)})
+        if metadata["sha256"] != _digest(tensors, metadata["card"]):
+            raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew")
+        card = Card(**{f.name: _tuples(metadata["card"][f.name]) for f in fields(Card)})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} has a damaged description ({error!r}); copy the file anew") from None
-    if metadata.get("sha256") != _digest(tensors):
-        raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew")
     model = models.build(card.model, len(card.class_names), card.options)
     try:
         model.load_state_dict(tensors)
@@ -78,8 +78,8 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
     return model.eval().requires_grad_(False), card
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)

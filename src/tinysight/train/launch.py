@@ -14,7 +14,7 @@ from tinysight.config import Run
 from tinysight.data.pack import Pack
 from tinysight.device import Placement, place
 from tinysight.train import checkpoint
-from tinysight.train.loop import Outcome, Reporter, Training, train
+from tinysight.train.loop import Outcome, Reporter, check, train
 from tinysight.train.world import World
 
 
@@ -29,7 +29,7 @@ def start(
     placement = world.tell(place(run.train.device, run.train.precision, local_rank=world.local_rank))
     if placement.device.type == "cuda":
         placement = place(run.train.device, "bf16" if placement.bf16 else "fp32", local_rank=world.local_rank)
-    Training(run, pack, placement, world)  # whatever does not fit shows before anything is written
+    check(run, pack, world)  # whatever does not fit shows before anything is written
     folder: Path = world.tell(runs.new_folder(run, name) if world.is_main else None)
     record = runs.Record(
         folder=folder,
@@ -39,11 +39,10 @@ def start(
         versions=runs.versions(),
         command=command,
     )
-    if world.is_main:
-        runs.write_record(record)
-    world.barrier()
-    reporter.say(f"{folder}: {run.recipe} on {pack.name}, {placement.describe()}")
     with _only_one(folder, world):
+        if world.is_main:
+            runs.write_record(record)
+        reporter.say(f"{folder}: {run.recipe} on {pack.name}, {placement.describe()}")
         return folder, train(
             run, pack, folder, placement=placement, world=world, reporter=reporter, versions=record.versions
         )
@@ -66,11 +65,11 @@ def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter) -> Out
     placement = place(record.run.train.device, precision, local_rank=world.local_rank)
     now = _machine(placement, world)
     now_versions = runs.versions()
-    differing = [f"{key} {record.machine[key]} -> {now[key]}" for key in now if now[key] != record.machine[key]]
-    differing += [
-        f"{key} {record.versions.get(key)} -> {now_versions.get(key)}"
-        for key in ("tinysight", "commit", "torch", "numpy")
-        if record.versions.get(key) != now_versions.get(key)
+    began = {**record.machine, **record.versions}
+    differing = [
+        f"{key} {began.get(key)} -> {value}"
+        for key, value in {**now, **now_versions}.items()
+        if key not in ("python", "pillow", "safetensors") and began.get(key) != value
     ]
     if differing:
         reporter.say(f"warning: not as it began ({'; '.join(differing)}): the result will be alike, not the same bytes")

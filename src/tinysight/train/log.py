@@ -28,9 +28,12 @@ class Journal:
         from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
 
         self._log = _continue(folder / "log.jsonl", log_bytes)
-        before = read_lines(folder / "timing.jsonl")
+        timing = folder / "timing.jsonl"
+        before = read_lines(timing)
         self._seconds_before = float(before[-1]["seconds"]) if before else 0.0
-        self._timing = (folder / "timing.jsonl").open("ab")
+        kept = [json.dumps(line) + "\n" for line in before if line["step"] <= step]
+        timing.write_text("".join(kept))  # without a line that a kill cut short, which would spoil the next one
+        self._timing = timing.open("ab")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=30)
         self._start = time.perf_counter()
 

@@ -8,17 +8,18 @@ the log and a few numbers, and a resumed training takes the very steps that an u
 from __future__ import annotations
 
 import json
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,25 +95,11 @@ class Training:
     def __init__(self, run: Run, pack: Pack, placement: Placement, world: World) -> None:
         self.run, self.pack, self.placement, self.world = run, pack, placement, world
         self.crop = run.augment.crop or pack.image_size
-        if self.crop > pack.image_size:
-            raise ValueError(
-                f"augment.crop is {self.crop}, but the images of {pack.name} have {pack.image_size} pixels; "
-                f"set augment.crop to {pack.image_size} or less"
-            )
-        if run.train.batch_size % world.size:
-            raise ValueError(
-                f"train.batch_size {run.train.batch_size} cannot be shared evenly by {world.size} processes; "
-                f"set a multiple of {world.size}"
-            )
-        rows = np.asarray(pack.rows(run.data.train), dtype=np.int64)
-        labels = np.asarray(pack.labels)
-        rows = balanced_subset(rows, labels[rows], run.data.fraction)
-        if len(rows) < 2 * world.size:
-            raise ValueError(f"{pack.name} has {len(rows)} training images; a training needs at least {2 * world.size}")
+        rows = training_rows(run, pack, world)
         batch_size = min(run.train.batch_size, len(rows) // world.size * world.size)
         self.batches = Batches(
             pack.images,
-            labels,
+            pack.labels,
             rows,
             draw=self._draw,
             batch_size=batch_size,
@@ -271,6 +258,37 @@ class Training:
             _restore_random_state(own, self.placement.device)
 
 
+def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
+    """Return the rows of `pack` that `run` learns from; raise ValueError when it does not fit them or the processes."""
+    if run.augment.crop > pack.image_size:
+        raise ValueError(
+            f"augment.crop is {run.augment.crop}, but the images of {pack.name} have {pack.image_size} pixels; "
+            f"set augment.crop to {pack.image_size} or less"
+        )
+    if run.train.batch_size % world.size:
+        raise ValueError(
+            f"train.batch_size {run.train.batch_size} cannot be shared evenly by {world.size} processes; "
+            f"set a multiple of {world.size}"
+        )
+    if run.data.monitor != "none" and not (pack.labels[list(pack.rows(run.data.monitor))] >= 0).any():
+        raise ValueError(
+            f"{pack.name} has no labelled image in {run.data.monitor}, so there is no error to watch; set "
+            "data.monitor=none, with train.final=last and a schedule other than plateau"
+        )
+    rows = np.asarray(pack.rows(run.data.train), dtype=np.int64)
+    rows = balanced_subset(rows, pack.labels[rows], run.data.fraction)
+    if len(rows) < 2 * world.size:
+        raise ValueError(f"{pack.name} has {len(rows)} training images; a training needs at least {2 * world.size}")
+    return rows
+
+
+def check(run: Run, pack: Pack, world: World) -> None:
+    """Raise ValueError when `run` cannot be trained on `pack` by these processes; this costs no memory or time."""
+    training_rows(run, pack, world)
+    with torch.device("meta"):
+        models.build(run.model.name, len(pack.class_names), run.model.options)
+
+
 def train(
     run: Run,
     pack: Pack,
@@ -289,13 +307,10 @@ def train(
         ValueError: the run does not fit the data.
         OSError: something could not be written; the last good checkpoint stays.
     """
-    outside = torch.get_rng_state()
-    try:
-        with _signals() as asked:
-            training = Training(run, pack, placement, world)
-            return _Sitting(training, folder, reporter, asked, versions).go()
-    finally:
-        torch.set_rng_state(outside)
+    devices = [placement.device] if placement.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _signals() as asked:  # the caller's random state stays as it is
+        training = Training(run, pack, placement, world)
+        return _Sitting(training, folder, reporter, asked, versions).go()
 
 
 class _Sitting:
@@ -357,30 +372,31 @@ class _Sitting:
         noted_step = training.step_number
         depth = 0 if training.batches.on_device else training.run.data.prefetch
         numbers = range(training.step_number, end)
-        for batch in read_ahead(training.batches.batch, numbers, depth):
-            finite = training.step(batch)
-            step = training.step_number
-            noting = step % every == 0 or step == end
-            if on_gpu:
-                news = _NON_FINITE if noting and training.broken() else self.asked()
-            else:
-                news = self.asked() if finite else _NON_FINITE
-            news = training.world.any(news)
-            if news == _NON_FINITE:
-                self._stop_non_finite()
-            if noting:
-                now = time.perf_counter()
-                rate = (step - noted_step) * training.batches.batch_size / (now - noted_at)
-                noted_at, noted_step = now, step
-                self._note("train", self._train_values(), rate)
-            else:
-                self.reporter.stepped(step, None)
-            if news:
-                self._stop_for(news)
-            due = (time.perf_counter() - saved_at) / 60 >= training.run.train.checkpoint_minutes
-            if training.world.any(int(due)) and step != end:
-                self._save()
-                saved_at = time.perf_counter()
+        with closing(read_ahead(training.batches.batch, numbers, depth)) as batches:  # ends its thread, whatever comes
+            for batch in batches:
+                finite = training.step(batch)
+                step = training.step_number
+                noting = step % every == 0 or step == end
+                if on_gpu:
+                    news = _NON_FINITE if noting and training.broken() else self.asked()
+                else:
+                    news = self.asked() if finite else _NON_FINITE
+                news = training.world.any(news)
+                if news == _NON_FINITE:
+                    self._stop_non_finite()
+                if noting:
+                    now = time.perf_counter()
+                    rate = (step - noted_step) * training.batches.batch_size / (now - noted_at)
+                    noted_at, noted_step = now, step
+                    self._note("train", self._train_values(), rate)
+                else:
+                    self.reporter.stepped(step, None)
+                if news:
+                    self._stop_for(news)
+                due = (time.perf_counter() - saved_at) / 60 >= training.run.train.checkpoint_minutes
+                if training.world.any(int(due)) and step != end:
+                    self._save()
+                    saved_at = time.perf_counter()
 
     def _train_values(self) -> dict[str, Any]:
         training = self.training
@@ -434,10 +450,12 @@ class _Sitting:
             if self.asked():
                 raise Stopped
 
+        model = training.judged_model()
+        world.copy_from_main(list(model.buffers()))  # each process has norm statistics of its own images
         scores = None
         with suppress(Stopped):
             scores = run_model(
-                training.judged_model(),
+                model,
                 pack.images,
                 pack.labels,
                 range(rows.start + share.start, rows.start + share.stop),
@@ -461,7 +479,7 @@ class _Sitting:
         if training.world.is_main:
             checkpoint.save(state, self.states)
             best = training.best_step if training.run.train.final == "best" else None
-            checkpoint.prune(self.states, keep=training.run.train.keep, best=best)
+            checkpoint.prune(self.states, newest=state.step, keep=training.run.train.keep, best=best)
         training.world.barrier()
 
     def _stop_for(self, signal_number: int) -> None:
@@ -489,8 +507,11 @@ class _Sitting:
             return path
         model = training.judged_model()
         if run.train.final == "best" and training.best_step is not None:
-            best = checkpoint.load(self.states / f"step-{training.best_step:08d}")
-            model.load_state_dict(_parts(best.tensors)["model" if training.average is None else "average"])
+            try:
+                best = checkpoint.load(self.states / f"step-{training.best_step:08d}")
+                model.load_state_dict(_parts(best.tensors)["model" if training.average is None else "average"])
+            except ValueError as error:
+                self.reporter.say(f"warning: {error}; keeping the last weights in place of the best")
         results = {
             "steps": training.step_number,
             "epochs": run.train.epochs,
@@ -511,9 +532,9 @@ class _Sitting:
             commit=self.versions.get("commit", ""),
             results=results,
         )
-        checkpoint.replace_durably(path, weights_bytes(model, card))
         summary = {**results, "seconds": round(seconds, 1)}
         checkpoint.replace_durably(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
+        checkpoint.replace_durably(path, weights_bytes(model, card))  # last: these make a run a finished one
         return path
 
 
@@ -560,7 +581,8 @@ def _signals() -> Iterator[Callable[[], int]]:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
         if len(came) == 1:
-            print("\nfinishing the step and saving; once more to quit at once", file=sys.stderr, flush=True)
+            with suppress(OSError):  # no print: it fails in the middle of another, and where the terminal is gone
+                os.write(2, b"\nfinishing the step and saving; Ctrl-C once more quits at once\n")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 

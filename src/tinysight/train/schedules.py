@@ -15,7 +15,7 @@ class LearningRate:
         name: "plateau", "cosine", "linear" or "constant".
         total: steps of the whole training.
         warmup: steps of linear growth before that.
-        factor, patience: plateau: multiply by `factor` after `patience` observations without a better error.
+        factor, patience: plateau: multiply by `factor` at an observation that is no better, after `patience` such ones.
     """
 
     name: str

@@ -50,6 +50,12 @@ class World:
         """Return the main process's thing on every process."""
         return self.gather(thing)[0]
 
+    def copy_from_main(self, tensors: list[torch.Tensor]) -> None:
+        """Overwrite `tensors`, on the computing device, by those of the main process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.size > 1:

@@ -1,0 +1,92 @@
+"""What the tests share: one thread, a small pack of drawn shapes, small models, and runs that take a second."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests share few cores, and some compare bytes
+
+if TYPE_CHECKING:
+    from tinysight.config import Run
+    from tinysight.data.pack import Pack
+
+MakeRun = Callable[..., "Run"]
+
+
+@pytest.fixture(scope="session")
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data home that holds `pack`."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def pack(data_home: Path) -> Pack:
+    """72 + 24 + 24 + 12 drawn scenes of 32 pixels in 24 classes."""
+    from tinysight.data import shapes
+
+    return shapes.prepare(
+        home=data_home, num_train=72, num_minival=24, num_val=24, num_test=12, image_size=32, name="small", workers=1
+    )
+
+
+@pytest.fixture(scope="session")
+def command_line() -> Path:
+    """The program that is `tinysight` with the small models registered."""
+    return Path(__file__).parent / "train" / "command_line.py"
+
+
+@pytest.fixture(scope="session")
+def _small_models(command_line: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("small_models", command_line)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def small_models(_small_models: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Register the model "small" while a test runs."""
+    from tinysight.models import MODELS
+
+    monkeypatch.setitem(MODELS, "small", _small_models.Small)
+    return _small_models
+
+
+@pytest.fixture
+def make_run(small_models: ModuleType) -> MakeRun:
+    """Make a run that has everything a resumed training can get wrong; keywords change it, `train__epochs=2`.
+
+    5 + 4 + 5 batches of 16 in 3 epochs of 72 images, the batches 5 and 10 straddling two.
+    """
+    from tinysight.config import Augment, Data, Model, Optimiser, Run, Schedule, Train, override
+
+    def make(**changes: Any) -> Run:
+        run = Run(
+            recipe="test",
+            data=Data(name="small"),
+            augment=Augment(crop=24),
+            model=Model(name="small", options={"dropout": 0.3}),
+            optimiser=Optimiser(lr=0.05, decay_all=False),
+            schedule=Schedule(name="plateau", warmup=0.5, patience=0, factor=0.5),
+            train=Train(
+                epochs=3,
+                batch_size=16,
+                average_decay=0.9,
+                label_smoothing=0.1,
+                flip_average=True,
+                precision="fp32",
+                device="cpu",
+                log_every=4,
+            ),
+        )
+        return override(run, {name.replace("__", "."): value for name, value in changes.items()})
+
+    return make

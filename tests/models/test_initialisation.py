@@ -1,0 +1,52 @@
+"""Starting weights: their moments, and that they come from the generator alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tinysight.models.initialisation import INITIALISATIONS, torch_default, variance_scaling
+
+
+def _model() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(16, 64, 5, bias=False), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(256, 200))
+
+
+def test_variance_scaling_has_its_moments() -> None:
+    model = _model()
+    variance_scaling(model, generator=torch.Generator().manual_seed(0))
+    for index, fan_in in ((0, 16 * 25), (3, 256)):
+        weight = model[index].weight
+        assert isinstance(weight, torch.Tensor)
+        expected = math.sqrt(2 / fan_in)
+        assert abs(float(weight.mean())) < 4 * expected / math.sqrt(weight.numel())
+        assert float(weight.std()) == pytest.approx(expected, rel=4 / math.sqrt(2 * weight.numel()))
+        assert float(weight.abs().max()) > 3 * expected  # normal, not uniform
+    assert not model[3].bias.any()  # type: ignore[union-attr,operator]
+
+
+def test_the_default_is_torchs_own_distribution() -> None:
+    model, own = _model(), _model()
+    torch_default(model, generator=torch.Generator().manual_seed(0))
+    for index, fan_in in ((0, 16 * 25), (3, 256)):
+        weight, reference = model[index].weight, own[index].weight
+        assert isinstance(weight, torch.Tensor) and isinstance(reference, torch.Tensor)
+        bound = 1 / math.sqrt(fan_in)
+        assert bound * 0.99 < float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(float(reference.std()), rel=0.03)
+    assert 0 < float(model[3].bias.abs().max()) <= 1 / 16  # type: ignore[union-attr,operator]
+
+
+@pytest.mark.parametrize("name", INITIALISATIONS)
+def test_weights_come_from_the_generator_alone(name: str) -> None:
+    model, again, other = _model(), _model(), _model()
+    before = torch.get_rng_state()
+    for each, seed in ((model, 1), (again, 1), (other, 2)):
+        INITIALISATIONS[name](each, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(before, torch.get_rng_state())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    assert not torch.equal(model[0].weight, other[0].weight)  # type: ignore[arg-type]

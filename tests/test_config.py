@@ -1,0 +1,183 @@
+"""Runs as values: validation, changes by field=value, and the way through JSON."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinysight.config import (
+    Augment,
+    Data,
+    Model,
+    Optimiser,
+    Run,
+    Schedule,
+    Train,
+    from_dict,
+    override,
+    parse_assignments,
+    to_dict,
+)
+
+RUN = Run(recipe="any", model=Model(options={"n": 1, "filters": (4, 8)}), train=Train(sizes=((0.0, 16), (0.5, 24))))
+PATHS = [f"{s.name}.{f.name}" for s in fields(Run) if is_dataclass(getattr(RUN, s.name)) for f in fields(getattr(RUN, s.name))]
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (Data, {"train": "val"}),
+        (Data, {"monitor": "val"}),
+        (Data, {"train": "train+minival"}),
+        (Data, {"fraction": 0.0}),
+        (Data, {"fraction": 1.01}),
+        (Data, {"prefetch": -1}),
+        (Augment, {"crop": -1}),
+        (Augment, {"flip": 1.5}),
+        (Augment, {"probability": -0.1}),
+        (Augment, {"shift": -1}),
+        (Augment, {"rotation": 181.0}),
+        (Augment, {"contrast": (1.1, 0.9)}),
+        (Augment, {"gamma": (0.0, 1.0)}),
+        (Augment, {"gamma": (1.0,)}),
+        (Model, {"initialisation": "ones"}),
+        (Optimiser, {"name": "sdg"}),
+        (Optimiser, {"lr": 0.0}),
+        (Optimiser, {"momentum": 1.0}),
+        (Optimiser, {"momentum": 0.0}),
+        (Optimiser, {"weight_decay": -1e-4}),
+        (Schedule, {"name": "cosinus"}),
+        (Schedule, {"warmup": -1.0}),
+        (Schedule, {"factor": 1.0}),
+        (Schedule, {"patience": -1}),
+        (Train, {"epochs": 0}),
+        (Train, {"batch_size": 1}),
+        (Train, {"label_smoothing": 1.0}),
+        (Train, {"average_decay": 1.0}),
+        (Train, {"sizes": ((0.1, 32),)}),
+        (Train, {"sizes": ((0.0, 32), (0.0, 40))}),
+        (Train, {"sizes": ((0.0, 7),)}),
+        (Train, {"sizes": ((0.0, 32), (1.0, 40))}),
+        (Train, {"final": "first"}),
+        (Train, {"seed": -1}),
+        (Train, {"precision": "fp16"}),
+        (Train, {"log_every": 0}),
+        (Train, {"checkpoint_minutes": 0.0}),
+        (Train, {"keep": 1}),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_field_value_and_what_is_allowed(
+    section: type, values: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{section.__name__.lower()}\.\w+ is .*; allowed: ") as error:
+        section(**values)
+    assert "\n" not in str(error.value)
+
+
+def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
+    nothing = Data(monitor="none")
+    for fault in ({"schedule": Schedule(name="plateau")}, {"schedule": Schedule(name="cosine"), "train": Train(final="best")}):
+        with pytest.raises(ValueError, match=r"data\.monitor"):
+            Run(recipe="any", data=nothing, **fault)  # type: ignore[arg-type]
+    assert Run(recipe="any", data=nothing, schedule=Schedule(name="cosine")).data == nothing
+
+
+def test_a_run_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        RUN.train.epochs = 3  # type: ignore[misc]
+
+
+def test_a_run_goes_through_json_and_comes_back_equal() -> None:
+    changed = override(RUN, {"augment.contrast": "0.5,1.5", "train.seed": "7", "optimiser.decay_all": "false"})
+    assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
+    assert from_dict(to_dict(changed)) == changed
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "expected"),
+    [
+        ("train.epochs=8", "train.epochs", 8),
+        ("optimiser.lr=1", "optimiser.lr", 1.0),
+        ("optimiser.lr=5e-2", "optimiser.lr", 0.05),
+        ("optimiser.nesterov=False", "optimiser.nesterov", False),
+        ("data.name=8", "data.name", "8"),
+        ("augment.gamma=1,1.5", "augment.gamma", (1.0, 1.5)),
+        ("train.sizes=((0,40),(0.7,56))", "train.sizes", ((0.0, 40), (0.7, 56))),
+        ("train.sizes=()", "train.sizes", ()),
+        ("model.options={}", "model.options", {}),
+        ("model.options.n=2", "model.options", {"n": 2, "filters": (4, 8)}),
+        ("model.options.filters=(1,2)", "model.options", {"n": 1, "filters": (1, 2)}),
+        ("model.options.stem=v4", "model.options", {"n": 1, "filters": (4, 8), "stem": "v4"}),
+        ("data.name=a=b", "data.name", "a=b"),
+    ],
+)
+def test_settings_are_read_by_the_fields_type(setting: str, path: str, expected: object) -> None:
+    section, name = path.split(".")
+    value = getattr(getattr(override(RUN, dict(parse_assignments([setting]))), section), name)
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("train.epoch=8", "did you mean train.epochs"),
+        ("trian.epochs=8", "did you mean train"),
+        ("epochs=8", "did you mean train.epochs"),
+        ("recipe=other", "no field is named recipe"),
+        ("train.=8", "no field"),
+        ("train.epochs.x=8", "a level too deep"),
+        ("train.epochs=8.5", "expected a whole number"),
+        ("train.epochs=true", "expected a whole number"),
+        ("train.epochs=", "expected a whole number"),
+        ("optimiser.lr=nan", "expected a number"),
+        ("optimiser.lr=1e999", "expected a number"),
+        ("optimiser.nesterov=1", "expected true or false"),
+        ("augment.gamma=1", "expected a value like tuple"),
+        ("train.sizes=(0,40)", "expected a value like tuple"),
+        ("train.epochs={[]:1}", "expected a whole number"),
+        ("train.epochs=0", "allowed: 1 or more"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(setting: str, complaint: str) -> None:
+    with pytest.raises(ValueError) as error:
+        override(RUN, dict(parse_assignments([setting])))
+    assert complaint in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("setting", ["train.epochs", "=8", ""])
+def test_what_is_no_setting_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=r"section\.field=value"):
+        parse_assignments([setting])
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        parse_assignments(["train.epochs=1", "train.epochs=2"])
+
+
+def test_several_settings_of_one_section_are_judged_together() -> None:
+    plain = replace(RUN, optimiser=Optimiser(momentum=0.0, nesterov=False))
+    assert override(RUN, {"optimiser.momentum": "0", "optimiser.nesterov": "false"}) == plain
+
+
+@settings(max_examples=60)
+@given(path=st.sampled_from(PATHS), value=st.one_of(st.text(max_size=12), st.text("0123456789.,-()[]{}'e:", max_size=9)))
+def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # Python's own, of texts like 1or2
+        try:
+            changed = override(RUN, {path: value})
+        except ValueError:
+            return
+    assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
+
+
+@pytest.mark.parametrize("content", [{"recipe": "a", "trian": {}}, {"recipe": "a", "train": {"epoch": 1}}])
+def test_an_unknown_field_of_a_record_is_refused(content: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="did you mean"):
+        from_dict(content)

@@ -1,0 +1,51 @@
+"""Every recipe is a valid run whose model can be built and whose docstring says what a person must know."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+
+import pytest
+import torch
+
+from tinysight.config import from_dict, to_dict
+from tinysight.models import build
+from tinysight.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_run_that_goes_through_json(name: str) -> None:
+    run = recipe(name)
+    assert run.recipe == name
+    assert from_dict(json.loads(json.dumps(to_dict(run)))) == run
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_model_can_be_built(name: str) -> None:
+    run = recipe(name)
+    with torch.device("meta"):
+        model = build(run.model.name, 200, run.model.options)
+    assert model.num_features == 512 or name == "quickstart"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_docstring_has_its_labelled_lines_in_order(name: str) -> None:
+    text = inspect.getdoc(RECIPES[name]) or ""
+    assert text.splitlines()[0].endswith(".")
+    labels = re.findall(r"^(\w+): \S", text, flags=re.MULTILINE)
+    assert labels == ["Source", "Hardware", "Time", "Result"]
+
+
+def test_the_reports_recipes_are_as_published() -> None:
+    run = recipe("resnet18-report")
+    assert (run.optimiser.lr, run.optimiser.momentum, run.optimiser.nesterov) == (0.1, 0.9, True)
+    assert run.optimiser.weight_decay == 2e-4 and run.optimiser.decay_all
+    assert (run.schedule.name, run.schedule.factor) == ("plateau", 0.1)
+    assert (run.augment.crop, run.augment.contrast, run.augment.gamma) == (56, (0.9, 1.08), (0.9, 1.08))
+    assert run.model.options == {"n": 2} and recipe("resnet10-report").model.options == {"n": 1}
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean resnet18-report"):
+        recipe("resnet18-reprot")
