@@ -553,6 +553,8 @@ def _draw_predictions(folder: Path, pack: Pack, scores: Scores, split: str, coun
     sheet = contact_sheet(
         [pack.images[int(scores.rows[index])] for index in chosen.tolist()],
         captions=captions,
+        columns=6,
+        scale=3,
         title=f"{folder.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
     )
     sheet.save(folder / f"predictions-{split}.png")

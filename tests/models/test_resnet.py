@@ -19,8 +19,8 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("resnet", {"n": 2, "first_stride": 1}, 11_279_112),
     ("resnet", {"n": 1}, 5_012_616),
     ("resnet", {"n": 1, "first_stride": 1}, 5_008_392),
-    ("resnet", {"n": 2, "filters": (16, 32, 64, 128)}, 727_128),
-    ("resnet", {"n": 1, "filters": (16, 32, 64, 128)}, 334_536),
+    ("resnet", {"n": 2, "filters": (16, 32, 64, 128)}, 728_184),
+    ("resnet", {"n": 1, "filters": (16, 32, 64, 128)}, 335_544),
 ]
 SMALL = {"n": 1, "filters": (4, 8)}
 
@@ -97,7 +97,7 @@ def test_bf16_and_channels_last_give_nearly_the_same_logits() -> None:
 
 def test_it_overfits_64_drawn_images() -> None:
     _, draw = shapes.listing(num_train=64, num_minival=0, num_val=0, num_test=0, image_size=32)
-    images = torch.from_numpy(np.stack([draw(row) for row in range(64)])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([draw(row) for row in range(64)]))[:, ::2, ::2].permute(0, 3, 1, 2)
     labels = torch.arange(64) % 24
     model = _resnet(24, filters=(16, 32)).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
@@ -115,11 +115,11 @@ def test_it_overfits_64_drawn_images() -> None:
     [
         ({"m": 1}, "no option 'm'; there are n, filters, first_stride"),
         ({"n": 0}, "needs 1 unit"),
-        ({"n": 1.5}, "expected a int"),
-        ({"n": True}, "expected a int"),
+        ({"n": 1.5}, "expected a value like 2"),
+        ({"n": True}, "expected a value like 2"),
         ({"filters": ()}, "give the channels"),
         ({"filters": (0, 1)}, "give the channels"),
-        ({"filters": 3}, "expected a tuple"),
+        ({"filters": 3}, "expected a value like"),
         ({"first_stride": 3}, "allowed: 1, 2"),
     ],
 )

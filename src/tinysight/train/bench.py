@@ -60,6 +60,7 @@ def measure_machine(placement: Placement, *, seconds: float) -> dict[str, Any]:
             "images_per_s": rate,
             "gmac_per_image": multiply_adds / 1e9,
             "share_of_matmul": rate * multiply_adds * STEP_WORK / work,
+            "augmentation_share": rate / result["augmentation_images_per_s"],
         }
         result["prediction"][name] = {
             f"batch_{size}_images_per_s": _prediction(model, placement, images[:size], seconds) for size in (1, 64)
@@ -79,7 +80,8 @@ def table(result: dict[str, Any]) -> Table:
         "augmentation, all six", f"{result['augmentation_images_per_s']:,.0f}", f"images/s, {SIZE} -> {CROP} px"
     )
     for name, figures in result["training"].items():
-        note = f"images/s at {CROP} px, batch {BATCH}: {figures['share_of_matmul']:.0%} of the matrix product's rate"
+        note = f"images/s at {CROP} px, batch {BATCH}: {figures['share_of_matmul']:.0%} of the matrix product's rate, "
+        note += f"{figures['augmentation_share']:.1%} of the step is augmentation"
         shown.add_row(f"training {name}", f"{figures['images_per_s']:,.0f}", note)
     for name, figures in result["prediction"].items():
         one, many = figures["batch_1_images_per_s"], figures["batch_64_images_per_s"]

@@ -9,7 +9,10 @@ from torch import nn
 def sgd(
     model: nn.Module, *, lr: float, momentum: float, nesterov: bool, weight_decay: float, decay_all: bool
 ) -> torch.optim.Optimizer:
-    """Build SGD with (Nesterov) momentum; with `decay_all=False` vectors (norms, biases) get no weight decay."""
+    """Build SGD with (Nesterov) momentum; with `decay_all=False` vectors (norms, biases) get no weight decay.
+
+    It is fused: gradients must lie in memory as their parameters do, which autograd and DistributedDataParallel see to.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if decay_all:
         groups = [{"params": parameters, "weight_decay": weight_decay}]

@@ -1,0 +1,336 @@
+"""Checkpoints are whole or refused: damage, crashes before every file operation, full disks, and what is kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from tinysight.train import checkpoint
+from tinysight.train.checkpoint import State, load, load_newest, prune, replace_durably, save, saved
+
+
+def _state(step: int, size: int = 3) -> State:
+    generator = torch.Generator().manual_seed(step)
+    return State(
+        step=step,
+        tensors={
+            "model|weight": torch.randn(size, size, generator=generator),
+            "model|count": torch.tensor(step),
+            "random|0|cpu": torch.randint(0, 256, (16,), dtype=torch.uint8, generator=generator),
+            "optimiser|weight|empty": torch.zeros(0, 2),
+        },
+        scalars={"step": step, "best_error": None, "rate": {"scale": 0.1, "best": 0.25}, "log_bytes": 10 * step},
+    )
+
+
+def _same(one: State, other: State) -> bool:
+    return (
+        (one.step, one.scalars) == (other.step, other.scalars)
+        and one.tensors.keys() == other.tensors.keys()
+        and all(torch.equal(value, other.tensors[name]) for name, value in one.tensors.items())
+        and all(value.dtype == other.tensors[name].dtype for name, value in one.tensors.items())
+    )
+
+
+def test_a_state_comes_back_equal(tmp_path: Path) -> None:
+    path = save(_state(7), tmp_path / "runs" / "checkpoints")
+    assert path.name == "step-00000007" and _same(load(path), _state(7))
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "state.json", "state.safetensors"]
+
+
+def test_tensors_in_any_layout_are_kept_by_value(tmp_path: Path) -> None:
+    tensor = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    tensors = {"a": tensor, "b": tensor[:, 1], "c": torch.nn.Parameter(tensor[0].T.mT.contiguous())}
+    found = load(save(State(step=1, tensors=tensors, scalars={}), tmp_path)).tensors
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+def test_the_newest_is_loaded_by_number_not_by_name_or_age(tmp_path: Path) -> None:
+    for step in (100_000_000, 9, 99_999_999, 10):
+        save(_state(step), tmp_path)
+    assert [path.name for path in saved(tmp_path)][-2:] == ["step-99999999", "step-100000000"]
+    state, complaints = load_newest(tmp_path)
+    assert state is not None and state.step == 100_000_000 and complaints == []
+
+
+def test_where_nothing_was_saved_there_is_nothing(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "none") == (None, []) and saved(tmp_path / "none") == []
+    (tmp_path / "step-00000001.tmp-77").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert load_newest(tmp_path) == (None, [])
+
+
+def test_a_state_saved_again_replaces_the_first(tmp_path: Path) -> None:
+    save(_state(7), tmp_path)
+    newer = State(step=7, tensors=_state(8).tensors, scalars={"step": 7})
+    save(newer, tmp_path)
+    assert _same(load(tmp_path / "step-00000007"), newer)
+    prune(tmp_path, newest=7, keep=2, best=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
+
+
+# ---------------------------------------------------------------- damage
+
+
+def _flip(path: Path, position: int, mask: int) -> Callable[[], None]:
+    content = bytearray(path.read_bytes())
+    whole = bytes(content)
+    content[position] ^= mask
+    path.write_bytes(content)
+    return lambda: (path.write_bytes(whole), None)[1]
+
+
+def _check_flips(folder: Path, rounds: int) -> None:
+    """Flip a byte somewhere in the newer of two states: it must be refused by name, and the older one used."""
+    older = _state(1)
+    save(older, folder)
+    choices = random.Random(rounds)
+    for number in range(rounds):
+        newer = save(_state(2 + number, size=1 + number % 5), folder)
+        file = newer / ("manifest.json", "state.json", "state.safetensors")[number % 3]
+        position = choices.randrange(file.stat().st_size)
+        _flip(file, position, choices.randrange(1, 256))
+        with pytest.raises(ValueError) as error:
+            load(newer)
+        assert str(newer) in str(error.value) and "\n" not in str(error.value), (file.name, position)
+        state, complaints = load_newest(folder)
+        assert state is not None and _same(state, older)
+        assert len(complaints) == 1 and str(newer) in complaints[0]
+        prune(folder, newest=1, keep=2, best=None)
+    assert [path.name for path in saved(folder)] == ["step-00000001"]
+
+
+def test_a_flipped_byte_is_refused_and_the_older_state_used(tmp_path: Path) -> None:
+    _check_flips(tmp_path, 60)
+
+
+@pytest.mark.reliability
+def test_a_flipped_byte_in_each_of_500_states(tmp_path: Path) -> None:
+    _check_flips(tmp_path, 500)
+
+
+def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
+    path = save(_state(100), tmp_path)
+    manifest = path / "manifest.json"
+    whole = manifest.read_bytes()
+    for position in range(len(whole)):
+        for mask in (1, 4, 14, 30, 255):  # 30 makes a point of a zero: 1.0 for 100 is a number, too
+            restore = _flip(manifest, position, mask)
+            with pytest.raises(ValueError, match="step-00000100"):
+                load(path)
+            restore()
+    assert _same(load(path), _state(100))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "state.safetensors"])
+def test_a_missing_or_cut_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    path = save(_state(3), tmp_path)
+    (path / name).write_bytes((path / name).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=name):
+        load(path)
+    (path / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        load(path)
+
+
+def test_a_state_under_another_steps_name_is_refused(tmp_path: Path) -> None:
+    save(_state(3), tmp_path).rename(tmp_path / "step-00000004")
+    with pytest.raises(ValueError, match="does not describe step-00000004"):
+        load(tmp_path / "step-00000004")
+
+
+def test_another_format_is_refused_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(_state(3), tmp_path)
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    with pytest.raises(ValueError, match="has format 1; this version reads format 99"):
+        load(path)
+
+
+def test_when_every_state_is_damaged_nothing_is_begun_anew_in_silence(tmp_path: Path) -> None:
+    for step in (1, 2):
+        (save(_state(step), tmp_path) / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no state .* is whole; remove that folder to train from the start"):
+        load_newest(tmp_path)
+    assert len(saved(tmp_path)) == 2
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(_state(step), tmp_path)
+    (tmp_path / "step-00000003.tmp-1").mkdir()
+    prune(tmp_path, newest=7, keep=2, best=3)
+    assert [path.name[-1] for path in sorted(tmp_path.iterdir())] == ["3", "6", "7"]
+    prune(tmp_path, newest=7, keep=2, best=None)
+    assert [path.name[-1] for path in sorted(tmp_path.iterdir())] == ["6", "7"]
+
+
+def test_damaged_states_of_a_lost_future_neither_stay_nor_push_good_ones_out(tmp_path: Path) -> None:
+    for step in (1, 5, 9, 10):
+        save(_state(step), tmp_path)
+    for step in (9, 10):
+        (tmp_path / f"step-{step:08d}" / "state.json").write_text("damaged")
+    save(_state(7), tmp_path)  # the training went on from 5
+    prune(tmp_path, newest=7, keep=2, best=1)
+    assert [int(path.name[5:]) for path in saved(tmp_path)] == [1, 5, 7]
+
+
+# ---------------------------------------------------------------- crashes and full disks
+
+
+class _Countdown:
+    """Ends the process, as a power cut would, before its file operation of a given number."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.count = 0
+
+    def __call__(self, tear: Callable[[], None] = lambda: None) -> None:
+        self.count += 1
+        if self.count == self.left:
+            tear()
+            os._exit(77)
+
+
+def _saves(folder: Path) -> None:
+    """Save a sequence of states as a training does, one of them again under its own name."""
+    for step in (1, 2, 3, 3):
+        save(_state(step), folder)
+        prune(folder, newest=step, keep=2, best=1)
+
+
+def _in_a_child(work: Callable[[], None]) -> int:
+    """Run `work` in a forked process and return its exit status."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+_OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+
+def _crash_before(number: int, work: Callable[[], None], report: Path | None = None) -> int:
+    """Run `work` and end it before its operation `number`; what was not yet synced then is half lost."""
+
+    def child() -> None:
+        countdown = _Countdown(number)
+        real_fsync = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            def tear() -> None:
+                if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".json") or os.fstat(descriptor).st_size:
+                    try:
+                        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                    except OSError:
+                        return  # a folder
+
+            countdown(tear)
+            real_fsync(descriptor)
+
+        def audit(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in _OPERATIONS:
+                countdown()
+
+        os.fsync = fsync
+        sys.addaudithook(audit)
+        work()
+        if report is not None:
+            os.write(os.open(report, os.O_WRONLY | os.O_CREAT), str(countdown.count).encode())
+
+    return _in_a_child(child)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+def test_a_crash_before_any_file_operation_leaves_an_older_or_the_newer_state(tmp_path: Path) -> None:
+    report = tmp_path / "count"
+    assert _crash_before(0, lambda: _saves(tmp_path / "whole"), report) == 0
+    num_operations = int(report.read_text()) - 1  # the report is the last one
+    assert num_operations >= 45
+
+    reached = 0
+    for number in range(1, num_operations + 1):
+        folder = tmp_path / f"crash-{number}"
+        assert _crash_before(number, lambda folder=folder: _saves(folder)) == 77  # type: ignore[misc]
+        state, complaints = load_newest(folder)
+        assert complaints == [], number  # nothing broken ever had a final name
+        step = 0 if state is None else state.step
+        assert step >= reached, number  # what was once there is not lost again
+        reached = step
+        if state is not None:
+            assert _same(state, _state(step))
+        _saves(folder)  # and the next ones find nothing in their way
+        assert [int(path.name[5:]) for path in saved(folder)] == [1, 2, 3]
+        assert len(list(folder.iterdir())) == 3
+    assert reached == 3
+
+
+@pytest.mark.parametrize("part", ["state.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_full_disk_leaves_earlier_states_and_nothing_else(
+    part: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(_state(1), tmp_path)
+    save(_state(2), tmp_path)
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(part):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        save(_state(2 if again else 3), tmp_path)
+    assert error.value.errno == errno.ENOSPC and str(error.value.filename).endswith(part)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+    assert all(_same(load(tmp_path / f"step-{step:08d}"), _state(step)) for step in (1, 2))
+
+
+def test_a_rename_that_fails_gives_the_old_state_its_name_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(_state(2), tmp_path)
+    real = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if ".tmp-old-" not in self.name and ".tmp-" in self.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        save(_state(2), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+    assert _same(load(tmp_path / "step-00000002"), _state(2))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    replace_durably(path, b"old")
+    replace_durably(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def full(descriptor: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_durably(path, json.dumps({"a": 1}).encode())
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
