@@ -163,9 +163,8 @@ def main() -> None:
         report = run(options.folder, options.archive, options.rounds, options.workers, Path(scratch))
     pure = report["baseline_medians"]
     print(f"{report['images']} images, {report['workers']} processes, median of {report['rounds']}")
-    print(
-        f"{'':12} {'wall s':>7} {'ratio':>6} {'cpu s':>7} {'ratio':>6} {'again s':>8} {'parent MB':>10} {'worker MB':>10}"
-    )
+    header = ("wall s", "ratio", "cpu s", "ratio", "again s", "parent MB", "worker MB")
+    print("{:12} {:>7} {:>6} {:>7} {:>6} {:>8} {:>10} {:>10}".format("", *header))
     print(f"{'pure decode':12} {pure['seconds']:7.2f} {'':6} {pure['cpu_seconds']:7.2f}")
     none = {"ratio": float("nan"), "cpu_ratio": float("nan")}
     for name, row in {**report["medians"], "a tenth": report["a_tenth"] | none}.items():

@@ -25,7 +25,12 @@ from tinysight.config import (
 )
 
 RUN = Run(recipe="any", model=Model(options={"n": 1, "filters": (4, 8)}), train=Train(sizes=((0.0, 16), (0.5, 24))))
-PATHS = [f"{s.name}.{f.name}" for s in fields(Run) if is_dataclass(getattr(RUN, s.name)) for f in fields(getattr(RUN, s.name))]
+PATHS = [
+    f"{s.name}.{f.name}"
+    for s in fields(Run)
+    if is_dataclass(getattr(RUN, s.name))
+    for f in fields(getattr(RUN, s.name))
+]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,10 @@ def test_a_value_out_of_range_is_refused_by_field_value_and_what_is_allowed(
 
 def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
     nothing = Data(monitor="none")
-    for fault in ({"schedule": Schedule(name="plateau")}, {"schedule": Schedule(name="cosine"), "train": Train(final="best")}):
+    for fault in (
+        {"schedule": Schedule(name="plateau")},
+        {"schedule": Schedule(name="cosine"), "train": Train(final="best")},
+    ):
         with pytest.raises(ValueError, match=r"data\.monitor"):
             Run(recipe="any", data=nothing, **fault)  # type: ignore[arg-type]
     assert Run(recipe="any", data=nothing, schedule=Schedule(name="cosine")).data == nothing
@@ -166,7 +174,9 @@ def test_several_settings_of_one_section_are_judged_together() -> None:
 
 
 @settings(max_examples=60)
-@given(path=st.sampled_from(PATHS), value=st.one_of(st.text(max_size=12), st.text("0123456789.,-()[]{}'e:", max_size=9)))
+@given(
+    path=st.sampled_from(PATHS), value=st.one_of(st.text(max_size=12), st.text("0123456789.,-()[]{}'e:", max_size=9))
+)
 def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # Python's own, of texts like 1or2

@@ -64,6 +64,12 @@ def test_wilson_interval_narrows_with_confidence_and_count() -> None:
     assert width(1_000, 0.95) < width(100, 0.95)
 
 
+def test_wilson_interval_touches_its_ends_exactly() -> None:
+    for count in range(1, 200):
+        assert metrics.wilson_interval(0, count)[0] == 0
+        assert metrics.wilson_interval(count, count)[1] == 1
+
+
 @pytest.mark.parametrize(("errors", "count"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_interval_refuses_impossible_counts(errors: int, count: int) -> None:
     with pytest.raises(ValueError, match=f"{errors} errors of {count}"):

@@ -9,6 +9,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +51,7 @@ def test_a_state_comes_back_equal(tmp_path: Path) -> None:
 
 def test_tensors_in_any_layout_are_kept_by_value(tmp_path: Path) -> None:
     tensor = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    tensors = {"a": tensor, "b": tensor[:, 1], "c": torch.nn.Parameter(tensor[0].T.mT.contiguous())}
+    tensors = {"a": tensor, "b": tensor[:, 1], "c": torch.nn.Parameter(tensor[0].mT)}
     found = load(save(State(step=1, tensors=tensors, scalars={}), tmp_path)).tensors
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
@@ -123,12 +124,13 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
     path = save(_state(100), tmp_path)
     manifest = path / "manifest.json"
     whole = manifest.read_bytes()
-    for position in range(len(whole)):
-        for mask in (1, 4, 14, 30, 255):  # 30 makes a point of a zero: 1.0 for 100 is a number, too
-            restore = _flip(manifest, position, mask)
-            with pytest.raises(ValueError, match="step-00000100"):
-                load(path)
-            restore()
+    step = whole.index(b"100")
+    flips = [(position, 1 << position % 8) for position in range(0, len(whole), 3)]
+    for position, mask in [*flips, (step + 1, ord("0") ^ ord("."))]:  # the last gives "step": 1.0
+        restore = _flip(manifest, position, mask)
+        with pytest.raises(ValueError, match="step-00000100"):
+            load(path)
+        restore()
     assert _same(load(path), _state(100))
 
 
@@ -233,18 +235,13 @@ def _crash_before(number: int, work: Callable[[], None], report: Path | None = N
 
     def child() -> None:
         countdown = _Countdown(number)
-        real_fsync = os.fsync
 
         def fsync(descriptor: int) -> None:
             def tear() -> None:
-                if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".json") or os.fstat(descriptor).st_size:
-                    try:
-                        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-                    except OSError:
-                        return  # a folder
+                with suppress(OSError):  # a folder
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
 
             countdown(tear)
-            real_fsync(descriptor)
 
         def audit(event: str, arguments: tuple[Any, ...]) -> None:
             if event in _OPERATIONS:
@@ -260,7 +257,10 @@ def _crash_before(number: int, work: Callable[[], None], report: Path | None = N
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
-def test_a_crash_before_any_file_operation_leaves_an_older_or_the_newer_state(tmp_path: Path) -> None:
+def test_a_crash_before_any_file_operation_leaves_an_older_or_the_newer_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no power is cut here
     report = tmp_path / "count"
     assert _crash_before(0, lambda: _saves(tmp_path / "whole"), report) == 0
     num_operations = int(report.read_text()) - 1  # the report is the last one

@@ -1,0 +1,127 @@
+"""One file holds the model: it comes back equal, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tinysight.deploy import weights
+from tinysight.deploy.weights import Card, load_weights, weights_bytes
+from tinysight.models import build
+
+CARD = Card(
+    model="resnet",
+    options={"n": 1, "filters": (4, 8)},
+    class_names=("ladybird", "été", "狗"),
+    class_ids=("n1", "n2", "n3"),
+    image_size=64,
+    crop=56,
+    size=48,
+    flip_average=True,
+    recipe="test",
+    data="small",
+    version="0.1.0",
+    commit="abc",
+    results={"steps": 12, "best_monitored_error": 0.25},
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    model = build("resnet", 3, CARD.options)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights_bytes(model.to(memory_format=torch.channels_last), CARD))  # type: ignore[call-overload]
+    return path
+
+
+def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
+    model = build("resnet", 3, CARD.options)
+    model.normalise.set_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0]))  # type: ignore[union-attr,operator]
+    path = tmp_path / "any.safetensors"
+    path.write_bytes(weights_bytes(model, CARD))
+    found, card = load_weights(path)
+    assert card == CARD
+    assert found.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
+    assert not found.training and not any(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    model = build("resnet", 3, CARD.options)
+    assert weights_bytes(model, CARD) == weights_bytes(model.eval(), CARD)
+    assert weights_bytes(model, replace(CARD, size=56)) != weights_bytes(model, CARD)
+
+
+def _header_bytes(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def test_a_flipped_byte_anywhere_is_refused_by_name(file: Path) -> None:
+    whole = file.read_bytes()
+    header = _header_bytes(whole)
+    choices = random.Random(0)
+    positions = [*range(8), *choices.sample(range(8, header), 150), *choices.sample(range(header, len(whole)), 50)]
+    for position in positions:
+        content = bytearray(whole)
+        content[position] ^= choices.randrange(1, 256)
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights\.safetensors") as error:
+            load_weights(file)
+        assert "\n" not in str(error.value), position
+    file.write_bytes(whole)
+    load_weights(file)
+
+
+def test_every_word_of_the_card_is_under_the_checksum(file: Path) -> None:
+    whole = file.read_bytes()
+    for old, new in ((b"ladybird", b"ladyburd"), (b"56", b"48"), (b"n1", b"n9"), (b"0.25", b"0.15")):
+        assert old in whole[: _header_bytes(whole)]
+        file.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(ValueError, match="SHA-256"):
+            load_weights(file)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_cut_file_is_refused(length: int, file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        load_weights(file)
+
+
+def test_foreign_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="holds no description by tinysight"):
+        load_weights(path)
+    for description in ("", "{", "[]", "null", "{}", json.dumps({"format": weights.FORMAT, "card": {}, "sha256": ""})):
+        save_file({"weight": torch.zeros(3)}, path, metadata={"tinysight": description})
+        with pytest.raises(ValueError, match=r"other\.safetensors"):
+            load_weights(path)
+
+
+def test_another_format_is_refused_as_such(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "FORMAT", 99)
+    with pytest.raises(ValueError, match=r"has format \d+; this version reads format 99"):
+        load_weights(file)
+
+
+def test_weights_that_do_not_fit_their_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(
+        weights_bytes(build("resnet", 3, CARD.options), replace(CARD, class_names=("a",), class_ids=("b",)))
+    )
+    with pytest.raises(ValueError, match="does not fit model resnet") as error:
+        load_weights(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(ValueError, match="expected a run folder or a weights file"):
+            load_weights(path)

@@ -1,0 +1,165 @@
+"""Imports run one way, and importing or asking for help loads nothing heavy and leaves nothing behind."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+import tinysight
+
+SOURCE = Path(tinysight.__file__).parent
+STANDARD = set(sys.stdlib_module_names)
+
+# What each part may import, beside itself and the standard library; docs/architecture.md says it in words.
+PARTS: dict[str, set[str]] = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "config": set(),
+    "recipes": {"config"},
+    "runs": {"__init__", "config"},
+    "device": {"torch"},
+    "images": {"numpy", "PIL"},
+    "ops": {"torch"},
+    "data": {"images", "numpy", "PIL", "filelock", "simplejpeg"},
+    "data.batches": {"data", "ops", "numpy", "torch"},
+    "models": {"ops", "torch"},
+    "deploy": {"images", "models", "ops", "device", "numpy", "torch", "safetensors"},
+    "train": {
+        *("__init__", "config", "runs", "device", "ops", "data", "data.batches", "models", "deploy"),
+        *("numpy", "torch", "safetensors", "filelock", "rich"),
+    },
+    "analysis": {"runs", "ops", "data", "numpy", "torch", "PIL", "matplotlib"},
+    "cli": {
+        *("__init__", "config", "recipes", "runs", "device", "images", "ops", "data", "models", "train", "analysis"),
+        *("deploy", "typer", "rich", "numpy", "torch"),
+    },
+}
+
+
+def part_of(module: str) -> str:
+    """Name the part that a module of tinysight (without that prefix) belongs to: the longest one known."""
+    names = module.split(".")
+    known = [".".join(names[:length]) for length in range(len(names), 0, -1) if ".".join(names[:length]) in PARTS]
+    return known[0] if known else names[0]
+
+
+def imports(tree: ast.AST, modules: Iterable[str]) -> set[str]:
+    """List what a source file imports: modules of tinysight without that prefix, others by their first name."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            base = node.module or ""
+            inner = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("tinysight.") in modules else base for name in inner]
+        else:
+            continue
+        for name in names:
+            if name == "tinysight":
+                found.add("__init__")
+            else:
+                found.add(name.removeprefix("tinysight.") if name.startswith("tinysight.") else name.split(".")[0])
+    return found
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """Return `module imports other` for each import that its part may not make."""
+    faults = []
+    for module, text in sources.items():
+        own = part_of(module)
+        assert own in PARTS, f"{module} belongs to no part: add a row to PARTS and to docs/architecture.md"
+        for name in sorted(imports(ast.parse(text), sources)):
+            other = part_of(name)
+            if name not in STANDARD and other != own and other not in PARTS[own]:
+                faults.append(f"{module} imports {name}")
+    return faults
+
+
+def _sources() -> dict[str, str]:
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        names = path.relative_to(SOURCE).with_suffix("").parts
+        module = ".".join(names if len(names) == 1 or names[-1] != "__init__" else names[:-1])
+        found[module] = path.read_text(encoding="utf-8")
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    assert violations(_sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "fault"),
+    [
+        ("ops.boxes2", "from tinysight.models import build", "models"),
+        ("ops.boxes2", "import numpy as np", "numpy"),
+        ("models.vgg", "from tinysight.config import Model", "config"),
+        ("models.vgg", "from tinysight import config", "config"),
+        ("models.vgg", "import tinysight.data.pack", "data.pack"),
+        ("data.voc", "import torch", "torch"),
+        ("data.voc", "from torch.nn import functional", "torch"),
+        ("data.voc", "from tinysight.data.batches import Batches", "data.batches"),
+        ("data.voc", "def late():\n    from tinysight.train import loop", "train.loop"),
+        ("deploy.server", "from tinysight.train import evaluate", "train.evaluate"),
+        ("deploy.server", "from tinysight.data.pack import Pack", "data.pack"),
+        ("config", "import numpy", "numpy"),
+        ("recipes", "from tinysight.models import MODELS", "models"),
+        ("runs", "import torch", "torch"),
+        ("train.loop", "import tinysight.cli", "cli"),
+        ("train.loop", "from tinysight.analysis.curves import draw_curves", "analysis.curves"),
+        ("analysis.curves", "from tinysight.train.log import Journal", "train.log"),
+        ("images", "import torch", "torch"),
+        ("device", "from tinysight import train", "train"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, line: str, fault: str) -> None:
+    sources = _sources()
+    sources[module] = sources.get(module, "") + f"\n{line}\n"
+    assert violations(sources) == [f"{module} imports {fault}"]
+
+
+def test_every_part_of_the_page_is_there_and_no_other() -> None:
+    assert {part_of(module) for module in _sources()} == set(PARTS)
+
+
+@pytest.mark.parametrize("arguments", [["-c", "import tinysight"], ["-m", "tinysight", "--help"]])
+def test_importing_and_help_load_nothing_heavy_and_write_nothing(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys, atexit\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'safetensors', 'tensorboard', 'filelock'}\n"
+        "atexit.register(lambda: print('loaded', sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
+        f"sys.argv = {['tinysight', *arguments[2:]]!r}\n"
+    )
+    code += "import tinysight\n" if arguments[0] == "-c" else "runpy.run_module('tinysight', run_name='__main__')\n"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("TINYSIGHT")},
+        **{"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"},
+        "PYTHONPATH": str(SOURCE.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loaded []" in done.stderr
+    assert arguments[0] == "-c" or "Usage" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_a_module_touches_no_global_state() -> None:
+    code = (
+        "import torch, signal, os\n"
+        "state = lambda: (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads(),\n"
+        "                 torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGTERM), dict(os.environ))\n"
+        "before = state()\n"
+        "import tinysight.cli, tinysight.train.launch, tinysight.deploy.predictor, tinysight.analysis.sheets\n"
+        "assert state() == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

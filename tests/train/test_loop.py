@@ -1,0 +1,704 @@
+"""The loop: interrupted and resumed is uninterrupted to the byte, faults stop it cleanly, and a seed decides everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tinysight import runs
+from tinysight.config import Run, override
+from tinysight.data.batches import Batch
+from tinysight.data.pack import Pack
+from tinysight.device import Placement
+from tinysight.runs import read_lines
+from tinysight.train import checkpoint, launch, loop
+from tinysight.train.evaluate import evaluate_run
+from tinysight.train.loop import Interrupted, NonFinite, Quiet, Training
+from tinysight.train.schedules import LearningRate
+from tinysight.train.world import World
+
+CPU = Placement(device=torch.device("cpu"), bf16=False)
+MakeRun = Callable[..., Run]
+
+
+class Listener(Quiet):
+    """A reporter that keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep the text."""
+        self.said.append(text)
+
+
+@contextmanager
+def signalled(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
+    """Send a signal amid the step that ends as number `step`."""
+    real = Training.step
+
+    def take(self: Training, batch: Batch) -> torch.Tensor:
+        if self.step_number == step - 1:
+            os.kill(os.getpid(), number)
+        return real(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "step", take)
+        yield
+
+
+def go(run: Run, pack: Pack, folder: Path, reporter: Quiet | None = None) -> None:
+    """Train in `folder`, from where it stands."""
+    folder.mkdir(exist_ok=True)
+    loop.train(
+        run, pack, folder, placement=CPU, world=World(), reporter=reporter or Quiet(), versions={"tinysight": "0"}
+    )
+
+
+def stop_at(run: Run, pack: Pack, folder: Path, step: int) -> None:
+    """Train up to `step`, where a signal comes."""
+    with pytest.raises(Interrupted), signalled(step):
+        go(run, pack, folder)
+    assert checkpoint.saved(folder / "checkpoints")[-1].name == f"step-{step:08d}"
+
+
+def traces(folder: Path) -> dict[str, Any]:
+    """Everything of a finished run that must not depend on interruptions, by name."""
+    last = checkpoint.load(checkpoint.saved(folder / "checkpoints")[-1])
+    found: dict[str, Any] = {f"state {name}": value.numpy().tobytes() for name, value in last.tensors.items()}
+    found |= {f"scalar {name}": value for name, value in last.scalars.items()}
+    found["log"] = (folder / "log.jsonl").read_bytes()
+    found |= {name: value.numpy().tobytes() for name, value in load_file(folder / "weights.safetensors").items()}
+    found["weights"] = (folder / "weights.safetensors").read_bytes()
+    return found
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Name what differs between two runs' traces."""
+    return [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[Run, dict[str, Any]]:
+    """Traces of runs that were not interrupted, each trained once."""
+    return {}
+
+
+@pytest.fixture
+def whole(uninterrupted: dict[Run, dict[str, Any]], pack: Pack, tmp_path: Path) -> Callable[[Run], dict[str, Any]]:
+    """Give the traces of a run that was not interrupted."""
+
+    def train(run: Run) -> dict[str, Any]:
+        key = json.dumps(vars(run), default=repr)
+        if key not in uninterrupted:
+            folder = tmp_path / f"whole-{len(uninterrupted)}"
+            go(run, pack, folder)
+            uninterrupted[key] = traces(folder)  # type: ignore[index]
+        return uninterrupted[key]  # type: ignore[index]
+
+    return train
+
+
+# ---------------------------------------------------------------- resuming
+
+
+# 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: amid an epoch and between lines of the log; 5, 9: at the end of an epoch,
+# before its evaluation; 8: right behind a line of the log; 14: the last step
+@pytest.mark.parametrize("step", [1, 3, 5, 6, 8, 9, 11, 14])
+def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
+    step: int, make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    run = make_run()
+    stop_at(run, pack, tmp_path / "run", step)
+    go(run, pack, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(run)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule__name": "cosine", "train__average_decay": 0.0},
+        {"train__final": "best", "train__sizes": ((0.0, 16), (0.5, 24)), "data__fraction": 0.5},
+        {"data__train": "train+minival", "data__monitor": "none", "schedule__name": "linear", "data__prefetch": 0},
+        {"model__options": {"norm": False}, "optimiser__decay_all": True, "train__flip_average": False},
+    ],
+)
+def test_so_are_runs_of_every_kind_stopped_again_and_again(
+    changes: dict[str, Any], make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    run = make_run(**changes)
+    for step in (2, 5, 7):
+        stop_at(run, pack, tmp_path / "run", step)
+    go(run, pack, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(run)) == []
+
+
+def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
+    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    run = make_run()
+
+    def signal_too_late_for_the_step(step: int, values: dict[str, Any] | None) -> None:
+        if step == 9:  # the report of an epoch's last step comes right before the evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    reporter = Quiet()
+    reporter.stepped = signal_too_late_for_the_step  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        go(run, pack, tmp_path / "run", reporter)
+    (newest,) = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1:]
+    state = checkpoint.load(newest)
+    assert (state.step, state.scalars["epochs_done"]) == (9, 1)
+    assert read_lines(tmp_path / "run" / "log.jsonl")[-1]["kind"] == "train"
+    go(run, pack, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(run)) == []
+
+
+def test_checkpoints_amid_an_epoch_change_nothing(
+    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    go(make_run(train__checkpoint_minutes=1e-9), pack, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(make_run())) == []
+    assert len(checkpoint.saved(tmp_path / "run" / "checkpoints")) == 2
+
+
+def _keeping(name: str) -> Callable[[Training, checkpoint.State], None]:
+    """A restore that forgets one thing: afterwards it is as it was before."""
+    real = Training.restore
+
+    def restore(self: Training, state: checkpoint.State) -> None:
+        random_state, rate = torch.get_rng_state(), vars(self.rate).copy()
+        assert self.average is not None
+        average = {key: value.clone() for key, value in self.average.model.state_dict().items()}
+        model = {key: value.clone() for key, value in self.model.state_dict().items()}
+        real(self, state)
+        if name == "random state":
+            torch.set_rng_state(random_state)
+        elif name == "average":
+            self.average.model.load_state_dict(average)
+        elif name == "momentum":
+            self.optimiser.state.clear()
+        elif name == "schedule":
+            self.rate = LearningRate(**rate)
+        elif name == "norm buffers":
+            buffers = {key: value for key, value in model.items() if "running" in key}
+            self.model.load_state_dict({**self.model.state_dict(), **buffers})
+        elif name == "sums":
+            self.sums.zero_()
+        elif name == "position in the epoch":
+            self.step_number = self.batches.epoch_end(self.epochs_done - 1)
+        elif name == "one batch more":
+            self.step_number += 1
+        elif name == "one batch less":
+            self.step_number -= 1
+        elif name == "best step":
+            self.best_step = self.best_error = None
+        else:
+            assert name == "nothing"
+
+    return restore
+
+
+FORGOTTEN = [
+    *("random state", "average", "momentum", "schedule", "norm buffers", "sums", "position in the epoch"),
+    *("one batch more", "one batch less", "best step"),
+]
+
+
+@pytest.mark.parametrize("forgotten", [*FORGOTTEN, "nothing"])
+def test_the_comparison_notices_whatever_a_resumption_forgets(
+    forgotten: str,
+    make_run: MakeRun,
+    pack: Pack,
+    whole: Callable[[Run], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run()
+    stop_at(run, pack, tmp_path / "run", 11)
+    monkeypatch.setattr(Training, "restore", _keeping(forgotten))
+    go(run, pack, tmp_path / "run")
+    assert bool(differences(traces(tmp_path / "run"), whole(run))) == (forgotten != "nothing")
+
+
+def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_bytes(
+    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    run = make_run()
+    stop_at(run, pack, tmp_path / "run", 11)
+    newest = tmp_path / "run" / "checkpoints" / "step-00000011" / "state.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 16
+    newest.write_bytes(content)
+    listener = Listener()
+    go(run, pack, tmp_path / "run", listener)
+    (warning,) = [text for text in listener.said if "warning" in text]
+    assert "step-00000011/state.safetensors is damaged" in warning and "state before it" in warning
+    assert differences(traces(tmp_path / "run"), whole(run)) == []
+    assert [path.name[-2:] for path in checkpoint.saved(tmp_path / "run" / "checkpoints")] == ["09", "14"]
+
+
+def test_when_no_state_is_whole_it_does_not_begin_anew(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    run = make_run()
+    stop_at(run, pack, tmp_path / "run", 3)
+    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+    (tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").unlink()
+    with pytest.raises(ValueError, match="no state .* is whole"):
+        go(run, pack, tmp_path / "run")
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+
+
+# ---------------------------------------------------------------- killed
+
+
+def _forked(work: Callable[[], None]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def _kill_again_and_again(run: Run, pack: Pack, expected: dict[str, Any], folder: Path, kills: int) -> None:
+    """Train in child processes that are killed at random times, until `kills` have been; compare every finished run."""
+    chance = random.Random(kills)
+    killed, number, finished = 0, 0, 0
+    while killed < kills:
+        number += 1
+        place = folder / f"run-{number}"
+        status = -1
+        while status != 0:
+            settings = override(run, {"data.prefetch": chance.choice([0, 1, 2, 5])})
+            pid = _forked(lambda place=place, settings=settings: go(settings, pack, place))  # type: ignore[misc]
+            timer = threading.Timer(chance.uniform(0.02, 0.6), os.kill, (pid, signal.SIGKILL))
+            timer.start()
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            timer.cancel()
+            timer.join()
+            assert status in (0, -signal.SIGKILL), "a child failed by itself"
+            killed += status == -signal.SIGKILL
+        finished += 1
+        assert differences(traces(place), expected) == [], number
+    assert finished >= 1
+
+
+def test_killed_at_random_times_it_ends_with_the_same_bytes(
+    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    expected = whole(make_run())
+    run = make_run(train__checkpoint_minutes=0.0005, model__options={"dropout": 0.3})
+    _kill_again_and_again(run, pack, expected, tmp_path, kills=4)
+
+
+@pytest.mark.reliability
+def test_200_kills(make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path) -> None:
+    expected = whole(make_run())
+    _kill_again_and_again(make_run(train__checkpoint_minutes=0.0005), pack, expected, tmp_path, kills=200)
+
+
+# ---------------------------------------------------------------- faults
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimisers_step(
+    make_run: MakeRun, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    real = Training.step
+    seen: list[torch.Tensor] = []
+
+    def spoil(self: Training, batch: Any) -> torch.Tensor:
+        if self.step_number == 7:
+            self.model.normalise.mean.fill_(torch.nan)  # type: ignore[union-attr,operator]
+            seen.extend(parameter.detach().clone() for parameter in self.model.parameters())
+        finite = real(self, batch)
+        if self.step_number == 7 and seen:
+            assert all(map(torch.equal, seen, self.model.parameters())), "the step was taken"
+        return finite
+
+    monkeypatch.setattr(Training, "step", spoil)
+    with pytest.raises(NonFinite, match=r"at step 8 \(epoch 2, lr 0\.05\); the last good state is step-00000005; try"):
+        go(run, pack, tmp_path / "run")
+    assert seen
+    (kept,) = checkpoint.saved(tmp_path / "run" / "checkpoints")
+    assert checkpoint.load(kept).step == 5
+    assert all(torch.isfinite(value).all() for value in checkpoint.load(kept).tensors.values())
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_learning_rate_beyond_reason_stops_it(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(NonFinite, match="no state had been saved yet; try a lower optimiser.lr"):
+        go(make_run(optimiser__lr=1e30), pack, tmp_path / "run")
+
+
+def test_a_disk_that_is_full_stops_it_and_it_goes_on_later(
+    make_run: MakeRun,
+    pack: Pack,
+    whole: Callable[[Run], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run()
+    expected = whole(run)
+    real = checkpoint.write_durably
+
+    def full(path: Path, content: bytes) -> None:
+        if "step-00000009" in str(path) and path.name == "state.safetensors":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_durably", full)
+    with pytest.raises(OSError, match="No space left"):
+        go(run, pack, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
+    monkeypatch.setattr(checkpoint, "write_durably", real)
+    go(run, pack, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), expected) == []
+
+
+def test_no_thread_is_left_however_it_ends(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    stop_at(make_run(data__prefetch=5), pack, tmp_path / "run", 3)
+    with pytest.raises(NonFinite):
+        go(make_run(optimiser__lr=1e30, data__prefetch=5), pack, tmp_path / "other")
+    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"augment__crop": 40}, "augment.crop is 40, but the images of small have 32 pixels"),
+        ({"model__name": "resnett"}, "did you mean resnet"),
+        ({"model__options": {"nn": 1}}, "no option 'nn'"),
+        ({"train__device": "cuda:77"}, "train.device"),
+        ({"train__device": "gpu"}, "expected auto, cpu"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
+    changes: dict[str, Any], complaint: str, make_run: MakeRun, pack: Pack, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        launch.start(make_run(**changes), pack, world=World(), reporter=Quiet(), name=str(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refused(
+    make_run: MakeRun, pack: Pack, data_home: Path
+) -> None:
+    from tinysight.data import shapes
+
+    with pytest.raises(ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"):
+        loop.check(make_run(), pack, World(size=3))
+    bare = shapes.prepare(
+        home=data_home, num_train=24, num_minival=0, num_val=0, num_test=0, image_size=32, name="bare", workers=1
+    )
+    with pytest.raises(ValueError, match=r"no labelled image in minival.*set data\.monitor=none"):
+        loop.check(make_run(), bare, World())
+    loop.check(make_run(data__monitor="none", schedule__name="cosine"), bare, World())
+
+
+# ---------------------------------------------------------------- runs: start and resume
+
+
+def _started(run: Run, pack: Pack, folder: Path, stop: int) -> None:
+    with pytest.raises(Interrupted), signalled(stop):
+        launch.start(run, pack, world=World(), reporter=Quiet(), name=str(folder), command="tinysight train")
+
+
+def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
+    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    _started(make_run(), pack, folder, stop=6)
+    listener = Listener()
+    outcome = launch.resume(folder, pack, world=World(), reporter=listener)
+    assert any("going on after step-00000006" in text for text in listener.said)
+    assert not any("warning" in text for text in listener.said)
+    found, expected = traces(folder), whole(make_run())
+    assert differences(found, expected) in ([], ["weights"])  # the card tells the commit
+    assert outcome.step == 14 and outcome.weights == folder / "weights.safetensors"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["steps"], summary["epochs"]) == (14, 3) and summary["seconds"] > 0
+    errors = [line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"]
+    assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
+    _, metrics = evaluate_run(folder, "minival", pack=pack, placement=CPU)
+    assert metrics.top1_error == pytest.approx(errors[-1]) and metrics == outcome.monitored
+
+
+def test_a_finished_run_changed_data_and_a_second_process_are_refused(
+    make_run: MakeRun, pack: Pack, data_home: Path, tmp_path: Path
+) -> None:
+    from tinysight.data import shapes
+
+    folder = tmp_path / "run"
+    _started(make_run(), pack, folder, stop=3)
+    other = shapes.prepare(
+        home=data_home, num_train=72, num_minival=24, num_val=24, num_test=11, image_size=32, name="other", workers=1
+    )
+    with pytest.raises(ValueError, match="the data other are not those that .* began with"):
+        launch.resume(folder, other, world=World(), reporter=Quiet())
+
+    def resume_too(step: int, values: dict[str, Any] | None) -> None:
+        if step == 5:
+            with pytest.raises(ValueError, match="another process is training .*/run; wait for it"):
+                launch.resume(folder, pack, world=World(), reporter=Quiet())
+            refused.append(step)
+
+    refused: list[int] = []
+    reporter = Quiet()
+    reporter.stepped = resume_too  # type: ignore[method-assign]
+    launch.resume(folder, pack, world=World(), reporter=reporter)
+    assert refused
+    with pytest.raises(ValueError, match="is finished; `tinysight evaluate"):
+        launch.resume(folder, pack, world=World(), reporter=Quiet())
+    with pytest.raises(ValueError, match="exists; go on with it by `tinysight resume"):
+        launch.start(make_run(), pack, world=World(), reporter=Quiet(), name=str(folder))
+
+
+def test_another_machine_or_version_is_told(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _started(make_run(), pack, folder, stop=3)
+    content = json.loads((folder / "run.json").read_text())
+    content["machine"]["threads"] = 99
+    content["versions"]["torch"] = "2.0"
+    (folder / "run.json").write_text(json.dumps(content))
+    listener = Listener()
+    launch.resume(folder, pack, world=World(), reporter=listener)
+    (warning,) = [text for text in listener.said if "warning" in text]
+    assert "threads 99 -> " in warning and "torch 2.0 -> " in warning and "not the same bytes" in warning
+
+
+def test_a_kill_between_the_last_files_can_be_resumed(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    launch.start(make_run(), pack, world=World(), reporter=Quiet(), name=str(folder))
+    expected = traces(folder)
+    (folder / "weights.safetensors").unlink()
+    launch.resume(folder, pack, world=World(), reporter=Quiet())
+    assert differences(traces(folder), expected) == [] and (folder / "summary.json").exists()
+
+
+def test_the_best_weights_are_kept_when_asked_for(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    run = make_run(train__final="best", train__epochs=5, optimiser__lr=0.5, train__average_decay=0.0)
+    go(run, pack, tmp_path / "run")
+    epochs = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "epoch"]
+    best = min(epochs, key=lambda line: line["top1_error"])
+    assert best["top1_error"] < epochs[-1]["top1_error"], "the seed must make the last not the best"
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / f"step-{best['step']:08d}")
+    kept = load_file(tmp_path / "run" / "weights.safetensors")
+    assert all(torch.equal(value, state.tensors[f"model|{name}"]) for name, value in kept.items())
+
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    (tmp_path / "run" / "checkpoints" / f"step-{best['step']:08d}" / "state.json").write_text("{}")
+    listener = Listener()
+    go(run, pack, tmp_path / "run", listener)
+    assert any("keeping the last weights in place of the best" in text for text in listener.said)
+
+
+# ---------------------------------------------------------------- what decides a training
+
+
+def test_a_seed_decides_every_byte(
+    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+) -> None:
+    torch.manual_seed(12345)  # the caller's: of no influence, and left as it is
+    before = torch.get_rng_state()
+    for prefetch in (0, 7):
+        folder = tmp_path / f"again-{prefetch}"
+        launch.start(make_run(data__prefetch=prefetch), pack, world=World(), reporter=Quiet(), name=str(folder))
+        assert differences(traces(folder), whole(make_run())) in ([], ["weights"])
+    assert torch.equal(before, torch.get_rng_state())
+    changed = differences(whole(make_run(train__seed=1)), whole(make_run()))
+    assert {"log", "head.weight", "state average|head.weight"} <= set(changed)
+
+
+def test_handlers_of_signals_are_put_back(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    stop_at(make_run(), pack, tmp_path / "run", 2)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    class Impatient(Quiet):
+        def stepped(self, step: int, values: dict[str, Any] | None) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(make_run(), pack, tmp_path / "run", Impatient())
+
+
+def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack: Pack) -> None:
+    training = Training(make_run(model__name="resnet", model__options={"n": 1, "filters": (4, 8)}), pack, CPU, World())
+    for number in range(2):
+        training.step(training.batches.batch(number))
+    for parameter in training.model.parameters():
+        assert parameter.grad is not None and parameter.grad.stride() == parameter.stride()
+
+
+def test_the_log_says_what_was_learnt_from(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    go(make_run(train__sizes=((0.0, 16), (0.5, 24))), pack, tmp_path)
+    lines = [line for line in read_lines(tmp_path / "log.jsonl") if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == [4, 5, 8, 9, 12, 14]
+    assert [line["size"] for line in lines] == [16, 16, 24, 24, 24, 24]
+    assert [line["epoch"] for line in lines] == pytest.approx([s * 16 / 72 for s in (4, 5, 8, 9, 12, 14)], abs=1e-4)
+    assert all(0 < line["loss"] < 10 and 0 <= line["top1_error"] <= 1 for line in lines)
+
+
+def test_channel_statistics_are_numpys() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    mean, std = loop.channel_statistics(images, np.arange(3, 17))
+    assert np.allclose(mean, images[3:17].mean(axis=(0, 1, 2))) and np.allclose(std, images[3:17].std(axis=(0, 1, 2)))
+    flat = np.full((5, 4, 4, 3), 77, dtype=np.uint8)
+    assert loop.channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
+    assert torch.equal(
+        loop.channel_statistics(images, np.arange(20), limit=5)[0],
+        loop.channel_statistics(images[::4], np.arange(5))[0],
+    )
+
+
+# ---------------------------------------------------------------- as a program
+
+
+@pytest.fixture
+def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start the command line with the small models; what still runs at the end is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+    settings = [
+        *("data.name=small", "augment.crop=24", "model.name=small", "train.batch_size=16", "train.log_every=4"),
+        *("train.device=cpu", "train.precision=fp32", "schedule.warmup=0", "train.average_decay=0.9"),
+    ]
+
+    def start(command: str, *arguments: str, prefix: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[bytes]:
+        told = [*arguments, *(settings if command == "train" else ())]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TINYSIGHT_DATA": str(data_home),
+            "TINYSIGHT_RUNS": str(tmp_path),
+        }
+        process = subprocess.Popen(
+            [sys.executable, *prefix, str(command_line), command, *told],
+            env={**environment, **options.pop("env", {})},
+            stdout=subprocess.DEVNULL,
+            **{"stderr": (tmp_path / "stderr").open("wb"), **options},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _wait_for_lines(folder: Path, count: int, process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while len(read_lines(folder / "log.jsonl")) < count:
+        assert process.poll() is None, (tmp_path / "stderr").read_text()
+        assert time.monotonic() < deadline, "it does not begin"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
+    number: int, status: int, program: Callable[..., Any], pack: Pack, small_models: ModuleType, tmp_path: Path
+) -> None:
+    seconds = 0.05  # a step, so that the signal comes amid the training
+    process = program(
+        "train", "quickstart", "--name", "run", "train.epochs=2", f"model.options={{'dropout': 0.2, 'seconds': {seconds}}}",
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
+    if number == signal.SIGINT:
+        process.stderr.close()  # as `tinysight train ... | tee log`: Ctrl-C ends the reader, too
+    process.send_signal(number)
+    begun = time.monotonic()
+    assert process.wait(20) == status
+    assert time.monotonic() - begun < 10
+    if process.stderr is not None and not process.stderr.closed:
+        said = process.stderr.read().decode()
+        assert "stopped by SIGTERM at step" in said and "Traceback" not in said
+        process.stderr.close()
+    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
+    assert 4 <= checkpoint.load(newest).step < 9
+
+    run = runs.read_record(tmp_path / "run").run
+    launch.resume(tmp_path / "run", pack, world=World(), reporter=Quiet())
+    launch.start(run, pack, world=World(), reporter=Quiet(), name=str(tmp_path / "whole"))
+    assert differences(traces(tmp_path / "run"), traces(tmp_path / "whole")) == []
+
+
+def test_a_training_that_diverges_ends_the_program_with_one_line(program: Callable[..., Any], tmp_path: Path) -> None:
+    process = program("train", "quickstart", "--name", "run", "train.epochs=1", "optimiser.lr=1e30")
+    assert process.wait(60) == 1
+    said = (tmp_path / "stderr").read_text()
+    assert "error: loss or gradient was not finite at step" in said and "Traceback" not in said
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TOGETHER = ("train", "quickstart", "--name", "run", "train.epochs=2", "model.options={'norm': False, 'seconds': 0.03}")
+
+
+def test_two_processes_learn_what_one_does_and_stop_and_resume(
+    program: Callable[..., Any], pack: Pack, small_models: ModuleType, tmp_path: Path
+) -> None:
+    process = program(*TOGETHER, prefix=TORCHRUN)
+    _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) != 0
+    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
+    assert 4 <= checkpoint.load(newest).step < 9, (tmp_path / "stderr").read_text()
+    process = program("resume", "run", prefix=TORCHRUN)
+    assert process.wait(60) == 0, (tmp_path / "stderr").read_text()
+
+    record = runs.read_record(tmp_path / "run")
+    assert record.machine["processes"] == 2
+    launch.start(record.run, pack, world=World(), reporter=Quiet(), name=str(tmp_path / "alone"))
+    together, alone = (read_lines(tmp_path / name / "log.jsonl") for name in ("run", "alone"))
+    assert [line["step"] for line in together] == [line["step"] for line in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)  # the same images, in the same order
+        assert one["top1_error"] == pytest.approx(other["top1_error"], abs=0.05)
+
+
+@pytest.mark.reliability
+def test_two_processes_with_batch_norm_resume_to_the_byte(program: Callable[..., Any], tmp_path: Path) -> None:
+    arguments = ("train.epochs=2", "model.options={'dropout': 0.2, 'seconds': 0.03}", "optimiser.lr=0.5")
+    assert program("train", "quickstart", "--name", "whole", *arguments, prefix=TORCHRUN).wait(60) == 0
+    process = program("train", "quickstart", "--name", "run", *arguments, prefix=TORCHRUN)
+    _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) != 0
+    assert program("resume", "run", prefix=TORCHRUN).wait(60) == 0
+    assert differences(traces(tmp_path / "run"), traces(tmp_path / "whole")) == []
+
+
+@pytest.mark.reliability
+def test_a_process_that_fails_does_not_leave_the_others_waiting(program: Callable[..., Any], tmp_path: Path) -> None:
+    process = program(*TOGETHER, prefix=TORCHRUN, env={"TINYSIGHT_TEST_FAIL_RANK": "1"})
+    assert process.wait(60) not in (0, None)
+    assert "this process fails, as the test asked" in (tmp_path / "stderr").read_text()
