@@ -76,7 +76,7 @@ def test_a_state_saved_again_replaces_the_first(tmp_path: Path) -> None:
     newer = State(step=7, tensors=_state(8).tensors, scalars={"step": 7})
     save(newer, tmp_path)
     assert _same(load(tmp_path / "step-00000007"), newer)
-    prune(tmp_path, newest=7, keep=2, best=None)
+    prune(tmp_path, keep=2, best=None)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
 
 
@@ -107,7 +107,7 @@ def _check_flips(folder: Path, rounds: int) -> None:
         state, complaints = load_newest(folder)
         assert state is not None and _same(state, older)
         assert len(complaints) == 1 and str(newer) in complaints[0]
-        prune(folder, newest=1, keep=2, best=None)
+        prune(folder, keep=2, best=None)
     assert [path.name for path in saved(folder)] == ["step-00000001"]
 
 
@@ -173,20 +173,24 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 8):
         save(_state(step), tmp_path)
     (tmp_path / "step-00000003.tmp-1").mkdir()
-    prune(tmp_path, newest=7, keep=2, best=3)
+    prune(tmp_path, keep=2, best=3)
     assert [path.name[-1] for path in sorted(tmp_path.iterdir())] == ["3", "6", "7"]
-    prune(tmp_path, newest=7, keep=2, best=None)
+    prune(tmp_path, keep=2, best=None)
     assert [path.name[-1] for path in sorted(tmp_path.iterdir())] == ["6", "7"]
 
 
-def test_damaged_states_of_a_lost_future_neither_stay_nor_push_good_ones_out(tmp_path: Path) -> None:
+def test_damaged_states_neither_push_good_ones_out_nor_stay(tmp_path: Path) -> None:
     for step in (1, 5, 9, 10):
         save(_state(step), tmp_path)
     for step in (9, 10):
         (tmp_path / f"step-{step:08d}" / "state.json").write_text("damaged")
-    save(_state(7), tmp_path)  # the training went on from 5
-    prune(tmp_path, newest=7, keep=2, best=1)
-    assert [int(path.name[5:]) for path in saved(tmp_path)] == [1, 5, 7]
+    state, complaints = load_newest(tmp_path)
+    assert state is not None and state.step == 5 and len(complaints) == 2
+    assert len(list(tmp_path.glob("step-*.damaged"))) == 2  # until the next state is safe
+    assert load_newest(tmp_path)[1] == []
+    save(_state(12), tmp_path)
+    prune(tmp_path, keep=2, best=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000005", "step-00000012"]
 
 
 # ---------------------------------------------------------------- crashes and full disks
@@ -210,7 +214,7 @@ def _saves(folder: Path) -> None:
     """Save a sequence of states as a training does, one of them again under its own name."""
     for step in (1, 2, 3, 3):
         save(_state(step), folder)
-        prune(folder, newest=step, keep=2, best=1)
+        prune(folder, keep=2, best=1)
 
 
 def _in_a_child(work: Callable[[], None]) -> int:

@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +30,7 @@ from tinysight.data.pack import Pack
 from tinysight.device import Placement
 from tinysight.runs import read_lines
 from tinysight.train import checkpoint, launch, loop
-from tinysight.train.evaluate import evaluate_run
+from tinysight.train.evaluate import evaluate_run, measure
 from tinysight.train.loop import Interrupted, NonFinite, Quiet, Training
 from tinysight.train.schedules import LearningRate
 from tinysight.train.world import World
@@ -499,18 +500,21 @@ def test_a_kill_between_the_last_files_can_be_resumed(make_run: MakeRun, pack: P
     assert differences(traces(folder), expected) == [] and (folder / "summary.json").exists()
 
 
-def test_the_best_weights_are_kept_when_asked_for(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    run = make_run(train__final="best", train__epochs=5, optimiser__lr=0.5, train__average_decay=0.0)
+def test_the_best_weights_are_kept_when_asked_for(
+    make_run: MakeRun, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(train__final="best", train__epochs=5)
+    errors = iter([0.9, 0.2, 0.7, 0.2, 0.8])
+    monkeypatch.setattr(loop, "measure", lambda scores: replace(measure(scores), top1_error=next(errors)))
     go(run, pack, tmp_path / "run")
-    epochs = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "epoch"]
-    best = min(epochs, key=lambda line: line["top1_error"])
-    assert best["top1_error"] < epochs[-1]["top1_error"], "the seed must make the last not the best"
-    state = checkpoint.load(tmp_path / "run" / "checkpoints" / f"step-{best['step']:08d}")
+    best = tmp_path / "run" / "checkpoints" / "step-00000009"
+    assert [path.name[-2:] for path in checkpoint.saved(best.parent)] == ["09", "18", "23"]
+    state = checkpoint.load(best)
     kept = load_file(tmp_path / "run" / "weights.safetensors")
-    assert all(torch.equal(value, state.tensors[f"model|{name}"]) for name, value in kept.items())
+    assert all(torch.equal(value, state.tensors[f"average|{name}"]) for name, value in kept.items())
 
     (tmp_path / "run" / "weights.safetensors").unlink()
-    (tmp_path / "run" / "checkpoints" / f"step-{best['step']:08d}" / "state.json").write_text("{}")
+    (best / "state.json").write_text("{}")
     listener = Listener()
     go(run, pack, tmp_path / "run", listener)
     assert any("keeping the last weights in place of the best" in text for text in listener.said)
@@ -585,6 +589,7 @@ def test_channel_statistics_are_numpys() -> None:
 def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Start the command line with the small models; what still runs at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
+    files = ExitStack()
     settings = [
         *("data.name=small", "augment.crop=24", "model.name=small", "train.batch_size=16", "train.log_every=4"),
         *("train.device=cpu", "train.precision=fp32", "schedule.warmup=0", "train.average_decay=0.9"),
@@ -602,7 +607,7 @@ def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> 
             [sys.executable, *prefix, str(command_line), command, *told],
             env={**environment, **options.pop("env", {})},
             stdout=subprocess.DEVNULL,
-            **{"stderr": (tmp_path / "stderr").open("wb"), **options},
+            **{"stderr": files.enter_context((tmp_path / "stderr").open("wb")), **options},
         )
         started.append(process)
         return process
@@ -612,6 +617,7 @@ def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> 
         if process.poll() is None:
             process.kill()
         process.wait()
+    files.close()
 
 
 def _wait_for_lines(folder: Path, count: int, process: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -626,19 +632,18 @@ def _wait_for_lines(folder: Path, count: int, process: subprocess.Popen[bytes], 
 def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     number: int, status: int, program: Callable[..., Any], pack: Pack, small_models: ModuleType, tmp_path: Path
 ) -> None:
-    seconds = 0.05  # a step, so that the signal comes amid the training
-    process = program(
-        "train", "quickstart", "--name", "run", "train.epochs=2", f"model.options={{'dropout': 0.2, 'seconds': {seconds}}}",
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+    options = (
+        "model.options={'dropout': 0.2, 'seconds': 0.05}"  # so long a step that the signal comes amid the training
+    )
+    process = program("train", "quickstart", "--name", "run", "train.epochs=2", options, stderr=subprocess.PIPE)
     _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
     if number == signal.SIGINT:
-        process.stderr.close()  # as `tinysight train ... | tee log`: Ctrl-C ends the reader, too
+        process.stderr.close()  # as `tinysight train ... 2>&1 | tee log`: Ctrl-C ends the reader, too
     process.send_signal(number)
     begun = time.monotonic()
     assert process.wait(20) == status
     assert time.monotonic() - begun < 10
-    if process.stderr is not None and not process.stderr.closed:
+    if number == signal.SIGTERM:
         said = process.stderr.read().decode()
         assert "stopped by SIGTERM at step" in said and "Traceback" not in said
         process.stderr.close()
@@ -651,32 +656,47 @@ def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     assert differences(traces(tmp_path / "run"), traces(tmp_path / "whole")) == []
 
 
-def test_a_training_that_diverges_ends_the_program_with_one_line(program: Callable[..., Any], tmp_path: Path) -> None:
-    process = program("train", "quickstart", "--name", "run", "train.epochs=1", "optimiser.lr=1e30")
-    assert process.wait(60) == 1
-    said = (tmp_path / "stderr").read_text()
+def test_a_training_that_diverges_ends_the_program_with_one_line(
+    make_run: MakeRun,
+    pack: Pack,
+    data_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from tinysight import cli, recipes
+
+    monkeypatch.setitem(recipes.RECIPES, "test", make_run)
+    monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
+    arguments = ["tinysight", "train", "test", "optimiser.lr=1e30", "--name", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    assert ending.value.code == 1
+    said = capfd.readouterr().err
     assert "error: loss or gradient was not finite at step" in said and "Traceback" not in said
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-TOGETHER = ("train", "quickstart", "--name", "run", "train.epochs=2", "model.options={'norm': False, 'seconds': 0.03}")
+TOGETHER = ("train", "quickstart", "--name", "run", "train.epochs=3", "model.options={'norm': False, 'seconds': 0.03}")
 
 
-def test_two_processes_learn_what_one_does_and_stop_and_resume(
+def test_two_processes_learn_what_one_does_and_stop_when_told(
     program: Callable[..., Any], pack: Pack, small_models: ModuleType, tmp_path: Path
 ) -> None:
     process = program(*TOGETHER, prefix=TORCHRUN)
-    _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
+    _wait_for_lines(tmp_path / "run", 4, process, tmp_path)  # beyond the first evaluation
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) != 0
     newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
-    assert 4 <= checkpoint.load(newest).step < 9, (tmp_path / "stderr").read_text()
-    process = program("resume", "run", prefix=TORCHRUN)
-    assert process.wait(60) == 0, (tmp_path / "stderr").read_text()
-
+    assert 8 <= checkpoint.load(newest).step < 14, (tmp_path / "stderr").read_text()
     record = runs.read_record(tmp_path / "run")
     assert record.machine["processes"] == 2
+
+    listener = Listener()
+    launch.resume(tmp_path / "run", pack, world=World(), reporter=listener)  # one process goes on for two
+    assert any("processes 2 -> 1" in text for text in listener.said)
     launch.start(record.run, pack, world=World(), reporter=Quiet(), name=str(tmp_path / "alone"))
     together, alone = (read_lines(tmp_path / name / "log.jsonl") for name in ("run", "alone"))
     assert [line["step"] for line in together] == [line["step"] for line in alone]

@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
 _OLD = ".tmp-old-"  # marks a state that steps aside while a new one of its step takes its name
+_DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,30 +122,33 @@ def saved(folder: Path) -> list[Path]:
 def load_newest(folder: Path) -> tuple[State | None, list[str]]:
     """Return the newest whole state, and a line for each damaged one that was passed over; None where none was saved.
 
+    The damaged ones are renamed, so that they neither count as kept ones nor are met again.
+
     Raises:
         ValueError: there are states, and every one is damaged.
     """
     _put_back(folder)
-    complaints: list[str] = []
+    damaged: dict[Path, str] = {}
     for path in reversed(saved(folder)):
         try:
-            return load(path), complaints
+            state = load(path)
         except ValueError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise ValueError(f"no state in {folder} is whole; remove that folder to train from the start ({complaints[0]})")
+            damaged[path] = str(error)
+            continue
+        for other in damaged:
+            shutil.rmtree(other.with_name(other.name + _DAMAGED), ignore_errors=True)
+            other.rename(other.with_name(other.name + _DAMAGED))
+        return state, list(damaged.values())
+    if damaged:
+        reason = next(iter(damaged.values()))
+        raise ValueError(f"no state in {folder} is whole; remove that folder to train from the start ({reason})")
     return None, []
 
 
-def prune(folder: Path, *, newest: int, keep: int, best: int | None) -> None:
-    """Delete all but the last `keep` states up to step `newest` and that of step `best`, and what broken saves left.
-
-    A state behind `newest`, the step just saved, was found damaged: the training has gone on from an older one.
-    """
-    states = {int(path.name.removeprefix("step-")): path for path in saved(folder)}
-    kept = {*sorted(step for step in states if step <= newest)[-keep:], best}
-    unwanted = [path for step, path in states.items() if step not in kept]
-    for path in [*unwanted, *folder.glob("step-*.tmp-*")]:
+def prune(folder: Path, *, keep: int, best: int | None) -> None:
+    """Delete all but the newest `keep` states and that of step `best`; and damaged ones, and what broken saves left."""
+    unwanted = [path for path in saved(folder)[:-keep] if best is None or path.name != f"step-{best:08d}"]
+    for path in [*unwanted, *folder.glob("step-*.tmp-*"), *folder.glob(f"step-*{_DAMAGED}")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

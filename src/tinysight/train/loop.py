@@ -479,7 +479,7 @@ class _Sitting:
         if training.world.is_main:
             checkpoint.save(state, self.states)
             best = training.best_step if training.run.train.final == "best" else None
-            checkpoint.prune(self.states, newest=state.step, keep=training.run.train.keep, best=best)
+            checkpoint.prune(self.states, keep=training.run.train.keep, best=best)
         training.world.barrier()
 
     def _stop_for(self, signal_number: int) -> None:

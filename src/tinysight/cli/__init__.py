@@ -1,0 +1,57 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands: --help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from tinysight.cli import data, training, using
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Train recognisers of small images from scratch, find what is where in them, see why they err, and ship them.",
+    epilog="Begin with:  tinysight train quickstart --data shapes",
+)
+app.add_typer(data.app, name="data")
+COMMANDS: tuple[Callable[..., None], ...] = (
+    training.recipes,
+    training.train,
+    training.resume,
+    using.evaluate,
+    using.predict,
+    using.submit,
+    using.bench,
+    using.version,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; what a person can put right becomes one line and exit status 1."""
+    try:
+        app()
+    except BrokenPipeError:  # `tinysight recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: Exception) -> None:
+    text = " ".join(str(error).split()) or repr(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    print(f"error: {text}", file=sys.stderr)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stderr.flush()
+        os._exit(1)  # at once: waiting for the other processes would hang
+    sys.exit(1)

@@ -1,0 +1,18 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="Where packs are kept [default: $TINYSIGHT_DATA or ~/.cache/tinysight].")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that decode [default: all cores].")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, as train.epochs=8.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under runs/.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -1,0 +1,230 @@
+"""The commands `tinysight data ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tinysight.cli.arguments import Home, Workers
+from tinysight.cli.packs import packs_home
+from tinysight.cli.progress import counting, say
+
+if TYPE_CHECKING:
+    from tinysight.data.pack import Pack
+
+app = typer.Typer(no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode="rich")
+
+
+@app.command("get")
+def get(
+    name: Annotated[str, typer.Argument(help="tiny-imagenet or shapes.")],
+    source: Annotated[
+        str | None, typer.Option(help="Tiny ImageNet's URL, zip archive or folder [default: the published URL].")
+    ] = None,
+    home: Home = None,
+    workers: Workers = None,
+) -> None:
+    """Prepare a known data set: Tiny ImageNet (published archive, your copy of it, or its folder), or the drawn shapes.
+
+    A second call is instant; an interrupted one leaves nothing wrong.
+
+    [bold]Examples[/bold]
+      tinysight data get shapes
+      tinysight data get tiny-imagenet
+      tinysight data get tiny-imagenet --source ~/Downloads/tiny-imagenet-200.zip
+    """
+    where = packs_home(home)
+    known = ("tiny-imagenet", "shapes")
+    if name not in known:
+        raise ValueError(
+            f"no data set is named {name!r}; there are {' and '.join(known)} "
+            "(your own images: `tinysight data import FOLDER`)"
+        )
+    if name == "shapes" and source is not None:
+        raise ValueError("shapes is drawn, it has no --source")
+    with counting(f"preparing {name}") as progress:
+        if name == "shapes":
+            from tinysight.data import shapes
+
+            pack = shapes.prepare(home=where, workers=workers, progress=progress, say=say)
+        else:
+            from tinysight.data import tiny_imagenet
+
+            pack = tiny_imagenet.prepare(source, home=where, workers=workers, progress=progress, say=say)
+    _describe(pack)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
+    name: Annotated[str, typer.Option(help="What the data will be called.")],
+    size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and centre crop.")] = 64,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")
+    ] = False,
+    home: Home = None,
+    workers: Workers = None,
+) -> None:
+    """Prepare your own images: one folder a class, JPEG, PNG or WebP of any size.
+
+    Without train/ and val/ a split is made, balanced by class, and kept.
+
+    [bold]Examples[/bold]
+      tinysight data import ~/Pictures/pets --name pets
+      tinysight data import flowers --name flowers96 --size 96
+    """
+    from tinysight.data.folder import import_folder
+
+    with counting(f"preparing {name}") as progress:
+        pack = import_folder(
+            folder,
+            name=name,
+            home=packs_home(home),
+            image_size=size,
+            workers=workers,
+            on_unreadable="skip" if skip_unreadable else "stop",
+            progress=progress,
+        )
+    _describe(pack)
+
+
+@app.command("info")
+def info(
+    name: Annotated[str | None, typer.Argument(help="A pack's name or folder; none lists all.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every image against its checksum.")] = False,
+    home: Home = None,
+) -> None:
+    """Tell what a data set holds, where it came from, whether its source has changed, and what is odd in it.
+
+    [bold]Examples[/bold]
+      tinysight data info
+      tinysight data info tiny-imagenet --verify
+    """
+    from tinysight.data.pack import list_packs, open_pack
+
+    where = packs_home(home)
+    if name is None:
+        names = list_packs(where)
+        print("\n".join(names) if names else f"{where} holds no data yet; begin with `tinysight data get shapes`")
+        return
+    pack = open_pack(name, home=where)
+    _describe(pack, full=True)
+    if verify:
+        with counting("checking") as progress:
+            damaged = pack.verify(progress=progress)
+        if damaged:
+            raise ValueError(f"{len(damaged)} images of {pack.name} are damaged, as {damaged[0]}; prepare it anew")
+        print("every image is as it was written")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG to write [default: NAME-SPLIT.png].")] = None,
+    split: Annotated[str, typer.Option(help="train, minival, val or test.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=2000, help="How many images.")] = 48,
+    seed: Annotated[int, typer.Option(help="Which images.")] = 0,
+    only: Annotated[str | None, typer.Option("--class", help="Only this class (name or id).")] = None,
+    home: Home = None,
+) -> None:
+    """Draw a contact sheet: images with their labels and boxes, as a PNG.
+
+    [bold]Examples[/bold]
+      tinysight data show shapes
+      tinysight data show tiny-imagenet --class goldfish --count 24 --out fish.png
+    """
+    import numpy as np
+
+    from tinysight.analysis.sheets import contact_sheet
+    from tinysight.data.pack import open_pack
+
+    pack = open_pack(name, home=packs_home(home))
+    rows = np.asarray(pack.rows(split))
+    if only is not None:
+        rows = rows[pack.labels[rows] == _class_index(pack, only)]
+    if not len(rows):
+        raise ValueError(f"{pack.name} has no image to show there")
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
+    labels = pack.labels[chosen]
+    sheet = contact_sheet(
+        [pack.images[row] for row in chosen],
+        captions=[
+            pack.class_names[label] if label >= 0 else Path(pack.files[row]).name
+            for row, label in zip(chosen, labels, strict=True)
+        ],
+        boxes=[pack.boxes_of(row) for row in chosen],
+        title=f"{pack.name}, {split}: {len(chosen)} of {len(rows)} images",
+    )
+    _write_picture(sheet, out or Path(f"{pack.name}-{split}.png"))
+
+
+@app.command("augment")
+def augment(
+    name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG to write [default: NAME-augment.png].")] = None,
+    row: Annotated[int, typer.Option(min=0, help="Which image.")] = 0,
+    home: Home = None,
+) -> None:
+    """Draw one image under each augmentation, like the report's Fig. 1.
+
+    [bold]Examples[/bold]
+      tinysight data augment shapes
+      tinysight data augment tiny-imagenet --row 1234 --out fig1.png
+    """
+    import torch
+
+    from tinysight.analysis.sheets import augmentation_figure
+    from tinysight.data.pack import open_pack
+    from tinysight.ops.augment import panels
+
+    pack = open_pack(name, home=packs_home(home))
+    if row >= len(pack):
+        raise ValueError(f"{pack.name} has rows 0 to {len(pack) - 1}, not {row}")
+    image = pack.images[row]
+    methods = [(caption, panel.numpy()) for caption, panel in panels(torch.tensor(image)) if caption != "original"]
+    figure = augmentation_figure(image, methods)
+    _write_picture(figure, out or Path(f"{pack.name}-augment.png"))
+
+
+def _class_index(pack: Pack, name: str) -> int:
+    import difflib
+
+    for names in (pack.class_names, pack.class_ids):
+        if name in names:
+            return names.index(name)
+    close = difflib.get_close_matches(name, pack.class_names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(pack.class_names[:5])}, ..."
+    raise ValueError(f"{pack.name} has no class {name!r}{hint}")
+
+
+def _describe(pack: Pack, *, full: bool = False) -> None:
+    counts = ", ".join(f"{split} {stop - start:,}" for split, (start, stop) in pack.splits.items() if stop > start)
+    print(f"{pack.name}: {len(pack):,} images of {pack.image_size}x{pack.image_size}, {len(pack.class_names)} classes")
+    print(f"  {counts}")
+    for note in pack.notes:
+        print(f"  note: {note}")
+    print(f"  {pack.path}")
+    if not full:
+        return
+    source = pack.manifest["source"]
+    state = {
+        "same": "unchanged",
+        "changed": "CHANGED since it was prepared",
+        "gone": "no longer there",
+        "unknown": "drawn",
+    }
+    print(f"  source: {source['kind']} {source['path']} ({state[pack.source_state()]})")
+    print(f"  boxes: {len(pack.boxes):,}")
+    print("  classes: " + ", ".join(pack.class_names))
+
+
+def _write_picture(picture: Any, path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} is no name for a PNG; end it in .png")
+    try:
+        picture.save(path)
+    except FileNotFoundError:
+        raise ValueError(f"there is no folder {path.parent}; make it first") from None
+    print(path)

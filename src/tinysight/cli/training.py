@@ -1,0 +1,122 @@
+"""The commands that train."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tinysight.cli.arguments import Home, RunName, Settings
+from tinysight.cli.packs import open_or_draw
+from tinysight.cli.progress import duration
+
+if TYPE_CHECKING:
+    from tinysight.data.pack import Pack
+
+
+def recipes() -> None:
+    """List the recipes: what each trains, on what, how long, and what came of it."""
+    import inspect
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from tinysight.recipes import RECIPES
+
+    table = Table("recipe", "what", show_lines=True)
+    for name, function in RECIPES.items():
+        table.add_row(name, inspect.getdoc(function))
+    Console().print(table)
+    print("Train one with: tinysight train RECIPE --data NAME [field=value ...]")
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="See `tinysight recipes`.")],
+    settings: Settings = None,
+    data: Annotated[str | None, typer.Option(help="A pack's name [default: the recipe's].")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name or folder [default: RECIPE-DATA].")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the resolved run, and train nothing.")] = False,
+    home: Home = None,
+) -> None:
+    """Train a recipe on a data set; everything about it can be changed by field=value.
+
+    Ctrl-C saves; `tinysight resume` goes on, to the very same result. Several processes: prefix with torchrun.
+
+    [bold]Examples[/bold]
+      tinysight train quickstart --data shapes
+      tinysight train resnet18-modern --data pets train.epochs=30 optimiser.lr=0.05
+      torchrun --nproc-per-node 2 -m tinysight train resnet18-report --data tiny-imagenet
+    """
+    from dataclasses import replace
+
+    from tinysight import config
+    from tinysight.recipes import recipe as recipe_named
+
+    run = config.override(recipe_named(recipe), dict(config.parse_assignments(settings or [])))
+    if data is not None:
+        run = replace(run, data=replace(run.data, name=data))
+    if show:
+        print(json.dumps(config.to_dict(run), indent=1))
+        return
+    from tinysight.train import launch
+
+    _train(
+        run.data.name,
+        home,
+        lambda pack, world, reporter: launch.start(
+            run, pack, world=world, reporter=reporter, name=name, command=shlex.join(["tinysight", *sys.argv[1:]])
+        )[0],
+    )
+
+
+def resume(run: RunName, home: Home = None) -> None:
+    """Go on with an interrupted run from its newest whole checkpoint, to the result it would have had.
+
+    [bold]Examples[/bold]
+      tinysight resume quickstart-shapes
+    """
+    from tinysight import runs
+    from tinysight.train import launch
+
+    folder = runs.find(run)
+    record = runs.read_record(folder)
+
+    def go_on(pack: Pack, world: Any, reporter: Any) -> Path:
+        launch.resume(folder, pack, world=world, reporter=reporter)
+        return folder
+
+    _train(record.run.data.name, home, go_on)
+
+
+def _train(data: str, home: Path | None, work: Callable[[Pack, Any, Any], Path]) -> None:
+    from tinysight.analysis.curves import draw_curves
+    from tinysight.train.console import Terminal
+    from tinysight.train.loop import Interrupted
+    from tinysight.train.world import join_world
+
+    with join_world() as world:
+        reporter = Terminal(quiet=not world.is_main)
+        try:
+            pack = open_or_draw(data, home) if world.is_main else None
+            world.barrier()
+            folder = work(pack or open_or_draw(data, home), world, reporter)
+        except Interrupted as interruption:
+            reporter.end()
+            number = interruption.signal_number
+            os._exit(128 + number) if world.size > 1 else sys.exit(128 + number)
+        finally:
+            reporter.end()
+        if world.is_main:
+            draw_curves(folder)
+            summary = json.loads((folder / "summary.json").read_text())
+            print(f"trained {summary['epochs']} epochs, {summary['steps']} steps in {duration(summary['seconds'])}")
+            if summary["best_monitored_error"] is not None:
+                print(f"lowest minival error {summary['best_monitored_error']:.2%}")
+            print(f"weights {folder / 'weights.safetensors'}\ncurves  {folder / 'curves.png'}")
+            print(f"next    tinysight evaluate {folder}")

@@ -1,0 +1,191 @@
+"""The commands that use a trained model, and those about the machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tinysight.cli.arguments import Device, Home, RunName
+from tinysight.cli.packs import open_or_draw
+from tinysight.cli.progress import counting
+
+if TYPE_CHECKING:
+    from tinysight.data.pack import Pack
+    from tinysight.train.evaluate import Metrics, Scores
+
+
+def evaluate(
+    run: RunName,
+    split: Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")] = "val",
+    data: Annotated[str | None, typer.Option(help="Another pack with the same classes [default: the run's].")] = None,
+    device: Device = "auto",
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a finished run: errors with 95 % intervals, loss, calibration; keep every image's scores and draw some.
+
+    [bold]Examples[/bold]
+      tinysight evaluate quickstart-shapes
+      tinysight evaluate runs/pets --split minival --json
+    """
+    from dataclasses import asdict
+
+    from tinysight import runs
+    from tinysight.analysis.curves import draw_curves
+    from tinysight.device import place
+    from tinysight.train.evaluate import evaluate_run
+
+    folder = runs.find(run)
+    pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
+    with counting(f"scoring {split}") as progress:
+        total = len(pack.rows(split))
+        scores, metrics = evaluate_run(
+            folder, split, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total)
+        )
+    if split == "val" and (folder / "log.jsonl").exists():
+        draw_curves(folder)
+    _draw_predictions(folder, pack, scores, split)
+    if as_json:
+        print(json.dumps(asdict(metrics), indent=1))
+    else:
+        _print_metrics(metrics, pack.name, split)
+        print(f"every image's scores: {folder / 'scores' / f'{split}.safetensors'}")
+        print(f"some predictions:     {folder / f'predictions-{split}.png'}")
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="RUN|WEIGHTS", help="A run, or a weights file (.safetensors).")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP of any size.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Name what is in pictures.
+
+    [bold]Examples[/bold]
+      tinysight predict quickstart-shapes examples/*.png
+      tinysight predict runs/pets/weights.safetensors cat.jpg --json
+    """
+    from tinysight import runs
+    from tinysight.deploy.predictor import Predictor
+    from tinysight.device import place
+
+    path = Path(model)
+    predictor = Predictor(path if path.exists() else runs.find(model), placement=place(device, "fp32"))
+    failed = 0
+    found: list[dict[str, Any]] = []
+    for image, answer in zip(images, predictor.predict(images, top=top), strict=True):
+        if isinstance(answer, ValueError):
+            failed += 1
+            print(f"error: {answer}", file=sys.stderr)
+            continue
+        ranked = list(zip(answer.class_names, answer.class_ids, answer.probabilities, strict=True))
+        if as_json:
+            best = [{"class": name, "id": wnid, "probability": round(p, 6)} for name, wnid, p in ranked]
+            found.append({"image": str(image), "top": best})
+        else:
+            print(f"{image}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, _, probability in ranked))
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    if failed:
+        raise typer.Exit(1)
+
+
+def submit(
+    run: RunName,
+    out: Annotated[Path | None, typer.Option(help="The file to write [default: RUN/submission.txt].")] = None,
+    data: Annotated[str | None, typer.Option(help="Another pack with the same classes [default: the run's].")] = None,
+    device: Device = "auto",
+    home: Home = None,
+) -> None:
+    """Write the answers for the unlabelled test images: `test_0.JPEG n02814533` a line, as the challenge took it.
+
+    [bold]Examples[/bold]
+      tinysight submit resnet10-laptop-tiny-imagenet
+    """
+    from tinysight import runs
+    from tinysight.device import place
+    from tinysight.train.evaluate import answer_test
+
+    folder = runs.find(run)
+    pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
+    path = out or folder / "submission.txt"
+    with counting("scoring test") as progress:
+        total = len(pack.rows("test"))
+        count = answer_test(
+            folder, path, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total)
+        )
+    print(f"{count} answers in {path}")
+
+
+def bench(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON there, too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure this machine: its ceilings, and how near training, augmentation, loading and prediction come to them.
+
+    [bold]Examples[/bold]
+      tinysight bench
+      tinysight bench --seconds 10 --out bench.json
+    """
+    from rich.console import Console
+
+    from tinysight.device import place
+    from tinysight.train.bench import measure_machine, table
+
+    result = measure_machine(place(device), seconds=seconds)
+    text = json.dumps(result, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        print(text)
+    else:
+        Console().print(table(result))
+
+
+def version() -> None:
+    """Print the version."""
+    from tinysight import __version__
+
+    print(__version__)
+
+
+def _draw_predictions(folder: Path, pack: Pack, scores: Scores, split: str, count: int = 48) -> None:
+    import numpy as np
+
+    from tinysight.analysis.sheets import contact_sheet
+
+    chosen = np.linspace(0, len(scores.rows) - 1, min(count, len(scores.rows))).round().astype(int)
+    probabilities = scores.logits.softmax(dim=1)
+    captions: list[Any] = []
+    right = 0
+    for index in chosen.tolist():
+        guess, truth = int(probabilities[index].argmax()), int(scores.labels[index])
+        said = f"{pack.class_names[guess]} {float(probabilities[index, guess]):.0%}"
+        right += guess == truth
+        captions.append((said, "right") if guess == truth else (f"{said}\nis {pack.class_names[truth]}", "wrong"))
+    sheet = contact_sheet(
+        [pack.images[int(scores.rows[index])] for index in chosen.tolist()],
+        captions=captions,
+        columns=6,
+        scale=3,
+        title=f"{folder.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
+    )
+    sheet.save(folder / f"predictions-{split}.png")
+
+
+def _print_metrics(metrics: Metrics, data: str, split: str) -> None:
+    print(f"{data} {split}, {metrics.num_images:,} images")
+    for name, error, low, high in (
+        ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
+        ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),
+    ):
+        print(f"  {name} error        {100 * error:6.2f} %   (95 %: {100 * low:.2f} to {100 * high:.2f} %)")
+    print(f"  loss               {metrics.loss:6.3f} nats")
+    print(f"  calibration error  {100 * metrics.calibration_error:6.2f} %")
