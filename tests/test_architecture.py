@@ -141,7 +141,9 @@ def test_importing_and_help_load_nothing_heavy_and_write_nothing(arguments: list
     code += "import tinysight\n" if arguments[0] == "-c" else "runpy.run_module('tinysight', run_name='__main__')\n"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("TINYSIGHT")},
-        **{"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"},
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": str(SOURCE.parent),
     }
     done = subprocess.run(
@@ -157,7 +159,7 @@ def test_importing_a_module_touches_no_global_state() -> None:
     code = (
         "import torch, signal, os\n"
         "state = lambda: (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads(),\n"
-        "                 torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGTERM), dict(os.environ))\n"
+        "                 torch.are_deterministic_algorithms_enabled(), signal.getsignal(15), dict(os.environ))\n"
         "before = state()\n"
         "import tinysight.cli, tinysight.train.launch, tinysight.deploy.predictor, tinysight.analysis.sheets\n"
         "assert state() == before\n"

@@ -91,7 +91,7 @@ def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
         {"schedule": Schedule(name="cosine"), "train": Train(final="best")},
     ):
         with pytest.raises(ValueError, match=r"data\.monitor"):
-            Run(recipe="any", data=nothing, **fault)  # type: ignore[arg-type]
+            Run(recipe="any", data=nothing, **fault)
     assert Run(recipe="any", data=nothing, schedule=Schedule(name="cosine")).data == nothing
 
 

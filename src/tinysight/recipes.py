@@ -47,9 +47,11 @@ def resnet10_report() -> Run:
 def resnet18_modern() -> Run:
     """Train the same 18 layers with what has been learnt since 2017.
 
-    Source: weight decay 5e-4 without norms and biases, warm-up and cosine, label smoothing, averaged weights, crop and
-    flip only. Hardware: a GPU; on 2 CPU cores with native bf16 about 12 minutes an epoch. Time: 60 epochs. Result: not
-    yet run in full.
+    Source: ours: weight decay 5e-4 without norms and biases, warm-up and cosine, label smoothing, averaged weights,
+        crop and flip only.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 12 minutes an epoch.
+    Time: 60 epochs.
+    Result: not yet run in full.
     """
     return Run(
         recipe="resnet18-modern",

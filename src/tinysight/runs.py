@@ -4,7 +4,7 @@ run.json              the resolved run, versions, machine and command, written b
 log.jsonl             losses, errors and rates by step        timing.jsonl   what the clock said
 checkpoints/          training states                         tensorboard/   events
 weights.safetensors   the finished model                      summary.json   how it ended
-curves.png, predictions.png, scores/, evaluation-<split>.json
+curves.png, predictions-<split>.png, scores/, evaluation-<split>.json
 """
 
 from __future__ import annotations

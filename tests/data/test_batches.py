@@ -127,7 +127,7 @@ def test_what_the_maker_raises_reaches_the_reader() -> None:
         found: list[int] = []
         with pytest.raises(ValueError, match="number 3"):
             for number in read_ahead(make, range(10), depth):
-                found.append(number)  # noqa: PERF402
+                found.append(number)
         assert found == [0, 1, 2]
     _no_thread_is_left()
 
@@ -154,7 +154,12 @@ def test_a_reader_that_stops_early_stops_the_thread() -> None:
 
 def test_no_more_is_made_in_advance_than_asked_for() -> None:
     made: list[int] = []
-    reading = read_ahead(lambda number: made.append(number) or number, range(50), 3)
+
+    def make(number: int) -> int:
+        made.append(number)
+        return number
+
+    reading = read_ahead(make, range(50), 3)
     for taken in range(5):
         assert next(reading) == taken
         time.sleep(0.02)

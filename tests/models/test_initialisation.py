@@ -19,25 +19,25 @@ def test_variance_scaling_has_its_moments() -> None:
     model = _model()
     variance_scaling(model, generator=torch.Generator().manual_seed(0))
     for index, fan_in in ((0, 16 * 25), (3, 256)):
-        weight = model[index].weight.detach()  # type: ignore[operator,union-attr]
+        weight = model[index].weight.detach()  # type: ignore[operator]
         assert isinstance(weight, torch.Tensor)
         expected = math.sqrt(2 / fan_in)
         assert abs(float(weight.mean())) < 4 * expected / math.sqrt(weight.numel())
         assert float(weight.std()) == pytest.approx(expected, rel=4 / math.sqrt(2 * weight.numel()))
         assert float(weight.abs().max()) > 3 * expected  # normal, not uniform
-    assert not model[3].bias.any()  # type: ignore[union-attr,operator]
+    assert not model[3].bias.any()  # type: ignore[operator]
 
 
 def test_the_default_is_torchs_own_distribution() -> None:
     model, own = _model(), _model()
     torch_default(model, generator=torch.Generator().manual_seed(0))
     for index, fan_in in ((0, 16 * 25), (3, 256)):
-        weight, reference = (each[index].weight.detach() for each in (model, own))  # type: ignore[operator,union-attr]
+        weight, reference = (each[index].weight.detach() for each in (model, own))  # type: ignore[operator]
         assert isinstance(weight, torch.Tensor) and isinstance(reference, torch.Tensor)
         bound = 1 / math.sqrt(fan_in)
         assert bound * 0.99 < float(weight.abs().max()) <= bound
         assert float(weight.std()) == pytest.approx(float(reference.std()), rel=0.03)
-    assert 0 < float(model[3].bias.detach().abs().max()) <= 1 / 16  # type: ignore[union-attr,operator]
+    assert 0 < float(model[3].bias.detach().abs().max()) <= 1 / 16  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", INITIALISATIONS)

@@ -45,7 +45,7 @@ def test_every_model_has_a_row() -> None:
 def test_multiply_adds_at_56_pixels_are_those_of_the_report() -> None:
     model = build("resnet", 200, {"n": 2}).train()
     assert round(count_multiply_adds(model, 56) / 1e9, 3) == 0.488
-    assert model.training and not model.stem[0]._forward_hooks  # type: ignore[union-attr,index,operator]
+    assert model.training and not model.stem[0]._forward_hooks  # type: ignore[union-attr,index]
 
 
 @pytest.mark.parametrize("size", [32, 56, 64, 128])

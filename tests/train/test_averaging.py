@@ -41,7 +41,7 @@ def test_it_is_a_copy_that_is_not_trained() -> None:
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     _train_a_little(model, torch.Generator().manual_seed(0))
-    assert not torch.equal(average.model[0].weight, model[0].weight)  # type: ignore[index,union-attr]
+    assert not torch.equal(average.model[0].weight, model[0].weight)  # type: ignore[index,arg-type]
 
 
 def test_the_first_updates_leave_the_start_behind() -> None:
@@ -51,4 +51,4 @@ def test_the_first_updates_leave_the_start_behind() -> None:
         model.weight.fill_(100.0)
     for step in range(40):
         average.update(model, step)
-    assert float(average.model.weight.detach()) > 99.0  # type: ignore[union-attr,operator,arg-type]
+    assert float(average.model.weight.detach()) > 99.0  # type: ignore[operator]

@@ -126,7 +126,9 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
     whole = manifest.read_bytes()
     step = whole.index(b"100")
     flips = [(position, 1 << position % 8) for position in range(0, len(whole), 3)]
-    for position, mask in [*flips, (step + 1, ord("0") ^ ord("."))]:  # the last gives "step": 1.0
+    flips.append((step + 1, ord("0") ^ ord(".")))  # "step": 1.0
+    flips.append((whole.index(b"\n"), ord("\n") ^ ord(" ")))  # the same JSON
+    for position, mask in flips:
         restore = _flip(manifest, position, mask)
         with pytest.raises(ValueError, match="step-00000100"):
             load(path)
@@ -240,7 +242,7 @@ def _crash_before(number: int, work: Callable[[], None], report: Path | None = N
     def child() -> None:
         countdown = _Countdown(number)
 
-        def fsync(descriptor: int) -> None:
+        def fsync(descriptor: Any) -> None:
             def tear() -> None:
                 with suppress(OSError):  # a folder
                     os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
@@ -251,7 +253,7 @@ def _crash_before(number: int, work: Callable[[], None], report: Path | None = N
             if event in _OPERATIONS:
                 countdown()
 
-        os.fsync = fsync
+        os.fsync = fsync  # type: ignore[assignment]
         sys.addaudithook(audit)
         work()
         if report is not None:
@@ -297,7 +299,7 @@ def test_a_full_disk_leaves_earlier_states_and_nothing_else(
     real = os.fsync
 
     def full(descriptor: int) -> None:
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(part):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == part:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 

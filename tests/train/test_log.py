@@ -60,7 +60,7 @@ def test_a_cut_last_line_of_the_log_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     length = _write(tmp_path, range(1, 6))
     _write(tmp_path, range(4, 9), step=3, log_bytes=length // 5 * 3)

@@ -1,4 +1,4 @@
-"""The loop: interrupted and resumed is uninterrupted to the byte, faults stop it cleanly, and a seed decides everything."""
+"""The loop: interrupted and resumed is uninterrupted to the byte, faults stop it cleanly, a seed decides everything."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from tinysight.device import Placement
 from tinysight.runs import read_lines
 from tinysight.train import checkpoint, launch, loop
 from tinysight.train.evaluate import evaluate_run, measure
+from tinysight.train.log import Journal
 from tinysight.train.loop import Interrupted, NonFinite, Quiet, Training
 from tinysight.train.schedules import LearningRate
 from tinysight.train.world import World
@@ -97,22 +98,22 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted() -> dict[Run, dict[str, Any]]:
+def uninterrupted() -> dict[str, dict[str, Any]]:
     """Traces of runs that were not interrupted, each trained once."""
     return {}
 
 
 @pytest.fixture
-def whole(uninterrupted: dict[Run, dict[str, Any]], pack: Pack, tmp_path: Path) -> Callable[[Run], dict[str, Any]]:
+def whole(uninterrupted: dict[str, dict[str, Any]], pack: Pack, tmp_path: Path) -> Callable[[Run], dict[str, Any]]:
     """Give the traces of a run that was not interrupted."""
 
     def train(run: Run) -> dict[str, Any]:
-        key = json.dumps(vars(run), default=repr)
+        key = repr(run)
         if key not in uninterrupted:
             folder = tmp_path / f"whole-{len(uninterrupted)}"
             go(run, pack, folder)
-            uninterrupted[key] = traces(folder)  # type: ignore[index]
-        return uninterrupted[key]  # type: ignore[index]
+            uninterrupted[key] = traces(folder)
+        return uninterrupted[key]
 
     return train
 
@@ -120,7 +121,7 @@ def whole(uninterrupted: dict[Run, dict[str, Any]], pack: Pack, tmp_path: Path) 
 # ---------------------------------------------------------------- resuming
 
 
-# 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: amid an epoch and between lines of the log; 5, 9: at the end of an epoch,
+# 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: amid an epoch and between lines of the log; 5, 9: at an epoch's end,
 # before its evaluation; 8: right behind a line of the log; 14: the last step
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 8, 9, 11, 14])
 def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
@@ -261,12 +262,52 @@ def test_when_no_state_is_whole_it_does_not_begin_anew(make_run: MakeRun, pack: 
     stop_at(run, pack, tmp_path / "run", 3)
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
     (tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").unlink()
-    with pytest.raises(ValueError, match="no state .* is whole"):
+    with pytest.raises(ValueError, match=r"no state .* is whole"):
         go(run, pack, tmp_path / "run")
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
 
 
 # ---------------------------------------------------------------- killed
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
+    make_run: MakeRun,
+    pack: Pack,
+    whole: Callable[[Run], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run()
+    expected = whole(run)
+    left = 0
+
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Crash
+            return work(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no power is cut here
+    for owner, name in ((Journal, "write"), (Journal, "sync"), (checkpoint, "save"), (checkpoint, "prune")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    monkeypatch.setattr(checkpoint, "replace_durably", counted(checkpoint.replace_durably))
+    for number in range(1, 21):  # 6 + 3 lines, 3 times a log synced, a state saved and old ones removed, 2 last files
+        left = number
+        with pytest.raises(Crash):
+            go(run, pack, tmp_path / f"run-{number}")
+        go(run, pack, tmp_path / f"run-{number}")
+        assert differences(traces(tmp_path / f"run-{number}"), expected) == [], number
+    left = 21
+    go(run, pack, tmp_path / "uncrashed")
+    assert left == 1
 
 
 def _forked(work: Callable[[], None]) -> int:
@@ -351,7 +392,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimisers_step(
 
 
 def test_a_learning_rate_beyond_reason_stops_it(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    with pytest.raises(NonFinite, match="no state had been saved yet; try a lower optimiser.lr"):
+    with pytest.raises(NonFinite, match=r"no state had been saved yet; try a lower optimiser\.lr"):
         go(make_run(optimiser__lr=1e30), pack, tmp_path / "run")
 
 
@@ -381,10 +422,10 @@ def test_a_disk_that_is_full_stops_it_and_it_goes_on_later(
 
 
 def test_no_thread_is_left_however_it_ends(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    stop_at(make_run(data__prefetch=5), pack, tmp_path / "run", 3)
-    with pytest.raises(NonFinite):
-        go(make_run(optimiser__lr=1e30, data__prefetch=5), pack, tmp_path / "other")
-    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+    for name, changes, ending in (("stopped", {}, Interrupted), ("diverged", {"optimiser__lr": 1e30}, NonFinite)):
+        with pytest.raises(ending) as kept, signalled(3):
+            go(make_run(data__prefetch=1, **changes), pack, tmp_path / name)
+        assert kept.traceback and not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 
 
 @pytest.mark.parametrize(
@@ -458,12 +499,12 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
     other = shapes.prepare(
         home=data_home, num_train=72, num_minival=24, num_val=24, num_test=11, image_size=32, name="other", workers=1
     )
-    with pytest.raises(ValueError, match="the data other are not those that .* began with"):
+    with pytest.raises(ValueError, match=r"the data other are not those that .* began with"):
         launch.resume(folder, other, world=World(), reporter=Quiet())
 
     def resume_too(step: int, values: dict[str, Any] | None) -> None:
         if step == 5:
-            with pytest.raises(ValueError, match="another process is training .*/run; wait for it"):
+            with pytest.raises(ValueError, match=r"another process is training .*/run; wait for it"):
                 launch.resume(folder, pack, world=World(), reporter=Quiet())
             refused.append(step)
 

@@ -21,7 +21,7 @@ def _model(seed: int = 0) -> nn.Sequential:
 def _step(model: nn.Module, optimiser: torch.optim.Optimizer, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     for parameter in model.parameters():
-        # In the parameter's memory layout, as autograd makes it: fused optimisers go through memory, not through indices.
+        # In the parameter's memory layout, as autograd makes it: fused optimisers go through memory, not by indices.
         parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
     optimiser.step()
 
@@ -63,7 +63,7 @@ def test_frozen_parameters_are_left_alone() -> None:
     model = _model()
     model[0].requires_grad_(False)
     optimiser = sgd(model, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, decay_all=False)
-    before = model[0].weight.clone()  # type: ignore[operator,union-attr]
+    before = model[0].weight.clone()  # type: ignore[operator]
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimiser.step()
@@ -84,7 +84,7 @@ def test_a_restored_optimiser_takes_the_same_steps_to_the_bit() -> None:
     other.load_state_dict(model.state_dict())
     resumed, forgetful = sgd(other, **settings), sgd(other, **settings)  # type: ignore[arg-type]
     restore_optimiser(resumed, other, tensors)
-    buffer = resumed.state[other[0].weight]["momentum_buffer"]
+    buffer = resumed.state[next(other.parameters())]["momentum_buffer"]
     assert buffer.is_contiguous(memory_format=torch.channels_last)
     for number in range(3, 6):
         _step(model, optimiser, number)

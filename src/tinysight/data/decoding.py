@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -211,6 +212,7 @@ def _work(tasks: Connection, decode: Decode, path: Path, offset: int, image_size
     """Decode chunks until the parent is gone or kills us: the whole life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    gc.freeze()  # what was inherited by a fork stays shared: looking through it would copy its pages
     parent = multiprocessing.parent_process()
     assert parent is not None
     descriptor = os.open(path, os.O_WRONLY)

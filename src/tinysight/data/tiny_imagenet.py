@@ -115,14 +115,13 @@ def fetch(url: str = URL, *, home: Path, progress: Progress | None = None, say: 
     target = home / "downloads" / file
     if say is not None and not target.exists():
         say(f"downloading {url} to {target}")
-    if not target.exists() or published:
-        download(
-            url,
-            target,
-            size=ARCHIVE_BYTES if published else None,
-            sha256=ARCHIVE_SHA256 if published else None,
-            progress=progress,
-        )
+    download(
+        url,
+        target,
+        size=ARCHIVE_BYTES if published else None,
+        sha256=ARCHIVE_SHA256 if published else None,
+        progress=progress,
+    )
     return target
 
 
@@ -370,11 +369,11 @@ def _read_boxes(files: _Files, name: str, images: list[str], num_fields: int) ->
 
 
 def _parse_box(files: _Files, name: str, fields: list[str]) -> tuple[int, ...]:
-    box = tuple(COORDINATES.get(field, -1) for field in fields[-4:])
-    if -1 in box or box[0] > box[2] or box[1] > box[3]:
+    x0, y0, x1, y1 = (COORDINATES.get(field, -1) for field in fields[-4:])
+    if not (0 <= x0 <= x1 and 0 <= y0 <= y1):
         expected = f"x0 <= x1, y0 <= y1 in whole pixels 0..{IMAGE_SIZE - 1}"
         raise _departure(files, name, f"the box {' '.join(fields[-4:])} of {fields[0]}", expected)
-    return box
+    return x0, y0, x1, y1
 
 
 COORDINATES = {str(pixel): pixel for pixel in range(IMAGE_SIZE)}
