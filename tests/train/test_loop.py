@@ -29,11 +29,12 @@ from tinysight.data.batches import Batch
 from tinysight.data.pack import Pack
 from tinysight.device import Placement
 from tinysight.runs import read_lines
-from tinysight.train import checkpoint, launch, loop
+from tinysight.train import checkpoint, launch, loop, training
 from tinysight.train.evaluate import evaluate_run, measure
 from tinysight.train.log import Journal
-from tinysight.train.loop import Interrupted, NonFinite, Quiet, Training
+from tinysight.train.loop import Interrupted, NonFinite, Quiet
 from tinysight.train.schedules import LearningRate
+from tinysight.train.training import Training
 from tinysight.train.world import World
 
 CPU = Placement(device=torch.device("cpu"), bf16=False)
@@ -452,13 +453,13 @@ def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refu
     from tinysight.data import shapes
 
     with pytest.raises(ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"):
-        loop.check(make_run(), pack, World(size=3))
+        training.check(make_run(), pack, World(size=3))
     bare = shapes.prepare(
         home=data_home, num_train=24, num_minival=0, num_val=0, num_test=0, image_size=32, name="bare", workers=1
     )
     with pytest.raises(ValueError, match=r"no labelled image in minival.*set data\.monitor=none"):
-        loop.check(make_run(), bare, World())
-    loop.check(make_run(data__monitor="none", schedule__name="cosine"), bare, World())
+        training.check(make_run(), bare, World())
+    training.check(make_run(data__monitor="none", schedule__name="cosine"), bare, World())
 
 
 # ---------------------------------------------------------------- runs: start and resume
@@ -613,13 +614,13 @@ def test_the_log_says_what_was_learnt_from(make_run: MakeRun, pack: Pack, tmp_pa
 
 def test_channel_statistics_are_numpys() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
-    mean, std = loop.channel_statistics(images, np.arange(3, 17))
+    mean, std = training.channel_statistics(images, np.arange(3, 17))
     assert np.allclose(mean, images[3:17].mean(axis=(0, 1, 2))) and np.allclose(std, images[3:17].std(axis=(0, 1, 2)))
     flat = np.full((5, 4, 4, 3), 77, dtype=np.uint8)
-    assert loop.channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
+    assert training.channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(
-        loop.channel_statistics(images, np.arange(20), limit=5)[0],
-        loop.channel_statistics(images[::4], np.arange(5))[0],
+        training.channel_statistics(images, np.arange(20), limit=5)[0],
+        training.channel_statistics(images[::4], np.arange(5))[0],
     )
 
 

@@ -88,14 +88,15 @@ class Batches:
         self._seed = seed
         self._share = share
         self._draw = draw
-        self._labels = labels
+        self._labels = torch.from_numpy(np.array(labels))
         self._epochs: dict[int, tuple[npt.NDArray[np.int64], torch.Tensor, Draws]] = {}
         self._images: Any = images
         self._rows = rows
         if self.on_device:
             self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
-            self._labels = labels[rows]
+            self._labels = self._labels[torch.from_numpy(rows)]
             self._rows = np.arange(len(rows))
+        self._labels = self._labels.to(device)
 
     def epoch_end(self, epoch: int) -> int:
         """Return the number of batches after which epochs 0..epoch are complete."""
@@ -133,8 +134,7 @@ class Batches:
                 images = images.pin_memory().to(self._device, non_blocking=True)
             else:
                 images = images.to(self._device)
-        labels = torch.from_numpy(self._labels[order[part]]).to(self._device, non_blocking=True)
-        return Batch(images=images, labels=labels, draws=draws[part])
+        return Batch(images=images, labels=self._labels.index_select(0, on_device[part]), draws=draws[part])
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Draws]:
         """Make an epoch's order and draws all at once: they go to a GPU in one copy, and no step waits for the host."""

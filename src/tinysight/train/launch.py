@@ -14,7 +14,8 @@ from tinysight.config import Run
 from tinysight.data.pack import Pack
 from tinysight.device import Placement, place
 from tinysight.train import checkpoint
-from tinysight.train.loop import Outcome, Reporter, check, train
+from tinysight.train.loop import Outcome, Reporter, train
+from tinysight.train.training import check
 from tinysight.train.world import World
 
 
