@@ -401,7 +401,7 @@ def wrong_shape(row: int) -> np.ndarray:
 def test_a_killed_worker_is_an_error_not_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "CHUNK_ROWS", 2)
     monkeypatch.setattr(decoding, "_safe_start_method", lambda: "fork")
-    with pytest.raises(RuntimeError, match=r"a decoding process died .signal SIGKILL.*fewer workers"):
+    with pytest.raises(ChildProcessError, match=r"a decoding process died .signal SIGKILL.*fewer workers"):
         write_pack(make_listing(200), kill_at_7, home=tmp_path, workers=2)
     assert leftovers(tmp_path) == []
 
@@ -556,3 +556,18 @@ def test_packs_of_the_same_content_have_the_same_digest(tmp_path: Path) -> None:
     two = write_pack(make_listing(source=other), decode, home=tmp_path / "two")
     three = write_pack(make_listing(), lambda row: decode(row + 1), home=tmp_path / "three")
     assert one.digest == two.digest != three.digest
+
+
+def test_fingerprints_follow_links_and_leave_hidden_files_out(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "a.png").write_bytes(b"1")
+    (folder / "class").symlink_to(elsewhere)
+    (folder / "dangling").symlink_to(tmp_path / "nowhere")
+    (folder / "class" / "back").symlink_to(folder)  # a circle
+    before = pack.source_fingerprint(folder)
+    (folder / ".DS_Store").write_bytes(b"seen by a file manager")
+    assert pack.source_fingerprint(folder) == before
+    (elsewhere / "a.png").write_bytes(b"22")
+    assert pack.source_fingerprint(folder) != before

@@ -47,10 +47,11 @@ def decode_rows(
 
     A row for which `decode` raises ValueError is written as zeros and returned among the failures, by row; past
     `max_failures` of them the rest is left undone. Any other exception of `decode` is raised here. A worker that dies
-    is a RuntimeError. The file's data is on its way to the disk while decoding goes on, but not yet durable.
+    is a ChildProcessError. The file's data is on its way to the disk while decoding goes on, but not yet durable.
     """
-    num_workers = min(workers or usable_cores(), -(-num_rows // CHUNK_ROWS))
-    chunk = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (image_size * image_size * 3)))
+    num_workers = min(workers or usable_cores(), -(-num_rows // max(1, CHUNK_ROWS // 8)))
+    share = -(-num_rows // (8 * num_workers)) if num_rows else 1  # a few hundred photographs still keep all cores busy
+    chunk = max(1, min(CHUNK_ROWS, share, CHUNK_BYTES // (image_size * image_size * 3)))
     chunks = ((start, min(start + chunk, num_rows)) for start in range(0, num_rows, chunk))
     job = (decode, path, offset, image_size)
     results = (
@@ -193,7 +194,7 @@ def _receive(connection: Connection, process: BaseProcess) -> Result:
         answer: Any = connection.recv()
     except (EOFError, ConnectionResetError):
         process.join()
-        raise RuntimeError(
+        raise ChildProcessError(
             f"a decoding process died ({_ending(process.exitcode)}); nothing was kept. If memory ran out, use fewer "
             "workers; if this is a script, start it under `if __name__ == '__main__':`"
         ) from None

@@ -184,8 +184,10 @@ def open_pack(name_or_path: str | Path, *, home: Path | None = None) -> Pack:
 def source_fingerprint(path: Path) -> str:
     """Fingerprint a folder by (relative path, size, mtime) of every file, a file by its size and its end (32 MiB).
 
-    Cheap: no file of a folder is opened, so touching one counts as a change. A zip ends with its directory, which has
-    the names, sizes and checksums of all members, so its end tells whether it is the same. Raises FileNotFoundError.
+    Cheap: no file of a folder is opened, so touching one counts as a change. Links are followed; what begins with a
+    dot is left out, or looking at a folder with some file managers would change it. A zip ends with its directory,
+    which has the names, sizes and checksums of all members: its end tells whether it is the same. Raises
+    FileNotFoundError.
     """
     digest = hashlib.sha256()
     if path.is_dir():
@@ -199,13 +201,20 @@ def source_fingerprint(path: Path) -> str:
     return FILE_MARK + digest.hexdigest()
 
 
-def _stat_lines(folder: str, prefix: str) -> Iterator[bytes]:
+def _stat_lines(folder: str, prefix: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
+    own = os.stat(folder)  # noqa: PTH116 (no Path for each of many folders)
+    here = (own.st_dev, own.st_ino)
+    if here in above:  # a link back up: its files are counted already
+        return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _stat_lines(entry.path, f"{prefix}{entry.name}/")
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _stat_lines(entry.path, f"{prefix}{entry.name}/", above | {here})
             else:
-                stat = entry.stat()
+                dangling = entry.is_symlink() and not entry.is_file()
+                stat = entry.stat(follow_symlinks=not dangling)
                 yield os.fsencode(f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
 
 
