@@ -2,6 +2,8 @@
 
     python benchmarks/results.py           put the table of benchmarks/results.jsonl into README.md
     python benchmarks/results.py --check   fail when the README's table is not that one
+    python benchmarks/results.py --add RUN --hardware "2 cores of ..." --record experiments/NNN-question.md
+                                           append the row of an evaluated run, then put the table into README.md
 
 A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes, seeds, num_train,
 top1_error and its interval, top5_error, record (the page that tells more). Errors are shares of the official val,
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +60,48 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
+def row_of(folder: Path, *, hardware: str, record: str) -> dict[str, Any]:
+    """Return the row of a finished run that was evaluated on val."""
+    from tinysight import models, runs
+    from tinysight.deploy.predictor import Predictor
+
+    told = runs.read_record(folder)
+    evaluation = json.loads((folder / "evaluation-val.json").read_text(encoding="utf-8"))
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    num_classes = len(Predictor(folder).card.class_names)
+    model = models.build(told.run.model.name, num_classes, told.run.model.options)
+    errors = ("top1_error", "top1_low", "top1_high", "top5_error", "loss", "calibration_error")
+    return {
+        "date": datetime.fromtimestamp((folder / "evaluation-val.json").stat().st_mtime, tz=UTC).date().isoformat(),
+        "commit": told.versions.get("commit", ""),
+        "command": told.command,
+        "data": told.run.data.name,
+        "recipe": told.run.recipe,
+        "parameters": models.count_parameters(model),
+        "hardware": hardware,
+        "minutes": round(summary["seconds"] / 60, 1),
+        "seeds": [told.run.train.seed],
+        "epochs": told.run.train.epochs,
+        **{name: round(evaluation[name], 6) for name in errors},
+        "record": record,
+    }
+
+
 def main() -> None:
-    """Write or check the table."""
+    """Write, check or extend the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    parser.add_argument("--add", type=Path, metavar="RUN")
+    parser.add_argument("--hardware")
+    parser.add_argument("--record")
+    arguments = parser.parse_args()
+    check = arguments.check
+    if arguments.add:
+        if not (arguments.hardware and arguments.record):
+            parser.error("--add needs --hardware and --record")
+        row = row_of(arguments.add, hardware=arguments.hardware, record=arguments.record)
+        with (ROOT / "benchmarks" / "results.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
     new = with_table(old, read_rows(ROOT / "benchmarks" / "results.jsonl"))

@@ -68,8 +68,8 @@ def resnet10_laptop() -> Run:
 
     Source: ours, after the known remedies for short trainings (high rate, linear decay, small images first).
     Hardware: 2 CPU cores with native bf16.
-    Time: 10 epochs, about 45 minutes.
-    Result: see experiments/001-ten-epochs-on-two-cores.md.
+    Time: 10 epochs: 65 minutes, 47 of them on one core.
+    Result: 47.40 % top-1 error on val, learning from train and minival, one seed (experiments/001).
     """
     return Run(
         recipe="resnet10-laptop",

@@ -89,8 +89,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert np.load(tmp_path / "toys" / "images.npy").shape == (10, SIZE, SIZE, 3)  # plain numpy reads it
 
 
-def test_rows_of_splits(tmp_path: Path) -> None:
-    made = write_pack(make_listing(), decode, home=tmp_path)
+def test_rows_of_splits(made: Pack) -> None:
     assert made.rows("train") == range(5) and made.rows("test") == range(8, 10)
     assert made.rows("train+minival") == range(6) == made.rows("minival+train")
     with pytest.raises(ValueError, match=r"toys has no split 'valid'; it has train, minival, val, test"):
@@ -118,6 +117,19 @@ def test_every_way_of_working_makes_the_same_pack(
     together = write_pack(make_listing(200), decode, home=tmp_path / "together", workers=2)
     assert together.digest == alone.digest
     assert (together.path / "images.npy").read_bytes() == (alone.path / "images.npy").read_bytes()
+
+
+@pytest.mark.parametrize("system", ["short writes", "no pwritev"])
+def test_writes_whole_chunks_whatever_the_system_takes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    if system == "no pwritev":
+        monkeypatch.delattr(os, "pwritev")
+    else:
+        monkeypatch.setattr(os, "pwritev", lambda file, images, at: os.pwrite(file, images[0][:7], at))
+    write, most = os.pwrite, 50
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:most], at))
+    assert write_pack(make_listing(), decode, home=tmp_path, workers=1).verify() == ()
 
 
 def test_does_not_fork_beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +278,23 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
 FILES = ("images", "labels", "boxes", "box_labels", "box_offsets", "digests")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data home of one good pack, to be copied: writing one waits for the disk."""
+    home = tmp_path_factory.mktemp("whole")
+    write_pack(make_listing(), decode, home=home)
+    return home
+
+
+@pytest.fixture
+def made(whole: Path, tmp_path: Path) -> Pack:
+    shutil.copytree(whole / "toys", tmp_path / "toys")
+    return open_pack("toys", home=tmp_path)
+
+
 @pytest.mark.parametrize("file", [*(f"{file}.npy" for file in FILES), "files.json", "manifest.json"])
 @pytest.mark.parametrize("harm", ["gone", "short", "flipped"])
-def test_damage_is_named(tmp_path: Path, file: str, harm: str) -> None:
-    made = write_pack(make_listing(), decode, home=tmp_path)
+def test_damage_is_named(made: Pack, tmp_path: Path, file: str, harm: str) -> None:
     path = made.path / file
     content = bytearray(path.read_bytes())
     if harm == "gone":
@@ -289,8 +314,7 @@ def test_damage_is_named(tmp_path: Path, file: str, harm: str) -> None:
             assert file in made.verify()[0]
 
 
-def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    made = write_pack(make_listing(), decode, home=tmp_path)
+def test_every_flipped_byte_is_noticed(made: Pack, tmp_path: Path) -> None:
     generator = random.Random(0)
     for file in sorted(made.path.iterdir()):
         content = file.read_bytes()
@@ -310,8 +334,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     assert open_pack("toys", home=tmp_path).verify() == ()
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
-    made = write_pack(make_listing(), decode, home=tmp_path)
+def test_another_format_is_refused(made: Pack, tmp_path: Path) -> None:
     manifest = json.loads((made.path / "manifest.json").read_text("utf-8"))
     (made.path / "manifest.json").write_text(json.dumps(manifest | {"format": "tinysight-pack/99"}))
     with pytest.raises(ValueError, match=r"format 'tinysight-pack/99', this version reads 'tinysight-pack/1'"):

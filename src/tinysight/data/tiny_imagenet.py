@@ -8,13 +8,14 @@ inclusive pixel indices 0..63; boxes become half-open here, and only here.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -135,6 +136,19 @@ def listing(source: Path, *, name: str = "tiny-imagenet", expect: Counts = PUBLI
     return _listing(path, _origin(path), name, expect)
 
 
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Spare the garbage collector a million new objects of which none is garbage: a fifth of the time of a listing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_collection_paused()
 def _listing(path: Path, origin: dict[str, Any], name: str, expect: Counts) -> tuple[Listing, Decode]:
     files = _open(path)
     by_folder = _by_folder(files.names)
@@ -369,7 +383,8 @@ def _read_boxes(files: _Files, name: str, images: list[str], num_fields: int) ->
 
 
 def _parse_box(files: _Files, name: str, fields: list[str]) -> tuple[int, ...]:
-    x0, y0, x1, y1 = (COORDINATES.get(field, -1) for field in fields[-4:])
+    x0, y0 = COORDINATES.get(fields[-4], -1), COORDINATES.get(fields[-3], -1)
+    x1, y1 = COORDINATES.get(fields[-2], -1), COORDINATES.get(fields[-1], -1)
     if not (0 <= x0 <= x1 and 0 <= y0 <= y1):
         expected = f"x0 <= x1, y0 <= y1 in whole pixels 0..{IMAGE_SIZE - 1}"
         raise _departure(files, name, f"the box {' '.join(fields[-4:])} of {fields[0]}", expected)
