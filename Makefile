@@ -17,6 +17,8 @@ help:
 	@echo "make bench        measure this machine and our speed on it"
 
 $(VENV)/.core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "tinysight needs Python 3.11 to 3.13, this is $$($(PYTHON) --version); say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
 	@touch $@

@@ -54,6 +54,16 @@ def picture_size(path: Path) -> tuple[int, int]:
         return picture.size
 
 
+def write_photos(folder: Path, *, size: tuple[int, int], count: int = 3) -> list[Path]:
+    """Make two classes of noise, with names that need care."""
+    generator = np.random.default_rng(0)
+    paths = [folder / name / f"{number}.png" for name in ("red cats", "l'été") for number in range(count)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
 def test_the_whole_path(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
     status, out, err = tinysight("train", "quickstart", "--name", "first", *SMALL)
     assert (status, "error" in out.lower()) == (0, True), err
@@ -111,12 +121,7 @@ def test_data_commands(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None
 
 
 def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    for name in ("red cats", "l'été"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
+    write_photos(tmp_path / "pets", size=(40, 50), count=12)
     status, out, err = tinysight("data", "import", "pets", "--name", "pets", "--size", "32", "--workers", "1")
     assert status == 0, err
     assert "24 images of 32x32, 2 classes" in out
@@ -125,6 +130,45 @@ def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) ->
     status, out, err = tinysight("evaluate", "quickstart-pets")
     assert status == 0, err
     assert "top-1 error" in out
+
+    folder = tmp_path / "runs" / "quickstart-pets"
+    own = (folder / "evaluation-val.json").read_bytes()
+    tinysight("data", "import", "pets", "--name", "again", "--size", "32", "--workers", "1")
+    status, out, err = tinysight("evaluate", "quickstart-pets", "--data", "again")
+    assert status == 0, err
+    assert (folder / "evaluation-again-val.json").exists()
+    assert (folder / "evaluation-val.json").read_bytes() == own, "the run's own figures stay"
+    tinysight("data", "import", "pets", "--name", "larger", "--size", "48", "--workers", "1")
+    status, _, err = tinysight("evaluate", "quickstart-pets", "--data", "larger")
+    assert (status, "takes images of 32 pixels" in err) == (1, True)
+    status, _, err = tinysight("submit", "quickstart-pets")
+    assert (status, "no split 'test'" in err) == (1, True)
+    write_photos(tmp_path / "few", size=(20, 20))
+    status, _, err = tinysight("data", "import", "few", "--name", "pets", "--workers", "1")
+    assert (status, "--replace" in err) == (1, True), "another source does not take a pack's place unasked"
+
+
+def test_without_minival_a_training_says_what_to_set(tinysight: Tinysight, tmp_path: Path) -> None:
+    write_photos(tmp_path / "few", size=(40, 40), count=2)
+    assert tinysight("data", "import", "few", "--name", "few", "--size", "32", "--workers", "1")[0] == 0
+    status, _, err = tinysight("train", "quickstart", "--data", "few", *SMALL)
+    assert (status, "set data.monitor=none" in err) == (1, True)
+    status, _, err = tinysight("train", "quickstart", "--data", "few", "data.monitor=none", *SMALL)
+    assert status == 0, err
+
+
+def test_a_folder_that_holds_nothing_but_a_lock_is_free(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "early").mkdir(parents=True)
+    (tmp_path / "runs" / "early" / ".lock").touch()
+    assert tinysight("train", "quickstart", "--name", "early", *SMALL)[0] == 0
+    status, _, err = tinysight("train", "quickstart", "--name", "early", *SMALL)
+    assert (status, "tinysight resume" in err) == (1, True)
+
+
+def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tiny: Pack) -> None:
+    assert tinysight("train", "quickstart", "--name", "first", *SMALL)[0] == 0
+    status, _, err = tinysight("submit", "first", "--out", "no/such/a.txt")
+    assert (status, err) == (1, "error: there is no folder no/such; make it first\n")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +183,10 @@ def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) ->
         (("train", "quickstart", "model.name=resnext", "--data", "shapes"), "did you mean resnet?"),
         (("train", "quickstart", "model.options.depth=3"), "there are n, filters, first_stride"),
         (("train", "quickstart", "model.options.n=deep"), "expected a value like 2"),
+        (("train", "quickstart", "model.options.filters=(8,'a')"), "expected a value like (64, 128, 256, 512)"),
+        (("train", "quickstart", "schedule.warmup=12"), "set it below train.epochs"),
+        (("train", "quickstart", "--data", "shapes", "data.name=pets"), "give one of them"),
+        (("train", "quickstart", "train.device=meta"), "expected auto, cpu, cuda"),
         (("train", "quickstart", "augment.crop=65"), "set augment.crop to 64 or less"),
         (("train", "quickstart", "train.device=gpu"), "expected auto, cpu, cuda"),
         (("train", "quickstart", "--data", "shapez"), "shapes"),
@@ -161,12 +209,14 @@ def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) ->
         (("data", "augment", "shapes", "--row", "149"), "rows 0 to 148"),
         (("data", "import", "missing", "--name", "pets"), "missing"),
         (("data", "import", ".", "--name", "../pets"), "../pets"),
+        (("data", "import", "photos/pets", "--name", "pets", "--home", "photos"), "exists and is no pack"),
     ],
 )
 def test_bad_input_is_one_clear_line(
     tinysight: Tinysight, tiny: Pack, tmp_path: Path, words: tuple[str, ...], expected: str
 ) -> None:
     (tmp_path / "notes.txt").write_text("not what it should be")
+    photos = write_photos(tmp_path / "photos" / "pets", size=(40, 50))
     status, out, err = tinysight(*words)
     assert status == 1
     assert expected in err
@@ -174,6 +224,7 @@ def test_bad_input_is_one_clear_line(
     assert err.count("\n") == 1, "one line"
     assert out == ""
     assert not (tmp_path / "runs").exists(), "nothing is begun that cannot be"
+    assert all(photo.exists() for photo in photos), "a person's pictures are never touched"
 
 
 @pytest.mark.parametrize(("words", "expected"), [(("trian",), "train"), (("predict",), "RUN|WEIGHTS")])

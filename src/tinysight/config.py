@@ -148,7 +148,7 @@ class Train:
             sound,
             "train.sizes",
             self.sizes,
-            "pairs (share, pixels), shares growing from 0 up to 1, as ((0,40),(0.7,56))",
+            "pairs (share, pixels), shares growing from 0 up to 1, as '((0,40),(0.7,56))'",
         )
         _require(self.final in ("last", "best"), "train.final", self.final, "last, best")
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
@@ -171,6 +171,11 @@ class Run:
     train: Train = Train()
 
     def __post_init__(self) -> None:
+        if self.schedule.warmup >= self.train.epochs:
+            raise ValueError(
+                f"schedule.warmup is {self.schedule.warmup:g} epochs of {self.train.epochs} in all; "
+                "set it below train.epochs"
+            )
         needs_monitor = self.schedule.name == "plateau" or self.train.final == "best"
         if needs_monitor and self.data.monitor == "none":
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,8 +26,6 @@ class Placement:
         where = f"cpu ({torch.get_num_threads()} threads)"
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)
-        elif self.device.type != "cpu":
-            where = self.device.type
         return f"{where}, {'bf16' if self.bf16 else 'fp32'}"
 
 
@@ -34,19 +33,16 @@ def place(device: str = "auto", precision: str = "auto", *, local_rank: int = 0)
     """Choose device and precision; raise ValueError for a device that is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"train.device is {device!r}; expected auto, cpu, cuda or cuda:N") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"the device is {device!r}; expected auto, cpu, cuda or cuda:N")
+    chosen = torch.device(device)
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"train.device is {device!r}, but torch sees no CUDA device here; set train.device=cpu")
+            raise ValueError(f"the device is {device!r}, but torch sees no CUDA device here; choose cpu")
         chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
         if chosen.index >= torch.cuda.device_count():
-            raise ValueError(f"train.device is {chosen}, but there are {torch.cuda.device_count()} CUDA devices here")
+            raise ValueError(f"the device is {chosen}, but there are {torch.cuda.device_count()} CUDA devices here")
         torch.cuda.set_device(chosen)
-    elif chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("train.device is 'mps', but torch sees no Apple GPU here; set train.device=cpu")
     return Placement(device=chosen, bf16=precision == "bf16" or (precision == "auto" and native_bf16(chosen)))
 
 
@@ -54,8 +50,6 @@ def native_bf16(device: torch.device) -> bool:
     """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (emulation is slower than float32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
     return matmul_rate(torch.bfloat16, size=768, seconds=0.05) > 1.3 * matmul_rate(
         torch.float32, size=768, seconds=0.05
     )

@@ -52,11 +52,11 @@ def new_folder(run: Run, name: str | None) -> Path:
         folder = Path(name) if os.sep in name else runs_home() / name
         if name in ("", ".", ".."):
             raise ValueError(f"--name {name!r} is no name for a run; give a word, or a folder's path")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
             raise ValueError(f"{folder} exists; go on with it by `tinysight resume {folder}`, or choose another --name")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    stem = f"{run.recipe}-{run.data.name}"
+    stem = f"{run.recipe}-{Path(run.data.name).name}"  # the data may be given by its folder
     number = 1
     while True:
         folder = runs_home() / (stem if number == 1 else f"{stem}-{number}")
@@ -121,10 +121,19 @@ def read_record(folder: Path) -> Record:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a last line that a kill cut short is left out, and a missing file is empty."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    """Read a JSON-lines file; a missing file is empty, and a last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: another line is damaged; file and line are named.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    read = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            read.append(json.loads(line))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(f"{path}, line {number}, is damaged; remove the line") from None
+    return read
 
 
 def versions() -> dict[str, str]:

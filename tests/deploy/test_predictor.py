@@ -48,7 +48,7 @@ def _pictures(pack: Pack, folder: Path) -> list[Path]:
 
 
 def test_it_gives_the_logits_of_evaluation(run: Path, pack: Pack, tmp_path: Path) -> None:
-    scores, _ = evaluate_run(run, "val", pack=pack, placement=Placement(device=torch.device("cpu"), bf16=False))
+    _, scores, _ = evaluate_run(run, "val", pack=pack, placement=Placement(device=torch.device("cpu"), bf16=False))
     predictor = Predictor(run)
     rows = pack.rows("val")
     assert torch.equal(predictor.logits(np.array(pack.images[rows.start : rows.stop])), scores.logits)

@@ -125,3 +125,23 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(ValueError, match="expected a run folder or a weights file"):
             load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("crop", "x"),
+        ("crop", 65),
+        ("image_size", 0),
+        ("size", 1 << 20),
+        ("class_names", 5),
+        ("class_names", ("a", "b")),
+        ("class_ids", ("a", "b", 3)),
+        ("options", []),
+        ("flip_average", 1),
+        ("model", 3),
+    ],
+)
+def test_a_card_that_no_training_writes_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match="not of the form"):
+        replace(CARD, **{name: value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from tinysight.train.evaluate import (
     Scores,
     Stopped,
     answer_test,
-    check_classes,
+    check_data,
     evaluate_run,
     measure,
     read_scores,
@@ -179,7 +179,8 @@ def test_the_models_mode_is_put_back_even_when_broken_off(training: bool, pack: 
 
 
 def test_a_run_is_evaluated_and_its_files_say_the_same(finished: Path, pack: Pack) -> None:
-    scores, metrics = evaluate_run(finished, "val", pack=pack, placement=CPU)
+    label, scores, metrics = evaluate_run(finished, "val", pack=pack, placement=CPU)
+    assert label == "val"
     again = read_scores(finished / "scores" / "val.safetensors")
     assert torch.equal(again.logits, scores.logits) and measure(again) == metrics
     content = json.loads((finished / "evaluation-val.json").read_text())
@@ -205,10 +206,26 @@ def test_an_unlabelled_or_unknown_split_is_refused_before_any_work(finished: Pat
 
 
 def test_a_pack_of_other_classes_is_refused(pack: Pack) -> None:
-    check_classes(pack.class_ids, pack)
+    size = pack.image_size
+    card = Card(
+        model="resnet",
+        options={},
+        class_names=pack.class_names,
+        class_ids=pack.class_ids,
+        image_size=size,
+        crop=8,
+        size=8,
+        flip_average=False,
+        recipe="",
+        data="",
+        version="",
+    )
+    check_data(card, pack)
     for ids in (pack.class_ids[:-1], pack.class_ids[::-1]):
         with pytest.raises(ValueError, match="use the data it was trained on"):
-            check_classes(ids, pack)
+            check_data(replace(card, class_ids=ids, class_names=ids), pack)
+    with pytest.raises(ValueError, match=f"takes images of {size + 1} pixels"):
+        check_data(replace(card, image_size=size + 1), pack)
 
 
 def test_the_answers_are_one_line_an_image(finished: Path, pack: Pack) -> None:

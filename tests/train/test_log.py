@@ -68,3 +68,13 @@ def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
     found = {event.step: event.value for event in events.Scalars("train/loss")}
     assert sorted(found) == list(range(1, 9)) and found[6] == pytest.approx(2.0)
     assert "train/images_per_s" in events.Tags()["scalars"]
+
+
+def test_a_damaged_line_of_the_clock_stops_no_training(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b"")
+    (tmp_path / "timing.jsonl").write_bytes(b"\x00\x00\n")
+    journal = Journal(tmp_path, step=0, log_bytes=0)
+    journal.close()
+    (tmp_path / "log.jsonl").write_bytes(b'{"kind": "train"}\n\x00\n')
+    with pytest.raises(ValueError, match=r"log.jsonl, line 2, is damaged"):
+        read_lines(tmp_path / "log.jsonl")

@@ -42,6 +42,10 @@ def main() -> None:
         sys.exit(141)
     except (ValueError, OSError) as error:
         _fail(error)
+    except RuntimeError as error:  # torch's, for want of memory; any other is a fault of ours and shows its traceback
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        _fail(ValueError("the memory does not suffice; lower train.batch_size, or take a smaller model"))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -11,6 +11,8 @@ Home = Annotated[
     Path | None, typer.Option("--home", help="Where packs are kept [default: $TINYSIGHT_DATA or ~/.cache/tinysight].")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that decode [default: all cores].")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace a pack of this name that another source made.")]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, as train.epochs=8.")
 ]

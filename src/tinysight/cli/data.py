@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tinysight.cli.arguments import Home, Workers
+from tinysight.cli.arguments import Home, Replace, SkipUnreadable, Workers
 from tinysight.cli.packs import packs_home
 from tinysight.cli.progress import counting, say
 
@@ -23,6 +23,8 @@ def get(
     source: Annotated[
         str | None, typer.Option(help="Tiny ImageNet's URL, zip archive or folder [default: the published URL].")
     ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    replace: Replace = False,
     home: Home = None,
     workers: Workers = None,
 ) -> None:
@@ -48,11 +50,20 @@ def get(
         if name == "shapes":
             from tinysight.data import shapes
 
-            pack = shapes.prepare(home=where, workers=workers, progress=progress, say=say)
+            pack = shapes.prepare(home=where, workers=workers, progress=progress, replace=replace, say=say)
         else:
             from tinysight.data import tiny_imagenet
 
-            pack = tiny_imagenet.prepare(source, home=where, workers=workers, progress=progress, say=say)
+            pack = tiny_imagenet.prepare(
+                source,
+                home=where,
+                workers=workers,
+                on_unreadable="skip" if skip_unreadable else "stop",
+                progress=progress,
+                download_progress=lambda done, total: progress(done, total, "downloading, bytes"),
+                replace=replace,
+                say=say,
+            )
     _describe(pack)
 
 
@@ -61,9 +72,8 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
     name: Annotated[str, typer.Option(help="What the data will be called.")],
     size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and centre crop.")] = 64,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
+    replace: Replace = False,
     home: Home = None,
     workers: Workers = None,
 ) -> None:
@@ -86,6 +96,8 @@ def import_(
             workers=workers,
             on_unreadable="skip" if skip_unreadable else "stop",
             progress=progress,
+            replace=replace,
+            say=say,
         )
     _describe(pack)
 
@@ -125,7 +137,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="The PNG to write [default: NAME-SPLIT.png].")] = None,
     split: Annotated[str, typer.Option(help="train, minival, val or test.")] = "train",
     count: Annotated[int, typer.Option(min=1, max=2000, help="How many images.")] = 48,
-    seed: Annotated[int, typer.Option(help="Which images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which images.")] = 0,
     only: Annotated[str | None, typer.Option("--class", help="Only this class (name or id).")] = None,
     home: Home = None,
 ) -> None:

@@ -58,8 +58,11 @@ def train(
     from tinysight import config
     from tinysight.recipes import recipe as recipe_named
 
-    run = config.override(recipe_named(recipe), dict(config.parse_assignments(settings or [])))
+    changes = config.parse_assignments(settings or [])
+    run = config.override(recipe_named(recipe), dict(changes))
     if data is not None:
+        if changes.get("data.name", data) != data:
+            raise ValueError(f"--data says {data} and data.name says {changes['data.name']}; give one of them")
         run = replace(run, data=replace(run.data, name=data))
     if show:
         print(json.dumps(config.to_dict(run), indent=1))

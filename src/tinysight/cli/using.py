@@ -43,18 +43,18 @@ def evaluate(
     pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
     with counting(f"scoring {split}") as progress:
         total = len(pack.rows(split))
-        scores, metrics = evaluate_run(
+        label, scores, metrics = evaluate_run(
             folder, split, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total)
         )
-    if split == "val" and (folder / "log.jsonl").exists():
+    if label == "val" and (folder / "log.jsonl").exists():
         draw_curves(folder)
-    _draw_predictions(folder, pack, scores, split)
+    _draw_predictions(folder, pack, scores, label)
     if as_json:
         print(json.dumps(asdict(metrics), indent=1))
     else:
         _print_metrics(metrics, pack.name, split)
-        print(f"every image's scores: {folder / 'scores' / f'{split}.safetensors'}")
-        print(f"some predictions:     {folder / f'predictions-{split}.png'}")
+        print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
+        print(f"some predictions:     {folder / f'predictions-{label}.png'}")
 
 
 def predict(
@@ -67,7 +67,7 @@ def predict(
     """Name what is in pictures.
 
     [bold]Examples[/bold]
-      tinysight predict quickstart-shapes examples/*.png
+      tinysight predict quickstart-shapes examples/images/*.png
       tinysight predict runs/pets/weights.safetensors cat.jpg --json
     """
     from tinysight import runs
@@ -139,6 +139,8 @@ def bench(
     from tinysight.device import place
     from tinysight.train.bench import measure_machine, table
 
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent}; make it first")
     result = measure_machine(place(device), seconds=seconds)
     text = json.dumps(result, indent=1)
     if out is not None:

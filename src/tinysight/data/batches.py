@@ -131,13 +131,14 @@ class Batches:
         else:
             images = torch.from_numpy(np.take(self._images, order[part], axis=0))
             if self._device.type == "cuda":
-                images = images.pin_memory().to(self._device, non_blocking=True)
+                with torch.cuda.device(self._device):  # a reading thread begins with the first device
+                    images = images.pin_memory().to(self._device, non_blocking=True)
             else:
                 images = images.to(self._device)
         return Batch(images=images, labels=self._labels.index_select(0, on_device[part]), draws=draws[part])
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Draws]:
-        """Make an epoch's order and draws all at once: they go to a GPU in one copy, and no step waits for the host."""
+        """Make an epoch's order and draws all at once: a GPU gets them once an epoch, no step waits for the host."""
         if epoch not in self._epochs:
             order = self._rows[epoch_order(self.num_rows, seed=self._seed, epoch=epoch)]
             generator = torch.Generator().manual_seed(derived_seed(_DRAWS, self._seed, epoch))

@@ -61,6 +61,9 @@ __all__ = [
     "write_pack",
 ]
 
+PACK_FILES = frozenset(
+    f"{name}.npy" for name in ("images", "labels", "boxes", "box_labels", "box_offsets", "digests")
+) | {"files.json", "manifest.json"}
 FEW = 5  # culprits named in one line
 Say = Callable[[str], None]
 OnUnreadable = Literal["stop", "skip"]
@@ -83,7 +86,8 @@ def write_pack(
     """
     check_listing(listing)
     with _lock(home, listing.name, None) as waited:
-        if waited and (made := _existing(home, listing.name)) and _same_source(made, listing.source):
+        made = _existing(home, listing.name)
+        if waited and made is not None and _same_source(made, listing.source):
             return made  # another process did this very work while we waited
         return _write(listing, decode, home, workers, on_unreadable, progress)
 
@@ -119,7 +123,7 @@ def prepare(
             elif not replace:
                 raise ValueError(
                     f"{home / name} was made from another source ({_describe(old)}, not {_describe(source)}); "
-                    "choose another name, or ask for it to be replaced"
+                    "choose another name, or replace it (--replace)"
                 )
         listing, decode = make_listing()
         listing = dataclasses.replace(listing, source=source)
@@ -176,14 +180,26 @@ def _clean_up(home: Path, name: str) -> None:
 
 
 def _existing(home: Path, name: str, say: Say | None = None) -> Pack | None:
-    if not (home / name).exists():
+    """Open the pack of this name; None when there is none or it is damaged, and so may be replaced.
+
+    Raises ValueError when something else has the place: nothing but a pack is ever replaced.
+    """
+    place = home / name
+    if not place.exists():
         return None
+    if not _is_pack(place):
+        raise ValueError(f"{place} exists and is no pack; choose another name, or set TINYSIGHT_DATA to another folder")
     try:
-        return open_pack(home / name)
+        return open_pack(place)
     except ValueError as error:
         if say is not None:
             say(f"{error}: doing so")
         return None
+
+
+def _is_pack(place: Path) -> bool:
+    """Whether a folder has a pack's files, whole or not, and nothing else: then it is ours to replace."""
+    return place.is_dir() and all(entry.is_file() and entry.name in PACK_FILES for entry in place.iterdir())
 
 
 def _write(
@@ -246,7 +262,7 @@ def _write_images(
         )
         if failures and on_unreadable == "stop":
             raise ValueError(
-                f"cannot read {_few([why for _, why in failures])}; mend or remove them, or ask for them to be skipped"
+                f"cannot read {_few([why for _, why in failures])}; mend or remove them, or --skip-unreadable"
             )
         if failures:
             keep = np.ones(num, bool)

@@ -79,7 +79,7 @@ def prepare(
 ) -> Pack:
     """Give the pack of Tiny ImageNet, made where it is missing: from an address, a .zip, its folder, or (None) `URL`.
 
-    Without a source, a pack that is there is taken as it is. An address is downloaded into `<home>/downloads` and
+    Without a source, a pack that is there is taken as it is. An address is downloaded into `<home>/.downloads` and
     kept there; `progress` counts images, `download_progress` bytes. Raises ValueError: see `listing` and `download`.
     """
     if source is None and name in list_packs(home) and not replace:
@@ -108,12 +108,12 @@ def prepare(
 
 
 def fetch(url: str = URL, *, home: Path, progress: Progress | None = None, say: Say | None = None) -> Path:
-    """Download an archive into `<home>/downloads`, or find it there; the published one must have its published hash."""
+    """Download an archive into `<home>/.downloads`, or find it there; the published one must have its hash."""
     published = url == URL
     file = Path(urlsplit(url).path).name or "archive.zip"
     if not published:
         file = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file}"  # other addresses, other files
-    target = home / "downloads" / file
+    target = home / ".downloads" / file
     if say is not None and not target.exists():
         say(f"downloading {url} to {target}")
     download(
@@ -235,10 +235,13 @@ class _ArchiveFiles:
         return self._archive.read(self._prefix + name)
 
 
+MOST_DEEP = 8  # folders; the published layout has three
+
+
 def _walk(folder: str, prefix: str) -> Iterable[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir() and prefix.count("/") < MOST_DEEP:  # a circle of links has no end
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
             elif entry.is_file():  # no pipe or socket: reading one would wait for ever
                 yield prefix + entry.name

@@ -36,6 +36,22 @@ class Card:
     commit: str = ""
     results: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse a card that no training writes: a file's checksum says that it is whole, not that it is sound."""
+        names = [self.class_names, self.class_ids]
+        sizes = [self.image_size, self.crop, self.size]
+        sound = (
+            all(isinstance(value, tuple) and all(isinstance(name, str) for name in value) for value in names)
+            and len(self.class_names) == len(self.class_ids) >= 1
+            and all(type(value) is int and 1 <= value <= 4096 for value in sizes)
+            and self.crop <= self.image_size
+            and isinstance(self.model, str)
+            and isinstance(self.options, dict)
+            and isinstance(self.flip_average, bool)
+        )
+        if not sound:
+            raise ValueError("the card of these weights is not of the form that a training writes")
+
 
 def weights_bytes(model: nn.Module, card: Card) -> bytes:
     """Return the file's content: the state of `model` as float32 and the card, with a checksum over both."""
@@ -68,7 +84,7 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
         if metadata["sha256"] != _digest(tensors, metadata["card"]):
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew")
         card = Card(**{f.name: _tuples(metadata["card"][f.name]) for f in fields(Card)})
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} has a damaged description ({error!r}); copy the file anew") from None
     model = models.build(card.model, len(card.class_names), card.options)
     try:

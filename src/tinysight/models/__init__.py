@@ -28,9 +28,16 @@ def build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
         if option not in known:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
         default = known[option].default
-        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
+        if not _is_like(value, default):
             raise ValueError(f"model.options.{option} is {value!r}; expected a value like {default!r}")
     return MODELS[name](num_classes, **options)
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether an option's value has its default's type; a tuple's items the type of the default's first item."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_is_like(item, default[0]) for item in value)
+    return type(value) is type(default) or (type(default) is float and type(value) is int)
 
 
 def count_parameters(model: nn.Module) -> int:

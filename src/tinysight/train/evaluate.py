@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
 from tinysight.deploy.scoring import score
+from tinysight.deploy.weights import Card
 from tinysight.device import Placement
 from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
 from tinysight.train.checkpoint import replace_durably
@@ -120,24 +121,27 @@ def evaluate_run(
     pack: Pack,
     placement: Placement,
     each_batch: Callable[[int], None] = lambda done: None,
-) -> tuple[Scores, Metrics]:
-    """Evaluate a run's final weights on a split; write `scores/<split>.safetensors` and `evaluation-<split>.json`.
+) -> tuple[str, Scores, Metrics]:
+    """Evaluate a run's final weights on a split; write `scores/<label>.safetensors` and `evaluation-<label>.json`.
+
+    The label is the split's name, with the data's before it when they are not those the run was trained on.
 
     Raises:
-        ValueError: the run has no weights, or the pack's classes are not the weights' classes.
+        ValueError: the run has no weights, or they are for other classes or another image size than the pack's.
     """
     predictor = Predictor(run, placement=placement)
-    check_classes(predictor.card.class_ids, pack)
+    check_data(predictor.card, pack)
     if not bool((pack.labels[pack.rows(split).start : pack.rows(split).stop] >= 0).any()):
         raise ValueError(
             f"no image of {split} has a label, so there is no error to measure; `tinysight submit` answers test"
         )
     scores = score_split(predictor, pack, split, each_batch)
-    write_scores(run / "scores" / f"{split}.safetensors", scores, {"split": split, "data": pack.name})
+    label = label_of(predictor.card, pack, split)
+    write_scores(run / "scores" / f"{label}.safetensors", scores, {"split": split, "data": pack.name})
     metrics = measure(scores)
     text = json.dumps({"split": split, "data": pack.name, **asdict(metrics)}, indent=1)
-    replace_durably(run / f"evaluation-{split}.json", text.encode())
-    return scores, metrics
+    replace_durably(run / f"evaluation-{label}.json", text.encode())
+    return label, scores, metrics
 
 
 def score_split(predictor: Predictor, pack: Pack, split: str, each_batch: Callable[[int], None]) -> Scores:
@@ -155,13 +159,23 @@ def score_split(predictor: Predictor, pack: Pack, split: str, each_batch: Callab
     )
 
 
-def check_classes(class_ids: tuple[str, ...], pack: Pack) -> None:
-    """Raise ValueError unless a pack has the classes that a model was trained for, in that order."""
-    if tuple(pack.class_ids) != class_ids:
+def check_data(card: Card, pack: Pack) -> None:
+    """Raise ValueError unless a pack has the classes, in that order, and the image size a model was trained for."""
+    if tuple(pack.class_ids) != card.class_ids:
         raise ValueError(
-            f"the model knows {len(class_ids)} classes, and {pack.name} has {len(pack.class_ids)} others; "
+            f"the model knows {len(card.class_ids)} classes, and {pack.name} has {len(pack.class_ids)} others; "
             "use the data it was trained on"
         )
+    if pack.image_size != card.image_size:
+        raise ValueError(
+            f"the model takes images of {card.image_size} pixels, and {pack.name} has {pack.image_size}; "
+            f"prepare them at {card.image_size} (tinysight data import ... --size {card.image_size})"
+        )
+
+
+def label_of(card: Card, pack: Pack, split: str) -> str:
+    """Return what files about a split are called: the split, and the data's name when it is not the model's own."""
+    return split if pack.name == card.data else f"{pack.name}-{split}"
 
 
 def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
@@ -195,11 +209,15 @@ def answer_test(
     """
     predictor = Predictor(run, placement=placement)
     card = predictor.card
-    check_classes(card.class_ids, pack)
+    check_data(card, pack)
     if not len(pack.rows("test")):
         raise ValueError(f"{pack.name} has no test images to answer")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}; make it first")
     scores = score_split(predictor, pack, "test", each_batch)
-    write_scores(run / "scores" / "test.safetensors", scores, {"split": "test", "data": pack.name})
+    write_scores(
+        run / "scores" / f"{label_of(card, pack, 'test')}.safetensors", scores, {"split": "test", "data": pack.name}
+    )
     answers = [
         f"{Path(pack.files[row]).name} {card.class_ids[guess]}\n"
         for row, guess in zip(scores.rows.tolist(), scores.logits.argmax(dim=1).tolist(), strict=True)

@@ -29,7 +29,10 @@ class Journal:
 
         self._log = _continue(folder / "log.jsonl", log_bytes)
         timing = folder / "timing.jsonl"
-        before = read_lines(timing)
+        try:
+            before = read_lines(timing)
+        except ValueError:  # never worth more than the training: a power cut can leave anything in it
+            before = []
         self._seconds_before = float(before[-1]["seconds"]) if before else 0.0
         kept = [json.dumps(line) + "\n" for line in before if line["step"] <= step]
         timing.write_text("".join(kept))  # without a line that a kill cut short, which would spoil the next one

@@ -30,7 +30,9 @@ from tinysight.train.log import Journal
 from tinysight.train.training import Training, parts
 from tinysight.train.world import World
 
-_NON_FINITE = 1000  # above every signal's number: it is the graver news
+# What the processes tell each other after a step: nothing (0), that a state is due, a signal's number, or this. The
+# largest is the gravest, and all act on it.
+_SAVE_DUE, _NON_FINITE = 1, 1000
 
 
 class Interrupted(Exception):  # noqa: N818 (news, not an error)
@@ -164,10 +166,10 @@ class _Sitting:
                 finite = training.step(batch)
                 step = training.step_number
                 noting = step % every == 0 or step == end
-                if on_gpu:
-                    news = _NON_FINITE if noting and training.broken() else self.asked()
-                else:
-                    news = self.asked() if finite else _NON_FINITE
+                due = (time.perf_counter() - saved_at) / 60 >= training.run.train.checkpoint_minutes
+                news = self.asked() or (_SAVE_DUE if due and step != end else 0)
+                if (noting and training.broken()) if on_gpu else not finite:
+                    news = _NON_FINITE
                 news = training.world.any(news)
                 if news == _NON_FINITE:
                     self._stop_non_finite()
@@ -178,12 +180,11 @@ class _Sitting:
                     self._note("train", self._train_values(), rate)
                 else:
                     self.reporter.stepped(step, None)
-                if news:
-                    self._stop_for(news)
-                due = (time.perf_counter() - saved_at) / 60 >= training.run.train.checkpoint_minutes
-                if training.world.any(int(due)) and step != end:
+                if news == _SAVE_DUE:
                     self._save()
                     saved_at = time.perf_counter()
+                elif news:
+                    self._stop_for(news)
 
     def _train_values(self) -> dict[str, Any]:
         training = self.training
@@ -279,9 +280,12 @@ class _Sitting:
         training = self.training
         states = checkpoint.saved(self.states)
         lr = training.run.optimiser.lr * training.rate.at(training.step_number)
+        where = str(training.step_number + 1)
+        if training.placement.device.type == "cuda":  # noticed late, when the log was due; no update was made since
+            where = f"{max(1, training.step_number + 1 - training.run.train.log_every)} to {training.step_number}"
         kept = f"the last good state is {states[-1].name}" if states else "no state had been saved yet"
         raise NonFinite(
-            f"loss or gradient was not finite at step {training.step_number + 1} "
+            f"loss or gradient was not finite at step {where} "
             f"(epoch {training.batches.epoch_of(training.step_number) + 1}, lr {lr:.3g}); {kept}; "
             "try a lower optimiser.lr"
         )

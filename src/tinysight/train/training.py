@@ -214,7 +214,8 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
             f"train.batch_size {run.train.batch_size} cannot be shared evenly by {world.size} processes; "
             f"set a multiple of {world.size}"
         )
-    if run.data.monitor != "none" and not (pack.labels[list(pack.rows(run.data.monitor))] >= 0).any():
+    monitored = list(pack.rows(run.data.monitor)) if run.data.monitor in pack.splits else []
+    if run.data.monitor != "none" and not (pack.labels[monitored] >= 0).any():
         raise ValueError(
             f"{pack.name} has no labelled image in {run.data.monitor}, so there is no error to watch; set "
             "data.monitor=none, with train.final=last and a schedule other than plateau"

@@ -78,7 +78,7 @@ def join_world(timeout_s: float = 600.0) -> Iterator[World]:
         yield World()
         return
     world = World(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     _control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
     try:
