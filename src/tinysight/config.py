@@ -75,7 +75,7 @@ class Model:
     initialisation: str = "variance_scaling"
 
     def __post_init__(self) -> None:
-        allowed = ("variance_scaling", "torch")
+        allowed = ("variance_scaling", "xavier", "torch")
         _require(self.initialisation in allowed, "model.initialisation", self.initialisation, ", ".join(allowed))
 
 

@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from tinysight.models.inception_resnet import InceptionResNet
 from tinysight.models.resnet import ResNet
+from tinysight.models.vgg import VGG
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "inception_resnet": InceptionResNet,
     "resnet": ResNet,
+    "vgg": VGG,
 }
 
 

@@ -26,6 +26,12 @@ class Normalise(nn.Module):
         return (x.to(self.mean.dtype) - self.mean) / self.std
 
 
-def convolution(num_in: int, num_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias (a batch norm follows) that keeps the size at stride 1."""
-    return nn.Conv2d(num_in, num_out, kernel, stride, padding=kernel // 2, bias=False)
+def convolution(num_in: int, num_out: int, kernel: int | tuple[int, int], stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias (a batch norm follows) that keeps the size at stride 1, for odd kernels."""
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    return nn.Conv2d(num_in, num_out, (height, width), stride, padding=(height // 2, width // 2), bias=False)
+
+
+def unit(num_in: int, num_out: int, kernel: int | tuple[int, int], stride: int = 1) -> nn.Sequential:
+    """A convolution, its batch norm and a ReLU."""
+    return nn.Sequential(convolution(num_in, num_out, kernel, stride), nn.BatchNorm2d(num_out), nn.ReLU(inplace=True))

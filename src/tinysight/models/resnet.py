@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Normalise, convolution
+from tinysight.models.layers import Normalise, convolution, unit
 
 
 class ResidualUnit(nn.Module):
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
         if first_stride not in (1, 2):
             raise ValueError(f"model.options.first_stride is {first_stride}; allowed: 1, 2")
         self.normalise = Normalise()
-        self.stem = nn.Sequential(convolution(3, filters[0], 7), nn.BatchNorm2d(filters[0]), nn.ReLU(inplace=True))
+        self.stem = unit(3, filters[0], 7)
         blocks = []
         num_in = filters[0]
         for index, num_out in enumerate(filters):
