@@ -88,12 +88,12 @@ def resnet10_laptop() -> Run:
 
 
 def quickstart() -> Run:
-    """Train a small ResNet on the embedded drawn shapes: the main job, in two minutes, without any download.
+    """Train a small ResNet on the embedded drawn shapes: the main job, in minutes, without any download.
 
     Source: ours.
-    Hardware: any; 2 CPU cores.
-    Time: 12 epochs, QTIME.
-    Result: QRESULT.
+    Hardware: any.
+    Time: 12 epochs, one and a half to two and a half minutes on 2 cores.
+    Result: 5.25 % top-1 error on val, one seed.
     """
     return Run(
         recipe="quickstart",

@@ -113,6 +113,7 @@ def unfinished() -> bytes:
 
 
 CUT = struct.pack("<HH", 1, 24)
+HUGE = struct.pack("<HHQ", 1, 8, (1 << 64) - 1)
 ZIP64_SIZE = struct.pack("<HHQ", 1, 8, 1 << 40)
 BOMB = bytes(1_000_000)
 HOSTILE: dict[str, tuple[bytes, str]] = {
@@ -131,8 +132,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "stored, sizes differ": (central(size=1), "impossible sizes"),
     "stored, smaller than it says": (central(packed=1), "impossible sizes"),
     "more than deflate gives": (forge(Entry(method=8, central={"packed": 2, "size": 9_000})), "impossible sizes"),
-    "on another disk": (central(disk=3), "impossible sizes"),
+    "on another disk": (central(disk=3), "lies in another part"),
     "zip64 size": (forge(Entry(extra=ZIP64_SIZE, central={"size": 0xFFFFFFFF, "method": 8})), "impossible sizes"),
+    "zip64 size past counting": (forge(Entry(extra=HUGE, central={"size": 0xFFFFFFFF, "method": 8})), "impossible"),
     "zip64 size, none given": (central(size=0xFFFFFFFF), "has no sizes"),
     "zip64 size, cut": (forge(Entry(extra=CUT, central={"packed": 0xFFFFFFFF})), "impossible sizes"),
     "too large": (forge(Entry(content=bytes(10_001), method=8)), "unpacks to 10001 bytes, at most 10000"),
@@ -286,6 +288,11 @@ def test_a_long_local_extra_field(tmp_path: Path) -> None:
     (tmp_path / "good.zip").write_bytes(content)
     archive = Archive(tmp_path / "good.zip")
     assert archive.read("a") == archive.read("b") == TEXT
+
+
+def test_old_names(tmp_path: Path) -> None:
+    (tmp_path / "good.zip").write_bytes(forge(Entry("grün/é".encode("cp437"))))  # not marked as UTF-8
+    assert Archive(tmp_path / "good.zip").read("grün/é") == TEXT
 
 
 def test_pickles_and_survives_closing(tmp_path: Path) -> None:

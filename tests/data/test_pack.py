@@ -112,6 +112,7 @@ def test_every_way_of_working_makes_the_same_pack(
 ) -> None:
     alone = write_pack(make_listing(200), decode, home=tmp_path / "alone", workers=1)
     monkeypatch.setattr(decoding, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(decoding, "WRITE_BYTES", 5 * SIZE * SIZE * 3)  # several writes a task, the last one shorter
     if method is not None:
         monkeypatch.setattr(decoding, "_safe_start_method", lambda: method)
     together = write_pack(make_listing(200), decode, home=tmp_path / "together", workers=2)
@@ -161,6 +162,18 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path: Path) -> None:
     assert "3 unreadable images were left out" in made.notes and "left out: 4.png: no image" in made.notes
 
 
+def test_gives_up_after_a_few_unreadable_images(tmp_path: Path) -> None:
+    asked = []
+
+    def nothing(row: int) -> np.ndarray:
+        asked.append(row)
+        raise ValueError(f"{row}.png: broken")
+
+    with pytest.raises(ValueError, match=r"cannot read 0.png: broken; .*; and \d+ more"):
+        write_pack(make_listing(2000), nothing, home=tmp_path, workers=1)
+    assert len(asked) < 1000
+
+
 def test_a_source_with_nothing_readable_is_an_error(tmp_path: Path) -> None:
     def nothing(row: int) -> np.ndarray:
         raise ValueError(f"{row}: broken")
@@ -185,6 +198,13 @@ def test_duplicates_are_reported(tmp_path: Path) -> None:
 def test_harmless_duplicates_are_not(tmp_path: Path) -> None:
     made = write_pack(make_listing(), lambda row: decode(0 if row == 2 else row), home=tmp_path)
     assert made.manifest["duplicates"] == [] and made.notes == ("drawn",)
+
+
+def test_an_image_without_a_label_contradicts_none(tmp_path: Path) -> None:
+    labels = good.labels.copy()
+    labels[0] = -1
+    made = write_pack(make_listing(labels=labels), lambda row: decode(max(row, 1)), home=tmp_path)
+    assert made.manifest["duplicates"] == []
 
 
 good = make_listing()
@@ -450,6 +470,23 @@ def test_what_dead_processes_left_is_cleared_or_finished(tmp_path: Path) -> None
     assert leftovers(tmp_path) == [".toys2.tmp-1", "toys", "toys2"]  # another name is another lock's affair
 
 
+def test_a_crash_between_the_two_renames_keeps_the_old_pack(
+    made: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def crash(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_pack(make_listing(12), decode, home=tmp_path)
+    assert prepare("toys", no_work, good.source, home=tmp_path).digest == made.digest
+    assert leftovers(tmp_path) == ["toys"]
+
+
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
@@ -543,6 +580,14 @@ def test_an_interrupted_preparation_leaves_no_process(tmp_path: Path, kill: sign
         assert leftovers(tmp_path / "data") == []
     else:
         assert [name.split("-")[0] for name in leftovers(tmp_path / "data")] == [".toys.tmp"]
+
+
+def test_workers_leave_ctrl_c_to_the_parent(tmp_path: Path) -> None:
+    process = start(tmp_path, 100, 0.005)
+    assert wait_until(lambda: (tmp_path / "log").exists() and len({p for _, p in decoded(tmp_path)}) == 2)
+    for worker in {worker for _, worker in decoded(tmp_path)}:
+        os.kill(worker, signal.SIGINT)
+    assert finish(process)
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=pytest.mark.reliability)])

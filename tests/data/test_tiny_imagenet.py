@@ -143,6 +143,13 @@ def test_the_folder_around_the_top_folder_will_do(folder: Path, tmp_path: Path) 
     assert len(listing(tmp_path / "around", expect=EXPECT)[0].files) == 32
 
 
+def test_linked_folders_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
+    (folder / "train").rename(tmp_path / "elsewhere")
+    (folder / "train").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder)
+    assert len(listing(folder, expect=EXPECT)[0].files) == 32
+
+
 def test_a_second_call_is_no_work_and_a_change_is_noticed(folder: Path, tmp_path: Path) -> None:
     home, said = tmp_path / "home", []
     made = prepare(folder, home=home, expect=EXPECT, say=said.append)

@@ -28,27 +28,11 @@ def draw_curves(folder: Path) -> Path:
     error.plot(*_series(train, "top1_error", 100), color=TRAIN, lw=1, label="training images, augmented (top-1)")
     loss.plot(*_series(train, "loss"), color=TRAIN, lw=1, label="training images, as trained")
     if epochs:
-        error.plot(*_series(epochs, "top1_error", 100), color=MONITOR, lw=1.8, marker="o", ms=4, label="minival, top-1")
-        error.plot(
-            *_series(epochs, "top5_error", 100),
-            color=MONITOR,
-            lw=1.2,
-            ls="--",
-            marker="s",
-            ms=3,
-            label="minival, top-5",
-        )
+        last = {name: f"{100 * epochs[-1][name]:.1f} %" for name in ("top1_error", "top5_error")}
+        top1, top5 = f"minival, top-1: {last['top1_error']} at the end", f"minival, top-5: {last['top5_error']}"
+        error.plot(*_series(epochs, "top1_error", 100), color=MONITOR, lw=1.8, marker="o", ms=4, label=top1)
+        error.plot(*_series(epochs, "top5_error", 100), color=MONITOR, lw=1.2, ls="--", marker="s", ms=3, label=top5)
         loss.plot(*_series(epochs, "loss"), color=MONITOR, lw=1.8, marker="o", ms=4, label="minival")
-        for name, offset in (("top1_error", 7), ("top5_error", 7)):
-            value = 100 * epochs[-1][name]
-            error.annotate(
-                f"{value:.1f} %",
-                (epochs[-1]["epoch"], value),
-                (0, offset),
-                textcoords="offset points",
-                ha="right",
-                color=MONITOR,
-            )
     evaluation = folder / "evaluation-val.json"
     if evaluation.exists():
         value = 100 * json.loads(evaluation.read_text())["top1_error"]
@@ -60,7 +44,7 @@ def draw_curves(folder: Path) -> Path:
             marker="*",
             ms=11,
             ls="none",
-            label=f"val, top-1, once at the end: {value:.1f} %",
+            label=f"val, top-1, once at the end: {value:.2f} %",
         )
     rate.plot(*_series(train, "lr"), color=RATE, lw=1.2)
     error.set(ylabel="error (%)", ylim=(0, 102), title=folder.name)

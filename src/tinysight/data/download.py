@@ -139,9 +139,9 @@ def _receive(response: Any) -> bytes:
     try:
         return bytes(response.read1(BLOCK_BYTES) if hasattr(response, "read1") else response.read(BLOCK_BYTES))
     except http.client.IncompleteRead as error:
-        raise _DroppedError(f"it ended early: {error}") from None
+        raise _DroppedError(f"it ended early: {_line(error)}") from None
     except (http.client.HTTPException, OSError) as error:
-        raise _DroppedError(str(error) or type(error).__name__) from None
+        raise _DroppedError(_line(error) or type(error).__name__) from None
 
 
 def _open(url: str, have: int, validator: str, timeout: float, part: Path) -> Any:
@@ -158,12 +158,17 @@ def _open(url: str, have: int, validator: str, timeout: float, part: Path) -> An
             part.unlink(missing_ok=True)
             raise _DroppedError("the server has no such range") from None
         if 400 <= error.code < 500 and error.code not in PASSING_STATUSES:
-            raise ValueError(f"cannot download {url}: the server answered {error.code} {error.reason}") from None
-        raise _DroppedError(f"the server answered {error.code} {error.reason}") from None
+            raise ValueError(f"cannot download {url}: the server answered {error.code} {_line(error.reason)}") from None
+        raise _DroppedError(f"the server answered {error.code} {_line(error.reason)}") from None
     except (URLError, http.client.HTTPException, OSError) as error:
         if url.startswith("file:"):
-            raise ValueError(f"cannot read {url}: {getattr(error, 'reason', error)}") from None
-        raise _DroppedError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+            raise ValueError(f"cannot read {url}: {_line(getattr(error, 'reason', error))}") from None
+        raise _DroppedError(_line(getattr(error, "reason", error)) or type(error).__name__) from None
+
+
+def _line(said: object) -> str:
+    """Give what a library or a server said as one short printable line: it may hold anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(said)).strip()[:200]
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -191,8 +190,9 @@ def source_fingerprint(path: Path) -> str:
     """
     digest = hashlib.sha256()
     if path.is_dir():
-        for line in sorted(_stat_lines(os.fspath(path), "")):
-            digest.update(line)
+        lines: list[str] = []
+        _add_stat_lines(lines, os.fspath(path), "", frozenset())
+        digest.update(os.fsencode("".join(sorted(lines))))
         return FOLDER_MARK + digest.hexdigest()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -201,21 +201,24 @@ def source_fingerprint(path: Path) -> str:
     return FILE_MARK + digest.hexdigest()
 
 
-def _stat_lines(folder: str, prefix: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
+def _add_stat_lines(lines: list[str], folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
     own = os.stat(folder)  # noqa: PTH116 (no Path for each of many folders)
     here = (own.st_dev, own.st_ino)
     if here in above:  # a link back up: its files are counted already
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            name = entry.name
+            if name[0] == ".":
                 continue
             if entry.is_dir():
-                yield from _stat_lines(entry.path, f"{prefix}{entry.name}/", above | {here})
-            else:
-                dangling = entry.is_symlink() and not entry.is_file()
-                stat = entry.stat(follow_symlinks=not dangling)
-                yield os.fsencode(f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+                _add_stat_lines(lines, entry.path, f"{prefix}{name}/", above | {here})
+                continue
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:  # where a link leads to
+                stat = entry.stat(follow_symlinks=False)
+            lines.append(f"{prefix}{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
 
 
 def _no_pack(name: str, home: Path, there: bool) -> str:

@@ -208,7 +208,9 @@ class _Files(Protocol):
 class _FolderFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.names = tuple(_walk(os.fspath(path), ""))
+        names: list[str] = []
+        _add_names(names, os.fspath(path), "", depth=3)  # train/<wnid>/images
+        self.names = tuple(names)
         self._prefix = f"{path}{os.sep}"
 
     def read(self, name: str) -> bytes:
@@ -238,13 +240,14 @@ class _ArchiveFiles:
 MOST_DEEP = 8  # folders; the published layout has three
 
 
-def _walk(folder: str, prefix: str) -> Iterable[str]:
+def _add_names(names: list[str], folder: str, prefix: str, depth: int) -> None:
+    """List the files of a folder and of those in it, `depth` deep: a link back up leads nowhere."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir() and prefix.count("/") < MOST_DEEP:  # a circle of links has no end
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif entry.is_file():  # no pipe or socket: reading one would wait for ever
-                yield prefix + entry.name
+            if entry.is_file():  # no pipe or socket: reading one would wait for ever
+                names.append(prefix + entry.name)
+            elif depth and entry.is_dir():
+                _add_names(names, entry.path, f"{prefix}{entry.name}/", depth - 1)
 
 
 def _open(path: Path) -> _Files:
