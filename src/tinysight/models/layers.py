@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Normalise(nn.Module):
@@ -26,10 +27,24 @@ class Normalise(nn.Module):
         return (x.to(self.mean.dtype) - self.mean) / self.std
 
 
+class SubsampledConvolution(nn.Conv2d):
+    """A 1x1 convolution with a stride as what it is: every stride-th pixel, then one of stride 1.
+
+    oneDNN's gradient of the strided form writes beyond its buffer on x86 CPUs where there are fewer channels than a
+    vector has numbers, 8 or 16, which crashes or computes wrong weights (uxlfoundation/oneDNN issue 6035).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        across, down = self.stride
+        return F.conv2d(x[:, :, ::across, ::down], self.weight, self.bias)
+
+
 def convolution(num_in: int, num_out: int, kernel: int | tuple[int, int], stride: int = 1) -> nn.Conv2d:
     """A convolution without bias (a batch norm follows) that keeps the size at stride 1, for odd kernels."""
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-    return nn.Conv2d(num_in, num_out, (height, width), stride, padding=(height // 2, width // 2), bias=False)
+    strided_point = height == width == 1 and stride > 1
+    kind = SubsampledConvolution if strided_point and num_in < 16 else nn.Conv2d
+    return kind(num_in, num_out, (height, width), stride, padding=(height // 2, width // 2), bias=False)
 
 
 def unit(num_in: int, num_out: int, kernel: int | tuple[int, int], stride: int = 1) -> nn.Sequential:
