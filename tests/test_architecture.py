@@ -25,7 +25,7 @@ PARTS: dict[str, set[str]] = {
     "runs": {"__init__", "config"},
     "device": {"torch"},
     "images": {"numpy", "PIL"},
-    "ops": {"torch"},
+    "ops": {"torch", "scipy"},
     "data": {"images", "numpy", "PIL", "filelock", "simplejpeg"},
     "data.batches": {"data", "ops", "numpy", "torch"},
     "models": {"ops", "torch"},

@@ -50,16 +50,25 @@ PATHS = [
         (Augment, {"contrast": (1.1, 0.9)}),
         (Augment, {"gamma": (0.0, 1.0)}),
         (Augment, {"gamma": (1.0,)}),
+        (Augment, {"erase": 1.01}),
+        (Augment, {"mix": -0.5}),
+        (Augment, {"mix_until": 2.0}),
+        (Augment, {"mixup": -1.0}),
+        (Augment, {"cutmix": 1e9}),
         (Model, {"initialisation": "ones"}),
         (Optimiser, {"name": "sdg"}),
         (Optimiser, {"lr": 0.0}),
         (Optimiser, {"momentum": 1.0}),
         (Optimiser, {"momentum": 0.0}),
         (Optimiser, {"weight_decay": -1e-4}),
+        (Optimiser, {"name": "rmsprop", "decay": 1.0}),
+        (Optimiser, {"name": "adam", "betas": (0.9, 1.0)}),
+        (Optimiser, {"epsilon": 0.0}),
         (Schedule, {"name": "cosinus"}),
         (Schedule, {"warmup": -1.0}),
         (Schedule, {"factor": 1.0}),
         (Schedule, {"patience": -1}),
+        (Schedule, {"cycles": 0}),
         (Train, {"epochs": 0}),
         (Train, {"batch_size": 1}),
         (Train, {"label_smoothing": 1.0}),
@@ -69,6 +78,8 @@ PATHS = [
         (Train, {"sizes": ((0.0, 7),)}),
         (Train, {"sizes": ((0.0, 32), (1.0, 40))}),
         (Train, {"final": "first"}),
+        (Train, {"snapshots": -1}),
+        (Train, {"snapshot_every": 0}),
         (Train, {"seed": -1}),
         (Train, {"precision": "fp16"}),
         (Train, {"log_every": 0}),
@@ -93,6 +104,17 @@ def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
         with pytest.raises(ValueError, match=r"data\.monitor"):
             Run(recipe="any", data=nothing, **fault)
     assert Run(recipe="any", data=nothing, schedule=Schedule(name="cosine")).data == nothing
+
+
+def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
+    late = Run(recipe="any", train=Train(epochs=10, snapshots=3, snapshot_every=2))
+    cyclic = Run(recipe="any", schedule=Schedule(name="cyclic", cycles=3), train=Train(epochs=12, snapshots=2))
+    assert late.snapshot_epochs() == [6, 8, 10] and cyclic.snapshot_epochs() == [8, 12]
+    assert Run(recipe="any").snapshot_epochs() == []
+    with pytest.raises(ValueError, match="snapshots is 6, one every 2 epochs, but there are 10"):
+        Run(recipe="any", train=Train(epochs=10, snapshots=6, snapshot_every=2))
+    with pytest.raises(ValueError, match="10 epochs make no 3 equal cycles"):
+        Run(recipe="any", schedule=Schedule(name="cyclic", cycles=3), train=Train(epochs=10))
 
 
 def test_a_run_is_frozen() -> None:

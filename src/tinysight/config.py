@@ -51,19 +51,33 @@ class Augment:
     rotation: float = 10.0  # largest angle in degrees
     contrast: tuple[float, float] = (0.9, 1.08)  # range of the factor
     gamma: tuple[float, float] = (0.9, 1.08)  # range of the exponent
-    probability: float = 0.5
+    probability: float = 0.5  # of shift, rotation, contrast and gamma each
+    trivial: bool = False  # one random operation of random strength besides, after TrivialAugment
+    erase: float = 0.0  # probability that a window is painted over
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the share of the image itself in a mixture; 0: no Mixup
+    cutmix: float = 0.0  # the same for CutMix; with both, each mixed image takes either
+    mix: float = 0.5  # probability that an image is mixed
+    mix_until: float = 0.9  # share of the training after which no image is mixed
 
     def __post_init__(self) -> None:
         _require(self.crop >= 0, "augment.crop", self.crop, "0 (none) or a number of pixels")
-        for name in ("flip", "probability"):
+        for name in ("flip", "probability", "erase", "mix", "mix_until"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"augment.{name}", value, "0 to 1")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            _require(0 <= value <= 100, f"augment.{name}", value, "0 (none) to 100, as 0.2 or 1")
         _require(self.shift >= 0, "augment.shift", self.shift, "0 or more pixels")
         _require(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "0 to 180 degrees")
         for name in ("contrast", "gamma"):
             value = getattr(self, name)
             ordered = len(value) == 2 and 0 < value[0] <= value[1]
             _require(ordered, f"augment.{name}", value, "two positive numbers, the lower first, as 0.9,1.08")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed at all."""
+        return bool(self.mix and (self.mixup or self.cutmix))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,18 +99,29 @@ class Optimiser:
 
     name: str = "sgd"
     lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 2e-4
+    momentum: float = 0.9  # sgd and rmsprop
+    nesterov: bool = True  # sgd
+    decay: float = 0.9  # rmsprop: of the moving average of squared gradients
+    betas: tuple[float, float] = (0.9, 0.999)  # adam: decays of both moving averages
+    epsilon: float = 1e-8  # adam: added to the root; rmsprop: inside it, as TensorFlow 1 has it
+    weight_decay: float = 2e-4  # added to the gradient, times the weight (L2)
     decay_all: bool = True  # False: no weight decay on norms and biases
 
     def __post_init__(self) -> None:
-        _require(self.name in ("sgd",), "optimiser.name", self.name, "sgd")
+        _require(self.name in ("sgd", "rmsprop", "adam"), "optimiser.name", self.name, "sgd, rmsprop, adam")
         _require(self.lr > 0, "optimiser.lr", self.lr, "above 0")
-        _require(0 <= self.momentum < 1, "optimiser.momentum", self.momentum, "0 up to, not including, 1")
+        for name, value in (("momentum", self.momentum), ("decay", self.decay)):
+            _require(0 <= value < 1, f"optimiser.{name}", value, "0 up to, not including, 1")
         _require(
-            self.momentum > 0 or not self.nesterov, "optimiser.nesterov", self.nesterov, "false when momentum is 0"
+            all(0 <= beta < 1 for beta in self.betas), "optimiser.betas", self.betas, "0 up to, not including, 1, each"
         )
+        _require(
+            self.name != "sgd" or self.momentum > 0 or not self.nesterov,
+            "optimiser.nesterov",
+            self.nesterov,
+            "false when momentum is 0",
+        )
+        _require(self.epsilon > 0, "optimiser.epsilon", self.epsilon, "above 0")
         _require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "0 or more")
 
 
@@ -106,15 +131,17 @@ class Schedule:
 
     name: str = "plateau"
     warmup: float = 0.0  # epochs of linear growth from 0
-    factor: float = 0.1  # plateau: what the rate is multiplied by
+    factor: float = 0.1  # plateau: what the rate is multiplied by; exponential: the same, an epoch, bit by bit
     patience: int = 3  # plateau: epochs without a better monitored error before that
+    cycles: int = 4  # cyclic: how often the rate falls from the peak to 0, along a cosine
 
     def __post_init__(self) -> None:
-        allowed = ("plateau", "cosine", "linear", "constant")
+        allowed = ("plateau", "exponential", "cosine", "cyclic", "linear", "constant")
         _require(self.name in allowed, "schedule.name", self.name, ", ".join(allowed))
         _require(self.warmup >= 0, "schedule.warmup", self.warmup, "0 or more epochs")
         _require(0 < self.factor < 1, "schedule.factor", self.factor, "between 0 and 1")
         _require(self.patience >= 0, "schedule.patience", self.patience, "0 or more epochs")
+        _require(self.cycles >= 1, "schedule.cycles", self.cycles, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +154,8 @@ class Train:
     average_decay: float = 0.0  # of the exponentially averaged weights; 0: none
     sizes: tuple[tuple[float, int], ...] = ()  # (share of the training, pixels): growing resolution; (): the crop
     flip_average: bool = False  # evaluate on the image and its mirror image
+    snapshots: int = 0  # weights kept on the way, to vote: at the end of the last so many cycles or epochs
+    snapshot_every: int = 1  # epochs between two of them, where schedule.name is not cyclic
     final: str = "last"  # weights to keep at the end: "last", or "best" on the monitored split
     seed: int = 0
     device: str = "auto"
@@ -150,6 +179,8 @@ class Train:
             self.sizes,
             "pairs (share, pixels), shares growing from 0 up to 1, as '((0,40),(0.7,56))'",
         )
+        _require(self.snapshots >= 0, "train.snapshots", self.snapshots, "0 or more")
+        _require(self.snapshot_every >= 1, "train.snapshot_every", self.snapshot_every, "1 or more epochs")
         _require(self.final in ("last", "best"), "train.final", self.final, "last, best")
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
         _require(self.precision in ("auto", "bf16", "fp32"), "train.precision", self.precision, "auto, bf16, fp32")
@@ -182,6 +213,28 @@ class Run:
                 "data.monitor is 'none', but schedule.name=plateau and train.final=best choose by the monitored error; "
                 "set data.monitor=minival, or schedule.name=cosine and train.final=last"
             )
+        if self.schedule.name == "cyclic" and self.train.epochs % self.schedule.cycles:
+            raise ValueError(
+                f"{self.train.epochs} epochs make no {self.schedule.cycles} equal cycles; "
+                "set train.epochs to a multiple of schedule.cycles"
+            )
+        first = self.train.epochs - (self.train.snapshots - 1) * self._snapshot_spacing
+        if self.train.snapshots and first < 1:
+            raise ValueError(
+                f"train.snapshots is {self.train.snapshots}, one every {self._snapshot_spacing} epochs, but there are "
+                f"{self.train.epochs} epochs; set fewer snapshots, or more epochs"
+            )
+
+    @property
+    def _snapshot_spacing(self) -> int:
+        return (
+            self.train.epochs // self.schedule.cycles if self.schedule.name == "cyclic" else self.train.snapshot_every
+        )
+
+    def snapshot_epochs(self) -> list[int]:
+        """Return the numbers of epochs done, ascending, after which the weights are kept to vote."""
+        behind = range(self.train.snapshots)
+        return sorted(self.train.epochs - number * self._snapshot_spacing for number in behind)
 
 
 def to_dict(run: Run) -> dict[str, Any]:

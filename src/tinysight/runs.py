@@ -4,6 +4,7 @@ run.json              the resolved run, versions, machine and command, written b
 log.jsonl             losses, errors and rates by step        timing.jsonl   what the clock said
 checkpoints/          training states                         tensorboard/   events
 weights.safetensors   the finished model                      summary.json   how it ended
+snapshots/            weights kept on the way, to vote
 curves.png, predictions-<split>.png, scores/, evaluation-<split>.json
 """
 
@@ -80,6 +81,16 @@ def find(name: str) -> Path:
         f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else f"{home} holds none yet"
     )
     raise ValueError(f"no run is named {name!r}; {hint}")
+
+
+def snapshot_path(folder: Path, epochs: int) -> Path:
+    """Return where a run keeps its weights as they were after so many epochs."""
+    return folder / "snapshots" / f"epoch-{epochs:04d}.safetensors"
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """List the snapshots of a run, oldest first."""
+    return sorted((folder / "snapshots").glob("epoch-*.safetensors"))
 
 
 def write_record(record: Record) -> None:

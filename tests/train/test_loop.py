@@ -27,6 +27,7 @@ from tinysight import runs
 from tinysight.config import Run, override
 from tinysight.data.batches import Batch
 from tinysight.data.pack import Pack
+from tinysight.deploy.weights import load_weights
 from tinysight.device import Placement
 from tinysight.runs import read_lines
 from tinysight.train import checkpoint, launch, loop, training
@@ -90,6 +91,7 @@ def traces(folder: Path) -> dict[str, Any]:
     found["log"] = (folder / "log.jsonl").read_bytes()
     found |= {name: value.numpy().tobytes() for name, value in load_file(folder / "weights.safetensors").items()}
     found["weights"] = (folder / "weights.safetensors").read_bytes()
+    found |= {path.name: path.read_bytes() for path in runs.snapshots(folder)}
     return found
 
 
@@ -141,6 +143,24 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
         {"train__final": "best", "train__sizes": ((0.0, 16), (0.5, 24)), "data__fraction": 0.5},
         {"data__train": "train+minival", "data__monitor": "none", "schedule__name": "linear", "data__prefetch": 0},
         {"model__options": {"norm": False}, "optimiser__decay_all": True, "train__flip_average": False},
+        {
+            "optimiser__name": "rmsprop",
+            "optimiser__epsilon": 1.0,
+            "schedule__name": "exponential",
+            "schedule__factor": 0.9,
+            "augment__trivial": True,
+            "augment__erase": 0.5,
+        },
+        {
+            "optimiser__name": "adam",
+            "optimiser__lr": 0.001,
+            "schedule__name": "cyclic",
+            "schedule__cycles": 3,
+            "train__snapshots": 3,
+            "augment__mixup": 0.4,
+            "augment__cutmix": 1.0,
+            "augment__mix_until": 0.6,
+        },
     ],
 )
 def test_so_are_runs_of_every_kind_stopped_again_and_again(
@@ -560,6 +580,34 @@ def test_the_best_weights_are_kept_when_asked_for(
     listener = Listener()
     go(run, pack, tmp_path / "run", listener)
     assert any("keeping the last weights in place of the best" in text for text in listener.said)
+
+
+def test_snapshots_are_the_weights_after_the_last_epochs(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    go(make_run(train__snapshots=2, train__final="last"), pack, tmp_path / "run")
+    kept = runs.snapshots(tmp_path / "run")
+    assert [path.name for path in kept] == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
+    first, last = (load_weights(path) for path in kept)
+    final, _ = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert (first[1].results["epochs"], last[1].results["epochs"]) == (2, 3)
+    for name, value in final.state_dict().items():
+        assert torch.equal(value, last[0].state_dict()[name])
+    assert not torch.equal(first[0].state_dict()["head.weight"], final.state_dict()["head.weight"])
+
+
+def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack: Pack) -> None:
+    """A network that is sure of the heavier label counts as right, mixed or not; mixing stops at `mix_until`."""
+    run = make_run(augment__mixup=1.0, augment__mix=1.0, augment__mix_until=0.5, train__average_decay=0.0)
+    training = Training(run, pack, CPU, World())
+    seen: list[torch.Tensor] = []
+    training.forward.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    plain = Training(make_run(train__average_decay=0.0), pack, CPU, World())
+    unmixed: list[torch.Tensor] = []
+    plain.forward.register_forward_pre_hook(lambda _, inputs: unmixed.append(inputs[0].clone()))
+    for number in range(training.total):
+        training.step(training.batches.batch(number))
+        plain.step(plain.batches.batch(number))
+    same = [torch.equal(one, other) for one, other in zip(seen, unmixed, strict=True)]
+    assert same == [False] * 7 + [True] * 7
 
 
 # ---------------------------------------------------------------- what decides a training

@@ -1,12 +1,14 @@
-"""SGD against torch's plain one and the formula of momentum; what a checkpoint keeps of it."""
+"""The optimisers against their formulas, step by step in float64; what a checkpoint keeps of them."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr, sgd
+from tinysight.config import Optimiser
+from tinysight.train.optimisers import build, optimiser_tensors, restore_optimiser, set_lr
 
 
 def _model(seed: int = 0) -> nn.Sequential:
@@ -26,11 +28,15 @@ def _step(model: nn.Module, optimiser: torch.optim.Optimizer, number: int) -> No
     optimiser.step()
 
 
+def _values(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_it_is_the_formula(nesterov: bool, decay_all: bool) -> None:
     model = _model()
-    optimiser = sgd(model, lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.02, decay_all=decay_all)
+    optimiser = build(model, Optimiser(lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.02, decay_all=decay_all))
     values = {name: p.detach().clone() for name, p in model.named_parameters()}
     velocity: dict[str, torch.Tensor] = {}
     for number in range(4):
@@ -48,7 +54,7 @@ def test_it_is_the_formula(nesterov: bool, decay_all: bool) -> None:
 
 def test_it_is_torchs_plain_sgd() -> None:
     model, reference = _model().float(), _model().float()
-    optimiser = sgd(model, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_all=True)
+    optimiser = build(model, Optimiser(lr=0.1, weight_decay=5e-4))
     plain = torch.optim.SGD(
         reference.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=False, fused=False
     )
@@ -62,7 +68,7 @@ def test_it_is_torchs_plain_sgd() -> None:
 def test_frozen_parameters_are_left_alone() -> None:
     model = _model()
     model[0].requires_grad_(False)
-    optimiser = sgd(model, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, decay_all=False)
+    optimiser = build(model, Optimiser(lr=0.1, weight_decay=0.1, decay_all=False))
     before = model[0].weight.clone()  # type: ignore[operator]
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -71,21 +77,116 @@ def test_frozen_parameters_are_left_alone() -> None:
     assert not torch.equal(model[3].weight, _model()[3].weight)  # type: ignore[arg-type]
 
 
-def test_a_restored_optimiser_takes_the_same_steps_to_the_bit() -> None:
-    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.02, "decay_all": False}
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_nesterov_is_the_reports_equations_5_and_6(decay_all: bool) -> None:
+    """They move a velocity, torch's a gradient's average; with a constant rate both take the same steps."""
     model = _model()
-    optimiser = sgd(model, **settings)  # type: ignore[arg-type]
+    settings = Optimiser(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0, decay_all=decay_all)
+    optimiser = build(model, settings)
+    values = {name: p.detach().clone().numpy() for name, p in model.named_parameters()}
+    velocity = {name: np.zeros_like(value) for name, value in values.items()}
+    for number in range(5):
+        _step(model, optimiser, number)
+        for name, parameter in model.named_parameters():
+            old = velocity[name]
+            velocity[name] = 0.9 * old - 0.1 * parameter.grad.numpy()  # type: ignore[union-attr]
+            values[name] += -0.9 * old + (1 + 0.9) * velocity[name]
+            np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("epsilon", [1.0, 1e-10])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+def test_rmsprop_is_tensorflow_1s(momentum: float, epsilon: float, weight_decay: float) -> None:
+    model = _model()
+    settings = Optimiser(
+        name="rmsprop", lr=0.05, decay=0.9, epsilon=epsilon, momentum=momentum, weight_decay=weight_decay
+    )
+    optimiser = build(model, settings)
+    values = {name: p.detach().clone().numpy() for name, p in model.named_parameters()}
+    mean = {name: np.ones_like(value) for name, value in values.items()}
+    moved = {name: np.zeros_like(value) for name, value in values.items()}
+    for number in range(5):
+        lr = 0.05 * 0.9**number
+        set_lr(optimiser, lr)
+        _step(model, optimiser, number)
+        for name, parameter in model.named_parameters():
+            gradient = parameter.grad.numpy() + weight_decay * values[name]  # type: ignore[union-attr]
+            mean[name] = 0.9 * mean[name] + 0.1 * gradient**2
+            moved[name] = momentum * moved[name] + lr * gradient / np.sqrt(mean[name] + epsilon)
+            values[name] -= moved[name]
+            np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-12, atol=1e-14)
+
+
+def test_rmsprop_at_the_reports_epsilon_is_not_torchs() -> None:
+    ours, theirs = _model(), _model()
+    mine = build(ours, Optimiser(name="rmsprop", lr=0.05, epsilon=1.0, momentum=0.0, weight_decay=0.0))
+    torchs = torch.optim.RMSprop(theirs.parameters(), lr=0.05, alpha=0.9, eps=1.0)
+    before = _values(_model())
+    for number in range(3):
+        _step(ours, mine, number)
+        _step(theirs, torchs, number)
+    steps = [_values(model) - before for model in (ours, theirs)]
+    assert (steps[0] - steps[1]).norm() > 0.05 * steps[1].norm()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_takes_empty_steps_once_something_was_not_finite(momentum: float) -> None:
+    model = _model().float()
+    optimiser = build(model, Optimiser(name="rmsprop", lr=0.1, epsilon=1.0, momentum=momentum))
+    _step(model, optimiser, 0)
+    before = [p.clone() for p in model.parameters()]
+    optimiser.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    optimiser.step()
+    _step(model, optimiser, 1)
+    assert all(map(torch.equal, before, model.parameters()))
+    optimiser.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+    _step(model, optimiser, 2)
+    assert not torch.equal(before[0], next(model.parameters()))
+
+
+def test_adam_is_its_formula() -> None:
+    model = _model()
+    optimiser = build(model, Optimiser(name="adam", lr=0.001, epsilon=1e-8, weight_decay=0.02, decay_all=False))
+    values = {name: p.detach().clone().numpy() for name, p in model.named_parameters()}
+    first = {name: np.zeros_like(value) for name, value in values.items()}
+    second = {name: np.zeros_like(value) for name, value in values.items()}
+    for number in range(1, 5):
+        _step(model, optimiser, number)
+        for name, parameter in model.named_parameters():
+            gradient = parameter.grad.numpy() + (0.02 if parameter.ndim > 1 else 0.0) * values[name]  # type: ignore[union-attr]
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            root = np.sqrt(second[name] / (1 - 0.999**number)) + 1e-8
+            values[name] -= 0.001 * first[name] / (1 - 0.9**number) / root
+            np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-9, atol=1e-12)
+
+
+STATES = {
+    "sgd": {"momentum_buffer"},
+    "rmsprop": {"momentum_buffer", "square_average"},
+    "adam": {"exp_avg", "exp_avg_sq", "step"},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_restored_optimiser_takes_the_same_steps_to_the_bit(name: str) -> None:
+    settings = Optimiser(name=name, lr=0.1, weight_decay=0.02, decay_all=False)
+    model = _model()
+    optimiser = build(model, settings)
     for number in range(3):
         _step(model, optimiser, number)
-    tensors = {name: value.clone().contiguous() for name, value in optimiser_tensors(optimiser, model).items()}
-    assert set(tensors) == {f"{name}|momentum_buffer" for name, _ in model.named_parameters()}
+    tensors = {path: value.clone().contiguous() for path, value in optimiser_tensors(optimiser, model).items()}
+    assert set(tensors) == {f"{path}|{key}" for path, _ in model.named_parameters() for key in STATES[name]}
 
     other = _model(seed=1)
     other.load_state_dict(model.state_dict())
-    resumed, forgetful = sgd(other, **settings), sgd(other, **settings)  # type: ignore[arg-type]
+    resumed, forgetful = build(other, settings), build(other, settings)
     restore_optimiser(resumed, other, tensors)
-    buffer = resumed.state[next(other.parameters())]["momentum_buffer"]
-    assert buffer.is_contiguous(memory_format=torch.channels_last)
+    for key in STATES[name] - {"step"}:
+        assert resumed.state[next(other.parameters())][key].is_contiguous(memory_format=torch.channels_last)
     for number in range(3, 6):
         _step(model, optimiser, number)
         _step(other, resumed, number)
@@ -93,4 +194,4 @@ def test_a_restored_optimiser_takes_the_same_steps_to_the_bit() -> None:
         assert torch.equal(one, same)
     _step(other, forgetful, 6)
     _step(model, optimiser, 6)
-    assert not torch.equal(next(model.parameters()), next(other.parameters()))  # momentum does matter
+    assert not torch.equal(next(model.parameters()), next(other.parameters()))  # the state does matter

@@ -25,6 +25,21 @@ def test_cosine_linear_and_constant_are_their_formulas() -> None:
     assert {LearningRate(name="constant", total=14).at(step) for step in range(14)} == {1.0}
 
 
+@pytest.mark.parametrize("epoch", [4.0, 6.25])
+def test_exponential_is_the_reports_equation_4(epoch: float) -> None:
+    rate = LearningRate(name="exponential", total=40, epoch=epoch, factor=0.9)
+    for step in range(40):
+        assert rate.at(step) == pytest.approx(0.9 ** (step / epoch))
+    assert LearningRate(name="exponential", total=40, epoch=4.0, factor=0.9).at(8) == pytest.approx(0.81)
+
+
+def test_cyclic_is_one_cosine_a_cycle() -> None:
+    rate, alone = LearningRate(name="cyclic", total=21, cycles=3), LearningRate(name="cosine", total=7)
+    assert [rate.at(step) for step in range(21)] == pytest.approx(3 * [alone.at(step) for step in range(7)])
+    uneven = [LearningRate(name="cyclic", total=20, cycles=3).at(step) for step in range(20)]
+    assert [step for step in range(1, 20) if uneven[step] > uneven[step - 1]] == [7, 14]
+
+
 @pytest.mark.parametrize("warmup", [0, 10, 11])
 def test_a_warmup_as_long_as_the_training_divides_by_nothing(warmup: int) -> None:
     for name in ("cosine", "linear"):

@@ -10,16 +10,17 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tinysight.ops.augment import Draws
+from tinysight.ops.rows import Rows
 
 Thing = TypeVar("Thing")
+Drawn = TypeVar("Drawn", bound=Rows)
 _ORDER, _DRAWS = 1, 2  # what a random stream is for: each purpose has its own
 
 
@@ -49,22 +50,22 @@ def balanced_subset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(Generic[Drawn]):
     """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's share of B."""
 
     images: torch.Tensor
     labels: torch.Tensor
-    draws: Draws
+    draws: Drawn
 
 
-class Batches:
+class Batches(Generic[Drawn]):
     """The batches of a training, by number.
 
     Args:
         images: uint8 (N_all, S, S, 3), memory-mapped; taken onto `device` whole when it is a GPU with room for it.
         labels: int64 (N_all,).
         rows: the N rows of `images` to learn from.
-        draw: (count, generator) -> Draws for that many images.
+        draw: (count, generator) -> what happens to each of that many images.
         batch_size: B, over all processes.
         share: this process's part of range(B).
     """
@@ -75,7 +76,7 @@ class Batches:
         labels: npt.NDArray[np.int64],
         rows: npt.NDArray[np.int64],
         *,
-        draw: Callable[[int, torch.Generator], Draws],
+        draw: Callable[[int, torch.Generator], Drawn],
         batch_size: int,
         seed: int,
         share: slice,
@@ -89,7 +90,7 @@ class Batches:
         self._share = share
         self._draw = draw
         self._labels = torch.from_numpy(np.array(labels))
-        self._epochs: dict[int, tuple[npt.NDArray[np.int64], torch.Tensor, Draws]] = {}
+        self._epochs: dict[int, tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]] = {}
         self._images: Any = images
         self._rows = rows
         if self.on_device:
@@ -106,7 +107,7 @@ class Batches:
         """Return the epoch that batch `number` begins in."""
         return number * self.batch_size // self.num_rows
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> Batch[Drawn]:
         """Return this process's share of batch `number`, on the device."""
         start = number * self.batch_size + self._share.start
         stop = number * self.batch_size + self._share.stop
@@ -121,10 +122,10 @@ class Batches:
         return Batch(
             images=torch.cat([piece.images for piece in pieces]),
             labels=torch.cat([piece.labels for piece in pieces]),
-            draws=_joined([piece.draws for piece in pieces]),
+            draws=type(pieces[0].draws).join([piece.draws for piece in pieces]),
         )
 
-    def _piece(self, epoch: int, part: slice) -> Batch:
+    def _piece(self, epoch: int, part: slice) -> Batch[Drawn]:
         order, on_device, draws = self._epoch(epoch)
         if self.on_device:
             images = self._images.index_select(0, on_device[part])
@@ -137,7 +138,7 @@ class Batches:
                 images = images.to(self._device)
         return Batch(images=images, labels=self._labels.index_select(0, on_device[part]), draws=draws[part])
 
-    def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Draws]:
+    def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]:
         """Make an epoch's order and draws all at once: a GPU gets them once an epoch, no step waits for the host."""
         if epoch not in self._epochs:
             order = self._rows[epoch_order(self.num_rows, seed=self._seed, epoch=epoch)]
@@ -184,11 +185,6 @@ def read_ahead(make: Callable[[int], Thing], numbers: range, depth: int) -> Gene
             except queue.Empty:
                 continue
         thread.join()
-
-
-def _joined(pieces: list[Draws]) -> Draws:
-    names = [field.name for field in fields(Draws)]
-    return Draws(**{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names})
 
 
 def _fits(num_bytes: int, device: torch.device) -> bool:

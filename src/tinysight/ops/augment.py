@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinysight.ops import boxes as box_ops
+from tinysight.ops.rows import Rows
 
 MID_GREY = 127.5
 # Images worked on together on a CPU: the temporaries of 16 images stay in the second-level cache, where simple
@@ -40,7 +41,7 @@ _CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class Draws(Rows):
     """What happens to each of N images; every field is a tensor (N,), float32 but for `flip`.
 
     Neutral values (no flip, shift 0, angle 0, contrast 1, gamma 1) leave an image as it is, but for the crop.
@@ -54,23 +55,6 @@ class Draws:
     angle: Tensor  # degrees counter-clockwise
     contrast: Tensor  # factor about mid-grey
     gamma: Tensor  # exponent on v / 255
-
-    def __post_init__(self) -> None:
-        assert all(field.shape == (len(self),) for field in self._fields()), "every field has one value an image"
-
-    def __len__(self) -> int:
-        return self.offset_x.shape[0]
-
-    def __getitem__(self, rows: slice | Tensor) -> Draws:
-        """Return the draws of some rows: a slice, a boolean mask or a tensor of indices."""
-        return Draws(*(field[rows] for field in self._fields()))
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Draws:
-        """Return the draws on `device`."""
-        return Draws(*(field.to(device, non_blocking=non_blocking) for field in self._fields()))
-
-    def _fields(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 def centre(count: int, source_size: int, crop: int) -> Draws:

@@ -111,7 +111,7 @@ def _copy_rate(device: torch.device, seconds: float) -> float:
     return 2 * source.numel() * rate_of(lambda: target.copy_(source), device, seconds=seconds)
 
 
-def _batches(images: Any, labels: Any, device: torch.device) -> Batches:
+def _batches(images: Any, labels: Any, device: torch.device) -> Batches[augment.Draws]:
     return Batches(
         images,
         labels,

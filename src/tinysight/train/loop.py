@@ -24,6 +24,7 @@ from tinysight.data.batches import read_ahead
 from tinysight.data.pack import Pack
 from tinysight.deploy.weights import Card, weights_bytes
 from tinysight.device import Placement
+from tinysight.runs import snapshot_path
 from tinysight.train import checkpoint
 from tinysight.train.evaluate import Metrics, Stopped, measure, run_model
 from tinysight.train.log import Journal
@@ -225,6 +226,8 @@ class _Sitting:
             self._note("epoch", values)
         else:
             training.epochs_done += 1
+        if training.epochs_done in run.snapshot_epochs():
+            self._keep_snapshot()
         self._save()
 
     def _monitor(self) -> Metrics:
@@ -292,7 +295,7 @@ class _Sitting:
 
     def _keep_weights(self, seconds: float) -> Path:
         """Write the final weights (the last, or the best by the monitored split), complete for use."""
-        training, run, pack = self.training, self.training.run, self.training.pack
+        training, run = self.training, self.training.run
         path = self.folder / "weights.safetensors"
         if not training.world.is_main:
             return path
@@ -308,7 +311,24 @@ class _Sitting:
             "epochs": run.train.epochs,
             "best_monitored_error": training.best_error,
         }
-        card = Card(
+        card = self._card(results)
+        summary = {**results, "seconds": round(seconds, 1)}
+        checkpoint.replace_durably(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
+        checkpoint.replace_durably(path, weights_bytes(model, card))  # last: these make a run a finished one
+        return path
+
+    def _keep_snapshot(self) -> None:
+        """Write the weights as they are after an epoch, complete for use, to vote with others later."""
+        training = self.training
+        if training.world.is_main:
+            path = snapshot_path(self.folder, training.epochs_done)
+            path.parent.mkdir(exist_ok=True)
+            card = self._card({"steps": training.step_number, "epochs": training.epochs_done})
+            checkpoint.replace_durably(path, weights_bytes(training.judged_model(), card))
+
+    def _card(self, results: dict[str, Any]) -> Card:
+        training, run, pack = self.training, self.training.run, self.training.pack
+        return Card(
             model=run.model.name,
             options=run.model.options,
             class_names=tuple(pack.class_names),
@@ -323,10 +343,6 @@ class _Sitting:
             commit=self.versions.get("commit", ""),
             results=results,
         )
-        summary = {**results, "seconds": round(seconds, 1)}
-        checkpoint.replace_durably(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
-        checkpoint.replace_durably(path, weights_bytes(model, card))  # last: these make a run a finished one
-        return path
 
 
 @contextmanager

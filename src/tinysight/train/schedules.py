@@ -12,17 +12,22 @@ class LearningRate:
     """The factor on the peak rate, by step; `observe` and `state` matter to the plateau alone.
 
     Args:
-        name: "plateau", "cosine", "linear" or "constant".
+        name: "plateau", "exponential", "cosine", "cyclic", "linear" or "constant".
         total: steps of the whole training.
+        epoch: steps of an epoch, not always a whole number.
         warmup: steps of linear growth before that.
-        factor, patience: plateau: multiply by `factor` at an observation that is no better, after `patience` such ones.
+        factor: exponential: `factor ** (step / epoch)` (Wu et al. 2017, equation 4); plateau: see there.
+        patience: plateau: multiply by `factor` at an observation that is no better, after `patience` such ones.
+        cycles: cyclic: cosines from 1 to 0 that the training is divided into (Huang et al. 2017, arXiv:1704.00109).
     """
 
     name: str
     total: int
+    epoch: float = 1.0
     warmup: int = 0
     factor: float = 0.1
     patience: int = 3
+    cycles: int = 1
     scale: float = 1.0
     best: float = math.inf
     waited: int = 0
@@ -36,6 +41,10 @@ class LearningRate:
             return 0.5 * (1.0 + math.cos(math.pi * progress))
         if self.name == "linear":
             return 1.0 - progress
+        if self.name == "exponential":
+            return float(self.factor ** (step / self.epoch))
+        if self.name == "cyclic":
+            return 0.5 * (1.0 + math.cos(math.pi * (step * self.cycles % self.total) / self.total))
         return self.scale
 
     def observe(self, error: float) -> None:

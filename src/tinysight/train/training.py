@@ -22,12 +22,12 @@ from tinysight.data.batches import Batch, Batches, balanced_subset, derived_seed
 from tinysight.data.pack import Pack
 from tinysight.device import Placement
 from tinysight.models.initialisation import INITIALISATIONS
-from tinysight.ops import augment
-from tinysight.ops.resize import resize
-from tinysight.train import checkpoint
+from tinysight.ops import mixing
+from tinysight.train import checkpoint, optimisers, treatment
 from tinysight.train.averaging import Average
-from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr, sgd
+from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr
 from tinysight.train.schedules import LearningRate
+from tinysight.train.treatment import Treatment
 from tinysight.train.world import World
 
 _WEIGHTS, _RANDOM = 3, 4  # what a random stream is for; 1 and 2 are in data.batches
@@ -66,22 +66,16 @@ class Training:
         if run.train.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
 
-        settings = run.optimiser
-        self.optimiser = sgd(
-            self.model,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-            decay_all=settings.decay_all,
-        )
+        self.optimiser = optimisers.build(self.model, run.optimiser)
         self.average = Average(self.model, run.train.average_decay) if run.train.average_decay else None
         self.rate = LearningRate(
             name=run.schedule.name,
             total=self.total,
+            epoch=self.batches.num_rows / self.batches.batch_size,
             warmup=round(run.schedule.warmup * self.batches.num_rows / self.batches.batch_size),
             factor=run.schedule.factor,
             patience=run.schedule.patience,
+            cycles=run.schedule.cycles,
         )
         self.step_number = 0
         self.epochs_done = 0
@@ -90,19 +84,13 @@ class Training:
         self.sums = torch.zeros(3, device=placement.device)  # loss, wrong images, images since the last line of the log
         torch.manual_seed(derived_seed(_RANDOM, run.train.seed, world.rank))  # for dropout; `train` restores it
 
-    def _draw(self, count: int, generator: torch.Generator) -> augment.Draws:
-        settings = self.run.augment
-        return augment.draw(
+    def _draw(self, count: int, generator: torch.Generator) -> Treatment:
+        return treatment.draw(
             count,
+            settings=self.run.augment,
             source_size=self.pack.image_size,
             crop=self.crop,
             generator=generator,
-            flip=settings.flip,
-            shift=settings.shift,
-            rotation=settings.rotation,
-            contrast=settings.contrast,
-            gamma=settings.gamma,
-            probability=settings.probability,
         )
 
     def size_at(self, step: int) -> int:
@@ -115,13 +103,23 @@ class Training:
         """The pixels that the network sees last; evaluation at another size costs 9 points."""
         return self.run.train.sizes[-1][1] if self.run.train.sizes else self.crop
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, batch: Batch[Treatment]) -> Tensor:
         """Take one step, unless loss or gradient is not finite; return whether both are, as a device's bool."""
-        images = augment.apply(batch.images, batch.draws, crop=self.crop)
-        images = resize(images, self.size_at(self.step_number))
+        images, targets = treatment.apply(
+            batch.images,
+            batch.labels,
+            batch.draws,
+            crop=self.crop,
+            size=self.size_at(self.step_number),
+            mixing_on=self.step_number < self.run.augment.mix_until * self.total,
+        )
+        smoothing = self.run.train.label_smoothing
         with self.placement.autocast():
             logits = self.forward(images)
-            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.run.train.label_smoothing)
+            if targets is None:
+                loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
+            else:
+                loss = mixing.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -134,7 +132,7 @@ class Training:
         self.optimiser.step()
         if self.average is not None:
             self.average.update(self.model, self.step_number)
-        wrong = (logits.detach().argmax(dim=1) != batch.labels).sum()
+        wrong = (logits.detach().argmax(dim=1) != (batch.labels if targets is None else targets.main)).sum()
         count = len(batch.labels)
         self.sums += torch.stack([loss.detach() * count, wrong, torch.full_like(wrong, count)])
         self.step_number += 1
@@ -208,6 +206,11 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
         raise ValueError(
             f"augment.crop is {run.augment.crop}, but the images of {pack.name} have {pack.image_size} pixels; "
             f"set augment.crop to {pack.image_size} or less"
+        )
+    if run.augment.mixes and run.train.batch_size % (2 * world.size):
+        raise ValueError(
+            f"train.batch_size {run.train.batch_size} gives {world.size} processes no even share each, and mixing "
+            f"takes images in pairs; set a multiple of {2 * world.size}"
         )
     if run.train.batch_size % world.size:
         raise ValueError(

@@ -1,0 +1,70 @@
+"""All that happens to a training image between the pack and the network, as a run's `augment` section says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tinysight.config import Augment
+from tinysight.ops import augment, erasing, mixing, trivial
+from tinysight.ops.resize import resize
+from tinysight.ops.rows import Rows
+
+
+@dataclass(frozen=True)
+class Treatment(Rows):
+    """The draws of N training images, by method; None where a run does not use it."""
+
+    draws: augment.Draws
+    operations: trivial.Trivial | None = None
+    erasures: erasing.Erasures | None = None
+    mixes: mixing.Mixes | None = None
+
+
+def draw(count: int, *, settings: Augment, source_size: int, crop: int, generator: torch.Generator) -> Treatment:
+    """Draw what happens to each of `count` images, on the CPU, from `generator`."""
+    draws = augment.draw(
+        count,
+        source_size=source_size,
+        crop=crop,
+        generator=generator,
+        flip=settings.flip,
+        shift=settings.shift,
+        rotation=settings.rotation,
+        contrast=settings.contrast,
+        gamma=settings.gamma,
+        probability=settings.probability,
+    )
+    operations = trivial.draw(count, generator=generator) if settings.trivial else None
+    if operations is not None:
+        draws = trivial.add_geometry(draws, operations, size=crop)
+    return Treatment(
+        draws=draws,
+        operations=operations,
+        erasures=erasing.draw(count, generator=generator, probability=settings.erase) if settings.erase else None,
+        mixes=mixing.draw(
+            count, generator=generator, mixup=settings.mixup, cutmix=settings.cutmix, probability=settings.mix
+        )
+        if settings.mixes
+        else None,
+    )
+
+
+def apply(
+    images: Tensor, labels: Tensor, treatment: Treatment, *, crop: int, size: int, mixing_on: bool
+) -> tuple[Tensor, mixing.Targets | None]:
+    """Treat images uint8 (B, S, S, 3) with labels (B,): float32 (B, 3, size, size) and, where mixed, their targets.
+
+    Cut, moved and toned first, resized, then erased and mixed at the size that the network sees.
+    """
+    pixels = augment.apply(images, treatment.draws, crop=crop)
+    if treatment.operations is not None:
+        pixels = trivial.apply_tone(pixels, treatment.operations)
+    pixels = resize(pixels, size)
+    if treatment.erasures is not None:
+        pixels = erasing.apply(pixels, treatment.erasures)
+    if treatment.mixes is None or not mixing_on:
+        return pixels, None
+    return mixing.apply(pixels, labels, treatment.mixes)
