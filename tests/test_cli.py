@@ -244,6 +244,23 @@ def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
         assert f"tinysight {' '.join(command)}" in " ".join(out.split()), command
 
 
+@pytest.mark.parametrize(
+    ("words", "default"),
+    [
+        (("train",), "the recipe's"),
+        (("train",), "RECIPE-DATA"),
+        (("submit",), "RUN/submission.txt"),
+        (("data", "get"), "the published URL"),
+        (("data", "import"), "all cores"),
+        (("data", "show"), "NAME-SPLIT.png"),
+        (("data", "info"), "$TINYSIGHT_DATA or ~/.cache/tinysight"),
+    ],
+)
+def test_help_tells_what_an_option_left_out_means(tinysight: Tinysight, words: tuple[str, ...], default: str) -> None:
+    _, out, _ = tinysight(*words, "--help")
+    assert default in " ".join(out.replace("│", " ").split())
+
+
 def test_recipes_are_listed(tinysight: Tinysight) -> None:
     status, out, _ = tinysight("recipes")
     assert status == 0

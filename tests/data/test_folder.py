@@ -443,6 +443,7 @@ def test_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"broken one\.jpg.*page\.jpg.*HTML") as caught:
         import_folder(source, name="pets", home=home, image_size=8, workers=1)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("cannot read") == 1
     pack = import_folder(source, name="pets", home=home, image_size=8, workers=1, on_unreadable="skip")
     assert len(pack) == 20
     assert sum("broken one.jpg" in note or "page.jpg" in note for note in pack.notes) == 2

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 Home = Annotated[
-    Path | None, typer.Option("--home", help="Where packs are kept [default: $TINYSIGHT_DATA or ~/.cache/tinysight].")
+    Path | None,
+    typer.Option("--home", help="Where packs are kept.", show_default="$TINYSIGHT_DATA or ~/.cache/tinysight"),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that decode [default: all cores].")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="all cores")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a pack of this name that another source made.")]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")]
 Settings = Annotated[

@@ -21,7 +21,8 @@ app = typer.Typer(no_args_is_help=True, help="Prepare images once and look at th
 def get(
     name: Annotated[str, typer.Argument(help="tiny-imagenet or shapes.")],
     source: Annotated[
-        str | None, typer.Option(help="Tiny ImageNet's URL, zip archive or folder [default: the published URL].")
+        str | None,
+        typer.Option(help="Tiny ImageNet's URL, zip archive or folder.", show_default="the published URL"),
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
@@ -134,7 +135,7 @@ def info(
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
-    out: Annotated[Path | None, typer.Option(help="The PNG to write [default: NAME-SPLIT.png].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG to write.", show_default="NAME-SPLIT.png")] = None,
     split: Annotated[str, typer.Option(help="train, minival, val or test.")] = "train",
     count: Annotated[int, typer.Option(min=1, max=2000, help="How many images.")] = 48,
     seed: Annotated[int, typer.Option(min=0, help="Which images.")] = 0,
@@ -175,7 +176,7 @@ def show(
 @app.command("augment")
 def augment(
     name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
-    out: Annotated[Path | None, typer.Option(help="The PNG to write [default: NAME-augment.png].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG to write.", show_default="NAME-augment.png")] = None,
     row: Annotated[int, typer.Option(min=0, help="Which image.")] = 0,
     home: Home = None,
 ) -> None:

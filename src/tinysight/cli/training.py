@@ -39,8 +39,8 @@ def recipes() -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="See `tinysight recipes`.")],
     settings: Settings = None,
-    data: Annotated[str | None, typer.Option(help="A pack's name [default: the recipe's].")] = None,
-    name: Annotated[str | None, typer.Option(help="The run's name or folder [default: RECIPE-DATA].")] = None,
+    data: Annotated[str | None, typer.Option(help="A pack's name.", show_default="the recipe's")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name or folder.", show_default="RECIPE-DATA")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved run, and train nothing.")] = False,
     home: Home = None,
 ) -> None:

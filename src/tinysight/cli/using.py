@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def evaluate(
     run: RunName,
     split: Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")] = "val",
-    data: Annotated[str | None, typer.Option(help="Another pack with the same classes [default: the run's].")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Another pack with the same classes.", show_default="the run's")
+    ] = None,
     device: Device = "auto",
     home: Home = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -97,8 +99,10 @@ def predict(
 
 def submit(
     run: RunName,
-    out: Annotated[Path | None, typer.Option(help="The file to write [default: RUN/submission.txt].")] = None,
-    data: Annotated[str | None, typer.Option(help="Another pack with the same classes [default: the run's].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="RUN/submission.txt")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Another pack with the same classes.", show_default="the run's")
+    ] = None,
     device: Device = "auto",
     home: Home = None,
 ) -> None:

@@ -262,7 +262,8 @@ def _write_images(
         )
         if failures and on_unreadable == "stop":
             raise ValueError(
-                f"cannot read {_few([why for _, why in failures])}; mend or remove them, or --skip-unreadable"
+                f"cannot read {_few([why.removeprefix('cannot read ') for _, why in failures])}; "
+                "mend or remove them, or --skip-unreadable"
             )
         if failures:
             keep = np.ones(num, bool)

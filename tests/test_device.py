@@ -1,0 +1,43 @@
+"""What a machine computes with is measured, and the measurement itself is cheap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tinysight import device
+from tinysight.device import place
+
+
+class Machine:
+    """Stands for `matmul_rate`: fp32 at 100, bf16 at what is told by size; notes the sizes of the bf16 products."""
+
+    def __init__(self, **bf16: float) -> None:
+        self.bf16 = {int(size.removeprefix("at")): rate for size, rate in bf16.items()}
+        self.sizes: list[int] = []
+
+    def __call__(self, dtype: torch.dtype, *, size: int, **rest: Any) -> float:
+        if dtype == torch.float32:
+            return 100.0
+        self.sizes.append(size)
+        return self.bf16[size]
+
+
+@pytest.mark.parametrize(
+    ("machine", "chosen", "sizes"),
+    [
+        (Machine(at128=0.5), False, [128]),  # emulated: a product of 768 would take seconds
+        (Machine(at128=90.0, at768=110.0), False, [128, 768]),  # there, but no gain
+        (Machine(at128=90.0, at768=400.0), True, [128, 768]),  # small products hide what it can do
+    ],
+)
+def test_bf16_is_chosen_where_it_pays(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, chosen: bool, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(device, "matmul_rate", machine)
+    assert place("cpu").bf16 == chosen
+    assert machine.sizes == sizes
+    assert place("cpu", "bf16").bf16
+    assert not place("cpu", "fp32").bf16
