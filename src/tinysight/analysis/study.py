@@ -21,6 +21,7 @@ from tinysight.runs import read_lines
 
 # Okabe and Ito's colours, which survive colour blindness, in an order that survives a grey print with the line styles
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "os^Dv*P"
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
 
 
@@ -146,13 +147,13 @@ def _verdict(row: Row, reference: Row, images: int) -> str:
     if found.mean == 0:
         less = f"as often as {reference.label}"
     if found.interval is None:
-        shares = [row.errors.mean, reference.errors.mean]
-        ranges = [wilson_interval(round(share * images), images) for share in shares]
-        (low, high), (other_low, other_high) = [(100 * a, 100 * b) for a, b in ranges]
+        own, other = (
+            wilson_interval(round(share * images), images) for share in (row.errors.mean, reference.errors.mean)
+        )
         return (
-            f"{row.label} errs {less}, but one seed cannot tell whether that is more than the noise of training: the "
-            f"{images:,} images alone leave {low:.1f} to {high:.1f} % for it and {other_low:.1f} to {other_high:.1f} % "
-            f"for {reference.label}."
+            f"{row.label} errs {less}; one seed cannot tell whether that is larger than the noise between seeds (for "
+            f"the choice of {images:,} images alone, 95 %: {100 * own[0]:.1f} to {100 * own[1]:.1f} % against "
+            f"{100 * other[0]:.1f} to {100 * other[1]:.1f} %)."
         )
     low, high = 100 * found.interval[0], 100 * found.interval[1]
     noise = "larger" if found.beyond_noise else "not larger"
@@ -162,12 +163,22 @@ def _verdict(row: Row, reference: Row, images: int) -> str:
     )
 
 
-HEADS = ("member", "parameters", "epochs", "runs", "top-1 error", "sd", "lowest to highest", "top-5 error", "published")
+HEADS = (
+    "member",
+    "parameters",
+    "epochs",
+    "runs",
+    "top-1 error, %",
+    "sd",
+    "lowest to highest",
+    "top-5, %",
+    "published top-1, %",
+)
 
 
 def markdown(results: Results) -> str:
     """Return the table, with what its figures are and the verdicts, as a page of Markdown."""
-    heads = [*HEADS, f"less {results.reference} (95 %)", "time a run"]
+    heads = [*HEADS, f"minus {results.reference} (95 %)", "time a run"]
     lines = [_bar(heads), _bar(["---"] * len(heads))]
     for row in results.rows:
         lines.append(_bar([row.label, f"{row.parameters / 1e6:.2f} M", *_cells(row)]))
@@ -198,12 +209,14 @@ def _bar(cells: Sequence[str]) -> str:
 
 def _cells(row: Row) -> list[str]:
     done = f"{len(row.courses)} of {row.planned}" if len(row.courses) < row.planned else str(row.planned)
-    published = "" if row.published is None else f"{row.published:.2%}"
+    published = "" if row.published is None else f"{100 * row.published:.2f}"
     if row.errors is None:
         return ["", done, "", "", "", "", published, "", ""]
     found = row.errors
     courses = list(row.courses.values())
-    spread = ["", ""] if found.sd is None else [f"{100 * found.sd:.2f}", f"{found.low:.2%} to {found.high:.2%}"]
+    spread = (
+        ["", ""] if found.sd is None else [f"{100 * found.sd:.2f}", f"{100 * found.low:.2f} to {100 * found.high:.2f}"]
+    )
     difference = ""
     if row.difference is not None:
         difference = f"{100 * row.difference.mean:+.2f}"
@@ -213,7 +226,16 @@ def _cells(row: Row) -> list[str]:
     seconds = summary([course.seconds for course in courses]).mean
     top5 = summary([course.top5_error for course in courses]).mean
     epochs = f"{max(course.epochs[-1] for course in courses):g}"
-    return [epochs, done, f"{found.mean:.2%}", *spread, f"{top5:.2%}", published, difference, _duration(seconds)]
+    return [
+        epochs,
+        done,
+        f"{100 * found.mean:.2f}",
+        *spread,
+        f"{100 * top5:.2f}",
+        published,
+        difference,
+        _duration(seconds),
+    ]
 
 
 def _duration(seconds: float) -> str:
@@ -285,7 +307,7 @@ def draw(results: Results, path: Path) -> None:
         ]
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         seeds = f" ({len(courses)} seeds)" if len(courses) > 1 else ""
-        marker = "o" if len(epochs) <= 20 else ""
+        marker = MARKERS[number % len(MARKERS)] if len(epochs) <= 20 else ""
         axes.plot(
             epochs,
             [s.mean for s in by_epoch],
@@ -301,7 +323,9 @@ def draw(results: Results, path: Path) -> None:
             axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
     axes.set(xlabel="epoch", ylabel="top-1 error on minival (%)")
     axes.set_title(f"{results.question}\n{results.data}", loc="left", fontsize=11)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    last = max((course.epochs[-1] for row in results.rows for course in row.courses.values()), default=1)
+    axes.set_xlim(0 if last > 1 else 0.5, last + (0.02 * last if last > 1 else 0.5))
     axes.grid(visible=True, color="#dddddd", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, handlelength=3.2)

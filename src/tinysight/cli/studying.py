@@ -76,6 +76,8 @@ def study(
         return
     pack = open_or_draw(data, home)
     plan.check(planned, pack)
+    if report_only and not any(job.finished for job in planned):
+        raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
     plan.write_plan(chosen, planned, pack)
     failed = 0 if report_only else _train(planned, folder, jobs, ray, home)
     _report(folder)
