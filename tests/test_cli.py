@@ -192,6 +192,19 @@ def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tin
         (("train", "quickstart", "--data", "shapez"), "shapes"),
         (("train", "quickstart", "data.monitor=val"), "val is for reports"),
         (("train", "resnet18-report", "data.monitor=none"), "choose by the monitored error"),
+        (("train", "quickstart", "--resume"), "give --name, too"),
+        (("study", "dept", "--data", "shapes"), "did you mean depth?"),
+        (("study", "missing.py", "--data", "shapes"), "there is no file missing.py"),
+        (("study", "notes.py", "--data", "shapes"), "notes.py, line 1"),
+        (("study", "depth", "--data", "shapez"), "shapes"),
+        (("study", "depth", "--data", "shapes", "--seeds", "0"), "--seeds is 0"),
+        (("study", "depth", "--data", "shapes", "--epochs", "0"), "--epochs is 0"),
+        (("study", "depth", "--data", "shapes", "--subset", "2"), "--subset is 2"),
+        (("study", "depth", "--data", "shapes", "--jobs", "0"), "--jobs is 0"),
+        (("study", "depth", "--data", "shapes", "--name", ".."), "is no name"),
+        (("study", "depth", "--data", "shapes", "train.seed=3"), "use --seeds"),
+        (("study", "depth", "--data", "shapes", "augment.crop=65"), "set augment.crop to 64 or less"),
+        (("study", "depth", "--data", "shapes", "--report-only"), "no training of runs/study-depth-shapes is finished"),
         (("resume", "nothing"), "no run is named 'nothing'"),
         (("evaluate", "nothing"), "no run is named 'nothing'"),
         (("submit", "nothing"), "no run is named 'nothing'"),
@@ -215,7 +228,8 @@ def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tin
 def test_bad_input_is_one_clear_line(
     tinysight: Tinysight, tiny: Pack, tmp_path: Path, words: tuple[str, ...], expected: str
 ) -> None:
-    (tmp_path / "notes.txt").write_text("not what it should be")
+    for name in ("notes.txt", "notes.py"):
+        (tmp_path / name).write_text("not what it should be")
     photos = write_photos(tmp_path / "photos" / "pets", size=(40, 50))
     status, out, err = tinysight(*words)
     assert status == 1
@@ -236,7 +250,7 @@ def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: 
 
 def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
     commands = [("data", name) for name in ("get", "import", "info", "show", "augment")]
-    commands += [(name,) for name in ("train", "resume", "evaluate", "predict", "submit", "bench")]
+    commands += [(name,) for name in ("train", "resume", "study", "evaluate", "predict", "submit", "bench")]
     for command in commands:
         status, out, _ = tinysight(*command, "--help")
         assert status == 0
@@ -266,6 +280,31 @@ def test_recipes_are_listed(tinysight: Tinysight) -> None:
     assert status == 0
     for word in ("resnet18-report", "resnet10-report", "quickstart", "resnet18-modern", "Source", "Hardware", "Result"):
         assert word in out, word
+
+
+def test_studies_are_listed(tinysight: Tinysight) -> None:
+    status, out, err = tinysight("studies")
+    assert status == 0, err
+    for word in ("models", "depth", "initialisation", "weight-decay", "Fig. 11", "10 layers"):
+        assert word in out, word
+
+
+def test_train_resume_goes_on_with_this_very_run_only(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+    words = ("train", "quickstart", "--name", "job", "--resume", *SMALL)
+    assert tinysight(*words)[0] == 0
+    folder = tmp_path / "runs" / "job"
+    weights = folder / "weights.safetensors"
+    trained, stamp = weights.read_bytes(), weights.stat().st_mtime_ns
+    status, out, _ = tinysight(*words)
+    assert (status, "is finished" in out) == (0, True)
+    assert weights.stat().st_mtime_ns == stamp, "it was left alone"
+    weights.unlink()  # as if it had been stopped before the end
+    status, out, err = tinysight(*words)
+    assert (status, "going on after step" in err) == (0, True), err
+    assert weights.read_bytes() == trained
+    status, _, err = tinysight(*words[:-1], "augment.crop=40")
+    assert status == 1
+    assert "holds another run: it has augment.crop=32; choose another --name" in err
 
 
 def test_show_prints_the_run_and_trains_nothing(tinysight: Tinysight, tmp_path: Path) -> None:

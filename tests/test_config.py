@@ -18,11 +18,13 @@ from tinysight.config import (
     Run,
     Schedule,
     Train,
+    difference,
     from_dict,
     override,
     parse_assignments,
     to_dict,
 )
+from tinysight.recipes import RECIPES, recipe
 
 RUN = Run(recipe="any", model=Model(options={"n": 1, "filters": (4, 8)}), train=Train(sizes=((0.0, 16), (0.5, 24))))
 PATHS = [
@@ -213,3 +215,44 @@ def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None
 def test_an_unknown_field_of_a_record_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         from_dict(content)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("other", RECIPES)
+def test_the_difference_of_two_runs_makes_one_of_the_other(name: str, other: str) -> None:
+    run, base = recipe(name), recipe(other)
+    made = override(base, dict(parse_assignments(difference(run, base))))
+    assert replace(made, recipe=name) == run
+
+
+def test_a_difference_says_what_differs_and_no_more() -> None:
+    base = recipe("resnet18-report")
+    assert difference(base, base) == []
+    options = {"n": 2, "filters": (16, 32), "stem": "v4", "word": "true", "figure": "1", "flag": True, "share": 1e-7}
+    run = replace(
+        base,
+        data=replace(base.data, name="true"),
+        model=replace(base.model, options=options),
+        optimiser=replace(base.optimiser, nesterov=False, weight_decay=1e-05),
+        train=replace(base.train, sizes=((0.0, 40), (0.7, 56))),
+    )
+    said = difference(run, base)
+    assert said == [
+        "data.name=true",
+        "model.options.filters=(16, 32)",
+        "model.options.stem='v4'",
+        "model.options.word='true'",
+        "model.options.figure='1'",
+        "model.options.flag=True",
+        "model.options.share=1e-07",
+        "optimiser.weight_decay=1e-05",
+        "optimiser.nesterov=False",
+        "train.sizes=((0.0, 40), (0.7, 56))",
+    ]
+    made = override(base, dict(parse_assignments(said)))
+    assert made == run
+    assert {name: type(value) for name, value in made.model.options.items()} == {
+        name: type(value) for name, value in options.items()
+    }
+    fewer = replace(base, model=replace(base.model, options={}))
+    assert override(base, dict(parse_assignments(difference(fewer, base)))) == fewer

@@ -283,6 +283,29 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
     return replace(run, **{section: replace(getattr(run, section), **changed) for section, changed in sections.items()})
 
 
+def difference(run: Run, base: Run) -> list[str]:
+    """Return the settings, as a command line takes them, that make `run` of `base`; `recipe` is no setting.
+
+    `override(base, parse_assignments(difference(run, base)))` is `run` again, with its lists turned into tuples.
+    """
+    settings = []
+    for section, values in to_dict(run).items():
+        if section == "recipe":
+            continue
+        for name, value in values.items():
+            before = getattr(getattr(base, section), name)
+            if name == "options" and before.keys() <= value.keys():
+                changed = {option: item for option, item in value.items() if _differs(item, before.get(option))}
+                settings += [f"{section}.{name}.{option}={item!r}" for option, item in changed.items()]
+            elif _differs(value, before):
+                settings.append(f"{section}.{name}={value if isinstance(value, str) else repr(value)}")
+    return settings
+
+
+def _differs(value: Any, before: Any) -> bool:
+    return bool(value != before) or isinstance(value, bool) != isinstance(before, bool)  # True == 1
+
+
 def parse_assignments(assignments: list[str]) -> dict[str, str]:
     """Split `["train.epochs=8", ...]` into a dict; raise ValueError for what is not `section.field=value`."""
     changes: dict[str, str] = {}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tinysight import __version__
-from tinysight.config import Run, from_dict, to_dict
+from tinysight.config import Run, difference, from_dict, to_dict
 
 FORMAT = 1
 
@@ -43,6 +43,13 @@ class Record:
     command: str
 
 
+def folder_named(name: str) -> Path:
+    """Return the folder that a run's name stands for: a word under the runs' home, or a path; it need not exist."""
+    if name in ("", ".", ".."):
+        raise ValueError(f"--name {name!r} is no name for a run; give a word, or a folder's path")
+    return Path(name) if os.sep in name else runs_home() / name
+
+
 def new_folder(run: Run, name: str | None) -> Path:
     """Make the folder of a new run: `name`, or recipe and data with the next free number.
 
@@ -50,10 +57,8 @@ def new_folder(run: Run, name: str | None) -> Path:
         ValueError: `name` is taken.
     """
     if name is not None:
-        folder = Path(name) if os.sep in name else runs_home() / name
-        if name in ("", ".", ".."):
-            raise ValueError(f"--name {name!r} is no name for a run; give a word, or a folder's path")
-        if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
+        folder = folder_named(name)
+        if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
             raise ValueError(f"{folder} exists; go on with it by `tinysight resume {folder}`, or choose another --name")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -67,6 +72,17 @@ def new_folder(run: Run, name: str | None) -> Path:
             number += 1
         else:
             return folder
+
+
+def other_run(folder: Path, there: Run, wanted: Run) -> str:
+    """Say in what the run of a folder differs from the one that is wanted there."""
+    differing = ([f"recipe={there.recipe}"] if there.recipe != wanted.recipe else []) + difference(there, wanted)
+    return f"{folder} holds another run: it has {', '.join(differing)}"
+
+
+def _counts(entry: Path) -> bool:
+    """Whether a file is more than what a start that was killed at once leaves behind."""
+    return entry.name != ".lock" and not entry.name.startswith("run.json.tmp-")
 
 
 def find(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import torch
@@ -43,8 +44,9 @@ class Small(nn.Module):
 
 
 if __name__ == "__main__":
-    from tinysight.cli import main
+    from tinysight.cli import main, studying
     from tinysight.models import MODELS
 
     MODELS["small"] = Small
+    studying.PROGRAM = (sys.executable, __file__)  # a study's members know it, too
     main()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from tinysight.cli import data, training, using
+from tinysight.cli import data, studying, training, using
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     training.recipes,
     training.train,
     training.resume,
+    studying.studies,
+    studying.study,
     using.evaluate,
     using.predict,
     using.submit,

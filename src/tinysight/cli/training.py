@@ -17,6 +17,7 @@ from tinysight.cli.packs import open_or_draw
 from tinysight.cli.progress import duration
 
 if TYPE_CHECKING:
+    from tinysight.config import Run
     from tinysight.data.pack import Pack
 
 
@@ -41,6 +42,9 @@ def train(
     settings: Settings = None,
     data: Annotated[str | None, typer.Option(help="A pack's name.", show_default="the recipe's")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name or folder.", show_default="RECIPE-DATA")] = None,
+    again: Annotated[
+        bool, typer.Option("--resume", help="With --name: go on when the folder already holds this very run.")
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved run, and train nothing.")] = False,
     home: Home = None,
 ) -> None:
@@ -51,6 +55,7 @@ def train(
     [bold]Examples[/bold]
       tinysight train quickstart --data shapes
       tinysight train resnet18-modern --data pets train.epochs=30 optimiser.lr=0.05
+      tinysight train resnet18-modern --data pets --name pets-1 --resume   (a job that may be started again)
       torchrun --nproc-per-node 2 -m tinysight train resnet18-report --data tiny-imagenet
     """
     from dataclasses import replace
@@ -67,6 +72,8 @@ def train(
     if show:
         print(json.dumps(config.to_dict(run), indent=1))
         return
+    if again and _go_on(run, name, home):
+        return
     from tinysight.train import launch
 
     _train(
@@ -76,6 +83,25 @@ def train(
             run, pack, world=world, reporter=reporter, name=name, command=shlex.join(["tinysight", *sys.argv[1:]])
         )[0],
     )
+
+
+def _go_on(run: Run, name: str | None, home: Path | None) -> bool:
+    """Go on with `run` in the folder `name`; return False when none has begun there."""
+    from tinysight import runs
+
+    if name is None:
+        raise ValueError("--resume goes on with the run of a name; give --name, too")
+    folder = runs.folder_named(name)
+    if not (folder / "run.json").is_file():
+        return False
+    record = runs.read_record(folder)
+    if record.run != run:
+        raise ValueError(f"{runs.other_run(folder, record.run, run)}; choose another --name")
+    if (folder / "weights.safetensors").exists():
+        print(f"{folder} is finished")
+    else:
+        resume(str(folder), home)
+    return True
 
 
 def resume(run: RunName, home: Home = None) -> None:

@@ -49,6 +49,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def num_parameters(name: str, num_classes: int, options: dict[str, Any]) -> int:
+    """Count a model's trainable values without the memory and time of making it."""
+    with torch.device("meta"):
+        return count_parameters(build(name, num_classes, options))
+
+
 def count_multiply_adds(model: nn.Module, size: int) -> int:
     """Count the multiply-adds of convolutions and linear layers in one image's forward pass at (3, size, size)."""
     total = 0

@@ -1,0 +1,148 @@
+"""The commands that compare trainings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tinysight.cli.arguments import Home, Settings
+from tinysight.cli.packs import open_or_draw
+from tinysight.cli.progress import duration, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tinysight.train.jobs import Work
+    from tinysight.train.plan import Job
+
+PROGRAM = (sys.executable, "-m", "tinysight")  # what trains a member
+
+
+def studies() -> None:
+    """List the studies: the question, where it comes from, and what is compared."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tinysight.studies import STUDIES
+
+    table = Table("study", "question", "source", "members", show_lines=True)
+    for name, make in STUDIES.items():
+        study = make()
+        table.add_row(name, study.question, study.source, "\n".join(member.label for member in study.members))
+    Console().print(table)
+    print("Run one with: tinysight study NAME --data D [--epochs E --seeds K --subset F --jobs J]")
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="See `tinysight studies`; or your own Python file.")],
+    data: Annotated[str, typer.Option(help="The pack that all members learn from.")],
+    settings: Settings = None,
+    epochs: Annotated[int | None, typer.Option(help="How long each trains [default: as its recipe says].")] = None,
+    seeds: Annotated[int, typer.Option(help="How many times each is trained.")] = 1,
+    subset: Annotated[float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")] = None,
+    jobs: Annotated[int, typer.Option(help="How many train at once, sharing the cores or GPUs.")] = 1,
+    folder_name: Annotated[str | None, typer.Option("--name", help="[default: study-STUDY-DATA]")] = None,
+    print_commands: Annotated[bool, typer.Option(help="Print a command a training, for a job array.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Report what is there; train nothing.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Train on a Ray cluster, a member a GPU (extra: ray).")] = False,
+    home: Home = None,
+) -> None:
+    """Compare trainings: a table with the published figures, errors by epoch, and whether a difference beats the noise.
+
+    Ctrl-C saves; the same command again goes on where it stopped, and more seeds may be added to what is there.
+
+    [bold]Examples[/bold]
+      tinysight study depth --data shapes --epochs 4 --seeds 3
+      tinysight study weight-decay --data tiny-imagenet --epochs 10 --subset 0.2 --seeds 3 --jobs 2
+      tinysight study models --data tiny-imagenet --print-commands > commands.txt
+      tinysight study my_study.py --data pets train.batch_size=64
+    """
+    from tinysight import runs
+    from tinysight.studies import study as study_named
+    from tinysight.train import plan
+
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; train 1 or more at once")
+    chosen = study_named(name)
+    folder = runs.folder_named(folder_name or f"study-{chosen.name}-{Path(data).name}")
+    planned = plan.plan(chosen, folder, data=data, epochs=epochs, seeds=seeds, subset=subset, settings=settings or [])
+    if print_commands:
+        for job in planned:
+            print(shlex.join(["tinysight", *job.arguments(home)]))
+        return
+    pack = open_or_draw(data, home)
+    plan.check(planned, pack)
+    if report_only and not any(job.finished for job in planned):
+        raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
+    plan.write_plan(chosen, planned, pack)
+    failed = 0 if report_only else _train(planned, folder, jobs, ray, home)
+    _report(folder)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _train(planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, home: Path | None) -> int:
+    """Do what is not finished yet and tell how each ends; return how many failed."""
+    from tinysight.train import jobs
+
+    environment = jobs.environment_for(at_once)
+    start: Callable[[Job, int], Work]
+    if on_ray:
+        from tinysight.train.cluster import Cluster
+
+        cluster = Cluster(program=PROGRAM, environment=environment, home=home)
+        start, at_once = cluster.start, len(planned)  # Ray has its own queue
+    else:
+        devices = jobs.devices()
+
+        def start(job: Job, place: int) -> Work:
+            return jobs.start_process(job, place, program=PROGRAM, environment=environment, home=home, devices=devices)
+
+    todo = [job for job in planned if not job.finished]
+    total, done, failed = len(planned), len(planned) - len(todo), 0
+    say(f"{folder}: {total} trainings, {done} of them finished; their output is in {folder}/*.txt")
+
+    def ended(job: Job, status: int) -> None:
+        nonlocal done, failed
+        done += 1
+        if status == 0:
+            say(f"[{done}/{total}] {job.folder.name}: {_outcome(job)}")
+        elif status in (130, 143, -2, -15):
+            say(f"[{done}/{total}] {job.folder.name}: stopped")
+        else:
+            failed += 1
+            line = jobs.last_line(job.output).removeprefix("error: ")
+            say(f"[{done}/{total}] {job.folder.name}: failed with status {status}: {line}")
+
+    number = jobs.carry_out(
+        todo, start, at_once=at_once, begun=lambda job: say(f"{job.folder.name}: training"), ended=ended
+    )
+    if number:
+        say("stopped; the same command goes on")
+        raise SystemExit(128 + number)
+    return failed
+
+
+def _outcome(job: Job) -> str:
+    import json
+
+    summary = json.loads((job.folder / "summary.json").read_bytes())
+    return f"lowest minival error {summary['best_monitored_error']:.2%}, {duration(summary['seconds'])}"
+
+
+def _report(folder: Path) -> None:
+    from tinysight.analysis.study import report
+
+    results = report(folder)
+    width = max(len(row.label) for row in results.rows)
+    for row in results.rows:
+        found = row.errors
+        spread = "" if found is None or found.sd is None else f"  +- {100 * found.sd:.2f} over {found.count} seeds"
+        published = "" if row.published is None else f"  (published {row.published:.2%})"
+        print(f"{row.label:<{width}}  {'no run finished' if found is None else f'{found.mean:.2%}'}{spread}{published}")
+    print("\n".join(results.verdicts))
+    print(f"table  {folder / 'table.md'}\nfigure {folder / 'figure.png'}")
