@@ -4,53 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
+from tinysight.deploy.scores import Metrics, Scores, measure, read_scores
 from tinysight.deploy.scoring import score
 from tinysight.deploy.weights import Card
 from tinysight.device import Placement
-from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
 from tinysight.train.checkpoint import replace_durably
+
+__all__ = [
+    "Metrics",
+    "Scores",
+    "Stopped",
+    "answer_test",
+    "check_data",
+    "evaluate_run",
+    "label_of",
+    "measure",
+    "read_scores",
+    "run_model",
+    "score_split",
+    "write_scores",
+]
 
 
 class Stopped(Exception):  # noqa: N818 (news, not an error)
     """An evaluation was broken off because the training is asked to stop."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What a model said of each image: logits (N, K), labels (N,) and rows of the pack (N,)."""
-
-    logits: Tensor
-    labels: Tensor
-    rows: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """Figures over a split; errors are shares with 95 % Wilson intervals, the loss a mean cross-entropy in nats."""
-
-    num_images: int
-    loss: float
-    top1_error: float
-    top1_low: float
-    top1_high: float
-    top5_error: float
-    top5_low: float
-    top5_high: float
-    calibration_error: float
 
 
 def run_model(
@@ -86,31 +75,6 @@ def run_model(
         logits=torch.cat(logits).cpu() if logits else torch.empty(0),
         labels=torch.from_numpy(np.array(labels[rows.start : rows.stop])),
         rows=torch.arange(rows.start, rows.stop),
-    )
-
-
-def measure(scores: Scores) -> Metrics:
-    """Turn scores into figures (with under 5 classes, top-5 means all); raise ValueError when no image is labelled."""
-    labelled = scores.labels >= 0
-    logits, labels = scores.logits[labelled], scores.labels[labelled]
-    count = len(labels)
-    if not count:
-        raise ValueError("no image of this split has a label, so there is no error to measure; see `tinysight submit`")
-    top1 = topk_correct(logits, labels, 1)
-    top5 = topk_correct(logits, labels, min(5, logits.shape[1]))
-    probabilities = logits.softmax(dim=1).max(dim=1).values
-    wrong1, wrong5 = count - int(top1.sum()), count - int(top5.sum())
-    (low1, high1), (low5, high5) = wilson_interval(wrong1, count), wilson_interval(wrong5, count)
-    return Metrics(
-        num_images=count,
-        loss=float(F.cross_entropy(logits.double(), labels)),
-        top1_error=wrong1 / count,
-        top1_low=low1,
-        top1_high=high1,
-        top5_error=wrong5 / count,
-        top5_low=low5,
-        top5_high=high5,
-        calibration_error=float(expected_calibration_error(probabilities, top1)),
     )
 
 
@@ -183,15 +147,6 @@ def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     tensors = {"logits": scores.logits.float(), "labels": scores.labels, "rows": scores.rows}
     replace_durably(path, save_tensors(tensors, metadata={"tinysight": json.dumps(origin)}))
-
-
-def read_scores(path: Path) -> Scores:
-    """Read what `write_scores` wrote; raise ValueError when it is missing or no scores file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return Scores(**{name: file.get_tensor(name) for name in ("logits", "labels", "rows")})
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} holds no scores ({error}); `tinysight evaluate` writes them") from None
 
 
 def answer_test(
