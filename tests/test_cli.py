@@ -171,6 +171,20 @@ def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tin
     assert (status, err) == (1, "error: there is no folder no/such; make it first\n")
 
 
+def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+    cyclic = ("schedule.name=cyclic", "schedule.cycles=2", "schedule.warmup=0", "train.snapshots=2", "train.epochs=2")
+    assert tinysight("train", "quickstart", "--name", "first", *SMALL[1:], *cyclic)[0] == 0
+    status, out, _ = tinysight("ensemble", "first", "--snapshots", "2")
+    assert status == 0 and "first epoch-0001" in out and "first epoch-0002" in out and "mean probability" in out
+    assert json.loads((tmp_path / "runs/first/ensemble-val.json").read_text())["num_images"] == 24
+    assert tinysight("train", "quickstart", "--name", "second", *SMALL, "train.seed=1")[0] == 0
+    status, out, _ = tinysight("ensemble", "first", "second", "--split", "minival", "--out", "vote.json", "--json")
+    assert status == 0 and json.loads(out) == json.loads((tmp_path / "vote.json").read_text())
+    assert [member["name"] for member in json.loads(out)["members"]] == ["first", "second"]
+    status, _, err = tinysight("ensemble", "first", "second", "--snapshots", "3")
+    assert (status, "has 2 snapshots, --snapshots asks for 3" in err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -204,7 +218,12 @@ def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tin
         (("study", "depth", "--data", "shapes", "--name", ".."), "is no name"),
         (("study", "depth", "--data", "shapes", "train.seed=3"), "use --seeds"),
         (("study", "depth", "--data", "shapes", "augment.crop=65"), "set augment.crop to 64 or less"),
-        (("study", "depth", "--data", "shapes", "--report-only"), "no training of runs/study-depth-shapes is finished"),
+        (("study", "depth", "--data", "shapes", "--report-only"), "study-depth-shapes is finished yet"),
+        (("ensemble", "nothing"), "no run is named 'nothing'"),
+        (("train", "quickstart", "schedule.name=cyclic", "schedule.cycles=5"), "12 epochs make no 5 equal cycles"),
+        (("train", "quickstart", "train.snapshots=13"), "set fewer snapshots"),
+        (("train", "quickstart", "optimiser.name=lion"), "allowed: sgd, rmsprop, adam"),
+        (("train", "quickstart", "augment.mixup=1", "train.batch_size=31"), "mixing takes images in pairs"),
         (("resume", "nothing"), "no run is named 'nothing'"),
         (("evaluate", "nothing"), "no run is named 'nothing'"),
         (("submit", "nothing"), "no run is named 'nothing'"),
@@ -250,7 +269,7 @@ def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: 
 
 def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
     commands = [("data", name) for name in ("get", "import", "info", "show", "augment")]
-    commands += [(name,) for name in ("train", "resume", "study", "evaluate", "predict", "submit", "bench")]
+    commands += [(name,) for name in ("train", "resume", "study", "evaluate", "predict", "submit", "ensemble", "bench")]
     for command in commands:
         status, out, _ = tinysight(*command, "--help")
         assert status == 0

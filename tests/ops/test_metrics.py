@@ -109,3 +109,30 @@ def test_calibration_error_refuses_what_is_no_probability() -> None:
             metrics.expected_calibration_error(torch.tensor([0.5, bad]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="no prediction"):
         metrics.expected_calibration_error(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+
+
+def test_a_paired_difference_is_the_share_of_images_that_only_one_has_right() -> None:
+    correct = torch.tensor([True] * 60 + [False] * 40)
+    others = torch.tensor([True] * 50 + [False] * 10 + [True] * 4 + [False] * 36)
+    difference, low, high = metrics.paired_difference(correct, others)
+    assert difference == pytest.approx(0.06)
+    # Agresti and Min 2005 by hand: 10.5 and 4.5 of 102, give or take 1.96 standard errors
+    half = 1.959964 * math.sqrt((10.5 + 4.5) - 6**2 / 102) / 102
+    assert (low, high) == pytest.approx((6 / 102 - half, 6 / 102 + half), abs=1e-6)
+    assert metrics.paired_difference(others, correct)[0] == -difference
+
+
+def test_a_paired_interval_covers_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(400):
+        uniform = torch.rand(200, generator=generator)
+        correct, others = uniform < 0.6, (uniform < 0.45) | (uniform > 0.9)  # 0.6 against 0.55, correlated
+        _, low, high = metrics.paired_difference(correct, others)
+        covered += low <= 0.05 <= high
+    assert 0.92 < covered / 400 < 0.98
+
+
+def test_a_paired_difference_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="for every image"):
+        metrics.paired_difference(torch.zeros(3, dtype=torch.bool), torch.zeros(2, dtype=torch.bool))

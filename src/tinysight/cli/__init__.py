@@ -28,6 +28,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     using.evaluate,
     using.predict,
     using.submit,
+    using.ensemble,
     using.bench,
     using.version,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -124,6 +125,66 @@ def submit(
             folder, path, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total)
         )
     print(f"{count} answers in {path}")
+
+
+def ensemble(
+    named: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs; or one, with --snapshots.")],
+    snapshots: Annotated[int, typer.Option(min=0, help="Let the last so many snapshots of each run vote.")] = 0,
+    split: Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")] = "val",
+    data: Annotated[str | None, typer.Option(help="A pack with the same classes.", show_default="the run's")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="ensemble-SPLIT.json in the first run")
+    ] = None,
+    device: Device = "auto",
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Let several runs, or the snapshots of one, vote: by mean probability and by majority, beside the best member.
+
+    Stored scores are used; those that are missing are made, and stored.
+
+    [bold]Examples[/bold]
+      tinysight ensemble study-depth-shapes/10-layers-64-to-512-filters-seed*
+      tinysight train quickstart --data shapes --name cyclic schedule.name=cyclic schedule.warmup=0 train.snapshots=4
+      tinysight ensemble cyclic --snapshots 4
+    """
+    from dataclasses import asdict
+
+    from tinysight import runs
+    from tinysight.device import place
+    from tinysight.train.ensemble import scores_of, vote, voters, write_ensemble
+
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent}; make it first")
+    folders = [runs.find(name) for name in named]
+    members = voters(folders, snapshots)
+    pack = open_or_draw(data or runs.read_record(folders[0]).run.data.name, home)
+    placement = place(device)
+    scored, label, total = [], split, len(pack.rows(split))
+    with counting(f"scoring {split}") as progress:
+        for voter in members:
+            tell = functools.partial(progress, total=total, what=f"scoring {split}: {voter.name}")
+            label, scores = scores_of(voter, split, pack=pack, placement=placement, each_batch=tell)
+            scored.append((voter.name, scores))
+    result = vote(scored, data=pack.name, split=split)
+    path = out or folders[0] / f"ensemble-{label}.json"
+    write_ensemble(result, path)
+    if as_json:
+        print(json.dumps(asdict(result), indent=1))
+        return
+    print(f"{result.data} {result.split}, {result.num_images:,} images")
+    width = max(len(each.name) for each in (*result.members, *result.votes))
+    for each in (*result.members, *result.votes):
+        print(
+            f"  {each.name:<{width}}  top-1 error {each.top1_error:6.2%} "
+            f"(95 %: {each.top1_low:.2%} to {each.top1_high:.2%}), top-5 {each.top5_error:.2%}"
+        )
+    for gain in result.gains:
+        print(
+            f"{gain.name}: {100 * gain.gain:+.2f} points better than {gain.best_member}, the best member here "
+            f"(95 %, paired: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+        )
+    print(f"written to {path}")
 
 
 def bench(

@@ -42,6 +42,22 @@ def wilson_interval(errors: int, count: int, confidence: float = 0.95) -> tuple[
     return low, high
 
 
+def paired_difference(correct: Tensor, others: Tensor, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return how much more often one answer is right than another on the same images, with an interval: shares.
+
+    `correct` and `others` (N,) are bool. Only images that one of both has right matter. The interval is that of Agresti
+    and Min 2005, which adds half an image to each cell of the table of both, so that it is not empty for equal answers.
+    """
+    if correct.shape != others.shape or not len(correct):
+        raise ValueError(f"{len(correct)} answers and {len(others)} others: give one of each for every image")
+    gained, lost = int((correct & ~others).sum()), int((others & ~correct).sum())
+    count = len(correct) + 2
+    middle = (gained - lost) / count
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    half = z * math.sqrt((gained + lost + 1) / count - middle * middle) / math.sqrt(count)
+    return (gained - lost) / len(correct), middle - half, middle + half
+
+
 def expected_calibration_error(probabilities: Tensor, correct: Tensor, bins: int = 15) -> float:
     """Return the mean gap between confidence and accuracy, 0..1, over bins of equal width (Guo et al. 2017).
 
