@@ -245,8 +245,8 @@ def test_a_difference_says_what_differs_and_no_more() -> None:
         "model.options.figure='1'",
         "model.options.flag=True",
         "model.options.share=1e-07",
-        "optimiser.weight_decay=1e-05",
         "optimiser.nesterov=False",
+        "optimiser.weight_decay=1e-05",
         "train.sizes=((0.0, 40), (0.7, 56))",
     ]
     made = override(base, dict(parse_assignments(said)))

@@ -108,6 +108,27 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert all(0 <= float(line.split()[-1]) <= 1 for line in lines)
 
 
+def test_the_study_of_ones_own_is_one(tmp_path: Path) -> None:
+    """The example of docs/studies.md, planned as its command plans it."""
+    from tinysight.studies import study
+    from tinysight.train.plan import plan
+
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), flags=re.DOTALL)
+    assert len(example.split("\n\n\n")[1].splitlines()) <= 10
+    path = tmp_path / "my_study.py"
+    path.write_text(example)
+    jobs = plan(study(str(path)), tmp_path, data="shapes", epochs=3, seeds=3)
+    assert [job.run.optimiser.lr for job in jobs] == [0.05, 0.2, 0.8] * 3
+    assert jobs[1].arguments()[-2:] == ["schedule.warmup=0.125", "train.epochs=3"]
+
+
+def test_every_study_is_documented() -> None:
+    from tinysight.studies import STUDIES
+
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in STUDIES)
+
+
 def results_module() -> ModuleType:
     spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
     assert spec is not None

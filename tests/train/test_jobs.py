@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import signal
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tinysight import cli
+from tinysight.cli import studying
 from tinysight.data.pack import Pack
 from tinysight.studies import study
 from tinysight.train import jobs, plan
@@ -41,99 +44,114 @@ def study():
     )
     return Study(name="own", question="Does dropout help?", source="ours", members=members)
 """
-Program = Callable[..., "subprocess.Popen[str]"]
+Tinysight = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> Iterator[Program]:
-    """Start the tests' command line in `tmp_path`, runs below a home of the test's choice."""
+def tinysight(
+    small_models: object,
+    command_line: Path,
+    data_home: Path,
+    pack: Pack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Tinysight:
+    """Run a command line in this process, the members of a study in others; return exit status, output and errors."""
     (tmp_path / "own.py").write_text(OWN.replace("{seconds}", ""))
     (tmp_path / "slow.py").write_text(OWN.replace("{seconds}", ", seconds=0.1"))
-    started: list[subprocess.Popen[str]] = []
+    monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
+    monkeypatch.setenv("TINYSIGHT_RUNS", "runs")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(studying, "PROGRAM", (sys.executable, str(command_line)))
 
-    def start(*words: str, home: str = "runs") -> subprocess.Popen[str]:
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "TINYSIGHT_DATA": str(data_home),
-            "TINYSIGHT_RUNS": str(tmp_path / home),
-        }
-        process = subprocess.Popen(
-            [sys.executable, str(command_line), *words],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == status, err
-    return out, err
+    return run
 
 
 def weights(folder: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("*/weights.safetensors"))}
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it does not begin"
-        time.sleep(0.02)
+def signal_when(condition: Callable[[], bool], number: int) -> None:
+    """Send this process a signal once a condition holds."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 240
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+INTERRUPTIONS = [
+    (signal.SIGINT, 130),
+    pytest.param(signal.SIGTERM, 143, marks=pytest.mark.reliability),
+]
+
+
+@pytest.mark.parametrize(("number", "status"), INTERRUPTIONS)
 def test_an_interrupted_study_goes_on_to_the_same_bytes(
-    number: int, status: int, program: Program, tmp_path: Path
+    number: int, status: int, tinysight: Tinysight, tmp_path: Path
 ) -> None:
     words = ("study", "slow.py", "--data", "small")
-    process = program(*words)
     folder = tmp_path / "runs" / "study-own-small"
-    wait_for((folder / "with-dropout-seed0" / "log.jsonl").exists, process)
-    process.send_signal(number)
-    _, err = finish(process, status)
+    signal_when((folder / "with-dropout-seed0" / "log.jsonl").exists, number)
+    found, _, err = tinysight(*words)
+    assert found == status, err
     assert "the same command goes on" in err
     assert "with-dropout-seed0: stopped" in err
     assert list((folder / "with-dropout-seed0" / "checkpoints").iterdir()), "the member saved its state"
     assert not (folder / "without-seed0").exists(), "nothing more is begun"
-    out, _ = finish(program(*words))
+
+    found, out, err = tinysight(*words)
+    assert found == 0, err
     assert "one seed cannot tell" in out
     assert "going on after step" in (folder / "with-dropout-seed0.txt").read_text()
-    finish(program(*words, home="whole"))
-    assert weights(folder) == weights(tmp_path / "whole" / "study-own-small")
+    for command in tinysight(*words, "--name", "whole", "--print-commands")[1].splitlines():
+        assert tinysight(*shlex.split(command)[1:])[0] == 0
+    assert weights(folder) == weights(tmp_path / "runs" / "whole")
     assert len(weights(folder)) == 2
+
     once = (folder / "table.csv").read_text()
     (folder / "table.csv").unlink()
-    out, err = finish(program(*words, "--report-only"))
-    assert "training" not in err
+    found, _, err = tinysight(*words, "--report-only")
+    assert (found, err) == (0, "")
     assert (folder / "table.csv").read_text() == once
 
 
-def test_several_at_once_and_more_seeds_later(program: Program, tmp_path: Path) -> None:
-    finish(program("study", "own.py", "--data", "small", "--epochs", "1"))
-    before = weights(tmp_path / "runs" / "study-own-small")
-    out, err = finish(program("study", "own.py", "--data", "small", "--epochs", "1", "--seeds", "2", "--jobs", "2"))
+def test_printed_commands_are_the_study_to_which_seeds_are_added_at_once(tinysight: Tinysight, tmp_path: Path) -> None:
+    words = ("study", "own.py", "--data", "small", "--epochs", "1", "train.log_every=2")
+    folder = tmp_path / "runs" / "study-own-small"
+    commands = tinysight(*words, "--print-commands")[1].splitlines()
+    assert not folder.exists(), "nothing is begun"
+    assert len(commands) == 2
+    for command in commands:
+        assert shlex.split(command)[0] == "tinysight"
+        assert tinysight(*shlex.split(command)[1:])[0] == 0
+    before = weights(folder)
+    status, out, err = tinysight(*words, "--seeds", "2", "--jobs", "2")
+    assert status == 0, err
     assert "4 trainings, 2 of them finished" in err
     assert "[4/4]" in err
-    after = weights(tmp_path / "runs" / "study-own-small")
+    assert "2 seeds, 95 % interval" in out
+    after = weights(folder)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before
-    assert "2 seeds, 95 % interval" in out
 
 
-def test_a_failing_member_is_reported_and_the_rest_finish(program: Program, tmp_path: Path) -> None:
+def test_a_failing_member_is_reported_and_the_rest_finish(tinysight: Tinysight, tmp_path: Path) -> None:
     text = (tmp_path / "own.py").read_text()
     broken = text.replace('label="with dropout", run=small(dropout=0.3)', 'label="broken", run=broken()')
     assert broken != text
@@ -141,35 +159,12 @@ def test_a_failing_member_is_reported_and_the_rest_finish(program: Program, tmp_
         "\n\ndef broken():\n    run = small()\n    return replace(run, optimiser=replace(run.optimiser, lr=1e38))\n"
     )
     (tmp_path / "broken.py").write_text(broken)
-    out, err = finish(program("study", "broken.py", "--data", "small"), 1)
+    status, out, err = tinysight("study", "broken.py", "--data", "small", "--epochs", "1")
+    assert status == 1
     assert "broken-seed0: failed with status 1: loss or gradient was not finite" in err
     assert "[2/2] without-seed0: lowest minival error" in err
     assert "no seed of both is finished" in out
     assert (tmp_path / "runs" / "study-own-small" / "table.md").exists()
-
-
-def test_the_printed_commands_are_the_study(
-    program: Program, command_line: Path, data_home: Path, tmp_path: Path
-) -> None:
-    words = ("study", "own.py", "--data", "small", "--epochs", "1", "train.log_every=2")
-    out, _ = finish(program(*words, "--print-commands"))
-    assert not (tmp_path / "runs").exists(), "nothing is begun"
-    commands = out.splitlines()
-    assert len(commands) == 2
-    (tmp_path / "bin").mkdir()
-    tool = tmp_path / "bin" / "tinysight"
-    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{command_line}" "$@"\n')
-    tool.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tool.parent}:{os.environ['PATH']}",
-        "TINYSIGHT_DATA": str(data_home),
-    }
-    for command in commands:
-        subprocess.run(command, shell=True, check=True, env=environment, cwd=tmp_path / "bin", capture_output=True)
-    _, err = finish(program(*words))
-    assert "2 trainings, 2 of them finished" in err
-    assert "training\n" not in err
 
 
 class Fake:
@@ -269,28 +264,30 @@ def test_the_last_line_says_something(tmp_path: Path) -> None:
     assert jobs.last_line(path) == "error: no \ufffd memory"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (the extra: ray)")
-@pytest.mark.reliability
-def test_a_study_on_a_local_ray_is_the_study_here(program: Program, tmp_path: Path) -> None:
-    words = ("study", "own.py", "--data", "small", "--epochs", "1")
-    out, err = finish(program(*words, "--ray"))
-    assert "[2/2]" in err
-    assert "one seed cannot tell" in out
-    finish(program(*words, home="here"))
-    assert weights(tmp_path / "runs" / "study-own-small") == weights(tmp_path / "here" / "study-own-small")
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed (pip install 'tinysight[ray]')"
+)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (the extra: ray)")
-@pytest.mark.reliability
-def test_a_study_on_ray_saves_when_it_is_stopped(program: Program, tmp_path: Path) -> None:
-    process = program("study", "slow.py", "--data", "small", "--ray")
+@needs_ray
+@pytest.mark.reliability  # starting a local Ray takes long
+def test_a_study_on_a_local_ray_saves_when_stopped_and_is_the_study_here(tinysight: Tinysight, tmp_path: Path) -> None:
+    import ray
+
+    words = ("study", "slow.py", "--data", "small")
     folder = tmp_path / "runs" / "study-own-small"
-    wait_for(lambda: any(folder.glob("*/log.jsonl")), process)
-    process.send_signal(signal.SIGINT)
-    _, err = finish(process, 130)
-    assert "the same command goes on" in err
-    assert any(folder.glob("*/checkpoints/step-*")), "the member saved its state"
-    finish(program("study", "slow.py", "--data", "small", "--ray"))
+    try:
+        signal_when(lambda: any(folder.glob("*/log.jsonl")), signal.SIGINT)
+        status, _, err = tinysight(*words, "--ray")
+        assert status == 130, err
+        assert any(folder.glob("*/checkpoints/step-*")), "the member saved its state"
+        status, out, err = tinysight(*words, "--ray")
+        assert (status, "one seed cannot tell" in out) == (0, True), err
+    finally:
+        ray.shutdown()
+    for command in tinysight(*words, "--name", "here", "--print-commands")[1].splitlines():
+        assert tinysight(*shlex.split(command)[1:])[0] == 0
+    assert weights(folder) == weights(tmp_path / "runs" / "here")
     assert len(weights(folder)) == 2
 
 

@@ -325,7 +325,9 @@ def draw(results: Results, path: Path) -> None:
     axes.set_title(f"{results.question}\n{results.data}", loc="left", fontsize=11)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = max((course.epochs[-1] for row in results.rows for course in row.courses.values()), default=1)
-    axes.set_xlim(0 if last > 1 else 0.5, last + (0.02 * last if last > 1 else 0.5))
+    margin = 0.02 * last if last > 1 else 0.5
+    axes.set_xlim(1 - margin, last + margin)
+    axes.set_axisbelow(True)
     axes.grid(visible=True, color="#dddddd", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, handlelength=3.2)
