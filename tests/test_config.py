@@ -35,6 +35,11 @@ PATHS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["variance_scaling", "xavier", "torch"])
+def test_a_model_names_its_initialisation(name: str) -> None:
+    assert Model(initialisation=name).initialisation == name
+
+
 @pytest.mark.parametrize(
     ("section", "values"),
     [

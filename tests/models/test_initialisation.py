@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.models.initialisation import INITIALISATIONS, torch_default, variance_scaling
+from tinysight.models.initialisation import INITIALISATIONS, torch_default, variance_scaling, xavier
 
 
 def _model() -> nn.Sequential:
@@ -26,6 +26,34 @@ def test_variance_scaling_has_its_moments() -> None:
         assert float(weight.std()) == pytest.approx(expected, rel=4 / math.sqrt(2 * weight.numel()))
         assert float(weight.abs().max()) > 3 * expected  # normal, not uniform
     assert not model[3].bias.any()  # type: ignore[operator]
+
+
+def test_xavier_is_the_report_s_and_not_torchs() -> None:
+    model, torchs = _model(), _model()
+    xavier(model, generator=torch.Generator().manual_seed(0))
+    for index, fan_in, fan_out in ((0, 16 * 25, 64 * 25), (3, 256, 200)):
+        weight = model[index].weight.detach()  # type: ignore[operator]
+        assert isinstance(weight, torch.Tensor)
+        bound = 1 / math.sqrt(fan_in + fan_out)
+        expected = bound / math.sqrt(3)  # a uniform distribution's deviation
+        assert bound * 0.99 < float(weight.max()) <= bound and -bound <= float(weight.min()) < bound * -0.99
+        assert abs(float(weight.mean())) < 4 * expected / math.sqrt(weight.numel())
+        assert float(weight.var()) == pytest.approx(1 / (3 * (fan_in + fan_out)), rel=4 / math.sqrt(weight.numel()))
+        # The same draws through torch's own are wider by sqrt(6) throughout.
+        reference = torchs[index].weight.detach()  # type: ignore[operator]
+        assert isinstance(reference, torch.Tensor)
+        generator = torch.Generator().manual_seed(5)
+        nn.init.xavier_uniform_(reference, generator=generator)
+        xavier(model[index], generator=generator.manual_seed(5))  # type: ignore[arg-type]
+        assert torch.allclose(reference, weight * math.sqrt(6), rtol=1e-4, atol=1e-7)
+    assert not model[3].bias.any()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", INITIALISATIONS)
+def test_slopes_and_norms_stay_as_torch_makes_them(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4))
+    INITIALISATIONS[name](model, generator=torch.Generator().manual_seed(0))
+    assert (model[2].weight == 0.25).all() and (model[1].weight == 1).all() and (model[1].bias == 0).all()  # type: ignore[operator,union-attr]
 
 
 def test_the_default_is_torchs_own_distribution() -> None:
