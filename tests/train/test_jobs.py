@@ -212,19 +212,25 @@ def test_as_many_at_once_as_asked_each_in_a_place_of_its_own() -> None:
     assert sorted(status for _, status in ends) == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_signal_is_handed_on_and_nothing_more_begun() -> None:
+@pytest.mark.parametrize(
+    ("number", "handed_on"),
+    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_a_signal_is_handed_on_and_nothing_more_begun(number: int, handed_on: int) -> None:
     begun: list[Fake] = []
 
     def start(job: Job, place: int) -> Fake:
         begun.append(Fake(0, looks=10**9))
         if len(begun) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return begun[-1]
 
-    before = signal.getsignal(signal.SIGTERM)
-    assert jobs.carry_out(fake_jobs(5), start, at_once=2, pause=0) == signal.SIGTERM
-    assert [work.signals for work in begun] == [[signal.SIGTERM], [signal.SIGTERM]]
-    assert signal.getsignal(signal.SIGTERM) == before
+    before = signal.getsignal(number)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert jobs.carry_out(fake_jobs(5), start, at_once=2, pause=0) == number
+    assert [work.signals for work in begun] == [[handed_on], [handed_on]]
+    if number != signal.SIGHUP:
+        assert signal.getsignal(number) == before
 
 
 def test_a_fault_of_ours_leaves_nobody_behind() -> None:

@@ -24,16 +24,12 @@ PROGRAM = (sys.executable, "-m", "tinysight")  # what trains a member
 
 def studies() -> None:
     """List the studies: the question, where it comes from, and what is compared."""
-    from rich.console import Console
-    from rich.table import Table
-
     from tinysight.studies import STUDIES
 
-    table = Table("study", "question", "source", "members", show_lines=True)
     for name, make in STUDIES.items():
         study = make()
-        table.add_row(name, study.question, study.source, "\n".join(member.label for member in study.members))
-    Console().print(table)
+        print(f"{name}: {study.question}\n    {study.source}")
+        print("\n".join(f"    - {member.label}" for member in study.members) + "\n")
     print("Run one with: tinysight study NAME --data D [--epochs E --seeds K --subset F --jobs J]")
 
 
@@ -111,10 +107,11 @@ def _train(planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, hom
         done += 1
         if status == 0:
             say(f"[{done}/{total}] {job.folder.name}: {_outcome(job)}")
-        elif status in (130, 143, -2, -15):
+            return
+        failed += 1
+        if status in (130, 143, -2, -15):
             say(f"[{done}/{total}] {job.folder.name}: stopped")
         else:
-            failed += 1
             line = jobs.last_line(job.output).removeprefix("error: ")
             say(f"[{done}/{total}] {job.folder.name}: failed with status {status}: {line}")
 

@@ -39,7 +39,7 @@ def carry_out(
 ) -> int:
     """Do jobs, at most `at_once` at a time; return 0, or the number of the signal that stopped it.
 
-    SIGINT and SIGTERM are handed on to what runs, which saves; nothing more is begun.
+    SIGINT, SIGTERM and SIGHUP (as SIGTERM) are handed on to what runs, which saves; nothing more is begun.
 
     Args:
         start: begins a job in a free place, 0 up to `at_once`.
@@ -61,7 +61,7 @@ def carry_out(
                 for number in came[handed_on:]:
                     handed_on += 1
                     for _, work in running.values():
-                        work.send_signal(number)
+                        work.send_signal(number if number == signal.SIGINT else signal.SIGTERM)
                 for place, (job, work) in list(running.items()):
                     status = work.poll()
                     if status is not None:
@@ -135,13 +135,16 @@ def last_line(path: Path) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Note SIGTERM and SIGINT while a study runs; yield the numbers that came."""
+    """Note SIGTERM, SIGINT and SIGHUP while a study runs; yield the numbers that came."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    previous: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        numbers.append(signal.SIGHUP)  # the terminal was closed
+    previous: dict[int, Any] = {number: signal.signal(number, note) for number in numbers}
     try:
         yield came
     finally:
