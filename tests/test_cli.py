@@ -46,7 +46,7 @@ def tiny(tmp_path: Path) -> Pack:
     return shapes.prepare(home=tmp_path / "data", num_train=96, num_minival=24, num_val=24, num_test=5, workers=1)
 
 
-SMALL = ("train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)", "train.device=cpu", "augment.crop=32")
+SMALL = ("train.epochs=1", "train.batch_size=32", "model.options.filters=(8,16)", "train.device=cpu", "augment.crop=32")
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from tinysight.config import (
     to_dict,
 )
 
-RUN = Run(recipe="any", model=Model(options={"n": 1, "filters": (4, 8)}), train=Train(sizes=((0.0, 16), (0.5, 24))))
+RUN = Run(recipe="any", model=Model(options={"n": 1, "filters": (8, 16)}), train=Train(sizes=((0.0, 16), (0.5, 24))))
 PATHS = [
     f"{s.name}.{f.name}"
     for s in fields(Run)
@@ -118,9 +118,9 @@ def test_a_run_goes_through_json_and_comes_back_equal() -> None:
         ("train.sizes=((0,40),(0.7,56))", "train.sizes", ((0.0, 40), (0.7, 56))),
         ("train.sizes=()", "train.sizes", ()),
         ("model.options={}", "model.options", {}),
-        ("model.options.n=2", "model.options", {"n": 2, "filters": (4, 8)}),
+        ("model.options.n=2", "model.options", {"n": 2, "filters": (8, 16)}),
         ("model.options.filters=(1,2)", "model.options", {"n": 1, "filters": (1, 2)}),
-        ("model.options.stem=v4", "model.options", {"n": 1, "filters": (4, 8), "stem": "v4"}),
+        ("model.options.stem=v4", "model.options", {"n": 1, "filters": (8, 16), "stem": "v4"}),
         ("data.name=a=b", "data.name", "a=b"),
     ],
 )

@@ -95,7 +95,7 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYSIGHT_RUNS", raising=False)
     shapes.prepare(home=tmp_path / "data", num_train=64, num_minival=24, num_val=24, num_test=0, workers=1)
-    small = ["train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)", "augment.crop=32"]
+    small = ["train.epochs=1", "train.batch_size=32", "model.options.filters=(8,16)", "augment.crop=32"]
     monkeypatch.setattr("sys.argv", ["tinysight", "train", "quickstart", "--name", "first", *small])
     with pytest.raises(SystemExit, match="0"):
         cli.main()

@@ -23,7 +23,7 @@ from tinysight.train.evaluate import evaluate_run
 def run(pack: Pack, tmp_path: Path) -> Path:
     card = Card(
         model="resnet",
-        options={"n": 1, "filters": (4, 8)},
+        options={"n": 1, "filters": (8, 16)},
         class_names=pack.class_names,
         class_ids=pack.class_ids,
         image_size=32,

@@ -17,7 +17,7 @@ from tinysight.models import build
 
 CARD = Card(
     model="resnet",
-    options={"n": 1, "filters": (4, 8)},
+    options={"n": 1, "filters": (8, 16)},
     class_names=("ladybird", "été", "狗"),
     class_ids=("n1", "n2", "n3"),
     image_size=64,

@@ -22,7 +22,7 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("resnet", {"n": 2, "filters": (16, 32, 64, 128)}, 728_184),
     ("resnet", {"n": 1, "filters": (16, 32, 64, 128)}, 335_544),
 ]
-SMALL = {"n": 1, "filters": (4, 8)}
+SMALL = {"n": 1, "filters": (8, 16)}
 
 
 def _resnet(num_classes: int = 5, **options: Any) -> nn.Module:
@@ -55,15 +55,15 @@ def test_features_have_the_promised_shape(size: int) -> None:
     with torch.no_grad():
         features = model.forward_features(images)  # type: ignore[operator]
         logits = model(images)
-    assert features.shape == (2, model.num_features, size // 4, size // 4) and model.num_features == 8
+    assert features.shape == (2, model.num_features, size // 4, size // 4) and model.num_features == 16
     assert logits.shape == (2, 5)
 
 
 def test_strides_are_those_of_the_two_readings() -> None:
     images = torch.zeros(1, 3, 56, 56)
     with torch.no_grad():
-        assert _resnet(filters=(4, 8, 8, 8)).forward_features(images).shape[-1] == 4  # type: ignore[operator]
-        assert _resnet(filters=(4, 8, 8, 8), first_stride=1).forward_features(images).shape[-1] == 7  # type: ignore[operator]
+        assert _resnet(filters=(8, 8, 8, 8)).forward_features(images).shape[-1] == 4  # type: ignore[operator]
+        assert _resnet(filters=(8, 8, 8, 8), first_stride=1).forward_features(images).shape[-1] == 7  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 1000])
@@ -119,6 +119,7 @@ def test_it_overfits_64_drawn_images() -> None:
         ({"n": True}, "expected a value like 2"),
         ({"filters": ()}, "give the channels"),
         ({"filters": (0, 1)}, "give the channels"),
+        ({"filters": (4, 8)}, "8 or more"),
         ({"filters": 3}, "expected a value like"),
         ({"first_stride": 3}, "allowed: 1, 2"),
     ],

@@ -596,7 +596,7 @@ def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Pack, tmp_path: 
 
 
 def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack: Pack) -> None:
-    training = Training(make_run(model__name="resnet", model__options={"n": 1, "filters": (4, 8)}), pack, CPU, World())
+    training = Training(make_run(model__name="resnet", model__options={"n": 1, "filters": (8, 16)}), pack, CPU, World())
     for number in range(2):
         training.step(training.batches.batch(number))
     for parameter in training.model.parameters():

@@ -48,8 +48,12 @@ class ResNet(nn.Module):
         super().__init__()
         if n < 1:
             raise ValueError(f"model.options.n is {n}; a block needs 1 unit or more")
-        if not filters or min(filters) < 1:
-            raise ValueError(f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512")
+        # Below 8, the backward pass of the shortcut (1x1, stride 2, channels_last) writes past its memory in torch 2.13
+        # on CPUs with AVX2 and no AVX512, and the process dies.
+        if not filters or min(filters) < 8:
+            raise ValueError(
+                f"model.options.filters is {filters}; give the channels of each block, 8 or more, as 64,128,256,512"
+            )
         if first_stride not in (1, 2):
             raise ValueError(f"model.options.first_stride is {first_stride}; allowed: 1, 2")
         self.normalise = Normalise()

@@ -73,7 +73,7 @@ def table(result: dict[str, Any]) -> Table:
     shown = Table("what", "rate", "", title=result["machine"]["runs_on"])
     ceilings = result["ceilings"]
     shown.add_row("matrix product, fp32", f"{ceilings['matmul_fp32_gflops']:,.0f}", "GFLOP/s")
-    shown.add_row("matrix product, bf16", f"{ceilings['matmul_bf16_gflops']:,.0f}", "GFLOP/s")
+    shown.add_row("matrix product, bf16", f"{ceilings['matmul_bf16_gflops']:,.1f}", "GFLOP/s")
     shown.add_row("copy", f"{ceilings['copy_gbytes_per_s']:,.1f}", "GB/s read and written", end_section=True)
     shown.add_row("loading", f"{result['loading_images_per_s']:,.0f}", f"images/s, {SIZE} px, shuffled")
     shown.add_row(
