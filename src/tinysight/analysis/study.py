@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinysight.analysis.statistics import Paired, Summary, paired, summary
+from tinysight.analysis.seeds import Paired, Summary, paired, summary
 from tinysight.ops.metrics import wilson_interval
 from tinysight.runs import read_lines
 

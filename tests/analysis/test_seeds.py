@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tinysight.analysis.statistics import paired, summary
+from tinysight.analysis.seeds import paired, summary
 
 
 def test_a_sample_is_summed_up() -> None:
