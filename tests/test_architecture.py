@@ -34,7 +34,10 @@ PARTS: dict[str, set[str]] = {
         *("__init__", "config", "runs", "device", "ops", "data", "data.batches", "models", "deploy"),
         *("numpy", "torch", "safetensors", "filelock", "rich"),
     },
-    "analysis": {"runs", "ops", "data", "numpy", "torch", "PIL", "matplotlib"},
+    "analysis": {
+        *("__init__", "config", "runs", "ops", "data", "data.batches", "models", "deploy"),
+        *("numpy", "torch", "PIL", "matplotlib", "safetensors", "jinja2", "markupsafe"),
+    },
     "cli": {
         *("__init__", "config", "recipes", "runs", "device", "images", "ops", "data", "models", "train", "analysis"),
         *("deploy", "typer", "rich", "numpy", "torch"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from tinysight.cli import data, training, using
+from tinysight.cli import data, reporting, training, using
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     training.resume,
     using.evaluate,
     using.predict,
+    reporting.report,
     using.submit,
     using.bench,
     using.version,
