@@ -27,6 +27,7 @@ from tinysight.ops.resize import resize
 from tinysight.train import checkpoint
 from tinysight.train.averaging import Average
 from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr, sgd
+from tinysight.train.recording import Recorder, check_layers
 from tinysight.train.schedules import LearningRate
 from tinysight.train.world import World
 
@@ -83,6 +84,7 @@ class Training:
             factor=run.schedule.factor,
             patience=run.schedule.patience,
         )
+        self.recorder = Recorder(self.model, run.train.record, every=run.train.record_every)
         self.step_number = 0
         self.epochs_done = 0
         self.best_step: int | None = None
@@ -120,7 +122,8 @@ class Training:
         images = augment.apply(batch.images, batch.draws, crop=self.crop)
         images = resize(images, self.size_at(self.step_number))
         with self.placement.autocast():
-            logits = self.forward(images)
+            with self.recorder.watch(self.step_number + 1):
+                logits = self.forward(images)
             loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.run.train.label_smoothing)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -231,7 +234,8 @@ def check(run: Run, pack: Pack, world: World) -> None:
     """Raise ValueError when `run` cannot be trained on `pack` by these processes; this costs no memory or time."""
     training_rows(run, pack, world)
     with torch.device("meta"):
-        models.build(run.model.name, len(pack.class_names), run.model.options)
+        model = models.build(run.model.name, len(pack.class_names), run.model.options)
+    check_layers(model, run.train.record)
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:
