@@ -36,7 +36,10 @@ PARTS: dict[str, set[str]] = {
         *("deploy", "ray"),
         *("numpy", "torch", "safetensors", "filelock", "rich"),
     },
-    "analysis": {"runs", "ops", "data", "numpy", "torch", "PIL", "matplotlib", "scipy"},
+    "analysis": {
+        *("__init__", "config", "runs", "ops", "data", "data.batches", "models", "deploy"),
+        *("numpy", "torch", "PIL", "matplotlib", "safetensors", "jinja2", "markupsafe", "scipy"),
+    },
     "cli": {
         *(
             "__init__",

@@ -164,6 +164,8 @@ class Train:
     log_every: int = 50  # steps
     checkpoint_minutes: float = 10.0  # and at the end of every epoch
     keep: int = 2  # checkpoints, beside the best
+    record: tuple[str, ...] = ()  # layers whose activations are recorded, names as in `model.named_modules()`
+    record_every: int = 50  # steps
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
@@ -187,6 +189,8 @@ class Train:
         _require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more steps")
         _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "above 0")
         _require(self.keep >= 2, "train.keep", self.keep, "2 or more")
+        _require(self.record_every >= 1, "train.record_every", self.record_every, "1 or more steps")
+        _require(not (self.record and self.compile), "train.compile", True, "false while train.record names layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +351,8 @@ def _tuples(value: Any) -> Any:
 def _convert(value: Any, annotation: Any, path: str) -> Any:
     """Turn a command line's string or JSON's value into the type that a field declares."""
     literal = value if annotation is str else _literal(value)
+    if annotation == tuple[str, ...] and isinstance(literal, str):
+        literal = tuple(part.strip() for part in literal.split(",") if part.strip())
     if _fits(literal, annotation):
         return float(literal) if annotation is float else _floats(literal, annotation)
     raise ValueError(f"{path} is {value!r}; expected {_describe(annotation)}")

@@ -163,6 +163,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return read
 
 
+def duration(seconds: float) -> str:
+    """Return seconds in words: "1 h 2 min", "3 min 4 s", "5 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def versions() -> dict[str, str]:
     """Return the versions that decide a training's arithmetic, and the commit of a source checkout."""
     found = {"tinysight": __version__, "python": platform.python_version()}

@@ -17,7 +17,7 @@ from typing import Any
 
 from tinysight.analysis.seeds import Paired, Summary, paired, summary
 from tinysight.ops.metrics import wilson_interval
-from tinysight.runs import read_lines
+from tinysight.runs import duration, read_lines
 
 # Okabe and Ito's colours, which survive colour blindness, in an order that survives a grey print with the line styles
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -234,18 +234,8 @@ def _cells(row: Row) -> list[str]:
         f"{100 * top5:.2f}",
         published,
         difference,
-        _duration(seconds),
+        duration(seconds),
     ]
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def comma_separated(results: Results) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from tinysight.cli import data, studying, training, using
+from tinysight.cli import data, reporting, studying, training, using
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +27,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     studying.study,
     using.evaluate,
     using.predict,
+    reporting.report,
     using.submit,
     using.ensemble,
     using.bench,

@@ -43,10 +43,3 @@ def counting(what: str) -> Iterator[Count]:
             bar.update(task, completed=done, total=total, description=what)
 
         yield count
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: "1 h 2 min", "3 min 4 s", "5 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -11,7 +11,7 @@ import typer
 
 from tinysight.cli.arguments import Home, Settings
 from tinysight.cli.packs import open_or_draw
-from tinysight.cli.progress import duration, say
+from tinysight.cli.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,6 +126,8 @@ def _train(planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, hom
 
 def _outcome(job: Job) -> str:
     import json
+
+    from tinysight.runs import duration
 
     summary = json.loads((job.folder / "summary.json").read_bytes())
     return f"lowest minival error {summary['best_monitored_error']:.2%}, {duration(summary['seconds'])}"

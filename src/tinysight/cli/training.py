@@ -14,7 +14,6 @@ import typer
 
 from tinysight.cli.arguments import Home, RunName, Settings
 from tinysight.cli.packs import open_or_draw
-from tinysight.cli.progress import duration
 
 if TYPE_CHECKING:
     from tinysight.config import Run
@@ -125,6 +124,7 @@ def resume(run: RunName, home: Home = None) -> None:
 
 def _train(data: str, home: Path | None, work: Callable[[Pack, Any, Any], Path]) -> None:
     from tinysight.analysis.curves import draw_curves
+    from tinysight.runs import duration
     from tinysight.train.console import Terminal
     from tinysight.train.loop import Interrupted
     from tinysight.train.world import join_world

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tinysight.deploy.scoring import score
+from tinysight.deploy.scoring import centre_views, score
 from tinysight.deploy.weights import load_weights
 from tinysight.device import Placement
 from tinysight.images import load_square
@@ -54,6 +54,11 @@ class Predictor:
             flip_average=card.flip_average,
             placement=self.placement,
         )
+
+    def views(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Images (B, S, S, 3), S the card's image_size -> what the network sees, (B, 3, size, size) in 0..255."""
+        card = self.card
+        return centre_views(torch.from_numpy(images), crop=card.crop, size=card.size, placement=self.placement)
 
     def predict(
         self, paths: Iterable[Path], *, top: int = 5, batch_size: int = 64

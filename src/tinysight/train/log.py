@@ -6,13 +6,16 @@ been none, byte for byte. `timing.jsonl` holds what the clock gave. TensorBoard 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tinysight.runs import read_lines
+from tinysight.train.recording import Recorded
 
 
 class Journal:
@@ -58,6 +61,16 @@ class Journal:
         for name, value in {**values, **({} if images_per_s is None else {"images_per_s": images_per_s})}.items():
             if isinstance(value, int | float) and name != "epoch":
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def write_distributions(self, recorded: Sequence[Recorded]) -> None:
+        """Note how layers' activations were distributed: a line a step in the log, histograms on the board."""
+        for step, group in itertools.groupby(recorded, key=lambda item: item.step):
+            layers = {item.layer: item for item in group}
+            line = {"kind": "distribution", "step": step, "layers": {n: item.figures for n, item in layers.items()}}
+            self._log.write(json.dumps(line).encode() + b"\n")
+            for name, item in layers.items():
+                self._board.add_histogram(f"activations/{name}", item.sample, step)
+        self._log.flush()
 
     def sync(self) -> int:
         """Wait until the disk has the log, and return its length for the checkpoint."""

@@ -199,10 +199,16 @@ class _Sitting:
 
     def _note(self, kind: str, values: dict[str, Any], images_per_s: float | None = None) -> None:
         step = self.training.step_number
+        self._note_distributions()
         if self.journal:
             self.journal.write(kind, step, values, images_per_s=images_per_s)
         rate = {} if images_per_s is None else {"images_per_s": images_per_s}
         self.reporter.stepped(step, {"kind": kind, **values, **rate})
+
+    def _note_distributions(self) -> None:
+        recorded = self.training.recorder.take()
+        if self.journal and recorded:
+            self.journal.write_distributions(recorded)
 
     def _end_epoch(self) -> None:
         training, run = self.training, self.training.run
@@ -266,6 +272,7 @@ class _Sitting:
         training = self.training
         if training.world.any(int(training.broken())):
             self._stop_non_finite()
+        self._note_distributions()  # a restored training does not record these steps again
         state = training.state(log_bytes=self.journal.sync() if self.journal else 0)
         if training.world.is_main:
             checkpoint.save(state, self.states)

@@ -26,6 +26,7 @@ from tinysight.ops import mixing
 from tinysight.train import checkpoint, optimisers, treatment
 from tinysight.train.averaging import Average
 from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr
+from tinysight.train.recording import Recorder, check_layers
 from tinysight.train.schedules import LearningRate
 from tinysight.train.treatment import Treatment
 from tinysight.train.world import World
@@ -77,6 +78,7 @@ class Training:
             patience=run.schedule.patience,
             cycles=run.schedule.cycles,
         )
+        self.recorder = Recorder(self.model, run.train.record, every=run.train.record_every)
         self.step_number = 0
         self.epochs_done = 0
         self.best_step: int | None = None
@@ -115,7 +117,8 @@ class Training:
         )
         smoothing = self.run.train.label_smoothing
         with self.placement.autocast():
-            logits = self.forward(images)
+            with self.recorder.watch(self.step_number + 1):
+                logits = self.forward(images)
             if targets is None:
                 loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
             else:
@@ -234,7 +237,8 @@ def check(run: Run, pack: Pack, world: World) -> None:
     """Raise ValueError when `run` cannot be trained on `pack` by these processes; this costs no memory or time."""
     training_rows(run, pack, world)
     with torch.device("meta"):
-        models.build(run.model.name, len(pack.class_names), run.model.options)
+        model = models.build(run.model.name, len(pack.class_names), run.model.options)
+    check_layers(model, run.train.record)
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:

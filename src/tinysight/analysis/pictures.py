@@ -1,0 +1,74 @@
+"""Images inside a page: data addresses, with boxes, with the map of what a decision rests on."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+Pixels = npt.NDArray[np.uint8]
+LARGEST_SIDE = 224  # pixels of an image in a page
+TRUE_BOX, RIM = "#ffb000", "#1a1a1a"
+
+
+def data_uri(image: Pixels | Image.Image, *, quality: int = 88) -> str:
+    """Return an image, uint8 (H, W, 3), as a `data:` address holding a WebP file."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
+    if max(picture.size) > LARGEST_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def png_uri(picture: Image.Image) -> str:
+    """Return a picture as a `data:` address holding a PNG file: every pixel as it is."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def with_boxes(image: Pixels, boxes: npt.NDArray[np.floating], *, scale: int = 2) -> Image.Image:
+    """Enlarge an image `scale` times and run a line round each half-open box (n, 4)."""
+    height, width = image.shape[:2]
+    picture = Image.fromarray(np.ascontiguousarray(image)).resize(
+        (scale * width, scale * height), Image.Resampling.NEAREST
+    )
+    pen = ImageDraw.Draw(picture)
+    for box in boxes:
+        x0, y0, x1, y1 = (round(scale * float(edge)) for edge in box)
+        if x0 < x1 and y0 < y1:
+            pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=RIM, width=3)
+            pen.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline=TRUE_BOX, width=1)
+    return picture
+
+
+def with_heat(image: Pixels, heat: npt.NDArray[np.floating], *, window: tuple[int, int, int, int]) -> Pixels:
+    """Lay a map (h, w) over the half-open `window` of an image it was made for: bright for, dark against or nothing.
+
+    The image turns grey and is lit in proportion to the map's positive part; the strongest place is yellow.
+    """
+    x0, y0, x1, y1 = window
+    positive = np.maximum(np.asarray(heat, np.float32), 0)
+    positive /= max(float(positive.max()), 1e-12)
+    small = Image.fromarray(np.round(255 * positive).astype(np.uint8))
+    inside = np.asarray(small.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR), np.float32) / 255
+    light = np.zeros(image.shape[:2], np.float32)
+    light[y0:y1, x0:x1] = inside
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
+    colour = _ramp(light)
+    mixed = 0.55 * grey * (1 - 0.6 * light[..., None]) + colour * light[..., None] * 0.85
+    return np.asarray(np.clip(mixed, 0, 255), dtype=np.uint8)
+
+
+def _ramp(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Colours (..., 3) from violet through orange to yellow, ever brighter, so that they print in grey too."""
+    stops = np.array([[60, 15, 110], [220, 80, 60], [252, 240, 120]], np.float32)
+    place = values * (len(stops) - 1)
+    low = np.minimum(place.astype(int), len(stops) - 2)
+    share = (place - low)[..., None]
+    return np.asarray(stops[low] * (1 - share) + stops[low + 1] * share, np.float32)

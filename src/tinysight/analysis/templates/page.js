@@ -1,0 +1,43 @@
+"use strict";
+// Sort a table by the column whose heading is pressed; numbers lie in data-value.
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("thead th").forEach((heading, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const down = heading.getAttribute("aria-sort") === "ascending";
+      table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+      const compare = (a, b) => {
+        const [x, y] = [value(a), value(b)];
+        const [m, n] = [Number(x), Number(y)];
+        return x !== "" && y !== "" && !isNaN(m) && !isNaN(n) ? m - n : x.localeCompare(y);
+      };
+      const rows = [...table.tBodies[0].rows].sort((a, b) => (down ? -compare(a, b) : compare(a, b)));
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
+// Show only the mistakes of a class.
+const filters = document.querySelector(".filters");
+if (filters) {
+  filters.hidden = false;
+  const items = [...document.querySelectorAll(".gallery .mistake")];
+  const [truth, called] = filters.querySelectorAll("select");
+  const count = filters.querySelector("output");
+  const update = () => {
+    let shown = 0;
+    for (const item of items) {
+      const fits = (!truth.value || item.dataset.truth === truth.value) && (!called.value || item.dataset.called === called.value);
+      item.hidden = !fits;
+      shown += fits;
+    }
+    count.textContent = `${shown} of ${items.length} shown`;
+  };
+  truth.addEventListener("change", update);
+  called.addEventListener("change", update);
+  update();
+}

@@ -1,0 +1,98 @@
+"""How named layers' activations are distributed while a model trains (Wu et al. 2017, section 4.3).
+
+On the steps that are due, hooks take exact figures of the layer's output and a sample of it, on the device and without
+waiting for it; they move to the host when the log is written. Only this process's share of a batch is looked at.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+QUANTITIES = ("max", "mean", "std", "min", "sparsity")
+SAMPLE = 16_384  # values of a layer that a histogram is made of; all of them would cost twenty times as much
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One layer at one step: the figures by name, and a sample of its values (n,) on the host."""
+
+    step: int
+    layer: str
+    figures: dict[str, float]
+    sample: Tensor
+
+
+class Recorder:
+    """Watch `layers` of a model, names as in `model.named_modules()`, every `every` steps; see `check_layers`."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], *, every: int) -> None:
+        self._modules = {name: model.get_submodule(name) for name in layers}
+        self._every = every
+        self._waiting: list[tuple[int, str, Tensor, Tensor]] = []
+
+    @contextmanager
+    def watch(self, step: int) -> Iterator[None]:
+        """Record the forward pass within, when the step of that number is due; a layer called twice keeps the last."""
+        if not self._modules or step % self._every:
+            yield
+            return
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def note(name: str, output: object) -> None:
+            if isinstance(output, Tensor):
+                found[name] = describe(output)
+
+        hooks = [
+            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            for name, module in self._modules.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._waiting += [(step, name, *pair) for name, pair in found.items()]
+
+    def take(self) -> list[Recorded]:
+        """Move what was recorded since the last call to the host."""
+        waiting, self._waiting = self._waiting, []
+        return [
+            Recorded(
+                step=step,
+                layer=layer,
+                figures=dict(zip(QUANTITIES, figures.tolist(), strict=True)),
+                sample=sample.cpu(),
+            )
+            for step, layer, figures, sample in waiting
+        ]
+
+
+@torch.no_grad()
+def describe(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maximum, mean, standard deviation, minimum and share of zeros (5,) of a tensor, and a sample (n,) of it.
+
+    The sample takes every so-many-th value, at most `SAMPLE`; the figures are of all values.
+    """
+    flat = values.detach().flatten().float()
+    low, high = flat.aminmax()
+    std, mean = torch.std_mean(flat, correction=0)
+    zeros = (flat == 0).float().mean()
+    stride = -(-len(flat) // SAMPLE)
+    return torch.stack([high, mean, std, low, zeros]), flat[::stride].clone()
+
+
+def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest names, for a layer that the model does not have."""
+    known = [name for name, _ in model.named_modules() if name]
+    for layer in layers:
+        if layer not in known:
+            close = difflib.get_close_matches(layer, known, n=3, cutoff=0.3) or known[-3:]
+            raise ValueError(
+                f"train.record names {layer!r}, which the model does not have; near it are {', '.join(close)}"
+            )
