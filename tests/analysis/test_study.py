@@ -42,7 +42,8 @@ def write_study(folder: Path, *, seeds: int = 3, final: str = "last", unfinished
         published = 0.421 if label == "plain" else None
         members.append({"label": label, "published": published, "parameters": 1_500_000, "runs": names, "final": final})
     words = {"name": "demo", "question": "Which is best?", "source": "ours", "data": "small", "reference": "plain"}
-    content = {"format": 1, **words, "images": 5000, "members": members}
+    words["command"] = "tinysight study demo --data small --subset 0.1"
+    content = {"format": 1, **words, "num_train": 9500, "images": 5000, "members": members}
     (folder / "study.json").write_text(json.dumps(content))
 
 
@@ -70,6 +71,7 @@ def test_the_table_holds_the_last_errors_and_paired_differences(tmp_path: Path) 
     assert float(rows["better"]["difference_low"]) == pytest.approx(-0.09 - half)
     assert float(rows["better"]["difference_high"]) == pytest.approx(-0.09 + half)
     page = (tmp_path / "table.md").read_text()
+    assert "on 9,500 training images of small" in page and "Made by `tinysight study demo --data small" in page
     assert "| better | 1.50 M | 3 | 3 | 36.00 | 2.00 | 34.00 to 38.00 | 18.00 |  | -9.00 (-11.48 to -6.52) |" in page
     assert "| 42.10 |" in page
 

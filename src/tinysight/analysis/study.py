@@ -25,6 +25,9 @@ MARKERS = "os^Dv*P"
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
 
 
+WORDS = ("name", "question", "source", "data", "num_train", "images", "reference", "command")  # of study.json
+
+
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """A finished run: errors by epoch, and those of the weights that were kept."""
@@ -61,7 +64,9 @@ class Results:
     question: str
     source: str
     data: str
+    num_train: int  # images that every run learnt from
     images: int  # of the split that the errors are measured on
+    command: str
     reference: str
     rows: tuple[Row, ...]
 
@@ -108,7 +113,7 @@ def read_results(folder: Path) -> Results:
             )
             for m, own in zip(members, courses, strict=True)
         )
-        words = {name: content[name] for name in ("name", "question", "source", "data", "images", "reference")}
+        words = {name: content[name] for name in WORDS}
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); `tinysight study` writes it") from None
     if not any(row.courses for row in rows):
@@ -186,7 +191,8 @@ def markdown(results: Results) -> str:
         [
             f"# {results.question}",
             "",
-            f"Study `{results.name}` on {results.data}. {results.source}.",
+            f"Study `{results.name}` on {results.num_train:,} training images of {results.data}. {results.source}.",
+            f"Made by `{results.command}`.",
             "",
             *lines,
             "",
@@ -274,7 +280,7 @@ def _plain(results: Results) -> dict[str, Any]:
                 "top1_errors": {seed: course.top1_error for seed, course in row.courses.items()},
             }
         )
-    words = {name: getattr(results, name) for name in ("name", "question", "source", "data", "images", "reference")}
+    words = {name: getattr(results, name) for name in WORDS}
     return {**words, "members": members, "verdicts": results.verdicts}
 
 
@@ -312,7 +318,9 @@ def draw(results: Results, path: Path) -> None:
             low, high = [s.low for s in by_epoch], [s.high for s in by_epoch]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
     axes.set(xlabel="epoch", ylabel="top-1 error on minival (%)")
-    axes.set_title(f"{results.question}\n{results.data}", loc="left", fontsize=11)
+    axes.set_title(
+        f"{results.question}\n{results.data}, {results.num_train:,} training images", loc="left", fontsize=11
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = max((course.epochs[-1] for row in results.rows for course in row.courses.values()), default=1)
     margin = 0.02 * last if last > 1 else 0.5

@@ -74,7 +74,8 @@ def study(
     plan.check(planned, pack)
     if report_only and not any(job.finished for job in planned):
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
-    plan.write_plan(chosen, planned, pack)
+    if not report_only or not (folder / "study.json").exists():
+        plan.write_plan(chosen, planned, pack, command=shlex.join(["tinysight", *sys.argv[1:]]))
     failed = 0 if report_only else _train(planned, folder, jobs, ray, home)
     _report(folder)
     if failed:

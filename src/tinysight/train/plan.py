@@ -18,6 +18,7 @@ from tinysight.recipes import recipe
 from tinysight.studies import Member, Study
 from tinysight.train.checkpoint import replace_durably
 from tinysight.train.training import check as check_run
+from tinysight.train.training import training_rows
 from tinysight.train.world import World
 
 _OPTIONS = {"data.name": "--data", "train.epochs": "--epochs", "train.seed": "--seeds", "data.fraction": "--subset"}
@@ -144,7 +145,7 @@ def check(jobs: Sequence[Job], pack: Pack) -> None:
                 )
 
 
-def write_plan(study: Study, jobs: Sequence[Job], pack: Pack) -> None:
+def write_plan(study: Study, jobs: Sequence[Job], pack: Pack, *, command: str) -> None:
     """Write study.json beside the jobs' folders: what `analysis.study.report` needs beside the runs themselves."""
     members = []
     for member in study.members:
@@ -168,6 +169,8 @@ def write_plan(study: Study, jobs: Sequence[Job], pack: Pack) -> None:
         "question": study.question,
         "source": study.source,
         "data": pack.name,
+        "num_train": len(training_rows(jobs[0].run, pack, World())),
+        "command": command,
         "images": int((pack.labels[rows.start : rows.stop] >= 0).sum()),
         "reference": study.compared_with,
         "members": members,
