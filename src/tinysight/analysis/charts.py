@@ -75,7 +75,7 @@ def confusion_figure(confusions: Ints, chosen: Sequence[int], names: Sequence[st
                     ha="center",
                     va="center",
                     size=7,
-                    color="#ffffff" if dark else "#1a1a1a",
+                    color="#fdfdfd" if dark else "#1a1a1a",
                 )
         bar = figure.colorbar(image, ax=axes, shrink=0.6)
         bar.set_label("share of the true class's images (%)")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -52,9 +54,13 @@ _STYLE = {
 }
 
 
-def style() -> AbstractContextManager[None]:
-    """Return the context (also a decorator) in which every figure is drawn and written."""
-    return rc_context(_STYLE)  # type: ignore[arg-type]
+@contextmanager
+def style() -> Iterator[None]:
+    """Be the context (also a decorator) in which every figure is drawn and written."""
+    with rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        # A class may be named in a script that the PNG's font lacks; the page's own font has it
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        yield
 
 
 def new_figure(width: float = 7.2, height: float = 4.0) -> Figure:
@@ -72,29 +78,27 @@ def per_cent(axes: Axes, *, x: bool = False, y: bool = True) -> None:
         axes.set_ylim(0, 100)
 
 
-def write_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `name`.png and `name`.svg."""
-    with style():
-        figure.savefig(folder / f"{name}.png", dpi=150)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+def write_figure(figure: Figure, folder: Path, name: str, *, alt: str) -> str:
+    """Write `name`.png and `name`.svg, and return the figure as an <svg> element for a page.
 
-
-def inline_svg(figure: Figure, name: str, alt: str) -> str:
-    """Return a figure as an <svg> element: ink in the page's colour, no background, ids of its own.
-
-    `alt` is what a reader hears who does not see it.
+    In the page ink has the page's colour, there is no background, and ids are the figure's own. `alt` is what a reader
+    hears who does not see it.
     """
     file = io.StringIO()
     with style():
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    (folder / f"{name}.svg").write_text(file.getvalue(), encoding="utf-8", errors="replace")
+    return _inline(file.getvalue(), name, alt)
+
+
+def _inline(text: str, name: str, alt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     text = text.replace(INK, "currentColor").replace(QUIET, "var(--quiet)").replace(GRID, "var(--line)")
-    text = text.replace("'DejaVu Sans'", "inherit").replace("&quot;DejaVu Sans&quot;", "inherit")
+    text = text.replace(f"fill: {PAPER}", "fill: none").replace("'DejaVu Sans'", "inherit")
     head, _, rest = text.partition(">")
     head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
     return f'{head} role="img" aria-label="{escape(alt)}">{rest}'

@@ -38,7 +38,7 @@ def share_covered(boxes: npt.NDArray[np.floating], *, image_size: int, crop: int
     return np.asarray(np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0) / crop**2, dtype=np.float64)
 
 
-def testable_rows(pack: Pack, rows: Ints, *, crop: int) -> Bools:
+def rows_with_halves(pack: Pack, rows: Ints, *, crop: int) -> Bools:
     """Tell which rows (N,) have one box, neither too small nor too large for both halves to hold something."""
     single = pack.box_offsets[rows + 1] - pack.box_offsets[rows] == 1
     result = np.zeros(len(rows), bool)
@@ -70,7 +70,7 @@ def survival(
     """Ask the model about each testable row (N,) twice, one half blanked with the mean colour it was trained with."""
     mean = predictor.model.normalise.mean.flatten().round().byte().cpu().numpy()
     found = Survival(object_only=np.full(len(rows), -1), background_only=np.full(len(rows), -1))
-    places = np.flatnonzero(testable_rows(pack, rows, crop=predictor.card.crop))
+    places = np.flatnonzero(rows_with_halves(pack, rows, crop=predictor.card.crop))
     for start in range(0, len(places), batch_size):
         chosen = places[start : start + batch_size]
         for inside, answers in ((False, found.object_only), (True, found.background_only)):

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from tinysight.analysis.sheets import PREDICTED_BOX, TRUE_BOX, Boxes, draw_box, visible_boxes
+
 Pixels = npt.NDArray[np.uint8]
 LARGEST_SIDE = 224  # pixels of an image in a page
-TRUE_BOX, RIM = "#ffb000", "#1a1a1a"
+FRAME = "#888888"
 
 
 def data_uri(image: Pixels | Image.Image, *, quality: int = 88) -> str:
@@ -32,18 +34,23 @@ def png_uri(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def with_boxes(image: Pixels, boxes: npt.NDArray[np.floating], *, scale: int = 2) -> Image.Image:
-    """Enlarge an image `scale` times and run a line round each half-open box (n, 4)."""
+def with_boxes(
+    image: Pixels, boxes: Boxes, predicted: Boxes | None = None, *, scale: int = 2, frame: int = 3
+) -> Image.Image:
+    """Enlarge an image `scale` times and run a line round each half-open box (n, 4), dashed round the predicted ones.
+
+    A frame leaves room for the lines of boxes that reach the image's edge.
+    """
     height, width = image.shape[:2]
-    picture = Image.fromarray(np.ascontiguousarray(image)).resize(
+    picture = Image.new("RGB", (scale * width + 2 * frame, scale * height + 2 * frame), FRAME)
+    large = Image.fromarray(np.ascontiguousarray(image)).resize(
         (scale * width, scale * height), Image.Resampling.NEAREST
     )
+    picture.paste(large, (frame, frame))
     pen = ImageDraw.Draw(picture)
-    for box in boxes:
-        x0, y0, x1, y1 = (round(scale * float(edge)) for edge in box)
-        if x0 < x1 and y0 < y1:
-            pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=RIM, width=3)
-            pen.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline=TRUE_BOX, width=1)
+    for kind, colour, dashed in ((boxes, TRUE_BOX, False), (predicted, PREDICTED_BOX, True)):
+        for box in visible_boxes(kind, image.shape) if kind is not None else ():
+            draw_box(pen, [frame + scale * edge for edge in box], colour, dashed)
     return picture
 
 

@@ -26,8 +26,9 @@ from tinysight.analysis.confusions import confused_pairs, count_confusions, most
 from tinysight.analysis.curves import curves_figure
 from tinysight.analysis.distributions import bands_figure, read_distributions
 from tinysight.analysis.evidence import PairEvidence, weigh
-from tinysight.analysis.figures import inline_svg, write_figure
+from tinysight.analysis.figures import write_figure
 from tinysight.analysis.filters import filter_tiles, first_filters
+from tinysight.analysis.localisation import MISS, by_size, overlaps, read_boxes
 from tinysight.analysis.mistakes import choose_mistakes, examples_of, suspected_labels
 from tinysight.analysis.observations import Observations
 from tinysight.analysis.per_class import PerClass, per_class
@@ -63,8 +64,8 @@ class Folder:
 
     def draw(self, figure: Figure, name: str, alt: str) -> Drawing:
         """Write a figure as PNG and SVG, and return it for the page."""
-        write_figure(figure, self.path / "figures", name)
-        return Drawing(name, Markup(inline_svg(figure, name, alt)))  # made by matplotlib, which escapes
+        svg = write_figure(figure, self.path / "figures", name, alt=alt)
+        return Drawing(name, Markup(svg))  # made by matplotlib, which escapes
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write a table as CSV."""
@@ -72,7 +73,7 @@ class Folder:
 
     def page(self, template: str, values: dict[str, Any]) -> Path:
         """Fill a template and write index.html."""
-        text = environment().get_template(template).render(version=__version__, **values)
+        text = environment().get_template(template).render(version=__version__, **values).lstrip()
         path = self.path / "index.html"
         path.write_text(text, encoding="utf-8", errors="replace")  # half a surrogate pair, as file names can hold
         return path
@@ -121,7 +122,7 @@ def write_report(
         figure = curves_figure(run.log, final_error=error, split=run.split)
         values["curves"] = folder.draw(figure, "curves", _curves_alt(run))
     values |= judged_sections(run.judged, folder, observations, distances) if run.judged else {}
-    values["localisation"] = None
+    values["localisation"] = _localisation(run, folder)
     values["filters"] = _filters(predictor, folder) if predictor else None
     values["distributions"] = _distributions(run, folder)
     return folder.page("report.html.j2", values)
@@ -426,6 +427,30 @@ def _duplicates(judged: Judged, folder: Folder) -> dict[str, Any]:
         "num_conflicts": len(conflicts),
         "num_across": len(across),
         "num_leaked": sum({"train", judged.split} <= {m["split"] for m in group} for group in described),
+    }
+
+
+def _localisation(run: RunData, folder: Folder) -> dict[str, Any] | None:
+    found = read_boxes(run.folder / "scores" / f"boxes-{run.split}.safetensors", run.pack, run.split)
+    if found is None:
+        return None
+    pack = run.pack
+    rows, best = overlaps(pack, run.split, found)
+    sizes = by_size(pack, rows, best)
+    header = ("from_share", "to_share", "images", "mean_iou", "found", "low", "high")
+    folder.table("boxes_by_size", header, [tuple(size.values()) for size in sizes])
+    order = np.argsort(-best, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(12, len(order))).round().astype(int)]
+    examples = []
+    for row, value in zip(rows[chosen].tolist(), best[chosen].tolist(), strict=True):
+        picture = with_boxes(pack.images[row], pack.boxes_of(row), found.boxes_of(row))
+        examples.append({"image": data_uri(picture), "iou": value, "name": pack.class_names[pack.labels[row]]})
+    return {
+        "count": len(rows),
+        "mean": float(best.mean()),
+        "found": float((best >= MISS).mean()),
+        "sizes": sizes,
+        "examples": examples,
     }
 
 

@@ -64,8 +64,8 @@ def contact_sheet(
         corner = (left + (cell_width - image_width) // 2, upper + (cell_height - height) // 2)
         sheet.paste(Image.fromarray(image).resize((image_width, height), Image.Resampling.NEAREST), corner)
         for boxes_of, colour, dashed in ((boxes, TRUE_BOX, False), (predicted_boxes, PREDICTED_BOX, True)):
-            for box in _visible(boxes_of[number], image.shape) if boxes_of is not None else ():
-                _draw_box(
+            for box in visible_boxes(boxes_of[number], image.shape) if boxes_of is not None else ():
+                draw_box(
                     pen, [offset + scale * edge for offset, edge in zip(corner * 2, box, strict=True)], colour, dashed
                 )
         if texts:
@@ -170,7 +170,7 @@ def _draw_heading(pen: ImageDraw.ImageDraw, width: int, title: str | None, legen
     if legend:
         font, x, y = _font(TEXT_SIZE), MARGIN, MARGIN + _heading_height(title, False)
         for text, colour, dashed in (("true box", TRUE_BOX, False), ("predicted box", PREDICTED_BOX, True)):
-            _draw_box(pen, [x + 3, y + 3, x + 21, y + 12], colour, dashed)
+            draw_box(pen, [x + 3, y + 3, x + 21, y + 12], colour, dashed)
             pen.text((x + 30, y), text, QUIET, font)
             x += 30 + math.ceil(font.getlength(text)) + 18
 
@@ -178,7 +178,7 @@ def _draw_heading(pen: ImageDraw.ImageDraw, width: int, title: str | None, legen
 # Boxes
 
 
-def _visible(boxes: Boxes, shape: tuple[int, ...]) -> list[list[float]]:
+def visible_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[list[float]]:
     """Cut boxes (n, 4) at the edge of an image (H, W, 3) and leave out those of which nothing can be drawn."""
     boxes = np.asarray(boxes, dtype=np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -188,7 +188,7 @@ def _visible(boxes: Boxes, shape: tuple[int, ...]) -> list[list[float]]:
     return kept
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: str, dashed: bool) -> None:
+def draw_box(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: str, dashed: bool) -> None:
     """Run a line of two pixels and a dark rim round the half-open box, so that what is inside stays as it is."""
     x0, y0, x1, y1 = (round(edge) for edge in box)
     for distance, ink in ((3, RIM), (2, colour), (1, colour)):  # PIL's rectangles include both corners

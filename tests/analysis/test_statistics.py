@@ -1,0 +1,103 @@
+"""Intervals, ranks and paired tests against references that are plain or exact."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tinysight.analysis.statistics import holm, paired_difference, rank_intervals, sign_test, wilson_intervals
+from tinysight.ops.metrics import wilson_interval
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_is_the_scalar_one_for_each(confidence: float) -> None:
+    errors, counts = np.array([0, 1, 25, 49, 50, 3]), np.array([50, 50, 50, 50, 50, 7])
+    low, high = wilson_intervals(errors, counts, confidence)
+    expected = [wilson_interval(int(e), int(n), confidence) for e, n in zip(errors, counts, strict=True)]
+    np.testing.assert_allclose(np.stack([low, high], axis=1), expected, rtol=1e-12)
+
+
+def test_wilson_without_images_says_nothing() -> None:
+    low, high = wilson_intervals(np.array([0]), np.array([0]))
+    assert (low[0], high[0]) == (0.0, 1.0)
+
+
+def test_ranks_are_certain_where_classes_lie_far_apart() -> None:
+    errors, counts = np.array([500, 10, 900, 0]), np.array([1000, 1000, 1000, 0])
+    ranks = rank_intervals(errors, counts, generator=np.random.default_rng(0), num_extreme=1)
+    assert ranks.low.tolist() == ranks.high.tolist() == [2, 1, 3, 0]
+    assert ranks.among_worst.tolist() == [0, 0, 1, 0]
+    assert ranks.among_best.tolist() == [0, 1, 0, 0]
+
+
+def test_equal_classes_may_have_every_place() -> None:
+    errors, counts = np.full(20, 25), np.full(20, 50)
+    ranks = rank_intervals(errors, counts, generator=np.random.default_rng(0), num_draws=8000)
+    assert (ranks.low <= 2).all() and (ranks.high >= 19).all()
+    np.testing.assert_allclose(ranks.among_worst, 5 / 20, atol=0.02)
+    assert ranks.among_worst.sum() == pytest.approx(5)
+
+
+def test_the_chance_to_be_worse_is_the_known_one() -> None:
+    """Of two classes Beta(a, b) and Beta(c, d): the probability that one exceeds the other, by summing."""
+    ranks = rank_intervals(
+        np.array([20, 25]), np.array([50, 50]), generator=np.random.default_rng(0), num_extreme=1, num_draws=200_000
+    )
+    x = np.linspace(0, 1, 20_001)[1:-1]
+
+    def density(wrong: float, right: float) -> np.ndarray:
+        values = np.exp((wrong - 1) * np.log(x) + (right - 1) * np.log(1 - x))
+        return values / values.sum()
+
+    first, second = density(20.5, 30.5), density(25.5, 25.5)
+    expected = float((second * first.cumsum()).sum())
+    assert ranks.among_worst[1] == pytest.approx(expected, abs=0.005)
+
+
+def test_fewer_classes_than_extreme_ones() -> None:
+    ranks = rank_intervals(np.array([1]), np.array([3]), generator=np.random.default_rng(0))
+    assert (ranks.low[0], ranks.high[0], ranks.num_extreme) == (1, 1, 1)
+
+
+def test_the_same_generator_gives_the_same_ranks() -> None:
+    errors, counts = np.arange(10), np.full(10, 20)
+    one, two = (rank_intervals(errors, counts, generator=np.random.default_rng(3)) for _ in range(2))
+    assert (one.low == two.low).all() and (one.among_best == two.among_best).all()
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (5, 5), (0, 6), (1, 9), (30, 12), (400, 300), (3000, 2500)])
+def test_the_sign_test_is_exact(first: int, second: int) -> None:
+    n, k = first + second, min(first, second)
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    exact = min(1.0, 2 * tail / 2**n) if first != second else 1.0
+    assert sign_test(first, second) == pytest.approx(exact, rel=1e-9)
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.5, 0.9])), [1.0, 1.0])
+
+
+def test_a_paired_difference_counts_and_its_interval_is_the_analytic_one() -> None:
+    first = np.repeat([False, True, True, False], [300, 200, 4000, 500])  # wrong only in the first: 300
+    second = np.repeat([True, False, True, False], [300, 200, 4000, 500])
+    found = paired_difference(first, second, generator=np.random.default_rng(0), num_draws=40_000)
+    assert (found.only_first_wrong, found.only_second_wrong) == (300, 200)
+    assert found.value == pytest.approx(-100 / 5000)
+    spread = math.sqrt(500 - 100**2 / 5000) / 5000
+    assert found.low == pytest.approx(found.value - 1.96 * spread, abs=4e-4)
+    assert found.high == pytest.approx(found.value + 1.96 * spread, abs=4e-4)
+    assert found.p_value == sign_test(300, 200)
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    correct = np.arange(50) % 3 == 0
+    found = paired_difference(correct, correct, generator=np.random.default_rng(0))
+    assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_other_images_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="3 and 2 images"):
+        paired_difference(np.ones(3, bool), np.ones(2, bool), generator=np.random.default_rng(0))
