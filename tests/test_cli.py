@@ -282,6 +282,10 @@ def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
     [
         (("train",), "the recipe's"),
         (("train",), "RECIPE-DATA"),
+        (("study",), "as its recipe says"),
+        (("study",), "study-STUDY-DATA"),
+        (("report",), "RUN/report, of the first run"),
+        (("ensemble",), "ensemble-SPLIT.json in the first run"),
         (("submit",), "RUN/submission.txt"),
         (("data", "get"), "the published URL"),
         (("data", "import"), "all cores"),

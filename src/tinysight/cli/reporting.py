@@ -20,13 +20,13 @@ def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run, or several to compare.")],
     split: Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")] = "val",
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write in [default: RUN/report, of the first run].")
+        Path | None, typer.Option(help="Folder to write in.", show_default="RUN/report, of the first run")
     ] = None,
     model: Annotated[
         bool, typer.Option("--model/--no-model", help="Ask the model too, once: neighbours, maps, blanked objects.")
     ] = True,
     wordnet: Annotated[Path | None, typer.Option(help="Folder with WordNet 3.0's data.noun, for wnid classes.")] = None,
-    data: Annotated[str | None, typer.Option(help="Another pack with the same classes [default: the run's].")] = None,
+    data: Annotated[str | None, typer.Option(help="A pack with the same classes.", show_default="the run's")] = None,
     device: Device = "auto",
     home: Home = None,
 ) -> None:

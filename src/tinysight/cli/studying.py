@@ -37,11 +37,13 @@ def study(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="See `tinysight studies`; or your own Python file.")],
     data: Annotated[str, typer.Option(help="The pack that all members learn from.")],
     settings: Settings = None,
-    epochs: Annotated[int | None, typer.Option(help="How long each trains [default: as its recipe says].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="How long each trains.", show_default="as its recipe says")] = None,
     seeds: Annotated[int, typer.Option(help="How many times each is trained.")] = 1,
     subset: Annotated[float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")] = None,
     jobs: Annotated[int, typer.Option(help="How many train at once, sharing the cores or GPUs.")] = 1,
-    folder_name: Annotated[str | None, typer.Option("--name", help="[default: study-STUDY-DATA]")] = None,
+    folder_name: Annotated[
+        str | None, typer.Option("--name", help="The study's name or folder.", show_default="study-STUDY-DATA")
+    ] = None,
     print_commands: Annotated[bool, typer.Option(help="Print a command a training, for a job array.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Report what is there; train nothing.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Train on a Ray cluster, a member a GPU (extra: ray).")] = False,
