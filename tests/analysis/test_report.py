@@ -199,6 +199,19 @@ def test_distributions_are_drawn_where_they_were_recorded(make_pack: MakePack, m
     assert (path.parent / "figures/distribution-0.svg").exists()
 
 
+def test_predicted_boxes_are_judged_where_there_are_some(make_pack: MakePack, make_folder: MakeFolder) -> None:
+    pack = make_pack()
+    folder = make_folder(pack)
+    rows = torch.arange(pack.rows("val").start, pack.rows("val").stop)
+    boxes = torch.tensor([[4.0, 4, 10, 7]]).repeat(len(rows), 1)  # half of each true box
+    save_file(
+        {"rows": rows, "boxes": boxes, "confidence": torch.ones(len(rows))}, folder / "scores/boxes-val.safetensors"
+    )
+    path, page = report(folder, pack)
+    assert "overlap them by 50.0 % on average" in page.text and "100.0 % are found" in page.text
+    assert (path.parent / "tables/boxes_by_size.csv").read_text().splitlines()[1].startswith("0.1,0.25,18,0.5,1.0,")
+
+
 # The command
 
 
