@@ -5,6 +5,7 @@ log.jsonl             losses, errors and rates by step        timing.jsonl   wha
 checkpoints/          training states                         tensorboard/   events
 weights.safetensors   the finished model                      summary.json   how it ended
 curves.png, predictions-<split>.png, scores/, evaluation-<split>.json
+report/, comparison/  pages about it                          analysis/      what the model was asked for them
 """
 
 from __future__ import annotations
