@@ -51,7 +51,7 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             journal.write_distributions(recorder.take())
-            float(loss)
+            loss.detach().cpu()  # waits for the device
             if step > 4:  # the first ones warm up
                 times[step % 2 == 0].append(time.perf_counter() - start)
         journal.close()

@@ -6,6 +6,7 @@ checkpoints/          training states                         tensorboard/   eve
 weights.safetensors   the finished model                      summary.json   how it ended
 snapshots/            weights kept on the way, to vote
 curves.png, predictions-<split>.png, scores/, evaluation-<split>.json
+report/, comparison/  pages about it                          analysis/      what the model was asked for them
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def confusion_figure(confusions: Ints, chosen: Sequence[int], names: Sequence[st
         middle = np.arange(len(chosen)) + 0.5
         axes.set_xticks(middle, labels, rotation=90)
         axes.set_yticks(middle, labels)
-        axes.set(xlabel="called", ylabel="true class", aspect="equal")
+        axes.set(xlabel="called", ylabel="true class")
         axes.invert_yaxis()
         if len(chosen) <= 26:
             for row, column in zip(*np.nonzero(part), strict=True):

@@ -25,7 +25,7 @@ from tinysight.analysis.calibration import reliability
 from tinysight.analysis.confusions import confused_pairs, count_confusions, most_entangled
 from tinysight.analysis.curves import curves_figure
 from tinysight.analysis.distributions import bands_figure, read_distributions
-from tinysight.analysis.evidence import PairEvidence, weigh
+from tinysight.analysis.evidence import ALIKE, NEAR, PairEvidence, weigh
 from tinysight.analysis.figures import write_figure
 from tinysight.analysis.filters import filter_tiles, first_filters
 from tinysight.analysis.localisation import MISS, by_size, overlaps, read_boxes
@@ -272,6 +272,8 @@ def _confusion(
         "num_chosen": len(chosen),
         "has_boxes": any(row["tested"] for row in rows),
         "has_distances": distances is not None,
+        "near": NEAR,
+        "alike": ALIKE,
         "verdicts": Counter(row["verdict"] for row in rows),
         "mistakes": int(confusions.sum() - confusions.trace()),
         "in_pairs": sum(pair.total for pair in pairs),
