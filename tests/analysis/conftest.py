@@ -21,7 +21,6 @@ from tinysight.runs import Record, write_record
 from tinysight.train.evaluate import write_scores
 
 MakeFolder = Callable[..., Path]
-ODD_NAMES = ("<script>alert('x')</script>", '"quoted" & <b>', "=1+1", "$a_b$", "naïve 猫")
 
 
 class Stripes:

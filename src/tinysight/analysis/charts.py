@@ -45,7 +45,7 @@ def class_errors_figure(classes: PerClass, names: Sequence[str]) -> Figure:
             axes.tick_params(axis="y", length=0)
         axes.set(xlabel="error (%)", ylabel="class", ylim=(-1, len(order)))
         per_cent(axes, x=True, y=False)
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 

@@ -184,7 +184,7 @@ def _pair(
     shown = order[:NUM_SHOWN]
     shown = shown[np.argsort(classes.value[shown], kind="stable")]
     drawn: Drawing | None = None
-    if len(shown) > 1:
+    if len(shown) > 1 and classes.value.any():
         figure = charts.difference_figure(
             classes.value[shown],
             classes.low[shown],

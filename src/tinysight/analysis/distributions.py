@@ -44,10 +44,13 @@ def bands_figure(layer: str, series: dict[str, Floats]) -> Figure:
             bands.fill_between(step, lower, upper, color=BLUE, alpha=shade, lw=0)
         bands.plot(step, series["mean"], color=ORANGE, lw=1.4, label="mean (\u03bc)")
         bands.set(ylabel="activation", title=layer)
-        for line, name in zip(
-            lines, ("max", "\u03bc+3\u03c3", "", "", "", "", "", "\u03bc\u22123\u03c3", "min"), strict=True
+        for line, outer, name in (
+            (lines[0], None, "max"),
+            (lines[1], lines[0], "\u03bc+3\u03c3"),
+            (lines[-2], lines[-1], "\u03bc\u22123\u03c3"),
+            (lines[-1], None, "min"),
         ):
-            if name:
+            if outer is None or abs(line[-1] - outer[-1]) > 0.05 * np.ptp(lines):  # else the names would overlap
                 bands.annotate(name, (step[-1], line[-1]), (4, 0), textcoords="offset points", va="center", size=8)
         bands.legend(loc="upper left")
         below.plot(step, series["std"], color=BLUE, label="standard deviation (left)")
@@ -58,5 +61,7 @@ def bands_figure(layer: str, series: dict[str, Floats]) -> Figure:
         right.grid(visible=False)
         right.spines["right"].set_visible(True)
         handles = [*below.get_lines(), *right.get_lines()]
-        below.legend(handles, [str(handle.get_label()) for handle in handles], loc="upper left", ncols=2)
+        below.legend(
+            handles, [str(handle.get_label()) for handle in handles], loc="lower left", bbox_to_anchor=(0, 1), ncols=2
+        )
     return figure

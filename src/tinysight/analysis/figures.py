@@ -98,6 +98,7 @@ def _inline(text: str, name: str, alt: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     text = text.replace(INK, "currentColor").replace(QUIET, "var(--quiet)").replace(GRID, "var(--line)")
+    text = text.replace(BLUE, "var(--blue)").replace(ORANGE, "var(--orange)")  # brighter on a dark page
     text = text.replace(f"fill: {PAPER}", "fill: none").replace("'DejaVu Sans'", "inherit")
     head, _, rest = text.partition(">")
     head = re.sub(r' (width|height)="[\d.]+pt"', "", head)

@@ -43,7 +43,7 @@ class PerClass:
 
     @property
     def surely_apart(self) -> bool:
-        """Whether the intervals of the worst ones named lie wholly above the next class's error."""
+        """Whether each of the worst ones named is truly among them with a probability above 95 %."""
         order = self.order
         if len(order) <= self.ranks.num_extreme:
             return False
