@@ -83,7 +83,7 @@ def test_holm_by_hand() -> None:
 def test_a_paired_difference_counts_and_its_interval_is_the_analytic_one() -> None:
     first = np.repeat([False, True, True, False], [300, 200, 4000, 500])  # wrong only in the first: 300
     second = np.repeat([True, False, True, False], [300, 200, 4000, 500])
-    found = paired_difference(first, second, generator=np.random.default_rng(0), num_draws=40_000)
+    found = paired_difference(first, second)
     assert (found.only_first_wrong, found.only_second_wrong) == (300, 200)
     assert found.value == pytest.approx(-100 / 5000)
     spread = math.sqrt(500 - 100**2 / 5000) / 5000
@@ -94,10 +94,11 @@ def test_a_paired_difference_counts_and_its_interval_is_the_analytic_one() -> No
 
 def test_a_run_does_not_differ_from_itself() -> None:
     correct = np.arange(50) % 3 == 0
-    found = paired_difference(correct, correct, generator=np.random.default_rng(0))
-    assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    found = paired_difference(correct, correct)
+    assert (found.value, found.p_value) == (0.0, 1.0)
+    assert -0.05 < found.low < 0 < found.high < 0.05  # 50 images leave room for a small difference
 
 
 def test_other_images_cannot_be_paired() -> None:
-    with pytest.raises(ValueError, match="3 and 2 images"):
-        paired_difference(np.ones(3, bool), np.ones(2, bool), generator=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="3 answers and 2 others"):
+        paired_difference(np.ones(3, bool), np.ones(2, bool))

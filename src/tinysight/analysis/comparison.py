@@ -13,7 +13,7 @@ import numpy as np
 from tinysight.analysis import charts
 from tinysight.analysis.calibration import reliability
 from tinysight.analysis.curves import overlaid_curves
-from tinysight.analysis.report import SEED, Drawing, Folder, summary
+from tinysight.analysis.report import Drawing, Folder, summary
 from tinysight.analysis.run_data import Bools, Floats, Ints, Judged, RunData
 from tinysight.analysis.statistics import Difference, holm, paired_difference, sign_test
 
@@ -39,15 +39,13 @@ class ClassDifferences:
         return np.asarray(self.adjusted <= LEVEL)
 
 
-def compare_classes(first: Judged, second: Judged, *, generator: np.random.Generator) -> ClassDifferences:
+def compare_classes(first: Judged, second: Judged) -> ClassDifferences:
     """Compare two runs class by class; classes without images differ by 0 and with certainty by nothing."""
     num_classes = len(first.class_names)
     found: list[Difference | None] = []
     for label in range(num_classes):
         own = first.labels == label
-        found.append(
-            paired_difference(first.correct[own], second.correct[own], generator=generator) if own.any() else None
-        )
+        found.append(paired_difference(first.correct[own], second.correct[own]) if own.any() else None)
     none = Difference(value=0.0, low=0.0, high=0.0, only_first_wrong=0, only_second_wrong=0, p_value=1.0)
     filled = [difference or none for difference in found]
     p_values = np.array([sign_test(item.only_first_wrong, item.only_second_wrong) for item in filled])
@@ -159,10 +157,9 @@ def _write_runs_table(folder: Folder, rows: Sequence[dict[str, Any]]) -> None:
 def _pair(
     first_name: str, second_name: str, first: Judged, second: Judged, folder: Folder, number: int
 ) -> dict[str, Any]:
-    generator = np.random.default_rng(SEED)
     names = first.class_names
-    overall = paired_difference(first.correct, second.correct, generator=generator)
-    classes = compare_classes(first, second, generator=generator)
+    overall = paired_difference(first.correct, second.correct)
+    classes = compare_classes(first, second)
     order = np.lexsort((-np.abs(classes.value), classes.adjusted))  # those beyond noise first, then the largest
     order = order[classes.counts[order] > 0]
     rows = [

@@ -8,6 +8,9 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from tinysight.ops import metrics
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -118,25 +121,15 @@ class Difference:
     p_value: float
 
 
-def paired_difference(
-    first_correct: Bools, second_correct: Bools, *, generator: np.random.Generator, num_draws: int = NUM_DRAWS
-) -> Difference:
-    """Compare two runs on the same images (N,): a bootstrap over the images for the interval, McNemar's test beside it.
-
-    Resampling N images is drawing how many of them fall to each of three kinds, which is what is done here.
-    """
-    count = len(first_correct)
-    if count == 0 or count != len(second_correct):
-        raise ValueError(f"{count} and {len(second_correct)} images: a paired comparison needs the same, 1 or more")
-    first_only = int((~first_correct & second_correct).sum())
-    second_only = int((first_correct & ~second_correct).sum())
-    kinds = np.array([first_only, second_only, count - first_only - second_only]) / count
-    drawn = generator.multinomial(count, kinds, num_draws)
-    low, high = np.percentile((drawn[:, 1] - drawn[:, 0]) / count, [2.5, 97.5])
+def paired_difference(first_correct: Bools, second_correct: Bools) -> Difference:
+    """Compare two runs on the same images (N,): `ops.metrics.paired_difference`, and McNemar's test beside it."""
+    first, second = torch.from_numpy(first_correct), torch.from_numpy(second_correct)
+    value, low, high = metrics.paired_difference(first, second)
+    first_only, second_only = int((second & ~first).sum()), int((first & ~second).sum())
     return Difference(
-        value=(second_only - first_only) / count,
-        low=float(low),
-        high=float(high),
+        value=value,
+        low=low,
+        high=high,
         only_first_wrong=first_only,
         only_second_wrong=second_only,
         p_value=sign_test(first_only, second_only),
