@@ -120,6 +120,8 @@ def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
     assert Run(recipe="any").snapshot_epochs() == []
     with pytest.raises(ValueError, match="snapshots is 6, one every 2 epochs, but there are 10"):
         Run(recipe="any", train=Train(epochs=10, snapshots=6, snapshot_every=2))
+    with pytest.raises(ValueError, match=r"leave it at 1"):
+        Run(recipe="any", schedule=Schedule(name="cyclic", cycles=2), train=Train(epochs=4, snapshot_every=2))
     with pytest.raises(ValueError, match="10 epochs make no 3 equal cycles"):
         Run(recipe="any", schedule=Schedule(name="cyclic", cycles=3), train=Train(epochs=10))
 

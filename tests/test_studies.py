@@ -88,3 +88,22 @@ def test_a_file_that_holds_no_study_is_refused(text: str | None, complaint: str,
         path.write_text(text)
     with pytest.raises(ValueError, match=complaint):
         study(str(path))
+
+
+def test_a_file_may_hold_dataclasses_and_what_it_cannot_import_is_one_line(tmp_path: Path) -> None:
+    lines = [
+        "from __future__ import annotations",
+        "from dataclasses import dataclass",
+        "from tinysight.studies import depth, Study",
+        "@dataclass",
+        "class Mine:",
+        "    number: int = 1",
+        "def study() -> Study:",
+        "    return depth()",
+    ]
+    good, missing = tmp_path / "good.py", tmp_path / "missing.py"
+    good.write_text("\n".join(lines))
+    assert study(str(good)).name == "depth"
+    missing.write_text("import no_such_package_anywhere")
+    with pytest.raises(ValueError, match=r"missing\.py cannot be run: No module named"):
+        study(str(missing))

@@ -222,6 +222,11 @@ class Run:
                 f"{self.train.epochs} epochs make no {self.schedule.cycles} equal cycles; "
                 "set train.epochs to a multiple of schedule.cycles"
             )
+        if self.schedule.name == "cyclic" and self.train.snapshot_every != 1:
+            raise ValueError(
+                f"train.snapshot_every is {self.train.snapshot_every}, but with schedule.name=cyclic snapshots fall on "
+                "the ends of cycles; leave it at 1"
+            )
         first = self.train.epochs - (self.train.snapshots - 1) * self._snapshot_spacing
         if self.train.snapshots and first < 1:
             raise ValueError(

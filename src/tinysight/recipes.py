@@ -21,7 +21,7 @@ def resnet18_report() -> Run:
 
     Source: Wu et al. 2017, sections 3.1, 3.2, 3.6 and 4.6: 43.50 % top-1 validation error (42.1 % in its Table 3).
         Batch size, epochs, patience and the ranges of shift and rotation are not in the report and are ours.
-    Hardware: a GPU; on 2 CPU cores with native bf16 about 12 minutes an epoch.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 8 minutes an epoch.
     Time: 60 epochs.
     Result: not yet run in full.
     """
@@ -98,7 +98,7 @@ def resnet18_modern() -> Run:
 
     Source: ours: weight decay 5e-4 without norms and biases, warm-up and cosine, label smoothing, averaged weights,
         crop and flip only.
-    Hardware: a GPU; on 2 CPU cores with native bf16 about 12 minutes an epoch.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 8 minutes an epoch.
     Time: 60 epochs.
     Result: not yet run in full.
     """
@@ -126,7 +126,7 @@ def inception_resnet_modern() -> Run:
 def vgg16_modern() -> Run:
     """Train the same VGG-16, parameter for parameter, as resnet18-modern trains its ResNet, at a lower rate.
 
-    Source: ours; see resnet18-modern. Without shortcuts and with two wide hidden layers a fifth of the rate is safe.
+    Source: ours; see resnet18-modern. A fifth of the rate, for want of shortcuts: a guess, not tuned.
     Hardware: a GPU.
     Time: 60 epochs.
     Result: not yet run in full.

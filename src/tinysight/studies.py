@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,10 +179,13 @@ def _from_file(path: Path) -> Study:
     specification = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up there
     try:
         specification.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except (ImportError, NameError) as error:
+        raise ValueError(f"{path} cannot be run: {error}") from None
     make = getattr(module, "study", None)
     made = make() if callable(make) else None
     if not isinstance(made, Study):

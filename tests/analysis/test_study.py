@@ -40,10 +40,19 @@ def write_study(folder: Path, *, seeds: int = 3, final: str = "last", unfinished
         for name, errors in zip(names, by_seed, strict=False):
             write_run(folder / name, errors, finished=name not in unfinished)
         published = 0.421 if label == "plain" else None
-        members.append({"label": label, "published": published, "parameters": 1_500_000, "runs": names, "final": final})
+        members.append(
+            {
+                "label": label,
+                "published": published,
+                "parameters": 1_500_000,
+                "num_train": 9500,
+                "runs": names,
+                "final": final,
+            }
+        )
     words = {"name": "demo", "question": "Which is best?", "source": "ours", "data": "small", "reference": "plain"}
     words["command"] = "tinysight study demo --data small --subset 0.1"
-    content = {"format": 1, **words, "num_train": 9500, "images": 5000, "members": members}
+    content = {"format": 1, **words, "images": 5000, "members": members}
     (folder / "study.json").write_text(json.dumps(content))
 
 
@@ -132,3 +141,18 @@ def test_the_figure_draws_every_member_and_the_band_of_its_seeds(tmp_path: Path)
         assert pixels(3, colour) > 100
     band = tuple(0.82 * 255 + 0.18 * value for value in (0xD5, 0x5E, 0x00))  # the one that meets no other
     assert pixels(3, band) > 500 > pixels(1, band)
+
+
+def test_members_that_learnt_from_unequal_numbers_of_images_are_told(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    content = json.loads((tmp_path / "study.json").read_text())
+    content["members"][0]["num_train"] = 900
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    assert report(tmp_path).learnt_from == "900 to 9,500 training images of small"
+
+
+def test_a_run_without_an_epoch_in_its_log_is_one_clear_line(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    (tmp_path / "plain-seed0" / "log.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"study\.json is missing or damaged"):
+        report(tmp_path)

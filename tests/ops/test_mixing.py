@@ -87,6 +87,10 @@ def test_cutmix_windows_have_the_area_of_beta_where_they_are_not_clipped() -> No
     assert whole.sum() > 500
     sides = window[whole, 2:] - window[whole, :2]
     assert torch.allclose(sides[:, 0], sides[:, 1], atol=1e-5)
+    # A window of side s lies wholly inside with probability (1 - s)^2, and s^2 is uniform: s has the density
+    # 12 s (1 - s)^2, so P(side < s) = 6 s^2 - 8 s^3 + 3 s^4.
+    side = sides[:, 0].double().numpy()
+    assert stats.kstest(side, lambda s: 6 * s**2 - 8 * s**3 + 3 * s**4).pvalue > 0.01
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])

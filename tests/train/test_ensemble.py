@@ -17,6 +17,7 @@ from tinysight.device import Placement
 from tinysight.train import ensemble as ensembles
 from tinysight.train import launch
 from tinysight.train.ensemble import scores_of, vote, voters, write_ensemble
+from tinysight.train.evaluate import write_scores
 from tinysight.train.loop import Quiet
 from tinysight.train.world import World
 
@@ -46,6 +47,26 @@ def test_a_vote_is_counted_by_hand() -> None:
     assert [gain.gain for gain in result.gains] == [0.25, 0.0]
     assert {gain.best_member for gain in result.gains} == {"one"}
     assert result.gains[0].low < 0 < result.gains[0].gain < result.gains[0].high  # four images prove nothing
+
+
+def test_members_of_the_same_name_are_two(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    right = _scores([3, 0], [3, 0], labels=[0, 0])
+    half = _scores([3, 0], [0, 3], labels=[0, 0])
+    result = vote([("same", right), ("same", half)], data="d", split="val")
+    assert [member.top1_error for member in result.members] == [0.0, 0.5]
+    assert all(gain.gain <= 0 for gain in result.gains)  # the best member is right everywhere
+    folders = [_train(make_run(train__epochs=1), pack, tmp_path / study / "run-seed0") for study in ("a", "b")]
+    assert [voter.name for voter in voters(folders, 0)] == [str(folder) for folder in folders]
+
+
+def test_scores_of_an_older_pack_are_made_anew(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    folder = _train(make_run(train__epochs=1, train__snapshots=1), pack, tmp_path / "run")
+    (voter,) = voters([folder, _train(make_run(train__epochs=1), pack, tmp_path / "other")], 0)[:1]
+    _, first = scores_of(voter, "val", pack=pack, placement=CPU, each_batch=lambda done: None)
+    path = folder / "scores" / "val.safetensors"
+    write_scores(path, replace(first, labels=first.labels.flip(0), logits=first.logits * 0), {})
+    _, again = scores_of(voter, "val", pack=pack, placement=CPU, each_batch=lambda done: None)
+    assert torch.equal(again.logits, first.logits) and torch.equal(read_scores(path).labels, first.labels)
 
 
 def test_images_without_a_label_do_not_count() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shlex
 import signal
@@ -148,6 +149,12 @@ def test_printed_commands_are_the_study_to_which_seeds_are_added_at_once(tinysig
     assert "2 seeds, 95 % interval" in out
     after = weights(folder)
     assert len(after) == 4
+    table = (folder / "table.csv").read_text()
+    assert tinysight(*words, "--report-only")[0] == 0
+    assert (folder / "table.csv").read_text() == table, "seeds trained before stay in the report"
+    assert "--seeds 2" in json.loads((folder / "study.json").read_text())["command"], (
+        "and the command that trained them"
+    )
     assert {name: after[name] for name in before} == before
 
 

@@ -25,7 +25,7 @@ MARKERS = "os^Dv*P"
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
 
 
-WORDS = ("name", "question", "source", "data", "num_train", "images", "reference", "command")  # of study.json
+WORDS = ("name", "question", "source", "data", "images", "reference", "command")  # of study.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Row:
 
     label: str
     parameters: int
+    num_train: int  # images learnt from
     published: float | None
     planned: int
     courses: dict[int, Course]  # finished runs, by their place among the seeds
@@ -64,11 +65,16 @@ class Results:
     question: str
     source: str
     data: str
-    num_train: int  # images that every run learnt from
     images: int  # of the split that the errors are measured on
     command: str
     reference: str
     rows: tuple[Row, ...]
+
+    @property
+    def learnt_from(self) -> str:
+        """The data, and how many images of it the members learnt from."""
+        low, high = min(row.num_train for row in self.rows), max(row.num_train for row in self.rows)
+        return f"{low:,}{'' if low == high else f' to {high:,}'} training images of {self.data}"
 
     @property
     def verdicts(self) -> list[str]:
@@ -106,6 +112,7 @@ def read_results(folder: Path) -> Results:
             Row(
                 label=m["label"],
                 parameters=m["parameters"],
+                num_train=m["num_train"],
                 published=m["published"],
                 planned=len(m["runs"]),
                 courses=own,
@@ -114,7 +121,7 @@ def read_results(folder: Path) -> Results:
             for m, own in zip(members, courses, strict=True)
         )
         words = {name: content[name] for name in WORDS}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); `tinysight study` writes it") from None
     if not any(row.courses for row in rows):
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
@@ -191,7 +198,7 @@ def markdown(results: Results) -> str:
         [
             f"# {results.question}",
             "",
-            f"Study `{results.name}` on {results.num_train:,} training images of {results.data}. {results.source}.",
+            f"Study `{results.name}` on {results.learnt_from}. {results.source}.",
             f"Made by `{results.command}`.",
             "",
             *lines,
@@ -263,6 +270,7 @@ def _plain(results: Results) -> dict[str, Any]:
             {
                 "member": row.label,
                 "parameters": row.parameters,
+                "num_train": row.num_train,
                 "epochs": max((course.epochs[-1] for course in courses), default=None),
                 "runs": len(courses),
                 "runs_planned": row.planned,
@@ -318,9 +326,7 @@ def draw(results: Results, path: Path) -> None:
             low, high = [s.low for s in by_epoch], [s.high for s in by_epoch]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
     axes.set(xlabel="epoch", ylabel="top-1 error on minival (%)")
-    axes.set_title(
-        f"{results.question}\n{results.data}, {results.num_train:,} training images", loc="left", fontsize=11
-    )
+    axes.set_title(f"{results.question}\n{results.learnt_from}", loc="left", fontsize=11)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = max((course.epochs[-1] for row in results.rows for course in row.courses.values()), default=1)
     margin = 0.02 * last if last > 1 else 0.5

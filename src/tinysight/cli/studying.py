@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinysight.cli.arguments import Home, Settings
-from tinysight.cli.packs import open_or_draw
+from tinysight.cli.packs import open_or_draw, packs_home
 from tinysight.cli.progress import say
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def study(
         raise ValueError(f"--jobs is {jobs}; train 1 or more at once")
     chosen = study_named(name)
     folder = runs.folder_named(folder_name or f"study-{chosen.name}-{Path(data).name}")
-    planned = plan.plan(chosen, folder, data=data, epochs=epochs, seeds=seeds, subset=subset, settings=settings or [])
+    plan_for = functools.partial(
+        plan.plan, chosen, folder, data=data, epochs=epochs, subset=subset, settings=settings or []
+    )
+    planned = plan_for(seeds=seeds)
     if print_commands:
         for job in planned:
             print(shlex.join(["tinysight", *job.arguments(home)]))
@@ -76,8 +80,12 @@ def study(
     plan.check(planned, pack)
     if report_only and not any(job.finished for job in planned):
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
-    if not report_only or not (folder / "study.json").exists():
-        plan.write_plan(chosen, planned, pack, command=shlex.join(["tinysight", *sys.argv[1:]]))
+    reported = plan_for(seeds=max(seeds, plan.seeds_planned(folder)))  # seeds trained before stay in the report
+    plan.check(reported, pack)
+    command = shlex.join(["tinysight", *sys.argv[1:]])
+    if report_only:
+        command = plan.last_command(folder) or command
+    plan.write_plan(chosen, reported, pack, command=command)
     failed = 0 if report_only else _train(planned, folder, jobs, ray, home)
     _report(folder)
     if failed:
@@ -93,10 +101,13 @@ def _train(planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, hom
     if on_ray:
         from tinysight.train.cluster import Cluster
 
-        cluster = Cluster(program=PROGRAM, environment=environment, home=home)
+        cluster = Cluster(program=PROGRAM, environment=environment, home=packs_home(home))
         start, at_once = cluster.start, len(planned)  # Ray has its own queue
     else:
         devices = jobs.devices()
+        named = {job.run.train.device for job in planned} - {"auto", "cpu", "cuda"}
+        if named and len(devices) > 1:
+            raise ValueError(f"train.device is {named.pop()}, but a study shares out the GPUs itself; leave it at auto")
 
         def start(job: Job, place: int) -> Work:
             return jobs.start_process(job, place, program=PROGRAM, environment=environment, home=home, devices=devices)

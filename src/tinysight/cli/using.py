@@ -144,7 +144,7 @@ def ensemble(
     Stored scores are used; those that are missing are made, and stored.
 
     [bold]Examples[/bold]
-      tinysight ensemble study-depth-shapes/10-layers-64-to-512-filters-seed*
+      tinysight ensemble runs/study-depth-shapes/10-layers-64-to-512-filters-seed?
       tinysight train quickstart --data shapes --name cyclic schedule.name=cyclic schedule.warmup=0 train.snapshots=4
       tinysight ensemble cyclic --snapshots 4
     """

@@ -11,7 +11,8 @@ It follows Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261, section 3
 - The residual is scaled by 0.1 in A and B; the paper recommends 0.1 to 0.3.
 - The last dropout keeps 0.5, the paper's 0.8.
 - Three halvings in place of five, as images are five times smaller: the first convolution has stride 1. Convolutions
-  and pools pad, so that a size is halved and rounded up and no pixel is lost: 56 -> 28 -> 14 (A) -> 7 (B).
+  and pools pad, so that a size is halved and rounded up and no pixel is lost: 56 -> 28 -> 14 (A) -> 7 (B). They pad
+  both sides alike, where TensorFlow's "SAME" pads an even size behind only: maps lie one pixel elsewhere.
 - `stem="v4"` is the paper's stem with those strides and paddings (8,706,984 parameters). `stem="report"` drops its
   first pooled step and its last convolution (8,307,048). The report states the stem in words only: parallel branches,
   concatenated, and 1x7 and 7x1 in place of 7x7. The count then leaves no weights for the step from 192 channels to the

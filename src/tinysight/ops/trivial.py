@@ -60,7 +60,8 @@ def apply_tone(images: Tensor, trivial: Trivial) -> Tensor:
 
     Every image goes through the same passes, so that on a CUDA device nothing waits for the host.
     """
-    grey = (images * images.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = images.unbind(1)
+    grey = (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
     degenerate = torch.where(_wide(trivial, "colour"), grey, images)
     degenerate = torch.where(_wide(trivial, "contrast"), grey.mean(dim=(2, 3), keepdim=True), degenerate)
     degenerate = torch.where(_wide(trivial, "brightness"), 0.0, degenerate)

@@ -14,7 +14,9 @@ def around(centre_x: Tensor, centre_y: Tensor, *, width: Tensor, height: Tensor)
 
 def mask(windows: Tensor, *, height: int, width: int) -> Tensor:
     """Tell which pixels windows (N, 4), rounded to whole pixels, cover: bool (N, height, width)."""
-    x0, y0, x1, y1 = (windows * windows.new_tensor([width, height, width, height])).round().unbind(-1)
+    x0, y0, x1, y1 = windows.unbind(-1)
+    x0, x1 = (x0 * width).round(), (x1 * width).round()
+    y0, y1 = (y0 * height).round(), (y1 * height).round()
     columns = torch.arange(width, device=windows.device)
     rows = torch.arange(height, device=windows.device)
     across = (columns >= x0[:, None]) & (columns < x1[:, None])

@@ -31,11 +31,15 @@ class Cluster:
         except ImportError:
             raise ValueError("--ray needs Ray: pip install 'tinysight[ray]'") from None
         self.ray = ray
-        self.program, self.environment, self.home = tuple(program), environment, home
+        self.program, self.home = tuple(program), home
         if not ray.is_initialized():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
-        needs = {"num_gpus": 1} if has_gpus else {"num_cpus": int(environment["OMP_NUM_THREADS"])}
+        most = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        wanted = environment["OMP_NUM_THREADS"]
+        threads = min(int(wanted), most) if wanted.isdecimal() and int(wanted) else 1  # more would wait for ever
+        needs = {"num_gpus": 1} if has_gpus else {"num_cpus": threads}
+        self.environment = {**environment, "OMP_NUM_THREADS": str(threads)}
         self.task = ray.remote(max_retries=0, **needs)(_do)
 
     def start(self, job: Job, place: int) -> Task:
@@ -71,11 +75,14 @@ class Task:
 
 def _do(command: list[str], output: str, environment: dict[str, str]) -> int:
     """Run a command on whatever machine this is; when cancelled, let it save."""
-    process: subprocess.Popen[bytes] = start_command(command, Path(output), environment)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        process = start_command(command, Path(output), environment)
         while (status := process.poll()) is None:
             time.sleep(0.2)  # not wait(): a cancellation gets in between
     except KeyboardInterrupt:
+        if process is None:
+            return 130
         process.terminate()
         status = process.wait()
     return status

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tinysight import runs
@@ -73,9 +74,11 @@ def voters(folders: Sequence[Path], num_snapshots: int) -> list[Voter]:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice; its two votes would be the same")
     found = []
+    own_names = [folder.name for folder in folders]
     for folder in folders:
+        name = folder.name if own_names.count(folder.name) == 1 else str(folder)
         if not num_snapshots:
-            found.append(Voter(name=folder.name, run=folder, weights=folder / "weights.safetensors"))
+            found.append(Voter(name=name, run=folder, weights=folder / "weights.safetensors"))
             continue
         kept = runs.snapshots(folder)
         if len(kept) < num_snapshots:
@@ -84,7 +87,7 @@ def voters(folders: Sequence[Path], num_snapshots: int) -> list[Voter]:
                 f"train it with train.snapshots={num_snapshots} or more"
             )
         found += [
-            Voter(name=f"{folder.name} {path.stem}", run=folder, weights=path, suffix=f"-{path.stem}")
+            Voter(name=f"{name} {path.stem}", run=folder, weights=path, suffix=f"-{path.stem}")
             for path in kept[-num_snapshots:]
         ]
     if len(found) < 2:
@@ -100,10 +103,15 @@ def scores_of(
     check_data(predictor.card, pack)
     label = label_of(predictor.card, pack, split)
     path = voter.run / "scores" / f"{label}{voter.suffix}.safetensors"
-    if not path.exists():
-        scores = score_split(predictor, pack, split, each_batch)
-        write_scores(path, scores, {"split": split, "data": pack.name})
-    return label, read_scores(path)
+    if path.exists():
+        scores = read_scores(path)
+        rows = pack.rows(split)
+        labels = torch.from_numpy(np.array(pack.labels[rows.start : rows.stop]))
+        if torch.equal(scores.rows, torch.arange(rows.start, rows.stop)) and torch.equal(scores.labels, labels):
+            return label, scores
+    scores = score_split(predictor, pack, split, each_batch)  # there are none, or they are of another pack of that name
+    write_scores(path, scores, {"split": split, "data": pack.name})
+    return label, scores
 
 
 def vote(named: Sequence[tuple[str, Scores]], *, data: str, split: str) -> Ensemble:
@@ -125,21 +133,19 @@ def vote(named: Sequence[tuple[str, Scores]], *, data: str, split: str) -> Ensem
     if not len(labels):
         raise ValueError(f"no image of {split} has a label, so there is no error to measure")
     logits = [scores.logits[labelled] for _, scores in named]
-    answers = {name: member for (name, _), member in zip(named, logits, strict=True)}
+    right = [topk_correct(member, labels, 1) for member in logits]
+    best = max(range(len(named)), key=lambda place: int(right[place].sum()))
     ballots = {"mean probability": voting.mean_probability(logits), "majority": voting.majority(logits)}
-    right = {name: topk_correct(scores, labels, 1) for name, scores in {**answers, **ballots}.items()}
-    best = max(answers, key=lambda name: int(right[name].sum()))
-    verdicts = {name: _verdict(name, scores, labels) for name, scores in {**answers, **ballots}.items()}
     gains = []
-    for name in ballots:
-        gain, low, high = paired_difference(right[name], right[best])
-        gains.append(Gain(name=name, best_member=best, gain=gain, low=low, high=high))
+    for name, ballot in ballots.items():
+        gain, low, high = paired_difference(topk_correct(ballot, labels, 1), right[best])
+        gains.append(Gain(name=name, best_member=named[best][0], gain=gain, low=low, high=high))
     return Ensemble(
         data=data,
         split=split,
         num_images=len(labels),
-        members=tuple(verdicts[name] for name in answers),
-        votes=tuple(verdicts[name] for name in ballots),
+        members=tuple(_verdict(name, member, labels) for (name, _), member in zip(named, logits, strict=True)),
+        votes=tuple(_verdict(name, ballot, labels) for name, ballot in ballots.items()),
         gains=tuple(gains),
     )
 

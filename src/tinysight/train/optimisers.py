@@ -17,7 +17,8 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
     With a gradient g: mean <- decay mean + (1 - decay) g^2; step <- momentum step + lr g / sqrt(mean + epsilon);
     weight <- weight - step. Against `torch.optim.RMSprop`: epsilon is inside the root, the mean starts at 1 in place of
     0, and the learning rate is in the step that momentum keeps. With the report's epsilon of 1.0 that is another
-    optimiser: torch's moves up to 1 / sqrt(1 - decay) times as far at first. Weight decay is L2: added to the gradient.
+    optimiser: with decay 0.9 torch's first step is 0.81 to 1.38 times as long, later ones down to 0.71 times. Weight
+    decay is L2: added to the gradient.
 
     Like torch's fused optimisers it makes this and all later steps empty when its attribute `found_inf`, a float tensor
     on the device, is not 0: a GPU's host need not wait to know.

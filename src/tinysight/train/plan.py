@@ -145,6 +145,22 @@ def check(jobs: Sequence[Job], pack: Pack) -> None:
                 )
 
 
+def seeds_planned(folder: Path) -> int:
+    """Return how many seeds the study in `folder` was last planned with, 0 for none."""
+    try:
+        return max(len(member["runs"]) for member in json.loads((folder / "study.json").read_bytes())["members"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def last_command(folder: Path) -> str:
+    """Return the command that the study in `folder` was last trained by, "" for none."""
+    try:
+        return str(json.loads((folder / "study.json").read_bytes())["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def write_plan(study: Study, jobs: Sequence[Job], pack: Pack, *, command: str) -> None:
     """Write study.json beside the jobs' folders: what `analysis.study.report` needs beside the runs themselves."""
     members = []
@@ -157,6 +173,7 @@ def write_plan(study: Study, jobs: Sequence[Job], pack: Pack, *, command: str) -
                 "parameters": models.num_parameters(
                     own[0].run.model.name, len(pack.class_names), own[0].run.model.options
                 ),
+                "num_train": len(training_rows(own[0].run, pack, World())),
                 "recipe": own[0].run.recipe,
                 "runs": [job.folder.name for job in own],
                 "final": own[0].run.train.final,
@@ -169,7 +186,6 @@ def write_plan(study: Study, jobs: Sequence[Job], pack: Pack, *, command: str) -
         "question": study.question,
         "source": study.source,
         "data": pack.name,
-        "num_train": len(training_rows(jobs[0].run, pack, World())),
         "command": command,
         "images": int((pack.labels[rows.start : rows.stop] >= 0).sum()),
         "reference": study.compared_with,

@@ -41,7 +41,8 @@ class Training:
         self.run, self.pack, self.placement, self.world = run, pack, placement, world
         self.crop = run.augment.crop or pack.image_size
         rows = training_rows(run, pack, world)
-        batch_size = min(run.train.batch_size, len(rows) // world.size * world.size)
+        unit = 2 * world.size if run.augment.mixes else world.size  # mixing takes images in pairs
+        batch_size = min(run.train.batch_size, len(rows) // unit * unit)
         self.batches = Batches(
             pack.images,
             pack.labels,
@@ -212,8 +213,8 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
         )
     if run.augment.mixes and run.train.batch_size % (2 * world.size):
         raise ValueError(
-            f"train.batch_size {run.train.batch_size} gives {world.size} processes no even share each, and mixing "
-            f"takes images in pairs; set a multiple of {2 * world.size}"
+            f"train.batch_size {run.train.batch_size} gives each of {world.size} processes an odd share or none, and "
+            f"mixing takes images in pairs; set a multiple of {2 * world.size}"
         )
     if run.train.batch_size % world.size:
         raise ValueError(
