@@ -34,7 +34,7 @@ quickstart: $(VENV)/.core
 	$(BIN)/tinysight train quickstart --data shapes --name $(RUN)
 	$(BIN)/tinysight evaluate $(RUN)
 	$(BIN)/tinysight predict $(RUN) examples/images/*.png --top 3
-	@echo "Look at $(RUN)/curves.png and $(RUN)/predictions-val.png"
+	@echo "Look at $(RUN)/curves.png and $(RUN)/predictions-val.png; why it errs: $(BIN)/tinysight report $(RUN)"
 
 test: lint types unit
 

@@ -188,9 +188,9 @@ def quickstart() -> Run:
         data=Data(name="shapes"),
         augment=replace(CROP_AND_FLIP, crop=0),  # the crop would cut objects at the edges
         model=Model(name="resnet", options={"n": 1, "filters": (16, 32, 64, 128)}),
-        optimiser=Optimiser(lr=0.2, weight_decay=5e-4, decay_all=False),
+        optimiser=Optimiser(lr=0.1, weight_decay=5e-4, decay_all=False),
         schedule=Schedule(name="cosine", warmup=0.5),
-        train=Train(epochs=12, batch_size=64, label_smoothing=0.05, log_every=20, flip_average=True),
+        train=Train(epochs=8, batch_size=32, label_smoothing=0.05, log_every=40, flip_average=True),
     )
 
 
