@@ -190,7 +190,7 @@ def quickstart() -> Run:
         model=Model(name="resnet", options={"n": 1, "filters": (16, 32, 64, 128)}),
         optimiser=Optimiser(lr=0.1, weight_decay=5e-4, decay_all=False),
         schedule=Schedule(name="cosine", warmup=0.5),
-        train=Train(epochs=8, batch_size=32, label_smoothing=0.05, log_every=40, flip_average=True),
+        train=Train(epochs=10, batch_size=32, label_smoothing=0.05, log_every=40, flip_average=True),
     )
 
 
