@@ -180,8 +180,8 @@ def quickstart() -> Run:
 
     Source: ours.
     Hardware: any.
-    Time: 12 epochs, one and a half to two and a half minutes on 2 cores.
-    Result: 5.25 % top-1 error on val, one seed.
+    Time: 10 epochs, 4 minutes on 2 cores without bf16.
+    Result: 5.95 % top-1 error on val with one thread, 7.95 % with two, one seed.
     """
     return Run(
         recipe="quickstart",

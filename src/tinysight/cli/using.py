@@ -145,8 +145,7 @@ def ensemble(
 
     [bold]Examples[/bold]
       tinysight ensemble runs/study-depth-shapes/10-layers-64-to-512-filters-seed?
-      tinysight train quickstart --data shapes --name cyclic schedule.name=cyclic schedule.cycles=5 schedule.warmup=0 train.snapshots=5
-      tinysight ensemble cyclic --snapshots 5
+      tinysight ensemble cyclic --snapshots 5   # trained with schedule.name=cyclic train.snapshots=5
     """
     from dataclasses import asdict
 
