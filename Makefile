@@ -8,7 +8,7 @@ RUN := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 .PHONY: help setup quickstart test check format lint types unit reliability data-tests bench clean
 
 help:
-	@echo "make quickstart   set up, draw the shapes, train, evaluate, predict (3 to 5 minutes after the installation)"
+	@echo "make quickstart   set up, draw the shapes, train, evaluate, predict (under 5 minutes after the installation)"
 	@echo "make test         set up and check everything: format, lint, types, tests (what CI runs)"
 	@echo "make setup        only set up ($(VENV), for development)"
 	@echo "make format       put the code in order"
