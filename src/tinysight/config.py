@@ -94,13 +94,58 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Localise:
+    """Whether the network also finds boxes, and how; `head` "none" leaves a classifier."""
+
+    head: str = "none"  # none, mlp, lstm or centernet
+    grid: int = 1  # cells along a side of the image: 1 or 4 as the report may be read, 16 for centernet
+    steps: int = 5  # lstm: the most boxes a cell emits
+    overlap: str = "iou"  # what matching calls an overlap: "iou" of 0.25, or "centre" within the true box
+    feedback: bool = False  # lstm: a step sees the box before it
+    shared: bool = False  # lstm: all steps share the layers that read box and confidence
+    focus: float = 1.0  # above 1, cells also answer for centres just beyond their edges
+    weight: float = 1.0  # of confidence and box against the classification
+    box_weight: float = 5.0  # of the L1 distance, in sides of the image, against the confidence
+    giou_weight: float = 0.0  # of 1 - GIoU against the L1 distance
+    classify: float = 1.0  # weight of the classification; 0: the logits are not trained
+    decoding: str = "filter"  # "filter": all boxes above the threshold; "stop": a cell's answers end below it
+    threshold: float = 0.5  # confidence from which a box is accepted
+    suppression: float = 0.5  # IoU above which the less confident of two boxes is left out; 1: none is
+    encoder: str = ""  # run folder or weights file that the encoder begins with; "": from scratch
+    frozen: bool = False  # the encoder keeps those weights
+
+    def __post_init__(self) -> None:
+        heads = ("none", "mlp", "lstm", "centernet")
+        _require(self.head in heads, "localise.head", self.head, ", ".join(heads))
+        _require(1 <= self.grid <= 32, "localise.grid", self.grid, "1 to 32 cells")
+        _require(self.head != "mlp" or self.grid == 1, "localise.grid", self.grid, "1 with localise.head=mlp")
+        _require(1 <= self.steps <= 50, "localise.steps", self.steps, "1 to 50")
+        _require(self.overlap in ("iou", "centre"), "localise.overlap", self.overlap, "iou, centre")
+        _require(1 <= self.focus <= 3, "localise.focus", self.focus, "1 (each centre in one cell) to 3")
+        for name in ("weight", "box_weight"):
+            _require(getattr(self, name) > 0, f"localise.{name}", getattr(self, name), "above 0")
+        for name in ("giou_weight", "classify"):
+            _require(getattr(self, name) >= 0, f"localise.{name}", getattr(self, name), "0 or more")
+        _require(self.decoding in ("filter", "stop"), "localise.decoding", self.decoding, "filter, stop")
+        _require(0 < self.threshold < 1, "localise.threshold", self.threshold, "between 0 and 1")
+        _require(0 < self.suppression <= 1, "localise.suppression", self.suppression, "above 0, at most 1")
+        _require(not self.frozen or bool(self.encoder), "localise.frozen", True, "false without localise.encoder")
+
+    @property
+    def finds(self) -> bool:
+        """Whether there is a head that finds boxes."""
+        return self.head != "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimiser:
     """How a gradient becomes a step."""
 
     name: str = "sgd"
     lr: float = 0.1
-    momentum: float = 0.9  # sgd and rmsprop
-    nesterov: bool = True  # sgd
+    momentum: float = 0.9  # sgd, muon and rmsprop
+    nesterov: bool = True  # sgd and muon
+    sgd_ratio: float = 5.0  # muon: the rate of what is no kernel, trained by SGD, in lr
     decay: float = 0.9  # rmsprop: of the moving average of squared gradients
     betas: tuple[float, float] = (0.9, 0.999)  # adam: decays of both moving averages
     epsilon: float = 1e-8  # adam: added to the root; rmsprop: inside it, as TensorFlow 1 has it
@@ -108,7 +153,8 @@ class Optimiser:
     decay_all: bool = True  # False: no weight decay on norms and biases
 
     def __post_init__(self) -> None:
-        _require(self.name in ("sgd", "rmsprop", "adam"), "optimiser.name", self.name, "sgd, rmsprop, adam")
+        names = ("sgd", "rmsprop", "adam", "muon")
+        _require(self.name in names, "optimiser.name", self.name, ", ".join(names))
         _require(self.lr > 0, "optimiser.lr", self.lr, "above 0")
         for name, value in (("momentum", self.momentum), ("decay", self.decay)):
             _require(0 <= value < 1, f"optimiser.{name}", value, "0 up to, not including, 1")
@@ -121,6 +167,7 @@ class Optimiser:
             self.nesterov,
             "false when momentum is 0",
         )
+        _require(self.sgd_ratio > 0, "optimiser.sgd_ratio", self.sgd_ratio, "above 0")
         _require(self.epsilon > 0, "optimiser.epsilon", self.epsilon, "above 0")
         _require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "0 or more")
 
@@ -201,6 +248,7 @@ class Run:
     data: Data = Data()
     augment: Augment = Augment()
     model: Model = field(default_factory=Model)
+    localise: Localise = Localise()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     train: Train = Train()
@@ -211,6 +259,8 @@ class Run:
                 f"schedule.warmup is {self.schedule.warmup:g} epochs of {self.train.epochs} in all; "
                 "set it below train.epochs"
             )
+        if self.localise.finds:
+            self._check_augmentation_of_boxes()
         needs_monitor = self.schedule.name == "plateau" or self.train.final == "best"
         if needs_monitor and self.data.monitor == "none":
             raise ValueError(
@@ -232,6 +282,19 @@ class Run:
             raise ValueError(
                 f"train.snapshots is {self.train.snapshots}, one every {self._snapshot_spacing} epochs, but there are "
                 f"{self.train.epochs} epochs; set fewer snapshots, or more epochs"
+            )
+
+    def _check_augmentation_of_boxes(self) -> None:
+        if self.augment.mixes:
+            raise ValueError(
+                "augment.mixup and augment.cutmix mix images whose boxes cannot be mixed; set both to 0, or "
+                "localise.head=none"
+            )
+        if self.augment.rotation > 5 or self.augment.trivial:
+            raise ValueError(
+                f"augment.rotation is {self.augment.rotation:g} and augment.trivial is {self.augment.trivial}; the box "
+                "around a turned box is too large beyond 5 degrees: set augment.rotation to 5 or less and "
+                "augment.trivial=false, or localise.head=none"
             )
 
     @property

@@ -27,6 +27,15 @@ def test_strides_are_those_of_the_two_readings() -> None:
         assert _resnet(filters=(4, 8, 8, 8), first_stride=1).forward_features(images).shape[-1] == 7  # type: ignore[operator]
 
 
+def test_a_strided_stem_takes_the_first_blocks_stride() -> None:
+    images = torch.zeros(1, 3, 56, 56)
+    light = _resnet(filters=(4, 8, 8, 8), first_stride=1, stem_kernel=5, stem_stride=2)
+    with torch.no_grad():
+        assert light.forward_features(images).shape[-1] == 4  # type: ignore[operator]
+    kernel = next(p for name, p in light.named_parameters() if name.startswith("stem"))
+    assert tuple(kernel.shape) == (4, 3, 5, 5)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -38,6 +47,8 @@ def test_strides_are_those_of_the_two_readings() -> None:
         ({"filters": (0, 1)}, "give the channels"),
         ({"filters": 3}, "expected a value like"),
         ({"first_stride": 3}, "allowed: 1, 2"),
+        ({"stem_kernel": 4}, "allowed: 1, 3, 5, 7"),
+        ({"stem_stride": 3}, "allowed: 1, 2"),
     ],
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any], complaint: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tinysight.config import Optimiser
-from tinysight.train.optimisers import build, optimiser_tensors, restore_optimiser, set_lr
+from tinysight.train.optimisers import build, optimiser_tensors, orthogonal, restore_optimiser, set_lr
 
 
 def _model(seed: int = 0) -> nn.Sequential:
@@ -195,3 +195,78 @@ def test_a_restored_optimiser_takes_the_same_steps_to_the_bit(name: str) -> None
     _step(other, forgetful, 6)
     _step(model, optimiser, 6)
     assert not torch.equal(next(model.parameters()), next(other.parameters()))  # the state does matter
+
+
+def _convolutional(bias: bool = False) -> nn.Sequential:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 6, 3, bias=bias),
+        nn.BatchNorm2d(6),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+    ).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def test_orthogonal_brings_all_singular_values_near_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((8, 30), (30, 8), (5, 5)):
+        matrix = torch.randn(shape, generator=generator)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        nearest = orthogonal(matrix)
+        values = torch.linalg.svdvals(nearest)
+        assert values.min() > 0.6 and values.max() < 1.25, values
+        cosine = (nearest * (u @ v)).sum() / nearest.norm() / (u @ v).norm()
+        assert cosine > 0.97
+
+
+def test_muon_turns_kernels_by_the_rate_and_keeps_their_length() -> None:
+    model = _convolutional()
+    optimiser = build(model, Optimiser(name="muon", lr=0.05, sgd_ratio=2.0, weight_decay=0.01, decay_all=False))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _step(model, optimiser, 0)
+    after = dict(model.named_parameters())
+    old, new = before["2.weight"], after["2.weight"].detach()
+    assert torch.allclose(old.norm(), new.norm(), rtol=1e-9)
+    angle = torch.arccos((old * new).sum() / old.norm() ** 2)
+    assert 0.03 < float(angle) < 0.06
+    for name in ("0.weight", "5.weight"):  # the stem and the last layer: SGD with decay, Nesterov's first step
+        grad = after[name].grad
+        assert grad is not None
+        expected = before[name] - 0.1 * 1.9 * (grad + 0.01 * before[name])
+        assert torch.allclose(after[name], expected, rtol=1e-9), name
+    grad = after["1.bias"].grad
+    assert grad is not None
+    assert torch.allclose(after["1.bias"], before["1.bias"] - 0.1 * 1.9 * grad, rtol=1e-9)  # no decay
+
+
+def test_muon_leaves_a_kernel_without_a_norm_behind_it_to_sgd() -> None:
+    groups = build(_convolutional(bias=True), Optimiser(name="muon", lr=0.05)).param_groups
+    assert not any(group["kernels"] for group in groups)
+
+
+def test_muon_takes_no_step_once_something_was_not_finite() -> None:
+    model = _convolutional()
+    optimiser = build(model, Optimiser(name="muon", lr=0.05))
+    _step(model, optimiser, 0)
+    before = _values(model)
+    optimiser.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    _step(model, optimiser, 1)
+    assert torch.equal(_values(model), before)
+
+
+def test_muons_state_goes_through_a_checkpoint() -> None:
+    model, other = _convolutional(), _convolutional()
+    optimiser = build(model, Optimiser(name="muon", lr=0.05))
+    _step(model, optimiser, 0)
+    other.load_state_dict(model.state_dict())
+    restored = build(other, Optimiser(name="muon", lr=0.05))
+    restore_optimiser(restored, other, optimiser_tensors(optimiser, model))
+    _step(model, optimiser, 1)
+    _step(other, restored, 1)
+    assert torch.equal(_values(model), _values(other))

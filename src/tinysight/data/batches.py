@@ -51,11 +51,15 @@ def balanced_subset(
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Drawn]):
-    """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's share of B."""
+    """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's share of B.
+
+    Boxes (b, G, 4) are there where they are learned from: half-open pixels of the stored images, padded with NaN.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     draws: Drawn
+    boxes: torch.Tensor | None = None
 
 
 class Batches(Generic[Drawn]):
@@ -68,6 +72,7 @@ class Batches(Generic[Drawn]):
         draw: (count, generator) -> what happens to each of that many images.
         batch_size: B, over all processes.
         share: this process's part of range(B).
+        boxes: float32 (N_all, G, 4), padded with NaN; None where no box is learned from.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Batches(Generic[Drawn]):
         seed: int,
         share: slice,
         device: torch.device,
+        boxes: torch.Tensor | None = None,
     ) -> None:
         self.num_rows = len(rows)
         self.batch_size = min(batch_size, len(rows))
@@ -90,14 +96,17 @@ class Batches(Generic[Drawn]):
         self._share = share
         self._draw = draw
         self._labels = torch.from_numpy(np.array(labels))
+        self._boxes = boxes
         self._epochs: dict[int, tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]] = {}
         self._images: Any = images
         self._rows = rows
         if self.on_device:
             self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
             self._labels = self._labels[torch.from_numpy(rows)]
+            self._boxes = None if boxes is None else boxes[torch.from_numpy(rows)]
             self._rows = np.arange(len(rows))
         self._labels = self._labels.to(device)
+        self._boxes = None if self._boxes is None else self._boxes.to(device)
 
     def epoch_end(self, epoch: int) -> int:
         """Return the number of batches after which epochs 0..epoch are complete."""
@@ -123,6 +132,7 @@ class Batches(Generic[Drawn]):
             images=torch.cat([piece.images for piece in pieces]),
             labels=torch.cat([piece.labels for piece in pieces]),
             draws=type(pieces[0].draws).join([piece.draws for piece in pieces]),
+            boxes=None if self._boxes is None else torch.cat([piece.boxes for piece in pieces]),  # type: ignore[misc]
         )
 
     def _piece(self, epoch: int, part: slice) -> Batch[Drawn]:
@@ -136,7 +146,12 @@ class Batches(Generic[Drawn]):
                     images = images.pin_memory().to(self._device, non_blocking=True)
             else:
                 images = images.to(self._device)
-        return Batch(images=images, labels=self._labels.index_select(0, on_device[part]), draws=draws[part])
+        return Batch(
+            images=images,
+            labels=self._labels.index_select(0, on_device[part]),
+            draws=draws[part],
+            boxes=None if self._boxes is None else self._boxes.index_select(0, on_device[part]),
+        )
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]:
         """Make an epoch's order and draws all at once: a GPU gets them once an epoch, no step waits for the host."""

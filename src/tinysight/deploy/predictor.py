@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tinysight.deploy.scoring import centre_views, score
-from tinysight.deploy.weights import load_weights
+from tinysight.deploy.scoring import Decoding, Finding, centre_views, find, score
+from tinysight.deploy.weights import Card, load_weights
 from tinysight.device import Placement
 from tinysight.images import load_square
+from tinysight.models.localiser import Localiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,14 @@ class Prediction:
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...]
     probabilities: tuple[float, ...]
+
+
+def decoding_of(card: Card) -> Decoding | None:
+    """Return how a localiser's candidates become boxes, None for a classifier."""
+    if not card.localiser:
+        return None
+    settings = {name: card.localiser[name] for name in ("decoding", "threshold", "suppression")}
+    return Decoding(image_size=card.image_size, **settings)
 
 
 class Predictor:
@@ -41,7 +51,10 @@ class Predictor:
         if source.is_dir() and not self.path.exists():
             raise ValueError(f"{source} holds no weights.safetensors: no finished run; see `tinysight resume`")
         model, self.card = load_weights(self.path)
-        self.model = model.to(self.placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(self.placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.localiser = model if isinstance(model, Localiser) else None
+        self.model: Any = model.encoder if isinstance(model, Localiser) else model  # that names what it sees
+        self.decoding = decoding_of(self.card)
 
     def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Images (B, S, S, 3), S the card's image_size -> logits (B, K)."""
@@ -52,6 +65,26 @@ class Predictor:
             crop=card.crop,
             size=card.size,
             flip_average=card.flip_average,
+            placement=self.placement,
+        )
+
+    def find(self, images: npt.NDArray[np.uint8]) -> Finding:
+        """Name and find what is in images (B, S, S, 3); S need not be the card's image_size: see `scoring.find`.
+
+        Raises:
+            ValueError: the model is a classifier.
+        """
+        if self.localiser is None or self.decoding is None:
+            raise ValueError(
+                f"{self.path} is a classifier, which finds no boxes; train a localiser, as by "
+                "`tinysight train localizer-joint`"
+            )
+        return find(
+            self.localiser,
+            torch.from_numpy(images),
+            size=self.card.size,
+            flip_average=self.card.flip_average,
+            decoding=self.decoding,
             placement=self.placement,
         )
 

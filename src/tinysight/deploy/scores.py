@@ -5,20 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinysight.ops.boxes import iou
 from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a model said of each image: logits (N, K), labels (N,) and rows of the pack (N,)."""
+    """What a model said of each image: logits (N, K), labels (N,) and rows of the pack (N,).
+
+    Of a localiser also boxes (N, M, 4), half-open in stored pixels, by falling confidence (N, M), 0 where is none.
+    """
 
     logits: Tensor
     labels: Tensor
     rows: Tensor
+    boxes: Tensor | None = None
+    confidence: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,31 @@ def measure(scores: Scores) -> Metrics:
         top5_low=low5,
         top5_high=high5,
         calibration_error=float(expected_calibration_error(probabilities, top1)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlaps:
+    """How well the most confident box of each image lies on its nearest true one, over images that have any."""
+
+    num_images: int
+    loc50: float  # share with an IoU of 0.5 or more
+    mean_iou: float
+
+
+def top_overlaps(scores: Scores, truths: Tensor) -> Overlaps:
+    """Compare a localiser's scores with the true boxes of all rows of the pack, (N_all, G, 4), padded with NaN.
+
+    An image without a predicted box overlaps by 0; where no image has a true box, both figures are 0.
+    """
+    assert scores.boxes is not None and scores.confidence is not None
+    own = truths[scores.rows]
+    there = ~own.isnan().any(dim=-1)  # (N, G)
+    best = torch.where(there, iou(scores.boxes[:, :1], own), 0).amax(dim=1)  # the first is the most confident
+    best = best[there.any(dim=1)]
+    count = max(1, len(best))
+    return Overlaps(
+        num_images=len(best), loc50=float((best >= 0.5).sum()) / count, mean_iou=float(best.double().sum()) / count
     )
 
 

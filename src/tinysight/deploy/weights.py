@@ -14,8 +14,10 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from tinysight import models
+from tinysight.models.localiser import Localiser
 
 FORMAT = 2
+HEAD_SETTINGS = ("head", "grid", "steps", "feedback", "shared")  # of a card's `localiser`: what the head is built with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class Card:
     version: str
     commit: str = ""
     results: dict[str, Any] = field(default_factory=dict)
+    localiser: dict[str, Any] = field(default_factory=dict)  # head and decoding; empty: a classifier
 
     def __post_init__(self) -> None:
         """Refuse a card that no training writes: a file's checksum says that it is whole, not that it is sound."""
@@ -47,6 +50,7 @@ class Card:
             and self.crop <= self.image_size
             and isinstance(self.model, str)
             and isinstance(self.options, dict)
+            and isinstance(self.localiser, dict)
             and isinstance(self.flip_average, bool)
         )
         if not sound:
@@ -83,15 +87,25 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
             raise ValueError(f"{path} has format {metadata['format']}; this version reads format {FORMAT}")
         if metadata["sha256"] != _digest(tensors, metadata["card"]):
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew")
-        card = Card(**{f.name: _tuples(metadata["card"][f.name]) for f in fields(Card)})
+        description = {"localiser": {}, **metadata["card"]}  # weights of before there were localisers have none
+        card = Card(**{f.name: _tuples(description[f.name]) for f in fields(Card)})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} has a damaged description ({error!r}); copy the file anew") from None
     model = models.build(card.model, len(card.class_names), card.options)
+    if card.localiser:
+        model = _with_head(model, card.localiser, path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit model {card.model}: {str(error).splitlines()[-1].strip()}") from None
     return model.eval().requires_grad_(False), card
+
+
+def _with_head(classifier: nn.Module, settings: dict[str, Any], path: Path) -> nn.Module:
+    try:
+        return Localiser(classifier, **{name: settings[name] for name in HEAD_SETTINGS})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} describes a head that this version cannot build ({error}); train it anew") from None
 
 
 def _digest(tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> str:

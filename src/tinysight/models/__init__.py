@@ -1,4 +1,7 @@
-"""The networks, by name: images (B, 3, H, W) in 0..255 -> logits (B, K), `forward_features` and `num_features`."""
+"""The networks, by name: images (B, 3, H, W) in 0..255 -> logits (B, K).
+
+Each has `forward_features`, images to a map of features, `forward_head`, that map to logits, and `num_features`.
+"""
 
 from __future__ import annotations
 

@@ -105,7 +105,11 @@ class InceptionResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
-        logits: Tensor = self.head(self.dropout(self.forward_features(images).mean(dim=(2, 3))))
+        return self.forward_head(self.forward_features(images))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features of `forward_features` -> logits (B, K)."""
+        logits: Tensor = self.head(self.dropout(features.mean(dim=(2, 3))))
         return logits
 
 

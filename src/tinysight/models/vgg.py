@@ -89,7 +89,10 @@ class VGG(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
-        features = self.forward_features(images)
+        return self.forward_head(self.forward_features(images))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features of `forward_features` -> logits (B, K)."""
         if features.shape[-2:] != (GRID, GRID):  # else it would change nothing, at the price of a pass
             features = F.adaptive_avg_pool2d(features, GRID)
         logits: Tensor = self.head(features)

@@ -52,9 +52,10 @@ class Terminal:
         if values is None:
             return
         if values["kind"] == "epoch":
+            found = f", boxes found {values['loc50']:.2%}" if "loc50" in values else ""
             self.say(
                 f"epoch {values['epoch']:g}: minival error {values['top1_error']:.2%} top-1, "
-                f"{values['top5_error']:.2%} top-5, loss {values['loss']:.3f}"
+                f"{values['top5_error']:.2%} top-5, loss {values['loss']:.3f}{found}"
             )
             return
         line = (

@@ -17,9 +17,10 @@ from torch import nn
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
 from tinysight.deploy.scores import Metrics, Scores, measure, read_scores
-from tinysight.deploy.scoring import score
+from tinysight.deploy.scoring import Decoding, find, score
 from tinysight.deploy.weights import Card
 from tinysight.device import Placement
+from tinysight.models.localiser import Localiser
 from tinysight.train.checkpoint import replace_durably
 
 __all__ = [
@@ -52,22 +53,30 @@ def run_model(
     size: int,
     flip_average: bool,
     placement: Placement,
+    decoding: Decoding | None = None,
     batch_size: int = 250,
     each_batch: Callable[[int], None] = lambda done: None,
 ) -> Scores:
     """Score `rows` of a pack's images (N, S, S, 3) in order; the model is in eval mode while this runs.
 
     Args:
+        decoding: of a localiser, which then sees whole images, in place of the window `crop`.
         each_batch: called with the number of images done; what it raises breaks the evaluation off.
     """
     was_training = model.training
     model.eval()
     try:
-        logits = []
+        logits, found = [], []
         for start in range(rows.start, rows.stop, batch_size):
             stop = min(start + batch_size, rows.stop)
             batch = torch.from_numpy(np.array(images[start:stop]))
-            logits.append(score(model, batch, crop=crop, size=size, flip_average=flip_average, placement=placement))
+            if decoding is not None and isinstance(model, Localiser):
+                found.append(
+                    find(model, batch, size=size, flip_average=flip_average, decoding=decoding, placement=placement)
+                )
+                logits.append(found[-1].logits)
+            else:
+                logits.append(score(model, batch, crop=crop, size=size, flip_average=flip_average, placement=placement))
             each_batch(stop - rows.start)
     finally:
         model.train(was_training)
@@ -75,6 +84,8 @@ def run_model(
         logits=torch.cat(logits).cpu() if logits else torch.empty(0),
         labels=torch.from_numpy(np.array(labels[rows.start : rows.stop])),
         rows=torch.arange(rows.start, rows.stop),
+        boxes=torch.cat([part.boxes for part in found]).cpu() if found else None,
+        confidence=torch.cat([part.confidence for part in found]).cpu() if found else None,
     )
 
 
@@ -111,7 +122,7 @@ def evaluate_run(
 def score_split(predictor: Predictor, pack: Pack, split: str, each_batch: Callable[[int], None]) -> Scores:
     """Score a split as the model's card says: window, size, mirror image."""
     return run_model(
-        predictor.model,
+        predictor.localiser or predictor.model,
         pack.images,
         pack.labels,
         pack.rows(split),
@@ -119,6 +130,7 @@ def score_split(predictor: Predictor, pack: Pack, split: str, each_batch: Callab
         size=predictor.card.size,
         flip_average=predictor.card.flip_average,
         placement=predictor.placement,
+        decoding=predictor.decoding,
         each_batch=each_batch,
     )
 
@@ -130,7 +142,7 @@ def check_data(card: Card, pack: Pack) -> None:
             f"the model knows {len(card.class_ids)} classes, and {pack.name} has {len(pack.class_ids)} others; "
             "use the data it was trained on"
         )
-    if pack.image_size != card.image_size:
+    if pack.image_size != card.image_size and not card.localiser:
         raise ValueError(
             f"the model takes images of {card.image_size} pixels, and {pack.name} has {pack.image_size}; "
             f"prepare them at {card.image_size} (tinysight data import ... --size {card.image_size})"
@@ -143,10 +155,19 @@ def label_of(card: Card, pack: Pack, split: str) -> str:
 
 
 def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
-    """Store scores, float32, with where they come from."""
+    """Store scores, float32, with where they come from; a localiser's boxes in a file `boxes-...` beside them."""
     path.parent.mkdir(exist_ok=True)
     tensors = {"logits": scores.logits.float(), "labels": scores.labels, "rows": scores.rows}
-    replace_durably(path, save_tensors(tensors, metadata={"tinysight": json.dumps(origin)}))
+    metadata = {"tinysight": json.dumps(origin)}
+    replace_durably(path, save_tensors(tensors, metadata=metadata))
+    if scores.boxes is not None and scores.confidence is not None:
+        image, place = (scores.confidence > 0).nonzero(as_tuple=True)
+        found = {
+            "rows": scores.rows[image],
+            "boxes": scores.boxes[image, place].float(),
+            "confidence": scores.confidence[image, place].float(),
+        }
+        replace_durably(path.with_name(f"boxes-{path.name}"), save_tensors(found, metadata=metadata))
 
 
 def answer_test(

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ import torch
 from tinysight.config import Run
 from tinysight.data.batches import read_ahead
 from tinysight.data.pack import Pack
+from tinysight.deploy.predictor import decoding_of
+from tinysight.deploy.scores import Overlaps, top_overlaps
 from tinysight.deploy.weights import Card, weights_bytes
 from tinysight.device import Placement
 from tinysight.runs import snapshot_path
@@ -141,6 +143,7 @@ class _Sitting:
             newest = None if state is None else self.states / f"step-{state.step:08d}"
         newest = world.tell(newest)
         if newest is None:
+            training.begin()
             return 0
         if not world.is_main or state is None:
             state = checkpoint.load(newest)
@@ -214,14 +217,15 @@ class _Sitting:
         training, run = self.training, self.training.run
         if run.data.monitor != "none":
             try:
-                metrics = self._monitor()
+                metrics, found = self._monitor()
             except Stopped:
                 self._stop_for(training.world.any(self.asked()))
                 raise AssertionError("unreachable") from None
             self.monitored = metrics
-            training.rate.observe(metrics.top1_error)
-            if training.best_error is None or metrics.top1_error < training.best_error:
-                training.best_error, training.best_step = metrics.top1_error, training.step_number
+            error = metrics.top1_error if found is None else 1 - found.loc50  # a localiser is judged by what it misses
+            training.rate.observe(error)
+            if training.best_error is None or error < training.best_error:
+                training.best_error, training.best_step = error, training.step_number
             training.epochs_done += 1
             values = {
                 "epoch": training.epochs_done,
@@ -229,14 +233,15 @@ class _Sitting:
                 "top1_error": metrics.top1_error,
                 "top5_error": metrics.top5_error,
             }
-            self._note("epoch", values)
+            boxes = {} if found is None else {"loc50": found.loc50, "mean_iou": found.mean_iou}
+            self._note("epoch", values | boxes)
         else:
             training.epochs_done += 1
         if training.epochs_done in run.snapshot_epochs():
             self._keep_snapshot()
         self._save()
 
-    def _monitor(self) -> Metrics:
+    def _monitor(self) -> tuple[Metrics, Overlaps | None]:
         """Evaluate the monitored split, each process its share, and return the figures of all of it."""
         training, world = self.training, self.training.world
         pack = training.pack
@@ -260,13 +265,16 @@ class _Sitting:
                 size=training.final_size,
                 flip_average=training.run.train.flip_average,
                 placement=training.placement,
+                decoding=decoding_of(self._card({})),
                 each_batch=stop_when_asked,
             )
         parts = world.gather(scores)
         if any(part is None for part in parts):
             raise Stopped
-        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "labels", "rows")}
-        return measure(type(parts[0])(**whole))
+        names = [name for name, value in vars(parts[0]).items() if value is not None]
+        whole = type(parts[0])(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+        found = None if training.truths is None else top_overlaps(whole, training.truths)
+        return measure(whole), found
 
     def _save(self) -> None:
         training = self.training
@@ -349,6 +357,7 @@ class _Sitting:
             version=self.versions.get("tinysight", ""),
             commit=self.versions.get("commit", ""),
             results=results,
+            localiser=asdict(run.localise) if run.localise.finds else {},
         )
 
 

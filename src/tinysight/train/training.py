@@ -7,24 +7,28 @@ steps that an uninterrupted one takes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from tinysight import models
-from tinysight.config import Run
+from tinysight.config import Model, Run
 from tinysight.data.batches import Batch, Batches, balanced_subset, derived_seed
 from tinysight.data.pack import Pack
+from tinysight.deploy.weights import load_weights
 from tinysight.device import Placement
 from tinysight.models.initialisation import INITIALISATIONS
+from tinysight.models.localiser import Found, Localiser
 from tinysight.ops import mixing
-from tinysight.train import checkpoint, optimisers, treatment
+from tinysight.ops.boxes import to_cxcywh
+from tinysight.train import checkpoint, objective, optimisers, treatment
 from tinysight.train.averaging import Average
+from tinysight.train.objective import Terms
 from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr
 from tinysight.train.recording import Recorder, check_layers
 from tinysight.train.schedules import LearningRate
@@ -43,6 +47,7 @@ class Training:
         rows = training_rows(run, pack, world)
         unit = 2 * world.size if run.augment.mixes else world.size  # mixing takes images in pairs
         batch_size = min(run.train.batch_size, len(rows) // unit * unit)
+        self.truths = padded_boxes(pack) if run.localise.finds else None  # (N, G, 4) of all rows
         self.batches = Batches(
             pack.images,
             pack.labels,
@@ -52,13 +57,15 @@ class Training:
             seed=run.train.seed,
             share=world.share(batch_size),
             device=placement.device,
+            boxes=self.truths,
         )
         self.total = self.batches.epoch_end(run.train.epochs - 1)
 
-        model = models.build(run.model.name, len(pack.class_names), run.model.options)
+        classifier = models.build(run.model.name, len(pack.class_names), run.model.options)
         generator = torch.Generator().manual_seed(derived_seed(_WEIGHTS, run.train.seed))
-        INITIALISATIONS[run.model.initialisation](model, generator=generator)
-        model.normalise.set_statistics(*channel_statistics(pack.images, rows))  # type: ignore[operator, union-attr]
+        INITIALISATIONS[run.model.initialisation](classifier, generator=generator)
+        classifier.normalise.set_statistics(*channel_statistics(pack.images, rows))  # type: ignore[operator, union-attr]
+        model = localiser(classifier, run, pack, rows, generator) if run.localise.finds else classifier
         model.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.train()
         self.forward: nn.Module = self.model
@@ -84,7 +91,8 @@ class Training:
         self.epochs_done = 0
         self.best_step: int | None = None
         self.best_error: float | None = None
-        self.sums = torch.zeros(3, device=placement.device)  # loss, wrong images, images since the last line of the log
+        # Loss, wrong images and images since the last line of the log; then the box's and the confidence's loss.
+        self.sums = torch.zeros(5 if run.localise.finds else 3, device=placement.device)
         torch.manual_seed(derived_seed(_RANDOM, run.train.seed, world.rank))  # for dropout; `train` restores it
 
     def _draw(self, count: int, generator: torch.Generator) -> Treatment:
@@ -116,14 +124,11 @@ class Training:
             size=self.size_at(self.step_number),
             mixing_on=self.step_number < self.run.augment.mix_until * self.total,
         )
-        smoothing = self.run.train.label_smoothing
         with self.placement.autocast():
             with self.recorder.watch(self.step_number + 1):
-                logits = self.forward(images)
-            if targets is None:
-                loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
-            else:
-                loss = mixing.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+                output = self.forward(images)
+            logits, terms = self._terms(output, batch, targets)
+        loss = terms.loss
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -138,9 +143,27 @@ class Training:
             self.average.update(self.model, self.step_number)
         wrong = (logits.detach().argmax(dim=1) != (batch.labels if targets is None else targets.main)).sum()
         count = len(batch.labels)
-        self.sums += torch.stack([loss.detach() * count, wrong, torch.full_like(wrong, count)])
+        sums = [loss.detach() * count, wrong, torch.full_like(wrong, count)]
+        if terms.box is not None and terms.confidence is not None:
+            sums += [terms.box * count, terms.confidence * count]
+        self.sums += torch.stack(sums)
         self.step_number += 1
         return finite
+
+    def _terms(
+        self, output: Tensor | Found, batch: Batch[Treatment], targets: mixing.Targets | None
+    ) -> tuple[Tensor, Terms]:
+        """Return the logits (B, K) within a network's output, and the loss."""
+        smoothing = self.run.train.label_smoothing
+        if isinstance(output, Tensor):
+            loss = objective.classification(output, batch.labels, targets, label_smoothing=smoothing)
+            return output, Terms(loss)
+        assert batch.boxes is not None
+        truths, whole = treatment.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
+        terms = objective.localisation(
+            output, batch.labels, truths, whole, settings=self.run.localise, label_smoothing=smoothing
+        )
+        return output.logits, terms
 
     def _skip_unless(self, finite: Tensor) -> None:
         """Make this and all later updates empty once something was not finite; fused optimisers know the attribute."""
@@ -158,8 +181,21 @@ class Training:
         """Return mean loss and error of the training images since the last call, over all processes."""
         parts = self.world.gather(self.sums.tolist())
         self.sums.zero_()
-        loss, wrong, count = (sum(part[i] for part in parts) for i in range(3))
-        return {"loss": loss / count, "top1_error": wrong / count}
+        loss, wrong, count, *found = (sum(values) for values in zip(*parts, strict=True))
+        figures = {"loss": loss / count, "top1_error": wrong / count}
+        return figures | {
+            name: value / count for name, value in zip(("box_loss", "confidence_loss"), found, strict=False)
+        }
+
+    def begin(self) -> None:
+        """Take a new training's starting weights from another run, where `localise.encoder` names one."""
+        if self.run.localise.encoder and isinstance(self.model, Localiser):
+            weights = encoder_weights(Path(self.run.localise.encoder), self.run.model)
+            own = self.model.encoder.state_dict()
+            fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
+            self.model.encoder.load_state_dict(own | fitting)  # other classes: the last layer begins anew
+            if self.average is not None:
+                self.average.model.load_state_dict(self.model.state_dict())
 
     def judged_model(self) -> nn.Module:
         """The model that is evaluated and kept: the average where there is one."""
@@ -221,6 +257,10 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
             f"train.batch_size {run.train.batch_size} cannot be shared evenly by {world.size} processes; "
             f"set a multiple of {world.size}"
         )
+    if run.localise.finds and run.augment.crop not in (0, pack.image_size):
+        raise ValueError(
+            f"augment.crop is {run.augment.crop}, but boxes are sought on the whole image; set augment.crop=0"
+        )
     monitored = list(pack.rows(run.data.monitor)) if run.data.monitor in pack.splits else []
     if run.data.monitor != "none" and not (pack.labels[monitored] >= 0).any():
         raise ValueError(
@@ -231,6 +271,11 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
     rows = balanced_subset(rows, pack.labels[rows], run.data.fraction)
     if len(rows) < 2 * world.size:
         raise ValueError(f"{pack.name} has {len(rows)} training images; a training needs at least {2 * world.size}")
+    if run.localise.finds and not (np.diff(pack.box_offsets)[rows] > 0).any():
+        raise ValueError(
+            f"no training image of {pack.name} has a box, so there is nothing to learn to find; use data with boxes "
+            "(tiny-imagenet, shapes), or localise.head=none"
+        )
     return rows
 
 
@@ -239,7 +284,57 @@ def check(run: Run, pack: Pack, world: World) -> None:
     training_rows(run, pack, world)
     with torch.device("meta"):
         model = models.build(run.model.name, len(pack.class_names), run.model.options)
+    if run.localise.encoder:
+        encoder_weights(Path(run.localise.encoder), run.model)
     check_layers(model, run.train.record)
+
+
+def localiser(
+    classifier: nn.Module, run: Run, pack: Pack, rows: npt.NDArray[np.int64], generator: torch.Generator
+) -> Localiser:
+    """Give a classifier the head of `run.localise`, which begins at the mean box of the training rows."""
+    settings = run.localise
+    model = Localiser(
+        classifier,
+        head=settings.head,
+        grid=settings.grid,
+        steps=settings.steps,
+        feedback=settings.feedback,
+        shared=settings.shared,
+        frozen=settings.frozen,
+        classifies=settings.classify > 0,
+    )
+    boxes = np.concatenate([pack.boxes_of(row) for row in rows.tolist()])
+    mean = to_cxcywh(torch.from_numpy(boxes).double().mean(dim=0) / pack.image_size).float()
+    answers = settings.grid**2 * (settings.steps if settings.head == "lstm" else 1)
+    prior = len(boxes) / len(rows) / answers
+    model.initialise(mean, prior=min(max(prior, 0.01), 0.5), generator=generator)
+    return model
+
+
+def encoder_weights(source: Path, model: Model) -> dict[str, Tensor]:
+    """Return a classifier's state out of a run or a weights file, a localiser's encoder where it holds one.
+
+    Raises:
+        ValueError: there are none, or they are of another model.
+    """
+    trained, card = load_weights(source / "weights.safetensors" if source.is_dir() else source)
+    if (card.model, card.options) != (model.name, model.options):
+        wanted = " ".join([f"model.name={card.model}", *(f"'model.options.{k}={v}'" for k, v in card.options.items())])
+        raise ValueError(
+            f"localise.encoder {source} holds {card.model} {card.options or ''}, and the run is of {model.name} "
+            f"{model.options or ''}; give the run {wanted}"
+        )
+    return (trained.encoder if isinstance(trained, Localiser) else trained).state_dict()
+
+
+def padded_boxes(pack: Pack) -> Tensor:
+    """Return the boxes of every row of a pack, (N, G, 4), G the most that one has, padded with NaN."""
+    counts = np.diff(pack.box_offsets)
+    padded = np.full((len(counts), max(1, int(counts.max(initial=0))), 4), np.nan, np.float32)
+    row = np.repeat(np.arange(len(counts)), counts)
+    padded[row, np.arange(len(pack.boxes)) - np.repeat(pack.box_offsets[:-1], counts)] = pack.boxes
+    return torch.from_numpy(padded)
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from tinysight.config import Augment
 from tinysight.ops import augment, erasing, mixing, trivial
+from tinysight.ops.boxes import to_cxcywh
 from tinysight.ops.resize import resize
 from tinysight.ops.rows import Rows
+
+LEAST_KEPT = 0.5  # share of its area that a box keeps, or it is no truth any more
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,15 @@ def apply(
     if treatment.mixes is None or not mixing_on:
         return pixels, None
     return mixing.apply(pixels, labels, treatment.mixes)
+
+
+def apply_to_boxes(boxes: Tensor, treatment: Treatment, *, crop: int) -> tuple[Tensor, Tensor]:
+    """Move boxes (B, N, 4), pixels padded with NaN, with their images: (B, N, 4) and whether all of an image's stay.
+
+    The result is (centre x, centre y, width, height) in shares of the window. A box that keeps less than half of its
+    area in the window is lost (NaN): what is left of it is neither an object nor none.
+    """
+    moved, kept = augment.apply_to_boxes(boxes, treatment.draws, crop=crop)
+    lost = kept < LEAST_KEPT  # padding keeps 0, too
+    whole = lost.sum(dim=1) == boxes.isnan().any(dim=-1).sum(dim=1)
+    return torch.where(lost[..., None], torch.nan, to_cxcywh(moved) / crop), whole

@@ -1,0 +1,160 @@
+"""From a localiser's candidates to boxes in pixels, and what its answers cost in training.
+
+Candidates are `boxes_cxcywh` (B, R, C, T, 4) and `logits` (B, R, C, T): T answers of each of R x C cells, in the order
+they are given, boxes in shares of the training image's side: 1 is a side of the image that the network was trained on,
+whatever the canvas.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinysight.ops.boxes import from_cxcywh, giou, pairwise_iou
+from tinysight.ops.matching import cells_of, match
+
+LEAST_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
+DECODINGS = ("filter", "stop")
+
+
+class Candidates(NamedTuple):
+    """What a head answers; see the module."""
+
+    boxes_cxcywh: Tensor  # (B, R, C, T, 4)
+    logits: Tensor  # (B, R, C, T), of the confidence
+
+
+class Losses(NamedTuple):
+    """The two parts of a localiser's loss, each a mean over images, summed over an image's cells."""
+
+    confidence: Tensor
+    box: Tensor
+
+
+@torch.no_grad()
+def decode(candidates: Candidates, *, side: float, height: int, width: int, decoding: str = "filter") -> Candidates:
+    """Turn candidates into boxes half-open in pixels (B, M, 4), clipped, and confidences in 0..1 (B, M).
+
+    With decoding "stop" a cell's answers end with the first below the threshold, as the report's do: each is given the
+    lowest confidence up to it, so that any threshold stops there. With "filter" each stands for itself.
+
+    Args:
+        side: of the training image, in pixels of the canvas.
+        height: of the canvas in pixels, and `width`.
+
+    Raises:
+        ValueError: `decoding` is not in DECODINGS.
+    """
+    if decoding not in DECODINGS:
+        raise ValueError(f"the decoding is {decoding!r}; allowed: {', '.join(DECODINGS)}")
+    boxes_cxcywh = candidates.boxes_cxcywh.float()
+    centres, sides = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    edge = torch.tensor([width, height], device=centres.device, dtype=torch.float32)
+    half = sides.clamp_min(LEAST_SIDE) * side / 2
+    # A centre off the canvas would leave an empty box: it is moved to the edge, less half the least side.
+    inset = LEAST_SIDE * side / 2
+    centres = (centres * side).clamp_min(inset).minimum(edge - inset)
+    boxes = torch.cat(((centres - half).clamp_min(0), (centres + half).minimum(edge)), dim=-1)
+    confidence = candidates.logits.float().sigmoid()
+    if decoding == "stop":
+        confidence = confidence.cummin(dim=-1).values
+    return Candidates(boxes.flatten(1, 3), confidence.flatten(1))
+
+
+@torch.no_grad()
+def suppress(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) -> tuple[Tensor, Tensor]:
+    """Keep of boxes (B, M, 4) the most confident, and none that overlaps a kept one: (B, most, 4), (B, most).
+
+    Sorted by falling confidence; places that no box fills have confidence 0 and a box of zeros. This is the usual
+    greedy suppression, all images at once.
+
+    Args:
+        confidence: (B, M) in 0..1.
+        overlap: the IoU above which the less confident of two is left out; 1 keeps all.
+        most: boxes kept an image.
+    """
+    order = confidence.argsort(dim=1, descending=True, stable=True)
+    boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+    confidence = confidence.gather(1, order)
+    if overlap < 1:
+        alive = torch.ones_like(confidence, dtype=torch.bool)
+        rivals = pairwise_iou(boxes, boxes) > overlap  # (B, M, M)
+        for rank in range(boxes.shape[1] - 1):
+            beaten = rivals[:, rank, rank + 1 :] & alive[:, rank, None]
+            alive[:, rank + 1 :] &= ~beaten
+        order = (~alive).int().argsort(dim=1, stable=True)  # the living first, each part as it was
+        confidence = torch.where(alive, confidence, 0).gather(1, order)
+        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+    missing = max(0, most - boxes.shape[1])
+    boxes, confidence = F.pad(boxes[:, :most], (0, 0, 0, missing)), F.pad(confidence[:, :most], (0, missing))
+    return torch.where(confidence[..., None] > 0, boxes, 0), confidence
+
+
+def matched_losses(
+    candidates: Candidates, truths_cxcywh: Tensor, *, overlap: str, giou_weight: float, focus: float = 1.0
+) -> Losses:
+    """Compare candidates with truths (B, G, 4), shares of the canvas padded with NaN, after matching them by cells.
+
+    The confidence's part is the cross-entropy of "answers for a truth" over all cells and steps; the box's is the L1
+    distance of the four numbers over the matched pairs alone, plus `giou_weight` times 1 - GIoU.
+    """
+    boxes, logits = candidates.boxes_cxcywh.float(), candidates.logits.float()
+    batch, rows, columns, steps, _ = boxes.shape
+    truths = cells_of(truths_cxcywh, rows=rows, columns=columns, focus=focus).flatten(0, 2)  # (B R C, G, 4)
+    assigned = match(boxes.detach().reshape(-1, steps, 4), truths, overlap=overlap)  # (B R C, T)
+    matched = assigned >= 0
+    confidence = F.binary_cross_entropy_with_logits(logits.reshape(-1, steps), matched.float(), reduction="sum")
+    example, step = matched.nonzero(as_tuple=True)
+    own = truths[example, assigned[example, step]]
+    return Losses(confidence / batch, _box_loss(boxes.reshape(-1, steps, 4)[example, step], own, giou_weight) / batch)
+
+
+def first_truth_losses(candidates: Candidates, truths_cxcywh: Tensor, *, giou_weight: float) -> Losses:
+    """Compare the one answer of each image with the first of its truths (B, G, 4), whatever lies between them."""
+    boxes, logits = candidates.boxes_cxcywh.float().flatten(1, 3), candidates.logits.float().flatten(1)
+    first = truths_cxcywh[:, 0]
+    there = ~first.isnan().any(dim=-1)
+    confidence = F.binary_cross_entropy_with_logits(logits[:, 0], there.float(), reduction="sum")
+    return Losses(confidence / len(boxes), _box_loss(boxes[there, 0], first[there], giou_weight) / len(boxes))
+
+
+def heat_losses(candidates: Candidates, truths_cxcywh: Tensor, *, giou_weight: float) -> Losses:
+    """Compare a map of centres with truths (B, G, 4): penalty-reduced focal loss, and the box at each centre's cell.
+
+    Source: Zhou, Wang, Kraehenbuehl 2019 (arXiv:1904.07850), equation 1, with Gaussians as wide and high as a sixth of
+    the object; the box is read as a whole at the cell that holds its centre.
+    """
+    boxes, logits = candidates.boxes_cxcywh.float()[..., 0, :], candidates.logits.float()[..., 0]  # (B, R, C, ...)
+    batch, rows, columns = logits.shape
+    there = ~truths_cxcywh.isnan().any(dim=-1)
+    truths = truths_cxcywh.nan_to_num(0.5)
+    middles_x = (torch.arange(columns, device=logits.device) + 0.5) / columns
+    middles_y = (torch.arange(rows, device=logits.device) + 0.5) / rows
+    centres, sides = truths[..., :2], truths[..., 2:].clamp_min(LEAST_SIDE)
+    away_x = (middles_x - centres[..., :1]) / (sides[..., :1] / 6).clamp_min(0.5 / columns)  # (B, G, C)
+    away_y = (middles_y - centres[..., 1:]) / (sides[..., 1:] / 6).clamp_min(0.5 / rows)
+    heat = torch.exp(-(away_y.square()[..., :, None] + away_x.square()[..., None, :]) / 2)  # (B, G, R, C)
+    heat = torch.where(there[..., None, None], heat, 0).amax(dim=1)
+    image, number = there.nonzero(as_tuple=True)
+    row = (centres[image, number, 1] * rows).long().clamp(0, rows - 1)
+    column = (centres[image, number, 0] * columns).long().clamp(0, columns - 1)
+    heat[image, row, column] = 1.0
+    positive = heat == 1
+    probability = logits.sigmoid()
+    hit = -F.logsigmoid(logits) * (1 - probability) ** 2
+    miss = -F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
+    confidence = torch.where(positive, hit, miss).sum()
+    box = _box_loss(boxes[image, row, column], truths[image, number], giou_weight)
+    return Losses(confidence / batch, box / batch)
+
+
+def _box_loss(boxes_cxcywh: Tensor, truths_cxcywh: Tensor, giou_weight: float) -> Tensor:
+    """Sum the L1 distances and weighted 1 - GIoU of pairs (P, 4); exactly 0, with a gradient of 0, for no pair."""
+    loss = (boxes_cxcywh - truths_cxcywh).abs().sum()
+    if giou_weight:
+        shaped = torch.cat((boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp_min(LEAST_SIDE)), dim=-1)
+        loss = loss + giou_weight * (1 - giou(from_cxcywh(shaped), from_cxcywh(truths_cxcywh))).sum()
+    return loss
