@@ -75,7 +75,7 @@ class MlpHead(nn.Module):
 
     def start_at(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
         """Let every answer begin as `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
-        _start(self.box, self.confidence, mean_box, prior, generator)
+        _start(self.box, self.confidence, mean_box, prior)
 
 
 class LstmHead(nn.Module):
@@ -114,13 +114,13 @@ class LstmHead(nn.Module):
         return torch.stack(boxes, dim=1).view(*shape, 4), torch.stack(logits, dim=1).view(shape)
 
     def start_at(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
-        """Let every answer begin near `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
+        """Let every answer begin as `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
         bound = 1 / math.sqrt(HIDDEN)
         for parameter in self.lstm.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
         for box, confidence in zip(self.box, self.confidence, strict=True):
             assert isinstance(box, nn.Linear) and isinstance(confidence, nn.Linear)
-            _start(box, confidence, mean_box, prior, generator)
+            _start(box, confidence, mean_box, prior)
 
 
 class CentreHead(nn.Module):
@@ -142,8 +142,8 @@ class CentreHead(nn.Module):
         return self.box(x)[..., None, :], self.confidence(x)
 
     def start_at(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
-        """Let every answer begin near `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
-        _start(self.box, self.confidence, mean_box, prior, generator)
+        """Let every answer begin as `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
+        _start(self.box, self.confidence, mean_box, prior)
 
 
 class Localiser(nn.Module):
@@ -218,10 +218,11 @@ class Localiser(nn.Module):
         return Found(logits, Candidates(absolute, confidence))
 
 
-def _start(box: nn.Linear, confidence: nn.Linear, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
-    for layer in (box, confidence):
-        nn.init.normal_(layer.weight, 0.0, 0.01, generator=generator)
+def _start(box: nn.Linear, confidence: nn.Linear, mean_box: Tensor, prior: float) -> None:
+    """Let two layers answer the same whatever they see, until they have learned."""
     with torch.no_grad():
+        box.weight.zero_()
+        confidence.weight.zero_()
         box.bias.copy_(mean_box)
         confidence.bias.fill_(math.log(prior / (1 - prior)))
 

@@ -1,0 +1,219 @@
+"""Training, evaluating and using a localiser by the loop that trains classifiers; and what does not fit together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinysight.analysis.localisation import read_boxes
+from tinysight.config import Augment, Run
+from tinysight.data.pack import Pack
+from tinysight.deploy.predictor import Predictor
+from tinysight.deploy.scores import Scores, top_overlaps
+from tinysight.device import Placement
+from tinysight.models.localiser import Localiser
+from tinysight.ops import augment
+from tinysight.runs import read_lines
+from tinysight.train import launch, treatment
+from tinysight.train.evaluate import evaluate_run
+from tinysight.train.loop import Quiet
+from tinysight.train.objective import localisation
+from tinysight.train.training import Training, check, padded_boxes
+from tinysight.train.world import World
+
+CPU = Placement(device=torch.device("cpu"), bf16=False)
+MakeRun = Callable[..., Run]
+FINDING = {"localise__head": "lstm", "augment__crop": 0, "augment__rotation": 0.0, "optimiser__lr": 0.01}
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "finder"
+
+
+@pytest.fixture
+def found(finder: Path, make_run: MakeRun, pack: Pack) -> Path:
+    """A finished localiser's folder."""
+    if not finder.exists():
+        launch.start(make_run(**FINDING), pack, world=World(), reporter=Quiet(), name=str(finder))
+    return finder
+
+
+def test_the_log_tells_how_boxes_are_learned(found: Path) -> None:
+    lines = read_lines(found / "log.jsonl")
+    steps = [line for line in lines if line["kind"] == "train"]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert all(line["box_loss"] > 0 and line["confidence_loss"] > 0 for line in steps)
+    assert steps[-1]["confidence_loss"] < steps[0]["confidence_loss"]
+    assert all(0 <= line["loc50"] <= 1 and 0 < line["mean_iou"] < 1 for line in epochs)
+
+
+def test_an_evaluation_keeps_boxes_that_the_report_reads(found: Path, pack: Pack) -> None:
+    _, scores, _ = evaluate_run(found, "val", pack=pack, placement=CPU)
+    assert scores.boxes is not None and scores.confidence is not None
+    boxes = read_boxes(found / "scores" / "boxes-val.safetensors", pack, "val")
+    assert boxes is not None
+    row = pack.rows("val")[3]
+    kept = int((scores.confidence[3] > 0).sum())
+    assert np.array_equal(boxes.boxes_of(row), scores.boxes[3, :kept].numpy())
+    assert (scores.confidence.diff(dim=1) <= 0).all()
+
+
+def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Pack) -> None:
+    predictor = Predictor(found)
+    images = np.array(pack.images[:2])
+    alone = predictor.find(images)
+    assert torch.equal(alone.logits, predictor.logits(images))
+    canvas = np.full((1, 64, 64, 3), 127, np.uint8)
+    canvas[0, 32:, 32:] = images[0]
+    wide = predictor.find(canvas)
+    assert wide.boxes.shape[-1] == 4 and float(wide.boxes.max()) <= 64
+    sides = wide.boxes[..., 2:] - wide.boxes[..., :2]
+    assert (sides[wide.confidence > 0] > 0).all()
+    assert int((wide.confidence > 0).sum()) > int((alone.confidence[0] > 0).sum())  # four windows answer
+
+
+def test_a_classifier_finds_nothing(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+    launch.start(make_run(train__epochs=1), pack, world=World(), reporter=Quiet(), name=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
+        Predictor(tmp_path / "run").find(np.array(pack.images[:1]))
+
+
+def test_an_encoder_begins_with_a_runs_weights(make_run: MakeRun, pack: Pack, found: Path) -> None:
+    classifier = Predictor(found).model.state_dict()
+    for frozen in (False, True):
+        run = make_run(**FINDING, localise__encoder=str(found), localise__frozen=frozen)
+        check(run, pack, World())
+        training = Training(run, pack, CPU, World())
+        training.begin()
+        assert isinstance(training.model, Localiser)
+        own = training.model.encoder.state_dict()
+        assert all(torch.equal(own[name], classifier[name]) for name in classifier)
+        training.step(training.batches.batch(0))
+        own = training.model.encoder.state_dict()
+        kept = {name for name in classifier if torch.equal(own[name], classifier[name])}
+        assert ("convolution.weight" in kept, "norm.running_mean" in kept, "head.weight" in kept) == (
+            frozen,
+            frozen,
+            False,
+        )
+
+
+def test_what_does_not_fit_is_refused(make_run: MakeRun, pack: Pack, found: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"give the run model.name=small 'model.options.dropout=0.3'"):
+        check(make_run(**FINDING, model__options={}, localise__encoder=str(found)), pack, World())
+    with pytest.raises(ValueError, match="is no file"):
+        check(make_run(**FINDING, localise__encoder=str(tmp_path / "none")), pack, World())
+    with pytest.raises(ValueError, match=r"set augment\.crop=0"):
+        check(make_run(**{**FINDING, "augment__crop": 24}), pack, World())
+    for changes, complaint in (
+        ({"augment__mixup": 0.2}, "boxes cannot be mixed"),
+        ({"augment__rotation": 6.0}, "5 or less"),
+        ({"augment__trivial": True}, "augment.trivial=false"),
+        ({"localise__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
+        ({"localise__head": "mlp", "localise__grid": 4}, "1 with localise.head=mlp"),
+        ({"localise__frozen": True}, "false without localise.encoder"),
+        ({"localise__threshold": 1.0}, "between 0 and 1"),
+        ({"localise__overlap": "l1"}, "iou, centre"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            make_run(**{**FINDING, **changes})
+
+
+def test_data_without_boxes_are_refused(make_run: MakeRun, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pack.__dict__, "box_offsets", np.zeros(len(pack) + 1, np.int64))
+    with pytest.raises(ValueError, match="no training image of small has a box"):
+        check(make_run(**FINDING), pack, World())
+
+
+def test_images_with_none_one_and_several_boxes_are_padded() -> None:
+    class Three:
+        box_offsets = np.array([0, 2, 2, 3])
+        boxes = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+    padded = padded_boxes(Three())  # type: ignore[arg-type]
+    assert padded.shape == (3, 2, 4)
+    assert padded[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]] and padded[2, 0].tolist() == [8, 9, 10, 11]
+    assert padded[1].isnan().all() and padded[2, 1].isnan().all()
+
+
+def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[[10.0, 20.0, 30.0, 44.0], [math.nan] * 4]]).expand(40, 2, 4)
+    images = torch.zeros(40, 64, 64, 3, dtype=torch.uint8)
+    images[:, 20:44, 10:30] = 255
+    settings = Augment(crop=0, shift=6, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0), probability=1.0)
+    drawn = treatment.draw(40, settings=settings, source_size=64, crop=64, generator=generator)
+    pixels, _ = treatment.apply(images, torch.zeros(40), drawn, crop=64, size=64, mixing_on=False)
+    truths, whole = treatment.apply_to_boxes(boxes, drawn, crop=64)
+    assert whole.all() and truths[:, 1].isnan().all()
+    for image, (x, y, width, height) in zip(pixels[:, 0] > 127, (truths[:, 0] * 64).tolist(), strict=True):
+        rows, columns = image.any(dim=1).nonzero()[:, 0], image.any(dim=0).nonzero()[:, 0]
+        seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert [int(value) for value in seen] == [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
+def test_a_box_that_the_window_cuts_by_more_than_half_silences_its_image() -> None:
+    neutral = augment.centre(3, 64, 64)
+    drawn = treatment.Treatment(draws=replace(neutral, shift_x=torch.full((3,), -12.0)))
+    boxes = torch.tensor(
+        [
+            [[0.0, 10.0, 20.0, 30.0], [40.0, 40.0, 60.0, 60.0]],  # 8 of 20 columns stay
+            [[4.0, 10.0, 24.0, 30.0], [math.nan] * 4],  # 12 of 20
+            [[math.nan] * 4, [math.nan] * 4],
+        ]
+    )
+    truths, whole = treatment.apply_to_boxes(boxes, drawn, crop=64)
+    assert whole.tolist() == [False, True, True]
+    assert truths[0, 0].isnan().all() and not truths[0, 1].isnan().any()
+    assert truths[1, 0].tolist() == [6 / 64, 20 / 64, 12 / 64, 20 / 64]
+
+
+def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Pack) -> None:
+    run = make_run(**FINDING)
+    training = Training(run, pack, CPU, World())
+    images = torch.rand(2, 3, 32, 32) * 255
+    found = training.model(images)
+    found.candidates.boxes_cxcywh.retain_grad()
+    found.candidates.logits.retain_grad()
+    truths = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]]).expand(2, 1, 4)
+    terms = localisation(
+        found, torch.tensor([0, 1]), truths, torch.tensor([True, False]), settings=run.localise, label_smoothing=0.0
+    )
+    terms.loss.backward()  # type: ignore[no-untyped-call]
+    box, logits = found.candidates.boxes_cxcywh.grad, found.candidates.logits.grad
+    assert box is not None and logits is not None
+    assert box[0].any() and logits[0].all() and not box[1].any() and not logits[1].any()
+    silent = localisation(
+        training.model(images),
+        torch.tensor([0, 1]),
+        truths,
+        torch.tensor([False, False]),
+        settings=replace(run.localise, classify=0.0),
+        label_smoothing=0.0,
+    )
+    assert float(silent.loss.detach()) == 0
+
+
+def test_the_figures_of_an_epoch_are_those_of_the_top_box() -> None:
+    nan = [math.nan] * 4
+    truths = torch.tensor([[nan, nan], [[0.0, 0, 10, 10], [20, 20, 40, 40]], [[0.0, 0, 10, 10], nan], [nan, nan]])
+    boxes = torch.tensor(
+        [[[20.0, 20, 40, 40], [0, 0, 10, 10]], [[0.0, 0, 10, 4], [0, 0, 10, 10]], [[0.0, 0, 1, 1]] * 2]
+    )
+    scores = Scores(
+        logits=torch.zeros(3, 2),
+        labels=torch.zeros(3),
+        rows=torch.tensor([1, 2, 3]),
+        boxes=boxes,
+        confidence=torch.tensor([[0.9, 0.1]] * 3),
+    )
+    figures = top_overlaps(scores, truths)
+    assert (figures.num_images, figures.loc50) == (2, 0.5)
+    assert figures.mean_iou == pytest.approx(0.7)
