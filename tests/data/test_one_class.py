@@ -68,6 +68,8 @@ def test_pixels_boxes_and_labels_are_those_of_the_source(source: Pack, tmp_path:
     held = one_class.holding(source, 3)
     expected_val = {file for file in val if not held[places[file]]}
     assert 0 < len(expected_val) < len(val), "no image of another class holds this one too: the case is not tested"
+    own_val = {file for row, file in enumerate(source.files) if file.startswith("val/") and source.labels[row] == 3}
+    assert own_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 0}
     assert expected_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 1}
 
 
@@ -81,7 +83,21 @@ def test_negatives_are_as_many_as_asked(source: Pack, tmp_path: Path) -> None:
     def count(made: Pack) -> int:
         return int((made.labels[: made.rows("minival").stop] == 1).sum())
 
+    held = many.labels[many.rows("minival").start : many.rows("minival").stop]
+    files = [many.files[many.rows("minival").start + place] for place in np.flatnonzero(held == 1)]
+    per_class = Counter(int(source.labels[source.files.index(file)]) for file in files)
+    assert len(per_class) == 10 and max(per_class.values()) <= 3, "the held-out fold has a like share of each class"
     assert count(few) == 7 and 60 < count(many) < 111  # all there are of ten classes without this one
+
+
+def test_no_negative_holds_the_class(source: Pack) -> None:
+    beside = 0
+    for label in range(24):
+        made, _ = one_class.listing(source, label, name="x", negatives=1000)
+        own = {file for row, file in enumerate(source.files) if source.labels[row] == label}
+        assert {file for file, one in zip(made.files, made.labels, strict=True) if one == 0} == own
+        beside += int((one_class.holding(source, label) & (source.labels != label)).sum())
+    assert beside > 24, "no image holds one class beside another: the case is not tested"
 
 
 def test_a_second_call_is_no_work_and_another_source_is_noticed(source: Pack, tmp_path: Path) -> None:

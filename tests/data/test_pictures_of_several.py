@@ -77,6 +77,9 @@ def test_pasted_scenes_keep_their_rules(source: Pack, tmp_path: Path) -> None:
         assert len(own) == len(made.boxes_of(row)) == 1 + row % 4
         assert sorted(piece.place for piece in own) == sorted(map(tuple, made.boxes_of(row).astype(int).tolist()))
         assert all(source.box_labels[piece.box] == 2 for piece in own)
+        for piece in plan.pieces:
+            x0, y0, x1, y1 = source.boxes[piece.box].tolist()
+            assert min(x1 - x0, y1 - y0) >= 10 and (x1 - x0) * (y1 - y0) <= 0.8 * 32 * 32
         rest = [piece for number, piece in enumerate(plan.pieces) if number not in plan.own]
         distractors.add(len(rest))
         assert all(source.box_labels[piece.box] != 2 and source.labels[piece.row] != 2 for piece in rest)
