@@ -48,17 +48,21 @@ def _cut_from_another(name: str, home: Path) -> Pack | None:
     part = r"(?P<source>.+?)\.(?P<part>[\w-]+)"
     if scenes := re.fullmatch(part + r"\.(?P<kind>mosaics|pasted)", name):
         source = _source_of(name, scenes["source"], home)
-        if source is not None and scenes["kind"] == "mosaics":
-            return mosaics.prepare(source, scenes["part"], home=home, name=name, say=say)
         if source is not None:
-            return pasted.prepare(source, scenes["part"], home=home, name=name, say=say)
+            _say_of(name, source, scenes["part"])
+            make = mosaics.prepare if scenes["kind"] == "mosaics" else pasted.prepare
+            return make(source, scenes["part"], home=home, name=name, say=say)
     if name.endswith(".mosaics"):
         source = _source_of(name, name.removesuffix(".mosaics"), home)
-        return None if source is None else mosaics.prepare(source, home=home, name=name, say=say)
+        if source is None:
+            return None
+        _say_of(name, source, None)
+        return mosaics.prepare(source, home=home, name=name, say=say)
     found = re.fullmatch(part + r"(?:\.fold(?P<fold>\d+))?(?:\.negatives(?P<negatives>\d+))?", name)
     source = None if found is None else _source_of(name, found["source"], home)
     if found is None or source is None:
         return None
+    _say_of(name, source, found["part"])
     return one_class.prepare(
         source,
         found["part"],
@@ -70,12 +74,19 @@ def _cut_from_another(name: str, home: Path) -> Pack | None:
     )
 
 
+def _say_of(name: str, source: Pack, class_name: str | None) -> None:
+    """Say what is being made, if the source has such a class. Raises ValueError."""
+    from tinysight.data.one_class import find_class
+
+    what = "all classes" if class_name is None else source.class_names[find_class(source, class_name)]
+    say(f"making {name}: {what} of {source.name}")
+
+
 def _source_of(name: str, source: str, home: Path) -> Pack | None:
     """Open the pack that another would be made from; None where no pack of that name is there or can be drawn."""
     from tinysight.data.pack import list_packs
 
     if source in list_packs(home) or re.fullmatch(r"shapes(-\d+-\d+)?", source):
-        say(f"making {name} from {source}")
         return open_or_draw(source, home)
     if source == "tiny-imagenet":
         raise ValueError(
