@@ -138,7 +138,7 @@ def test_captions_stay_under_their_image_whatever_they_hold(text: str, mark: Any
 
 
 def test_only_what_does_not_fit_is_cut() -> None:
-    font = sheets._font(sheets.TEXT_SIZE)
+    font = sheets.font_of(sheets.TEXT_SIZE)
     name = "striped crescent"
     assert sheets._fit(name, font, font.getlength(name)) == name
     cut = sheets._fit(name, font, font.getlength(name) - 1)
@@ -163,7 +163,7 @@ def test_right_and_wrong_differ_by_mark_and_by_colour() -> None:
 
 def test_lines_of_a_caption_and_their_room() -> None:
     one, two, three = (contact_sheet([flat()], captions=[text], scale=4) for text in ("E", "E\nE", "E\nE\nc"))
-    line = sum(sheets._font(sheets.TEXT_SIZE).getmetrics()) + 1
+    line = sum(sheets.font_of(sheets.TEXT_SIZE).getmetrics()) + 1
     assert two.height - one.height == line and three.height == two.height
     assert is_colour(one, INK).any() and not is_colour(one, QUIET).any()
     assert is_colour(two, QUIET).any()

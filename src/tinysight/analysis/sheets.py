@@ -48,7 +48,7 @@ def contact_sheet(
     rows = math.ceil(len(images) / columns)
     cell_height, cell_width = (scale * max(image.shape[axis] for image in images) for axis in (0, 1))
     texts = [_caption_lines(caption) for caption in captions or []]
-    line_height = sum(_font(TEXT_SIZE).getmetrics()) + 1
+    line_height = sum(font_of(TEXT_SIZE).getmetrics()) + 1
     num_lines = max((len(lines) for lines, _ in texts), default=0)
     text_height = TEXT_GAP + num_lines * line_height if num_lines else 0
     pitch_x, pitch_y = cell_width + GAP, cell_height + text_height + GAP
@@ -108,7 +108,7 @@ def _check(images: Sequence[Pixels], columns: int, scale: int, **lists: Sequence
 
 
 @functools.cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font_of(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Load matplotlib's DejaVu Sans: wide in letters, and there on every machine. A letter it lacks becomes a box."""
     import matplotlib  # slow to import, and only its folder is needed
 
@@ -146,7 +146,7 @@ def _draw_caption(
     lines: list[str],
     mark: Mark | None,
 ) -> None:
-    font = _font(TEXT_SIZE)
+    font = font_of(TEXT_SIZE)
     x, y = corner
     indent = 0
     if mark is not None:
@@ -159,16 +159,16 @@ def _draw_caption(
 
 
 def _heading_height(title: str | None, legend: bool) -> int:
-    title_height = sum(_font(TITLE_SIZE, bold=True).getmetrics()) + GAP if title else 0
-    return title_height + (sum(_font(TEXT_SIZE).getmetrics()) + GAP if legend else 0)
+    title_height = sum(font_of(TITLE_SIZE, bold=True).getmetrics()) + GAP if title else 0
+    return title_height + (sum(font_of(TEXT_SIZE).getmetrics()) + GAP if legend else 0)
 
 
 def _draw_heading(pen: ImageDraw.ImageDraw, width: int, title: str | None, legend: bool) -> None:
     if title:
-        font = _font(TITLE_SIZE, bold=True)
+        font = font_of(TITLE_SIZE, bold=True)
         pen.text((MARGIN, MARGIN), _fit(_printable(title), font, width), INK, font)
     if legend:
-        font, x, y = _font(TEXT_SIZE), MARGIN, MARGIN + _heading_height(title, False)
+        font, x, y = font_of(TEXT_SIZE), MARGIN, MARGIN + _heading_height(title, False)
         for text, colour, dashed in (("true box", TRUE_BOX, False), ("predicted box", PREDICTED_BOX, True)):
             draw_box(pen, [x + 3, y + 3, x + 21, y + 12], colour, dashed)
             pen.text((x + 30, y), text, QUIET, font)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tinysight.cli.arguments import Home, Replace, SkipUnreadable, Workers
-from tinysight.cli.packs import packs_home
+from tinysight.cli.packs import open_or_draw, packs_home
 from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ def get(
         str | None,
         typer.Option(help="Tiny ImageNet's URL, zip archive or folder.", show_default="the published URL"),
     ] = None,
+    objects: Annotated[
+        str | None, typer.Option(metavar="FEWEST,MOST", help="Objects in a scene of shapes.", show_default="1,1")
+    ] = None,
+    called: Annotated[
+        str | None, typer.Option("--name", help="What the shapes will be called.", show_default="shapes-FEWEST-MOST")
+    ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
     home: Home = None,
@@ -35,6 +41,7 @@ def get(
 
     [bold]Examples[/bold]
       tinysight data get shapes
+      tinysight data get shapes --objects 2,4
       tinysight data get tiny-imagenet
       tinysight data get tiny-imagenet --source ~/Downloads/tiny-imagenet-200.zip
     """
@@ -47,11 +54,22 @@ def get(
         )
     if name == "shapes" and source is not None:
         raise ValueError("shapes is drawn, it has no --source")
+    if name != "shapes" and (objects is not None or called is not None):
+        raise ValueError(f"--objects and --name are for shapes; {name} is what it is")
+    number = _two_numbers(objects) if objects is not None else (1, 1)
     with counting(f"preparing {name}") as progress:
         if name == "shapes":
             from tinysight.data import shapes
 
-            pack = shapes.prepare(home=where, workers=workers, progress=progress, replace=replace, say=say)
+            pack = shapes.prepare(
+                home=where,
+                objects=number,
+                name=called or ("shapes" if number == (1, 1) else f"shapes-{number[0]}-{number[1]}"),
+                workers=workers,
+                progress=progress,
+                replace=replace,
+                say=say,
+            )
         else:
             from tinysight.data import tiny_imagenet
 
@@ -103,6 +121,99 @@ def import_(
     _describe(pack)
 
 
+@app.command("one-class")
+def one_class(
+    name: Annotated[str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")],
+    only: Annotated[str, typer.Argument(metavar="CLASS", help="A class's name or id.")],
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of its images is held out.")] = 0,
+    negatives: Annotated[
+        int | None, typer.Option(min=0, help="Images of ten other classes beside.", show_default="as many")
+    ] = None,
+    called: Annotated[
+        str | None, typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS")
+    ] = None,
+    replace: Replace = False,
+    home: Home = None,
+) -> None:
+    """Cut one class out of a pack, to train a localiser on: four fifths of its images, one held out, and negatives.
+
+    `tinysight train` makes such a pack by itself where its name, as tiny-imagenet.goldfish.fold2, says how.
+
+    [bold]Examples[/bold]
+      tinysight data one-class tiny-imagenet goldfish
+      tinysight data one-class tiny-imagenet n02124075 --fold 2 --negatives 0
+    """
+    from tinysight.data import one_class as cut
+
+    source = open_or_draw(name, home)
+    _describe(
+        cut.prepare(
+            source,
+            only,
+            home=packs_home(home),
+            fold=fold,
+            negatives=negatives,
+            name=called,
+            replace=replace,
+            say=say,
+        )
+    )
+
+
+@app.command("mosaics")
+def mosaics(
+    name: Annotated[str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")],
+    only: Annotated[
+        str | None, typer.Argument(metavar="[CLASS]", help="A class's name or id; none: every box counts.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many canvases.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
+    called: Annotated[
+        str | None, typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS.mosaics")
+    ] = None,
+    replace: Replace = False,
+    home: Home = None,
+) -> None:
+    """Lay four val images side by side, one to four of them of a class: several objects with known boxes, to evaluate.
+
+    [bold]Examples[/bold]
+      tinysight data mosaics tiny-imagenet goldfish
+      tinysight data mosaics tiny-imagenet
+    """
+    from tinysight.data import mosaics as made
+
+    source = open_or_draw(name, home)
+    _describe(
+        made.prepare(source, only, home=packs_home(home), num=count, seed=seed, name=called, replace=replace, say=say)
+    )
+
+
+@app.command("pasted")
+def pasted(
+    name: Annotated[str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")],
+    only: Annotated[str, typer.Argument(metavar="CLASS", help="A class's name or id.")],
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many scenes.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
+    called: Annotated[
+        str | None, typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS.pasted")
+    ] = None,
+    replace: Replace = False,
+    home: Home = None,
+) -> None:
+    """Paste one to four objects of a class, cut out of val, on other images among distractors, to evaluate.
+
+    [bold]Examples[/bold]
+      tinysight data pasted tiny-imagenet goldfish
+      tinysight data show tiny-imagenet.goldfish.pasted --split val
+    """
+    from tinysight.data import pasted as made
+
+    source = open_or_draw(name, home)
+    _describe(
+        made.prepare(source, only, home=packs_home(home), num=count, seed=seed, name=called, replace=replace, say=say)
+    )
+
+
 @app.command("info")
 def info(
     name: Annotated[str | None, typer.Argument(help="A pack's name or folder; none lists all.")] = None,
@@ -151,12 +262,13 @@ def show(
     import numpy as np
 
     from tinysight.analysis.sheets import contact_sheet
+    from tinysight.data.one_class import find_class
     from tinysight.data.pack import open_pack
 
     pack = open_pack(name, home=packs_home(home))
     rows = np.asarray(pack.rows(split))
     if only is not None:
-        rows = rows[pack.labels[rows] == _class_index(pack, only)]
+        rows = rows[pack.labels[rows] == find_class(pack, only)]
     if not len(rows):
         raise ValueError(f"{pack.name} has no image to show there")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
@@ -201,15 +313,11 @@ def augment(
     _write_picture(figure, out or Path(f"{pack.name}-augment.png"))
 
 
-def _class_index(pack: Pack, name: str) -> int:
-    import difflib
-
-    for names in (pack.class_names, pack.class_ids):
-        if name in names:
-            return names.index(name)
-    close = difflib.get_close_matches(name, pack.class_names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(pack.class_names[:5])}, ..."
-    raise ValueError(f"{pack.name} has no class {name!r}{hint}")
+def _two_numbers(text: str) -> tuple[int, int]:
+    fewest, _, most = text.partition(",")
+    if not (fewest.strip().isdecimal() and most.strip().isdecimal()):
+        raise ValueError(f"--objects is {text!r}; give FEWEST,MOST, as 2,4")
+    return int(fewest), int(most)
 
 
 def _describe(pack: Pack, *, full: bool = False) -> None:
@@ -226,7 +334,7 @@ def _describe(pack: Pack, *, full: bool = False) -> None:
         "same": "unchanged",
         "changed": "CHANGED since it was prepared",
         "gone": "no longer there",
-        "unknown": "drawn",
+        "unknown": "a pack" if source["path"] else "drawn",
     }
     print(f"  source: {source['kind']} {source['path']} ({state[pack.source_state()]})")
     print(f"  boxes: {len(pack.boxes):,}")

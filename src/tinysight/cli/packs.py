@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +20,76 @@ def packs_home(home: Path | None) -> Path:
 
 
 def open_or_draw(name: str, home: Path | None) -> Pack:
-    """Open a pack; the drawn shapes are drawn when they are not there yet."""
-    from tinysight.data import shapes
+    """Open a pack; what follows from its name alone is made when it is not there yet.
+
+    That is the drawn `shapes` and `shapes-2-4` (two to four objects), and what is cut from another pack: one class,
+    `<pack>.<class>` with `.foldK` and `.negativesN`, or scenes of it, `<pack>.<class>.mosaics`, `<pack>.<class>.pasted`
+    and `<pack>.mosaics`.
+    """
     from tinysight.data.pack import list_packs, open_pack
 
     where = packs_home(home)
-    if name == "shapes" and name not in list_packs(where):
-        with counting("drawing shapes") as progress:
-            return shapes.prepare(home=where, progress=progress, say=say)
-    return open_pack(name, home=where)
+    if os.sep in name or name in list_packs(where):
+        return open_pack(name, home=where)
+    if drawn := re.fullmatch(r"shapes(?:-(\d+)-(\d+))?", name):
+        from tinysight.data import shapes
+
+        fewest, most = (int(number or 1) for number in drawn.groups())
+        with counting(f"drawing {name}") as progress:
+            return shapes.prepare(home=where, objects=(fewest, most), name=name, progress=progress, say=say)
+    made = _cut_from_another(name, where)
+    return made if made is not None else open_pack(name, home=where)
+
+
+def _cut_from_another(name: str, home: Path) -> Pack | None:
+    """Make the pack of a name like tiny-imagenet.goldfish.fold2 from the pack it begins with; None for other names."""
+    from tinysight.data import mosaics, one_class, pasted
+
+    part = r"(?P<source>.+?)\.(?P<part>[\w-]+)"
+    if scenes := re.fullmatch(part + r"\.(?P<kind>mosaics|pasted)", name):
+        source = _source_of(name, scenes["source"], home)
+        if source is not None:
+            _say_of(name, source, scenes["part"])
+            make = mosaics.prepare if scenes["kind"] == "mosaics" else pasted.prepare
+            return make(source, scenes["part"], home=home, name=name, say=say)
+    if name.endswith(".mosaics"):
+        source = _source_of(name, name.removesuffix(".mosaics"), home)
+        if source is None:
+            return None
+        _say_of(name, source, None)
+        return mosaics.prepare(source, home=home, name=name, say=say)
+    found = re.fullmatch(part + r"(?:\.fold(?P<fold>\d+))?(?:\.negatives(?P<negatives>\d+))?", name)
+    source = None if found is None else _source_of(name, found["source"], home)
+    if found is None or source is None:
+        return None
+    _say_of(name, source, found["part"])
+    return one_class.prepare(
+        source,
+        found["part"],
+        home=home,
+        fold=int(found["fold"] or 0),
+        negatives=None if found["negatives"] is None else int(found["negatives"]),
+        name=name,
+        say=say,
+    )
+
+
+def _say_of(name: str, source: Pack, class_name: str | None) -> None:
+    """Say what is being made, if the source has such a class. Raises ValueError."""
+    from tinysight.data.one_class import find_class
+
+    what = "all classes" if class_name is None else source.class_names[find_class(source, class_name)]
+    say(f"making {name}: {what} of {source.name}")
+
+
+def _source_of(name: str, source: str, home: Path) -> Pack | None:
+    """Open the pack that another would be made from; None where no pack of that name is there or can be drawn."""
+    from tinysight.data.pack import list_packs
+
+    if source in list_packs(home) or re.fullmatch(r"shapes(-\d+-\d+)?", source):
+        return open_or_draw(source, home)
+    if source == "tiny-imagenet":
+        raise ValueError(
+            f"{name} is made from tiny-imagenet, which is not there yet: `tinysight data get tiny-imagenet`"
+        )
+    return None
