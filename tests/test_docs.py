@@ -63,7 +63,7 @@ def test_commands_parse(page: Path) -> None:
         "tinysight train quickstart train.epocs=1",
         "tinysight train quikstart",
         "tinysight evaluate run --spilt val",
-        "tinysight predict run",
+        "tinysight predict --tpo 3 photo.jpg",
     ],
 )
 def test_the_check_finds_what_is_wrong(wrong: str) -> None:
