@@ -257,6 +257,11 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Pat
         (("study", "depth", "--data", "shapes", "--subset", "2"), "--subset is 2"),
         (("study", "depth", "--data", "shapes", "--jobs", "0"), "--jobs is 0"),
         (("study", "depth", "--data", "shapes", "--name", ".."), "is no name"),
+        (("study", "depth", "--data", "shapes", "--recipes", "modern"), "belongs to the study models, not to depth"),
+        (("study", "models", "--data", "shapes", "--recipes", "new"), "expected published or modern"),
+        (("study", "depth", "--data", "shapes", "--minutes", "0"), "--minutes is 0"),
+        (("study", "depth", "--data", "shapes", "--budget", "-1"), "--budget is -1"),
+        (("study", "depth", "--data", "shapes", "--budget", "9", "--epochs", "2"), "give one of them"),
         (("study", "depth", "--data", "shapes", "train.seed=3"), "use --seeds"),
         (("study", "depth", "--data", "shapes", "augment.crop=65"), "set augment.crop to 64 or less"),
         (("study", "depth", "--data", "shapes", "--report-only"), "study-depth-shapes is finished yet"),
@@ -319,6 +324,7 @@ def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: 
 
 def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
     commands = [("data", name) for name in ("get", "import", "info", "show", "augment")]
+    commands += [("recipes",), ("studies",)]
     commands += [(name,) for name in ("train", "resume", "study", "evaluate", "predict", "submit", "ensemble", "bench")]
     commands += [("export",)]
     for command in commands:
