@@ -21,7 +21,7 @@ from tinysight.train.plan import Job
 from tinysight.train.training import Training, training_rows
 from tinysight.train.world import World
 
-RESERVE = 0.15  # of the minutes: for evaluations on minival, states on disk, starting and compiling
+RESERVE = 0.15  # of the minutes: for states on disk, starting and compiling
 SECONDS = 10.0  # that each member is measured for
 _WARM_UP = 3  # steps of each size that are not counted
 
@@ -63,7 +63,7 @@ def epochs_within(minutes: float, full: Mapping[str, tuple[int, float]]) -> dict
 
     Args:
         minutes: for all of them together, RESERVE included.
-        full: by label, a training's epochs as its recipe says, and the seconds that one epoch's steps take here.
+        full: by label, a training's epochs as its recipe says, and the seconds that one epoch takes here.
 
     Raises:
         ValueError: the minutes do not suffice for an epoch of each.
@@ -106,7 +106,7 @@ def plan_epochs(
         if placement.device.type == "cuda":
             torch.cuda.empty_cache()  # the trainings are other processes
         rates[job.member.label] = rate
-        full[job.member.label] = (job.run.train.epochs, len(training_rows(job.run, pack, World())) / rate)
+        full[job.member.label] = (job.run.train.epochs, _images_an_epoch(job.run, pack) / rate)
         say(f"{job.member.label}: {rate:,.0f} images/s, {placement.describe()}")
     planned = epochs_within(minutes, full)
     for label, epochs in planned.items():
@@ -115,6 +115,12 @@ def plan_epochs(
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_durably(path, json.dumps(content, indent=1).encode())
     return planned
+
+
+def _images_an_epoch(run: Run, pack: Pack) -> float:
+    """Count the images of an epoch in trained ones: evaluating one is a third of that work, twice with its mirror."""
+    evaluated = len(pack.rows(run.data.monitor)) if run.data.monitor in pack.splits else 0
+    return len(training_rows(run, pack, World())) + evaluated * (2 if run.train.flip_average else 1) / 3
 
 
 def _planned_before(path: Path, jobs: Sequence[Job], minutes: float) -> dict[str, int]:
