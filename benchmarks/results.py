@@ -1,49 +1,107 @@
-"""The README's table of results, made from recorded rows.
+"""The README's table of results, made from recorded rows, and the list of what is not run yet.
 
-    python benchmarks/results.py           put the table of benchmarks/results.jsonl into README.md
-    python benchmarks/results.py --check   fail when the README's table is not that one
-    python benchmarks/results.py --add RUN --hardware "2 cores of ..." --record experiments/NNN-question.md
-                                           append the row of an evaluated run, then put the table into README.md
+    python benchmarks/results.py           put the tables of benchmarks/results.jsonl into README.md
+    python benchmarks/results.py --check   fail when the README's tables are not those
+    python benchmarks/results.py --add RUN [RUN ...] --hardware "2 cores of ..." --record experiments/NNN-question.md
+                                           append the row of an evaluated run, or of one run with several seeds
+    python benchmarks/results.py --add-row FILE --record experiments/NNN-question.md
+                                           append the row that benchmarks/speedrun.py --out wrote
 
-A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes, seeds, num_train,
-top1_error and its interval, top5_error, record (the page that tells more). Errors are shares of the official val,
-reported once.
+A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes (of one training), seeds,
+top1_error (of several seeds the mean, with top1_errors and top1_sd) and its interval, top5_error, record (the page that
+tells more). Errors are shares of the official val, reported once. A row of "status": "not run" has recipe, target,
+needs and the command that will run it; it goes when a row of that recipe, as long as the recipe says, is added.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+ROWS = ROOT / "benchmarks" / "results.jsonl"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+MEASURED = {
+    *("date", "commit", "command", "data", "recipe", "parameters", "hardware", "minutes", "seeds", "epochs"),
+    *("top1_error", "top5_error", "record"),
+}
+NOT_RUN = {"status", "recipe", "data", "target", "needs", "command"}
+REPORT = (
+    "| *the report's Inception-ResNet, 2017* | 8.3 M | 37.56 % | | a GPU (K80) | not stated | | |",
+    "| *the report's 18-layer ResNet, 2017* | 11.28 M | 43.50 % | 20.30 % | a GPU (K80) | not stated | | |",
+)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table, the lowest error first, behind the report's own row."""
+    """Return the rows as Markdown: a table, the lowest error first, above the report's own rows; the commands; what
+    is not run yet.
+    """
+    measured = sorted((row for row in rows if not _waits(row)), key=lambda row: float(row["top1_error"]))
+    waiting = [row for row in rows if _waits(row)]
     lines = [
-        "| recipe | parameters | top-1 error | top-5 error | trained on | time | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | parameters | top-1 error | top-5 error | trained on | time | seeds | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *map(_line, measured),
+        *REPORT,
+        "",
+        "One seed's error has its 95 % interval behind it, the mean of several their standard deviation. The commands:",
+        "",
+        "```sh",
+        *(f"{row['command']}  # {_percent(row['top1_error'])}, commit {row['commit'][:12]}" for row in measured),
+        "```",
     ]
-    for row in sorted(rows, key=lambda row: row["top1_error"]):
-        low, high = (f"{100 * row[name]:.1f}" for name in ("top1_low", "top1_high"))
-        cells = [
-            f"`{row['recipe']}`",
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"**{100 * row['top1_error']:.2f} %** ({low} to {high})",
-            f"{100 * row['top5_error']:.2f} %",
-            row["hardware"],
-            f"{row['minutes']:.0f} min",
-            f"[{row['date']}]({row['record']})",
+    if waiting:
+        lines += [
+            "",
+            "Not run yet:",
+            "",
+            "| recipes and the top-1 error to reach | needs | command |",
+            "| --- | --- | --- |",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    report = ["the report's 18-layer ResNet, 2017", "11.28 M", "43.50 %", "20.30 %", "a GPU (K80)", "not stated", ""]
-    lines.append(f"| {' | '.join(report)} |")
+    for command, needs in dict.fromkeys((row["command"], row["needs"]) for row in waiting):
+        alike = [
+            f"{_what(row)}: {row['target']}" for row in waiting if (row["command"], row["needs"]) == (command, needs)
+        ]
+        lines.append(f"| {'; '.join(alike)} | {needs} | `{command}` |")
     return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row.get("top1_sd") is not None:
+        spread = f"+- {100 * row['top1_sd']:.2f}"
+    elif "top1_low" in row:
+        spread = f"{100 * row['top1_low']:.1f} to {100 * row['top1_high']:.1f}"
+    else:
+        spread = "one seed"
+    cells = [
+        _what(row),
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"**{_percent(row['top1_error'])}** ({spread})",
+        _percent(row["top5_error"]),
+        row["hardware"],
+        f"{row['minutes']:.0f} min" if row["minutes"] >= 3 else f"{60 * row['minutes']:.1f} s",
+        ", ".join(map(str, row["seeds"])),
+        f"[{row['date']}]({row['record']})",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _what(row: dict[str, Any]) -> str:
+    return f"`{row['recipe']}`" + (", speedrun" if row.get("kind") == "speedrun" else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _waits(row: dict[str, Any]) -> bool:
+    return row.get("status") == "not run"
 
 
 def with_table(readme: str, rows: list[dict[str, Any]]) -> str:
@@ -56,58 +114,103 @@ def with_table(readme: str, rows: list[dict[str, Any]]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the recorded rows."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """Read the recorded rows; raise ValueError that names the line when one lacks something."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        row = json.loads(line)
+        if missing := sorted((NOT_RUN if _waits(row) else MEASURED) - row.keys()):
+            raise ValueError(f"{path}, line {number}, lacks {', '.join(missing)}")
+        rows.append(row)
+    return rows
 
 
-def row_of(folder: Path, *, hardware: str, record: str) -> dict[str, Any]:
-    """Return the row of a finished run that was evaluated on val."""
+def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]:
+    """Return the row of a finished run that was evaluated on val, or of several that differ in their seed only."""
     from tinysight import models, runs
     from tinysight.deploy.predictor import Predictor
 
-    told = runs.read_record(folder)
-    evaluation = json.loads((folder / "evaluation-val.json").read_text(encoding="utf-8"))
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    num_classes = len(Predictor(folder).card.class_names)
-    model = models.build(told.run.model.name, num_classes, told.run.model.options)
-    errors = ("top1_error", "top1_low", "top1_high", "top5_error", "loss", "calibration_error")
+    told = [runs.read_record(folder) for folder in folders]
+    first = told[0]
+    for other in told[1:]:
+        alike = replace(other.run, train=replace(other.run.train, seed=first.run.train.seed))
+        if alike != first.run:
+            raise ValueError(runs.other_run(other.folder, alike, first.run) + "; give runs that differ in their seed")
+    seeds = [each.run.train.seed for each in told]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"the seeds are {', '.join(map(str, seeds))}; give each once")
+    evaluations = [json.loads((folder / "evaluation-val.json").read_bytes()) for folder in folders]
+    summaries = [json.loads((folder / "summary.json").read_bytes()) for folder in folders]
+    num_classes = len(Predictor(folders[0]).card.class_names)
+    stamp = max((folder / "evaluation-val.json").stat().st_mtime for folder in folders)
+    names = ["top1_error", "top5_error", "loss", "calibration_error"]
+    if len(folders) == 1:
+        names[1:1] = ["top1_low", "top1_high"]
+    errors = [each["top1_error"] for each in evaluations]
+    several = {"top1_errors": errors, "top1_sd": round(statistics.stdev(errors), 6)} if len(errors) > 1 else {}
     return {
-        "date": datetime.fromtimestamp((folder / "evaluation-val.json").stat().st_mtime, tz=UTC).date().isoformat(),
-        "commit": told.versions.get("commit", ""),
-        "command": told.command,
-        "data": told.run.data.name,
-        "recipe": told.run.recipe,
-        "parameters": models.count_parameters(model),
+        "date": datetime.fromtimestamp(stamp, tz=UTC).date().isoformat(),
+        "commit": first.versions.get("commit", ""),
+        "command": first.command,
+        "data": first.run.data.name,
+        "recipe": first.run.recipe,
+        "parameters": models.num_parameters(first.run.model.name, num_classes, first.run.model.options),
         "hardware": hardware,
-        "minutes": round(summary["seconds"] / 60, 1),
-        "seeds": [told.run.train.seed],
-        "epochs": told.run.train.epochs,
-        **{name: round(evaluation[name], 6) for name in errors},
+        "minutes": round(statistics.mean(each["seconds"] for each in summaries) / 60, 1),
+        "seeds": seeds,
+        "epochs": first.run.train.epochs,
+        **{name: round(statistics.mean(each[name] for each in evaluations), 6) for name in names},
+        **several,
         "record": record,
     }
 
 
+def with_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows with one more, without the one that said that it was not run yet."""
+    from tinysight.recipes import RECIPES
+
+    speedrun = row.get("kind") == "speedrun"
+    whole = row["recipe"] in RECIPES and row["epochs"] >= RECIPES[row["recipe"]]().train.epochs
+
+    def answered(waiting: dict[str, Any]) -> bool:
+        if speedrun or waiting.get("kind") == "speedrun":
+            return speedrun and waiting.get("kind") == "speedrun"
+        return whole and (waiting["recipe"], waiting["data"]) == (row["recipe"], row["data"])
+
+    return [*(each for each in rows if not (_waits(each) and answered(each))), row]
+
+
 def main() -> None:
-    """Write, check or extend the table."""
+    """Write, check or extend the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--add", type=Path, metavar="RUN")
+    parser.add_argument("--add", type=Path, metavar="RUN", nargs="+")
+    parser.add_argument("--add-row", type=Path, metavar="FILE")
     parser.add_argument("--hardware")
     parser.add_argument("--record")
     arguments = parser.parse_args()
-    check = arguments.check
-    if arguments.add:
-        if not (arguments.hardware and arguments.record):
-            parser.error("--add needs --hardware and --record")
-        row = row_of(arguments.add, hardware=arguments.hardware, record=arguments.record)
-        with (ROOT / "benchmarks" / "results.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    try:
+        rows = read_rows(ROWS)
+        if arguments.add or arguments.add_row:
+            if not arguments.record or not (arguments.hardware or arguments.add_row):
+                parser.error("--add needs --hardware and --record, --add-row needs --record")
+            if not (ROOT / arguments.record).is_file():
+                parser.error(f"there is no page {arguments.record}; write it first")
+            if arguments.add:
+                row = row_of(arguments.add, hardware=arguments.hardware, record=arguments.record)
+            else:
+                row = {**json.loads(arguments.add_row.read_bytes()), "record": arguments.record}
+                if row["split"] != "val":
+                    raise ValueError(f"the row's errors are {row['split']}'s; results are reported on val")
+            rows = with_row(rows, row)
+            ROWS.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    new = with_table(old, read_rows(ROOT / "benchmarks" / "results.jsonl"))
-    if check and new != old:
+    new = with_table(old, rows)
+    if arguments.check and new != old:
         sys.exit("README.md's table of results is stale; run `python benchmarks/results.py`")
-    if not check:
+    if not arguments.check:
         readme.write_text(new, encoding="utf-8")
 
 

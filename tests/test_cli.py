@@ -104,6 +104,47 @@ def test_the_whole_path(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> Non
     assert (status, "is finished" in err) == (1, True)
 
 
+def test_a_model_of_ones_own_or_the_shipped_one(
+    tinysight: Tinysight, tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Export a run, let its file answer as the model in the box would, and measure it again."""
+    from tinysight.deploy import shipped
+
+    assert tinysight("train", "quickstart", "--name", "first", *SMALL)[0] == 0
+    status, _, err = tinysight("export", "first", "--half", "--out", "half.safetensors")
+    assert (status, "`tinysight evaluate" in err) == (1, True)
+    assert tinysight("evaluate", "first")[0] == 0
+    before = sorted((tmp_path / "runs" / "first").rglob("*"))
+    status, out, err = tinysight("export", "first", "--half", "--out", "half.safetensors")
+    assert status == 0, err
+    assert f"{(tmp_path / 'half.safetensors').stat().st_size / 1e6:.2f} MB in half.safetensors" in out
+
+    photo = tmp_path / "photo"  # no suffix: it is an image because it is a file
+    Image.fromarray(np.array(tiny.images[0])).resize((200, 150)).save(photo, "PNG")
+    answers = []
+    monkeypatch.setattr(shipped, "PATH", tmp_path / "half.safetensors")
+    for words in (("half.safetensors", "photo"), ("--model", "half.safetensors", "photo"), ("photo",)):
+        status, out, err = tinysight("predict", *words, "--json")
+        assert status == 0, err
+        assert ("the model that comes with tinysight: quickstart, 24 classes of shapes" in err) == (words == ("photo",))
+        answers.append(json.loads(out))
+    assert answers[0] == answers[1] == answers[2]
+    assert len(answers[0]) == 1
+    status, out, err = tinysight("predict", "missing.jpg")
+    assert (status, "missing.jpg" in err.splitlines()[-1], out) == (1, True, "")
+
+    status, out, err = tinysight("evaluate", "shipped", "--json")
+    assert status == 0, err
+    told = json.loads(out)
+    assert json.loads(tinysight("evaluate", "half.safetensors", "--data", "shapes", "--json")[1]) == told
+    assert shipped.shipped().card.results["val"] == {"data": "shapes", **told}
+    assert sorted((tmp_path / "runs" / "first").rglob("*")) == before, "nothing is written"
+
+    monkeypatch.setattr(shipped, "PATH", tmp_path / "none.safetensors")
+    status, _, err = tinysight("predict", "photo")
+    assert (status, err.count("\n"), "lacks none.safetensors" in err) == (1, 1, True)
+
+
 def test_data_commands(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
     status, out, _ = tinysight("data", "info", "shapes", "--verify")
     assert status == 0
@@ -216,6 +257,11 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Pat
         (("study", "depth", "--data", "shapes", "--subset", "2"), "--subset is 2"),
         (("study", "depth", "--data", "shapes", "--jobs", "0"), "--jobs is 0"),
         (("study", "depth", "--data", "shapes", "--name", ".."), "is no name"),
+        (("study", "depth", "--data", "shapes", "--recipes", "modern"), "belongs to the study models, not to depth"),
+        (("study", "models", "--data", "shapes", "--recipes", "new"), "expected published or modern"),
+        (("study", "depth", "--data", "shapes", "--minutes", "0"), "--minutes is 0"),
+        (("study", "depth", "--data", "shapes", "--budget", "-1"), "--budget is -1"),
+        (("study", "depth", "--data", "shapes", "--budget", "9", "--epochs", "2"), "give one of them"),
         (("study", "depth", "--data", "shapes", "train.seed=3"), "use --seeds"),
         (("study", "depth", "--data", "shapes", "augment.crop=65"), "set augment.crop to 64 or less"),
         (("study", "depth", "--data", "shapes", "--report-only"), "study-depth-shapes is finished yet"),
@@ -228,7 +274,16 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Pat
         (("evaluate", "nothing"), "no run is named 'nothing'"),
         (("submit", "nothing"), "no run is named 'nothing'"),
         (("predict", "nothing", "x.png"), "no run is named 'nothing'"),
-        (("predict", "notes.txt", "x.png"), "no readable safetensors file"),
+        (("predict", "--model", "notes.txt", "x.png"), "no readable safetensors file"),
+        (("predict", "nothing"), "no run is named 'nothing'"),
+        (("predict", "nothing.safetensors", "x.png"), "no run is named 'nothing.safetensors'"),
+        (("predict", "photos"), "photos is a model, and no image is given"),
+        (("predict", "--model", "nothing", "x.png"), "no run is named 'nothing'"),
+        (("predict", "--model", "photos", "x.png"), "no finished run"),
+        (("evaluate", "notes.txt"), "no readable safetensors file"),
+        (("export", "nothing", "--out", "x.safetensors"), "no run is named 'nothing'"),
+        (("export", "nothing", "--out", "x.bin"), "end it in .safetensors"),
+        (("export", "nothing", "--out", "no/such/x.safetensors"), "there is no folder no/such"),
         (("data", "get", "imagenet"), "there are tiny-imagenet and shapes"),
         (("data", "get", "shapes", "--source", "x.zip"), "it has no --source"),
         (("data", "get", "tiny-imagenet", "--source", "missing.zip"), "missing.zip"),
@@ -269,7 +324,9 @@ def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: 
 
 def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
     commands = [("data", name) for name in ("get", "import", "info", "show", "augment")]
+    commands += [("recipes",), ("studies",)]
     commands += [(name,) for name in ("train", "resume", "study", "evaluate", "predict", "submit", "ensemble", "bench")]
+    commands += [("export",)]
     for command in commands:
         status, out, _ = tinysight(*command, "--help")
         assert status == 0

@@ -39,6 +39,10 @@ def test_each_study_varies_what_it_asks_about_and_nothing_else() -> None:
     assert [member.run.optimiser.weight_decay for member in decays] == [1e-4, 2e-4, 3e-4]
     assert [member.label for member in decays] == [f"weight decay {n}e-4" for n in (1, 2, 3)]
     assert len({repr(replace(m.run, optimiser=RUN.optimiser)) for m in decays}) == 1
+    modern = study("weight-decay-modern").members
+    assert [member.run.optimiser.weight_decay for member in modern] == [1e-4, 5e-4, 1e-3]
+    assert [member.label for member in modern] == [f"weight decay {text}" for text in ("1e-4", "5e-4", "1e-3")]
+    assert len({repr(replace(m.run, optimiser=RUN.optimiser)) for m in modern}) == 1
     ways = study("initialisation").members
     assert [member.run.model.initialisation for member in ways] == ["xavier", "variance_scaling"]
     assert len({repr(replace(m.run, model=RUN.model)) for m in ways}) == 1

@@ -452,5 +452,12 @@ def _floats(value: Any, annotation: Any) -> Any:
 
 
 def _describe(annotation: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a word",
+        tuple[float, float]: "two numbers, as 0.9,1.08",
+        tuple[tuple[float, int], ...]: "pairs (share, pixels), as ((0,40),(0.7,56))",
+    }
     return names.get(annotation, f"a value like {str(annotation).replace('typing.', '')}")

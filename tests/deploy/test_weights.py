@@ -52,6 +52,34 @@ def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
     assert not found.training and not any(parameter.requires_grad for parameter in found.parameters())
 
 
+def test_half_precision_halves_matrices_and_kernels_and_nothing_else(tmp_path: Path) -> None:
+    model = build("resnet", 3, {"n": 1, "filters": (32, 64)})
+    model.normalise.set_statistics(torch.tensor([1.1, 2.2, 3.3]), torch.tensor([4.4, 5.5, 6.6]))  # type: ignore[union-attr,operator]
+    card = replace(CARD, options={"n": 1, "filters": (32, 64)})
+    whole, half = weights_bytes(model, card), weights_bytes(model, card, half=True)
+    assert 0.5 < len(half) / len(whole) < 0.6
+    path = tmp_path / "half.safetensors"
+    path.write_bytes(half)
+    found, _ = load_weights(path)
+    parameters = dict(model.named_parameters())
+    for name, value in found.state_dict().items():
+        original = model.state_dict()[name]
+        assert value.dtype == original.dtype, "computed in float32"
+        rounded = name in parameters and original.ndim >= 2
+        assert torch.equal(value, original.half().float() if rounded else original), name
+    assert not torch.equal(found.state_dict()["head.weight"], model.state_dict()["head.weight"])
+    assert len(weights_bytes(found, card)) == len(whole)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
+    model = build("resnet", 3, CARD.options)
+    with torch.no_grad():
+        model.get_parameter("head.weight")[0, 0] = 70_000.0
+    weights_bytes(model, CARD)
+    with pytest.raises(ValueError, match=r"head\.weight holds a value that float16 cannot"):
+        weights_bytes(model, CARD, half=True)
+
+
 def test_the_same_model_gives_the_same_bytes() -> None:
     model = build("resnet", 3, CARD.options)
     assert weights_bytes(model, CARD) == weights_bytes(model.eval(), CARD)

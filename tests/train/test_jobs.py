@@ -19,7 +19,7 @@ from tinysight import cli
 from tinysight.cli import studying
 from tinysight.data.pack import Pack
 from tinysight.studies import study
-from tinysight.train import jobs, plan
+from tinysight.train import budget, jobs, plan
 from tinysight.train.cluster import Cluster
 from tinysight.train.plan import Job
 
@@ -132,6 +132,34 @@ def test_an_interrupted_study_goes_on_to_the_same_bytes(
     assert (folder / "table.csv").read_text() == once
 
 
+def test_a_study_is_made_in_pieces_of_some_minutes(
+    tinysight: Tinysight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.3)
+    words = ("study", "slow.py", "--data", "small", "--budget", "0.5")
+    folder = tmp_path / "runs" / "study-own-small"
+    status, out, err = tinysight(*words, "--minutes", "0.07")  # 4 seconds for what takes 6 and more
+    assert (status, out) == (75, ""), err
+    assert "with dropout: " in err and "images/s, cpu" in err and "3 of 3 epochs" in err
+    assert err.endswith("the minutes are over; the same command goes on\n")
+    assert not (folder / "without-seed0" / "weights.safetensors").exists()
+    planned = (folder / "budget.json").read_text()
+    status, out, err = tinysight(*words, "--minutes", "9")
+    assert status == 0, err
+    assert "images/s" not in err, "measured and planned once"
+    assert "one seed cannot tell" in out
+    assert (folder / "budget.json").read_text() == planned
+    assert len(weights(folder)) == 2
+
+
+def test_the_recipes_choose_the_study(tinysight: Tinysight) -> None:
+    for words, recipe in ((("--recipes", "modern"), "modern"), (("--recipes", "published"), "report"), ((), "report")):
+        status, out, err = tinysight("study", "models", "--data", "small", "--print-commands", *words)
+        assert status == 0, err
+        commands = [shlex.split(line)[2] for line in out.splitlines()]
+        assert commands == [f"{name}-{recipe}" for name in ("inception-resnet", "resnet18", "vgg19", "vgg16")]
+
+
 def test_printed_commands_are_the_study_to_which_seeds_are_added_at_once(tinysight: Tinysight, tmp_path: Path) -> None:
     words = ("study", "own.py", "--data", "small", "--epochs", "1", "train.log_every=2")
     folder = tmp_path / "runs" / "study-own-small"
@@ -238,6 +266,22 @@ def test_a_signal_is_handed_on_and_nothing_more_begun(number: int, handed_on: in
     assert [work.signals for work in begun] == [[handed_on], [handed_on]]
     if number != signal.SIGHUP:
         assert signal.getsignal(number) == before
+
+
+def test_after_so_many_seconds_what_runs_is_asked_to_save_and_nothing_more_begun() -> None:
+    begun: list[Fake] = []
+
+    def start(job: Job, place: int) -> Fake:
+        begun.append(Fake(0, looks=10**9))
+        return begun[-1]
+
+    before = signal.getsignal(signal.SIGALRM)
+    assert jobs.carry_out(fake_jobs(5), start, at_once=2, pause=0.01, seconds=0.05) == signal.SIGALRM
+    assert [work.signals for work in begun] == [[signal.SIGTERM]] * 2
+    assert jobs.carry_out(fake_jobs(5), start, at_once=2, pause=0.01, seconds=-3) == signal.SIGALRM, "no time at all"
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert jobs.carry_out(fake_jobs(1), lambda job, place: Fake(0, looks=1), at_once=1, pause=0.01, seconds=9) == 0
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0, "the clock is stopped"
 
 
 def test_a_fault_of_ours_leaves_nobody_behind() -> None:

@@ -29,6 +29,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     using.predict,
     reporting.report,
     using.submit,
+    using.export,
     using.ensemble,
     using.bench,
     using.version,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import shlex
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
     from tinysight.train.plan import Job
 
 PROGRAM = (sys.executable, "-m", "tinysight")  # what trains a member
+GO_ON = 75  # exit status when the minutes are over and work is left: sysexits' "try again"
 
 
 def studies() -> None:
-    """List the studies: the question, where it comes from, and what is compared."""
+    """List the studies: the question, where it comes from, and what is compared.
+
+    [bold]Examples[/bold]
+      tinysight studies
+    """
     from tinysight.studies import STUDIES
 
     for name, make in STUDIES.items():
@@ -40,6 +47,22 @@ def study(
     settings: Settings = None,
     epochs: Annotated[int | None, typer.Option(help="How long each trains.", show_default="as its recipe says")] = None,
     seeds: Annotated[int, typer.Option(help="How many times each is trained.")] = 1,
+    recipes: Annotated[
+        str | None, typer.Option(help="Of the study `models`: published or modern.", show_default="published")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes for one training of each member: measure their speed and shorten all alike to fit.",
+            show_default="no limit",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Save and stop after so many, with status 75; the same command goes on.", show_default="no limit"
+        ),
+    ] = None,
     subset: Annotated[float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")] = None,
     jobs: Annotated[int, typer.Option(help="How many train at once, sharing the cores or GPUs.")] = 1,
     folder_name: Annotated[
@@ -58,19 +81,26 @@ def study(
       tinysight study depth --data shapes --epochs 4 --seeds 3
       tinysight study weight-decay --data tiny-imagenet --epochs 10 --subset 0.2 --seeds 3 --jobs 2
       tinysight study models --data tiny-imagenet --print-commands > commands.txt
+      tinysight study models --recipes modern --data tiny-imagenet --budget 90 --minutes 9
       tinysight study my_study.py --data pets train.batch_size=64
     """
     from tinysight import runs
     from tinysight.studies import study as study_named
     from tinysight.train import plan
 
+    begun = time.monotonic()
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}; train 1 or more at once")
-    chosen = study_named(name)
+    for option, value in (("--budget", budget), ("--minutes", minutes)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{option} is {value:g}; give minutes above 0")
+    if budget is not None and epochs is not None:
+        raise ValueError("--budget plans the epochs, and --epochs sets them; give one of them")
+    chosen = study_named(_with_recipes(name, recipes))
     folder = runs.folder_named(folder_name or f"study-{chosen.name}-{Path(data).name}")
-    plan_for = functools.partial(
-        plan.plan, chosen, folder, data=data, epochs=epochs, subset=subset, settings=settings or []
-    )
+    plan_whole = functools.partial(plan.plan, chosen, folder, data=data, subset=subset, settings=settings or [])
+    lengths = epochs if budget is None else _epochs_within(budget, plan_whole(), data, home)
+    plan_for = functools.partial(plan_whole, epochs=lengths)
     planned = plan_for(seeds=seeds)
     if print_commands:
         for job in planned:
@@ -86,13 +116,38 @@ def study(
     if report_only:
         command = plan.last_command(folder) or command
     plan.write_plan(chosen, reported, pack, command=command)
-    failed = 0 if report_only else _train(planned, folder, jobs, ray, home)
+    until = None if minutes is None else begun + 60 * minutes
+    failed = 0 if report_only else _train(planned, folder, jobs, ray, home, until)
     _report(folder)
     if failed:
         raise typer.Exit(1)
 
 
-def _train(planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, home: Path | None) -> int:
+def _with_recipes(name: str, recipes: str | None) -> str:
+    """Return the name of the study that `--recipes` chooses."""
+    if recipes is None:
+        return name
+    if name != "models":
+        raise ValueError(f"--recipes belongs to the study models, not to {name}; leave it out")
+    if recipes not in ("published", "modern"):
+        raise ValueError(f"--recipes is {recipes!r}; expected published or modern")
+    return "models" if recipes == "published" else "models-modern"
+
+
+def _epochs_within(budget: float, one_each: Sequence[Job], data: str, home: Path | None) -> dict[str, int]:
+    """Plan how many epochs of each member the budget allows, and say so."""
+    from tinysight.train import plan
+    from tinysight.train.budget import plan_epochs
+
+    pack = open_or_draw(data, home)
+    for job in one_each:
+        plan.check_fits(job, pack)
+    return plan_epochs(one_each, pack, minutes=budget, say=say)
+
+
+def _train(
+    planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, home: Path | None, until: float | None
+) -> int:
     """Do what is not finished yet and tell how each ends; return how many failed."""
     from tinysight.train import jobs
 
@@ -130,8 +185,16 @@ def _train(planned: Sequence[Job], folder: Path, at_once: int, on_ray: bool, hom
             say(f"[{done}/{total}] {job.folder.name}: failed with status {status}: {line}")
 
     number = jobs.carry_out(
-        todo, start, at_once=at_once, begun=lambda job: say(f"{job.folder.name}: training"), ended=ended
+        todo,
+        start,
+        at_once=at_once,
+        begun=lambda job: say(f"{job.folder.name}: training"),
+        ended=ended,
+        seconds=None if until is None else until - time.monotonic(),
     )
+    if number == signal.SIGALRM:
+        say("the minutes are over; the same command goes on")
+        raise SystemExit(GO_ON)
     if number:
         say("stopped; the same command goes on")
         raise SystemExit(128 + number)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def recipes() -> None:
-    """List the recipes: what each trains, on what, how long, and what came of it."""
+    """List the recipes: what each trains, on what, how long, and what came of it.
+
+    [bold]Examples[/bold]
+      tinysight recipes
+    """
     import inspect
 
     from rich.console import Console

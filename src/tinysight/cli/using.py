@@ -12,10 +12,11 @@ import typer
 
 from tinysight.cli.arguments import Device, Home, RunName
 from tinysight.cli.packs import open_or_draw
-from tinysight.cli.progress import counting
+from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
     from tinysight.data.pack import Pack
+    from tinysight.deploy.predictor import Predictor
     from tinysight.train.evaluate import Metrics, Scores
 
 
@@ -31,9 +32,13 @@ def evaluate(
 ) -> None:
     """Measure a finished run: errors with 95 % intervals, loss, calibration; keep every image's scores and draw some.
 
+    Of a weights file, or of the model that comes with tinysight (`shipped`), the figures are printed and nothing is
+    written.
+
     [bold]Examples[/bold]
       tinysight evaluate quickstart-shapes
       tinysight evaluate runs/pets --split minival --json
+      tinysight evaluate shipped --data tiny-imagenet
     """
     from dataclasses import asdict
 
@@ -42,6 +47,9 @@ def evaluate(
     from tinysight.device import place
     from tinysight.train.evaluate import evaluate_run
 
+    if (source := _model_named(run)).is_file():
+        _evaluate_weights(source, split, data, device=device, home=home, as_json=as_json)
+        return
     folder = runs.find(run)
     pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
     with counting(f"scoring {split}") as progress:
@@ -60,25 +68,52 @@ def evaluate(
         print(f"some predictions:     {folder / f'predictions-{label}.png'}")
 
 
+def _evaluate_weights(
+    source: Path, split: str, data: str | None, *, device: str, home: Path | None, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from tinysight.deploy.predictor import Predictor
+    from tinysight.device import place
+    from tinysight.train.evaluate import check_data, measure, score_split
+
+    predictor = Predictor(source, placement=place(device, "fp32"))  # as `predict` computes
+    pack = open_or_draw(data or predictor.card.data, home)
+    check_data(predictor.card, pack)
+    with counting(f"scoring {split}") as progress:
+        total = len(pack.rows(split))
+        metrics = measure(score_split(predictor, pack, split, lambda done: progress(done, total)))
+    if as_json:
+        print(json.dumps(asdict(metrics), indent=1))
+    else:
+        _print_metrics(metrics, pack.name, split)
+
+
 def predict(
-    model: Annotated[str, typer.Argument(metavar="RUN|WEIGHTS", help="A run, or a weights file (.safetensors).")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP of any size.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN|WEIGHTS] IMAGE...",
+            help="JPEG, PNG or WebP of any size; before them a run, or a weights file (.safetensors).",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A run or a weights file; all other words are images.", show_default="the shipped model"),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Name what is in pictures.
+    """Name what is in pictures: with a model of yours, or with the one that comes with tinysight.
 
     [bold]Examples[/bold]
+      tinysight predict photo.jpg
       tinysight predict quickstart-shapes examples/images/*.png
       tinysight predict runs/pets/weights.safetensors cat.jpg --json
     """
-    from tinysight import runs
-    from tinysight.deploy.predictor import Predictor
-    from tinysight.device import place
-
-    path = Path(model)
-    predictor = Predictor(path if path.exists() else runs.find(model), placement=place(device, "fp32"))
+    source, images = _model_and_images(words, model)
+    predictor = _predictor(source, device)
     failed = 0
     found: list[dict[str, Any]] = []
     for image, answer in zip(images, predictor.predict(images, top=top), strict=True):
@@ -96,6 +131,46 @@ def predict(
         print(json.dumps(found, indent=1, ensure_ascii=False))
     if failed:
         raise typer.Exit(1)
+
+
+def export(
+    run: RunName,
+    out: Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")],
+    half: Annotated[bool, typer.Option("--half", help="Store matrices and kernels as float16.")] = False,
+    device: Device = "auto",
+    home: Home = None,
+) -> None:
+    """Make one weights file of an evaluated run to hand on, with its error on val on its card.
+
+    The file is measured on val as it was written, computed in float32 as `tinysight predict` computes.
+
+    [bold]Examples[/bold]
+      tinysight export quickstart-shapes --half --out shapes.safetensors
+      tinysight predict shapes.safetensors examples/images/*.png
+    """
+    from tinysight import runs
+    from tinysight.device import place
+    from tinysight.train.exporting import export as export_run
+
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent}; make it first")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out is {out}; end it in .safetensors")
+    folder = runs.find(run)
+    pack = open_or_draw(runs.read_record(folder).run.data.name, home)
+    with counting("scoring val") as progress:
+        total = len(pack.rows("val"))
+        made = export_run(
+            folder,
+            out,
+            pack=pack,
+            placement=place(device, "fp32"),
+            half=half,
+            each_batch=lambda done: progress(done, total),
+        )
+    _print_metrics(made.val, pack.name, "val")
+    print(f"  the run's own      {made.run_top1_error:6.2%} top-1 error")
+    print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 
 def submit(
@@ -220,6 +295,46 @@ def version() -> None:
     from tinysight import __version__
 
     print(__version__)
+
+
+def _model_and_images(words: list[str], model: str | None) -> tuple[Path | None, list[Path]]:
+    """Tell the model from the images; None stands for the one that comes with tinysight.
+
+    The first word is an image when it is a file, or is called like one, and no weights file; else it names a model.
+    """
+    first, paths = Path(words[0]), [Path(word) for word in words]
+    if model is not None:
+        return _model_named(model), paths
+    called_so = first.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not first.is_dir()
+    if first.suffix != ".safetensors" and (called_so or first.is_file()):
+        return None, paths
+    source = _model_named(words[0])
+    if len(paths) == 1:
+        raise ValueError(f"{words[0]} is a model, and no image is given; write `tinysight predict {words[0]} IMAGE...`")
+    return source, paths[1:]
+
+
+def _model_named(name: str) -> Path:
+    """Return the folder of a run, or a weights file; `shipped` is the one that comes with tinysight."""
+    from tinysight import runs
+    from tinysight.deploy import shipped
+
+    if Path(name).exists():
+        return Path(name)
+    return shipped.PATH if name == "shipped" and shipped.PATH.is_file() else runs.find(name)
+
+
+def _predictor(source: Path | None, device: str) -> Predictor:
+    from tinysight.deploy import shipped
+    from tinysight.deploy.predictor import Predictor
+    from tinysight.device import place
+
+    placement = place(device, "fp32")
+    if source is not None:
+        return Predictor(source, placement=placement)
+    predictor = shipped.shipped(placement=placement)
+    say(f"the model that comes with tinysight: {shipped.describe(predictor.card)}")
+    return predictor
 
 
 def _draw_predictions(folder: Path, pack: Pack, scores: Scores, split: str, count: int = 48) -> None:

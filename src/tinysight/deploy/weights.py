@@ -57,9 +57,21 @@ class Card:
             raise ValueError("the card of these weights is not of the form that a training writes")
 
 
-def weights_bytes(model: nn.Module, card: Card) -> bytes:
-    """Return the file's content: the state of `model` as float32 and the card, with a checksum over both."""
+def weights_bytes(model: nn.Module, card: Card, *, half: bool = False) -> bytes:
+    """Return the file's content: the state of `model` as float32 and the card, with a checksum over both.
+
+    With `half`, matrices and convolution kernels are stored as float16, at half the size; vectors (norms, biases,
+    running statistics, normalisation) stay float32, and `load_weights` computes in float32 either way.
+
+    Raises:
+        ValueError: with `half`, a weight lies outside float16's range of +-65504.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        for name in (name for name, parameter in model.named_parameters() if parameter.ndim >= 2):
+            tensors[name] = tensors[name].half()
+            if not torch.isfinite(tensors[name]).all():
+                raise ValueError(f"{name} holds a value that float16 cannot; keep these weights whole, without --half")
     description = asdict(card)
     metadata = {"format": FORMAT, "card": description, "sha256": _digest(tensors, description)}
     return save_tensors(tensors, metadata={"tinysight": json.dumps(metadata)})

@@ -36,20 +36,23 @@ def carry_out(
     begun: Callable[[Job], None] = lambda job: None,
     ended: Callable[[Job, int], None] = lambda job, status: None,
     pause: float = 0.1,
+    seconds: float | None = None,
 ) -> int:
     """Do jobs, at most `at_once` at a time; return 0, or the number of the signal that stopped it.
 
-    SIGINT, SIGTERM and SIGHUP (as SIGTERM) are handed on to what runs, which saves; nothing more is begun.
+    SIGINT, SIGTERM and SIGHUP (as SIGTERM) are handed on to what runs, which saves; nothing more is begun. So it is
+    after `seconds`, and SIGALRM's number is returned.
 
     Args:
         start: begins a job in a free place, 0 up to `at_once`.
         begun: called with each job that begins.
         ended: called with each job and its exit status.
         pause: seconds between two looks at what runs.
+        seconds: how long at most; None: until all are done.
     """
     waiting = list(jobs)
     running: dict[int, tuple[Job, Work]] = {}
-    with _signals() as came:
+    with _signals(seconds) as came:
         handed_on = 0
         try:
             while running or (waiting and not came):
@@ -134,8 +137,8 @@ def last_line(path: Path) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Note SIGTERM, SIGINT and SIGHUP while a study runs; yield the numbers that came."""
+def _signals(seconds: float | None) -> Iterator[list[int]]:
+    """Note SIGTERM, SIGINT, SIGHUP, and SIGALRM after `seconds`, while a study runs; yield the numbers that came."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -144,9 +147,15 @@ def _signals() -> Iterator[list[int]]:
     numbers = [signal.SIGTERM, signal.SIGINT]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         numbers.append(signal.SIGHUP)  # the terminal was closed
+    if seconds is not None:
+        numbers.append(signal.SIGALRM)
     previous: dict[int, Any] = {number: signal.signal(number, note) for number in numbers}
     try:
+        if seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would be never
         yield came
     finally:
+        if seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in previous.items():
             signal.signal(number, handler)

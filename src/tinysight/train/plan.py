@@ -7,7 +7,7 @@ plan can be carried out here, on a cluster, or as a job array; carried out again
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def plan(
     folder: Path,
     *,
     data: str,
-    epochs: int | None = None,
+    epochs: int | Mapping[str, int] | None = None,
     seeds: int = 1,
     subset: float | None = None,
     settings: Sequence[str] = (),
@@ -65,7 +65,8 @@ def plan(
 
     Args:
         data: the pack that all learn from.
-        epochs: how long each trains; its warm-up shrinks or grows with it. None: as its recipe says.
+        epochs: how long each trains, or each by its label; its warm-up shrinks or grows with it. None: as its recipe
+            says.
         seeds: how many times each is trained: with the seeds 0, 1, ...
         subset: class-balanced share of the training images, 0 to 1. None: as its recipe says.
         settings: `section.field=value`, for every member.
@@ -76,7 +77,7 @@ def plan(
     """
     if seeds < 1:
         raise ValueError(f"--seeds is {seeds}; train each member with 1 or more")
-    if epochs is not None and epochs < 1:
+    if isinstance(epochs, int) and epochs < 1:
         raise ValueError(f"--epochs is {epochs}; train for 1 or more")
     if subset is not None and not 0 < subset <= 1:
         raise ValueError(f"--subset is {subset:g}; give a share above 0, at most 1")
@@ -87,7 +88,7 @@ def plan(
     jobs = []
     for seed in range(seeds):
         for member in study.members:
-            run = _shortened(member.run, epochs)
+            run = _shortened(member.run, epochs[member.label] if isinstance(epochs, Mapping) else epochs)
             run = replace(run, data=replace(run.data, name=data, fraction=subset or run.data.fraction))
             run = replace(config.override(run, dict(changes)), recipe=member.run.recipe)
             run = _as_commanded(replace(run, train=replace(run.train, seed=seed)), member.label)
@@ -131,10 +132,7 @@ def _all_differ(jobs: Sequence[Job]) -> None:
 def check(jobs: Sequence[Job], pack: Pack) -> None:
     """Raise ValueError when a job does not fit the data, or its folder holds another run or one on other data."""
     for job in jobs:
-        try:
-            check_run(job.run, pack, World())
-        except ValueError as error:
-            raise ValueError(f"{job.member.label}: {error}") from None
+        check_fits(job, pack)
         if (job.folder / "run.json").is_file():
             record = runs.read_record(job.folder)
             if record.run != job.run:
@@ -143,6 +141,14 @@ def check(jobs: Sequence[Job], pack: Pack) -> None:
                 raise ValueError(
                     f"{job.folder} was trained on other data of the name {pack.name}; choose another --name"
                 )
+
+
+def check_fits(job: Job, pack: Pack) -> None:
+    """Raise ValueError, with the member's label, when a job does not fit the data."""
+    try:
+        check_run(job.run, pack, World())
+    except ValueError as error:
+        raise ValueError(f"{job.member.label}: {error}") from None
 
 
 def seeds_planned(folder: Path) -> int:

@@ -1,0 +1,79 @@
+"""Make one file of a finished run to hand on: smaller weights, and on their card the errors measured with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tinysight.data.pack import Pack
+from tinysight.deploy.predictor import Predictor
+from tinysight.deploy.scores import Metrics, measure
+from tinysight.deploy.weights import load_weights, weights_bytes
+from tinysight.device import Placement
+from tinysight.train.checkpoint import replace_durably
+from tinysight.train.evaluate import check_data, score_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written, and its errors on val beside the run's own."""
+
+    path: Path
+    num_bytes: int
+    val: Metrics
+    run_top1_error: float  # as `tinysight evaluate` measured the run's own weights
+
+
+def export(
+    run: Path,
+    path: Path,
+    *,
+    pack: Pack,
+    placement: Placement,
+    half: bool = True,
+    each_batch: Callable[[int], None] = lambda done: None,
+) -> Exported:
+    """Write the weights of a finished, evaluated run to `path`, measured on val as they lie in that file.
+
+    The card's `results["val"]` holds the figures of `Metrics` and the name of the data.
+
+    Args:
+        run: the run's folder.
+        path: the file to write; one that is there is replaced.
+        pack: the data that the run was trained on.
+        placement: where the written weights are measured.
+        half: store matrices and kernels as float16.
+        each_batch: called with the number of images done.
+
+    Raises:
+        ValueError: the run is not finished, or not evaluated on val; or the pack is not the one it was trained on.
+    """
+    predictor = Predictor(run)  # says what is wrong with a run that is not finished
+    if pack.name != predictor.card.data:
+        raise ValueError(
+            f"the run learned from {predictor.card.data}, not from {pack.name}; export it with its own data"
+        )
+    check_data(predictor.card, pack)
+    own = _evaluation(run)
+    model, card = load_weights(predictor.path)
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / path.name
+        written.write_bytes(weights_bytes(model, card, half=half))
+        metrics = measure(score_split(Predictor(written, placement=placement), pack, "val", each_batch))
+    results = {**card.results, "val": {"data": pack.name, **asdict(metrics)}}
+    content = weights_bytes(model, replace(card, results=results), half=half)
+    replace_durably(path, content)
+    return Exported(path=path, num_bytes=len(content), val=metrics, run_top1_error=own)
+
+
+def _evaluation(run: Path) -> float:
+    path = run / "evaluation-val.json"
+    try:
+        return float(json.loads(path.read_bytes())["top1_error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{run} was not evaluated on val; weights are handed on with their error: `tinysight evaluate {run}` first"
+        ) from None

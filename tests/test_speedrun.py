@@ -1,0 +1,124 @@
+"""The speedrun: the very training of the loop, timed by the rules, and a verdict that holds to them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tinysight.config import Run
+from tinysight.data.pack import Pack
+from tinysight.deploy.predictor import Predictor
+from tinysight.device import Placement
+from tinysight.train.evaluate import measure, score_split
+from tinysight.train.loop import Quiet, train
+from tinysight.train.world import World
+
+ROOT = Path(__file__).parent.parent
+CPU = Placement(device=torch.device("cpu"), bf16=False)
+
+
+@pytest.fixture(scope="module")
+def speedrun() -> ModuleType:
+    """benchmarks/speedrun.py as a module."""
+    spec = importlib.util.spec_from_file_location("speedrun", ROOT / "benchmarks" / "speedrun.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["speedrun"] = module  # its dataclass looks its module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Run]) -> Run:
+    """A run with dropout, batch norm, averaged weights and two sizes, that watches no error."""
+    return make_run(
+        data__monitor="none",
+        schedule__name="linear",
+        train__sizes=((0.0, 16), (0.5, 24)),
+        model__options={"dropout": 0.3, "seconds": 0.01},
+    )
+
+
+def test_it_is_the_training_of_the_loop(speedrun: ModuleType, run: Run, pack: Pack, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    done = speedrun.attempt(run, pack, CPU, "minival")
+    assert torch.equal(torch.get_rng_state(), before)
+    train(run, pack, tmp_path, placement=CPU, world=World(), reporter=Quiet(), versions={})
+    told = measure(score_split(Predictor(tmp_path), pack, "minival", lambda count: None))
+    assert done.metrics == told, "warming up changes nothing of it"
+    assert 14 * 0.01 < done.seconds < 30
+    assert 2 * 0.01 < done.compile_seconds < 30, "one pass at each of two sizes"
+
+
+def test_a_training_that_breaks_is_no_attempt(speedrun: ModuleType, run: Run, pack: Pack) -> None:
+    wild = replace(run, optimiser=replace(run.optimiser, lr=1e38))
+    with pytest.raises(ValueError, match="not finite"):
+        speedrun.attempt(wild, pack, CPU, "minival")
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {"split": "val", "seeds": [0, 1, 2, 3, 4], "top1_error": 0.37, "seconds": [50.0, 60.0], **changes}
+
+
+def test_a_record_needs_val_five_seeds_and_the_target(speedrun: ModuleType) -> None:
+    assert speedrun.verdict(row(), 0.3756) == "55.00 s to 37.00%: by the rules."
+    assert "not val's" in speedrun.verdict(row(split="minival"), 0.3756)
+    assert "4 seeds, 5 are needed" in speedrun.verdict(row(seeds=[0, 1, 2, 3]), 0.3756)
+    assert "above 37.56%" in speedrun.verdict(row(top1_error=0.3757), 0.3756)
+
+
+@pytest.mark.parametrize("change", [{"schedule__name": "plateau"}, {"train__final": "best"}])
+def test_a_run_that_watches_errors_is_refused(
+    speedrun: ModuleType, change: dict[str, Any], make_run: Callable[..., Run]
+) -> None:
+    with pytest.raises(ValueError, match="watches no error"):
+        speedrun.check_rules(make_run(**{"schedule__name": "linear", **change}))
+
+
+def test_the_command_writes_a_row(
+    speedrun: ModuleType,
+    pack: Pack,
+    data_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
+    small = [
+        "model.options.filters=(4,8)",
+        "train.epochs=1",
+        "train.batch_size=24",
+        "train.device=cpu",
+        "augment.crop=24",
+    ]
+    words = ["speedrun.py", "quickstart", *small, "--data", "small", "--seeds", "2", "--target", "100"]
+
+    def call(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        speedrun.main()
+        return capsys.readouterr().out
+
+    out = call("--out", str(tmp_path / "row.json"), "--hardware", "a core")
+    assert "seed 1: " in out and "the error is not val's; 2 seeds, 5 are needed" in out
+    written = json.loads((tmp_path / "row.json").read_text())
+    assert (written["kind"], written["seeds"], written["hardware"], written["epochs"]) == (
+        "speedrun",
+        [0, 1],
+        "a core",
+        1,
+    )
+    assert written["top1_error"] == pytest.approx(sum(written["top1_errors"]) / 2)
+    assert written["minutes"] == pytest.approx(sum(written["seconds"]) / 120, abs=1e-3)
+    with pytest.raises(SystemExit, match="minival tells nothing"):
+        call("data.train=train+minival", "data.monitor=none")
+    with pytest.raises(SystemExit, match="did you mean"):
+        call("train.epocs=3")
