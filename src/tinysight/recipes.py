@@ -13,6 +13,7 @@ from dataclasses import replace
 from tinysight.config import Augment, Data, Localise, Model, Optimiser, Run, Schedule, Train
 
 VGG19 = Model(name="vgg", options={"depth": 19, "linear_convolutions": False})
+LIGHT_STEM = {"stem_kernel": 5, "stem_stride": 2, "first_stride": 1}  # ours: see models.resnet
 CROP_AND_FLIP = Augment(shift=0, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0))
 
 
@@ -175,6 +176,44 @@ def resnet10_laptop() -> Run:
     )
 
 
+def localizer_goldfish() -> Run:
+    """Train the report's localiser on one class, from 400 images and as many of other classes that show no object.
+
+    Source: Wu et al. 2017, sections 3.5 and 4.8: an encoder, an LSTM of 250 units and 5 steps over the whole image, the
+        matching of Stewart et al. 2016; the rest is ours. Any class: --data tiny-imagenet.<name or wnid>; another fifth
+        held out: --data tiny-imagenet.goldfish.fold1.
+    Hardware: any.
+    """
+    return Run(
+        recipe="localizer-goldfish",
+        data=Data(name="tiny-imagenet.goldfish"),
+        augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
+        model=Model(name="resnet", options={"n": 1, "filters": (32, 64, 128, 256), **LIGHT_STEM}),
+        localise=Localise(head="lstm", grid=1, giou_weight=0.2),
+        optimiser=Optimiser(lr=0.05, weight_decay=5e-4, decay_all=False),
+        schedule=Schedule(name="cosine", warmup=2.0),
+        train=Train(epochs=30, batch_size=32, label_smoothing=0.05, log_every=25),
+    )
+
+
+def localizer_joint() -> Run:
+    """Train class and box together on all of Tiny ImageNet: one pass names 200 classes and finds the object.
+
+    Source: ours, after Wu et al. 2017, section 3.5. From a trained classifier: localise.encoder=RUN, and its
+        model.options; localise.frozen=true keeps its features.
+    Hardware: 2 CPU cores.
+    """
+    base = resnet10_laptop()
+    return replace(
+        base,
+        recipe="localizer-joint",
+        augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
+        model=Model(name="resnet", options={"n": 1, **LIGHT_STEM}),
+        localise=Localise(head="lstm", grid=1, giou_weight=0.2),
+        train=replace(base.train, epochs=4, sizes=((0.0, 40), (0.6, 48), (0.85, 64))),
+    )
+
+
 def localizer_shapes() -> Run:
     """Train a small localiser on the embedded drawn shapes: class and box, in minutes, without any download.
 
@@ -188,6 +227,21 @@ def localizer_shapes() -> Run:
         augment=replace(base.augment, shift=6, probability=1.0),
         localise=Localise(head="lstm", grid=1, giou_weight=0.2),
         train=replace(base.train, epochs=12),
+    )
+
+
+def localizer_scenes() -> Run:
+    """Train a localiser on drawn scenes of two to four shapes: a grid of cells, each of which finds its own objects.
+
+    Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
+    Hardware: any.
+    """
+    base = localizer_shapes()
+    return replace(
+        base,
+        recipe="localizer-scenes",
+        data=Data(name="shapes-2-4"),
+        localise=Localise(head="lstm", grid=4, giou_weight=0.2, classify=0.0),
     )
 
 
@@ -212,6 +266,9 @@ def quickstart() -> Run:
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "quickstart": quickstart,
+    "localizer-goldfish": localizer_goldfish,
+    "localizer-joint": localizer_joint,
+    "localizer-scenes": localizer_scenes,
     "localizer-shapes": localizer_shapes,
     "resnet10-laptop": resnet10_laptop,
     "resnet10-report": resnet10_report,

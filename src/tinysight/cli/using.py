@@ -16,7 +16,7 @@ from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
     from tinysight.data.pack import Pack
-    from tinysight.deploy.predictor import Predictor
+    from tinysight.deploy.predictor import Prediction, Predictor
     from tinysight.train.evaluate import Metrics, Scores
 
 
@@ -60,12 +60,38 @@ def evaluate(
     if label == "val" and (folder / "log.jsonl").exists():
         draw_curves(folder)
     _draw_predictions(folder, pack, scores, label)
+    boxes = None if scores.boxes is None else _evaluate_boxes(folder, pack, split, label, scores)
     if as_json:
-        print(json.dumps(asdict(metrics), indent=1))
-    else:
-        _print_metrics(metrics, pack.name, split)
-        print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
-        print(f"some predictions:     {folder / f'predictions-{label}.png'}")
+        print(json.dumps(asdict(metrics) | ({} if boxes is None else {"localisation": boxes}), indent=1))
+        return
+    _print_metrics(metrics, pack.name, split)
+    if boxes is not None:
+        from tinysight.analysis.box_figures import boxes_table
+
+        print(boxes_table(boxes))
+        print(f"boxes, by class and size: {folder / f'localisation-{label}.json'}")
+        print(f"some of them drawn:       {folder / f'boxes-{label}.png'}")
+    print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
+    print(f"some predictions:     {folder / f'predictions-{label}.png'}")
+
+
+def _evaluate_boxes(folder: Path, pack: Pack, split: str, label: str, scores: Scores) -> dict[str, Any]:
+    """Measure a localiser's boxes; write the figures as JSON, and a sheet of images with them (Wu et al., Fig. 15)."""
+    from tinysight import runs
+    from tinysight.analysis.box_figures import evaluate_boxes
+    from tinysight.analysis.box_pictures import localisation_figure
+    from tinysight.train.checkpoint import replace_durably
+
+    assert scores.boxes is not None and scores.confidence is not None
+    threshold = runs.read_record(folder).run.localise.threshold
+    figures = evaluate_boxes(
+        pack, split, boxes=scores.boxes, confidence=scores.confidence, logits=scores.logits, threshold=threshold
+    )
+    replace_durably(folder / f"localisation-{label}.json", json.dumps(figures, indent=1).encode())
+    if figures["num_with_boxes"]:
+        sheet = localisation_figure(pack, split, scores.boxes, scores.confidence, threshold=threshold)
+        sheet.save(folder / f"boxes-{label}.png")
+    return figures
 
 
 def _evaluate_weights(
@@ -102,35 +128,85 @@ def predict(
         typer.Option(help="A run or a weights file; all other words are images.", show_default="the shipped model"),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    draw: Annotated[
+        Path | None, typer.Option(help="With a localiser: the PNG to draw boxes in; several images make a sheet.")
+    ] = None,
+    canvas: Annotated[
+        int | None,
+        typer.Option(help="With a localiser: pixels a side to look at.", show_default="those it was trained on"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
     """Name what is in pictures: with a model of yours, or with the one that comes with tinysight.
 
+    A localiser also tells where: boxes (x0, y0, x1, y1) in pixels of each picture, those it accepts.
+
     [bold]Examples[/bold]
       tinysight predict photo.jpg
       tinysight predict quickstart-shapes examples/images/*.png
       tinysight predict runs/pets/weights.safetensors cat.jpg --json
+      tinysight predict localizer-joint-tiny-imagenet cat.jpg --draw boxes.png
     """
     source, images = _model_and_images(words, model)
+    if draw is not None and (draw.suffix.lower() != ".png" or not draw.parent.is_dir()):
+        raise ValueError(f"--draw is {draw}; give a file .png in a folder that is there")
     predictor = _predictor(source, device)
+    if predictor.localiser is None and (draw is not None or canvas is not None):
+        option = "--draw" if draw is not None else "--canvas"
+        raise ValueError(f"{option} needs a localiser, and {predictor.path} is a classifier, which finds no boxes")
     failed = 0
     found: list[dict[str, Any]] = []
-    for image, answer in zip(images, predictor.predict(images, top=top), strict=True):
+    answers = []
+    for image, answer in zip(images, predictor.predict(images, top=top, canvas=canvas), strict=True):
         if isinstance(answer, ValueError):
             failed += 1
             print(f"error: {answer}", file=sys.stderr)
             continue
+        answers.append(answer)
         ranked = list(zip(answer.class_names, answer.class_ids, answer.probabilities, strict=True))
+        accepted = list(zip(answer.boxes, answer.confidences, strict=True))[: answer.num_accepted]
         if as_json:
             best = [{"class": name, "id": wnid, "probability": round(p, 6)} for name, wnid, p in ranked]
             found.append({"image": str(image), "top": best})
+            if predictor.localiser is not None:
+                boxes = [{"box": [round(x, 1) for x in box], "confidence": round(c, 6)} for box, c in accepted]
+                found[-1]["boxes"] = boxes
         else:
             print(f"{image}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, _, probability in ranked))
+            for box, confidence in accepted:
+                print(f"  {confidence:6.1%}  box ({', '.join(f'{edge:.0f}' for edge in box)})")
+            if predictor.localiser is not None and not accepted:
+                print(f"          no box from a confidence of {answer.threshold:g} on")
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
+    if draw is not None and answers:
+        _draw_found(answers, draw)
     if failed:
         raise typer.Exit(1)
+
+
+def _draw_found(answers: list[Prediction], path: Path, *, side: int = 512) -> None:
+    """Draw the boxes of one image, or a sheet of several, on the squares that were looked at."""
+    import numpy as np
+    from PIL import Image
+
+    from tinysight.analysis.box_pictures import box_sheet, draw_boxes
+    from tinysight.images import read_image, to_square
+
+    squares, boxes, confidences = [], [], []
+    for answer in answers:
+        left, top, width = answer.frame
+        squares.append(to_square(read_image(Path(answer.path)), side))
+        moved = np.array(answer.boxes, np.float32).reshape(-1, 4) - np.array([left, top, left, top], np.float32)
+        boxes.append(moved * (side / width))
+        confidences.append(np.array(answer.confidences, np.float32))
+    if len(answers) == 1:
+        Image.fromarray(draw_boxes(squares[0], boxes[0], confidences[0], answers[0].threshold, scale=1)).save(path)
+    else:
+        captions = [f"{Path(a.path).name}: {a.class_names[0]} {a.probabilities[0]:.0%}" for a in answers]
+        box_sheet(squares, boxes, confidences, threshold=answers[0].threshold, captions=captions).save(path)
+    say(f"boxes drawn in {path}")
 
 
 def export(

@@ -1,9 +1,9 @@
-"""Name what is in photographs, with a trained model and nothing of the training."""
+"""Name what is in photographs, and find it, with a trained model and nothing of the training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,34 @@ import torch
 from tinysight.deploy.scoring import Decoding, Finding, centre_views, find, score
 from tinysight.deploy.weights import Card, load_weights
 from tinysight.device import Placement
-from tinysight.images import load_square
+from tinysight.images import load_square, read_image, to_square
 from tinysight.models.localiser import Localiser
+from tinysight.ops.boxes import scale, shift
+
+LARGEST_CANVAS = 2048  # pixels a side: the network's volumes grow with its square
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The likeliest classes of one image, best first."""
+    """The likeliest classes of one image, best first; of a localiser also its boxes, the most confident first.
+
+    Boxes are half-open, in pixels of the upright photograph. `frame` is the square of it that was looked at: left, top
+    and side. Boxes from `threshold` on are accepted.
+    """
 
     path: str
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...]
     probabilities: tuple[float, ...]
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    confidences: tuple[float, ...] = ()
+    threshold: float = 0.5
+    frame: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def num_accepted(self) -> int:
+        """How many boxes are accepted; they are the first."""
+        return sum(confidence >= self.threshold for confidence in self.confidences)
 
 
 def decoding_of(card: Card) -> Decoding | None:
@@ -94,9 +110,20 @@ class Predictor:
         return centre_views(torch.from_numpy(images), crop=card.crop, size=card.size, placement=self.placement)
 
     def predict(
-        self, paths: Iterable[Path], *, top: int = 5, batch_size: int = 64
+        self, paths: Iterable[Path], *, top: int = 5, batch_size: int = 64, canvas: int | None = None
     ) -> Iterator[Prediction | ValueError]:
-        """Yield for each image its prediction, or the ValueError that says why it cannot be read."""
+        """Yield for each image its prediction, or the ValueError that says why it cannot be read.
+
+        Args:
+            canvas: of a localiser, the side in pixels that images are brought to in place of the card's image_size: a
+                larger one keeps small objects large enough to be found.
+
+        Raises:
+            ValueError: a canvas for a classifier, or one smaller than its training images.
+        """
+        if self.localiser is not None or canvas is not None:
+            yield from self._predict_with_boxes(paths, top, canvas or self.card.image_size)
+            return
         pending = iter(paths)
         while group := list(islice(pending, batch_size)):
             read: list[npt.NDArray[np.uint8] | ValueError] = []
@@ -109,6 +136,29 @@ class Predictor:
             probabilities = iter(self.logits(np.stack(good)).softmax(dim=1).cpu() if good else ())
             for path, image in zip(group, read, strict=True):
                 yield image if isinstance(image, ValueError) else self._best(str(path), next(probabilities), top)
+
+    def _predict_with_boxes(self, paths: Iterable[Path], top: int, canvas: int) -> Iterator[Prediction | ValueError]:
+        if not self.card.image_size <= canvas <= LARGEST_CANVAS:
+            raise ValueError(f"the canvas is {canvas} pixels; give {self.card.image_size} to {LARGEST_CANVAS}")
+        for path in paths:
+            try:
+                photo = read_image(path)
+            except ValueError as error:
+                yield error
+                continue
+            found = self.find(to_square(photo, canvas)[None])
+            side = min(photo.size)
+            left, top_edge = (photo.width - side) // 2, (photo.height - side) // 2
+            some = found.confidence[0] > 0
+            boxes = shift(scale(found.boxes[0][some].cpu(), x=side / canvas, y=side / canvas), x=left, y=top_edge)
+            assert self.decoding is not None
+            yield replace(
+                self._best(str(path), found.logits[0].softmax(dim=0).cpu(), top),
+                boxes=tuple(tuple(box) for box in boxes.tolist()),
+                confidences=tuple(found.confidence[0][some].tolist()),
+                threshold=self.decoding.threshold,
+                frame=(left, top_edge, side),
+            )
 
     def _best(self, path: str, probabilities: torch.Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(probabilities)))
