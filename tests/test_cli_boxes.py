@@ -1,0 +1,109 @@
+"""A localiser from the command line: train, evaluate with the constant boxes beside, predict and draw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight import cli
+from tinysight.data.pack import Pack
+
+Tinysight = Callable[..., tuple[int, str, str]]
+SMALL = ("model.options.filters=(4,8,8,16)", "train.epochs=2", "train.device=cpu", "localise.threshold=0.05")
+
+
+@pytest.fixture(scope="module")
+def runs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def tinysight(
+    pack: Pack, data_home: Path, runs_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Tinysight:
+    """Run a command line in this process; return exit status, output and errors."""
+    monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(runs_home))
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def trained(tinysight: Tinysight, runs_home: Path) -> Path:
+    """A localiser's run, trained once by the command line."""
+    folder = runs_home / "finder"
+    if not folder.exists():
+        status, _, err = tinysight("train", "localizer-shapes", "--data", "small", "--name", "finder", *SMALL)
+        assert status == 0 and "boxes found" in err
+    return folder
+
+
+def test_evaluate_sets_the_constant_boxes_beside(tinysight: Tinysight, trained: Path) -> None:
+    status, out, _ = tinysight("evaluate", "finder")
+    assert status == 0
+    for line in ("found by the run", "constant: whole image", "constant: median", "top-1 localisation error"):
+        assert line in out, out
+    figures = json.loads((trained / "localisation-val.json").read_text())
+    assert figures["num_with_boxes"] == 24 and set(figures["localisation"]) >= {"loc30", "loc50", "loc70", "mean_iou"}
+    assert (trained / "scores" / "boxes-val.safetensors").exists()
+    with Image.open(trained / "boxes-val.png") as picture:
+        assert picture.width > 800
+    status, out, _ = tinysight("evaluate", "finder", "--json")
+    assert json.loads(out)["localisation"]["localisation"] == figures["localisation"]
+
+
+@pytest.mark.usefixtures("trained")
+def test_predict_tells_boxes_in_the_photographs_pixels(tinysight: Tinysight, pack: Pack, tmp_path: Path) -> None:
+    wide = np.full((64, 160, 3), 90, np.uint8)  # the square that is looked at begins at column 48
+    wide[:, 48:112] = np.array(pack.images[0]).repeat(2, axis=0).repeat(2, axis=1)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    drawn = tmp_path / "boxes.png"
+    status, out, _ = tinysight("predict", "finder", str(tmp_path / "wide.png"), "--json", "--draw", str(drawn))
+    assert status == 0
+    boxes = json.loads(out)[0]["boxes"]
+    assert boxes, "the threshold is low enough for one"
+    for found in boxes:
+        x0, y0, x1, y1 = found["box"]
+        assert 48 <= x0 < x1 <= 112 and 0 <= y0 < y1 <= 64
+    with Image.open(drawn) as picture:
+        assert picture.size == (512, 512)
+    status, out, _ = tinysight(
+        "predict", "finder", *[str(tmp_path / "wide.png")] * 2, "--canvas", "64", "--draw", str(drawn)
+    )
+    assert status == 0 and "box (" in out
+    with Image.open(drawn) as sheet:
+        assert sheet.width > 1024
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_predict_refuses(tinysight: Tinysight, pack: Pack, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.fromarray(np.array(pack.images[0])).save(image)
+    for words, complaint in (
+        (("--draw", str(tmp_path / "boxes.jpg")), "give a file .png"),
+        (("--draw", str(tmp_path / "nowhere" / "boxes.png")), "in a folder that is there"),
+        (("--canvas", "16"), "give 32 to 2048"),
+    ):
+        status, _, err = tinysight("predict", "finder", str(image), *words)
+        assert status == 1 and complaint in err and err.count("\n") == 1, err
+    tinysight("train", "quickstart", "--data", "small", "--name", "classifier", *SMALL[:3])
+    for words in (("--draw", str(tmp_path / "boxes.png")), ("--canvas", "64")):
+        status, _, err = tinysight("predict", "classifier", str(image), *words)
+        assert status == 1 and "finds no boxes" in err and err.count("\n") == 1, err
