@@ -74,6 +74,7 @@ def test_padding_and_what_is_next_to_nothing_leave_no_line() -> None:
     boxes = np.array([[np.nan] * 4, [4, 4, 20, 20], [9, 9, 9, 30], [8, 8, 30, 30]])
     picture = draw_boxes(flat(), boxes, np.array([0.0, 0.0, 0.9, 0.01]))
     assert (picture == 128).all()
+    assert (draw_boxes(flat(), boxes[3:], np.zeros(1), 0.0) == 128).all(), "padding is never accepted"
     many = np.tile(ONE, (20, 1)) + np.arange(20)[:, None]
     few, all_of_them = (
         marked(draw_boxes(flat(), many, np.full(20, 0.2), most_rejected=most), REJECTED_BOX).sum() for most in (1, 20)
@@ -91,6 +92,9 @@ def test_any_canvas_is_enlarged_by_a_whole_number(height: int, width: int) -> No
     assert picture.shape == (scale * height, scale * width, 3) and min(picture.shape[:2]) >= 384
     assert min(height, width) * (scale - 1) < 384 or scale == 1
     assert marked(picture, PREDICTED_BOX).any() and marked(picture, REJECTED_BOX).any(), "a line on the very edge"
+    line = marked(draw_boxes(image, whole[:1], np.array([0.9])), PREDICTED_BOX)
+    top, left, bottom, right = (side.mean() for side in (line[2], line[:, 2], line[-3], line[:, -3]))
+    assert min(top, left, bottom, right) > 0.8, "a line on the very edge is seen whole"
     plain = draw_boxes(image, whole[:0], np.zeros(0), scale=2)
     assert np.array_equal(plain, image.repeat(2, axis=0).repeat(2, axis=1))
 
@@ -117,6 +121,12 @@ def test_the_figure_shows_a_split_whatever_was_found(make_pack: Callable[..., Pa
     nothing = np.asarray(localisation_figure(pack, "val", boxes, 0 * confidence, count=3))
     assert found.shape == nothing.shape
     assert marked(found, PREDICTED_BOX).sum() > 3 * 4 * 2 * 90 > marked(nothing, PREDICTED_BOX).sum()
+    sure = torch.zeros(len(rows), 2)
+    sure[-1, 0] = 0.9
+    boxes[:-1] = 0
+    last = marked(np.asarray(localisation_figure(pack, "val", boxes, sure, count=3)), PREDICTED_BOX)
+    left = last.shape[1] // 3
+    assert last[100:, -left:].any() and not last[100:, : left * 2].any(), "boxes go with their image"
     with pytest.raises(ValueError, match="boxes are"):
         localisation_figure(pack, "val", boxes[:1], confidence[:1])
 

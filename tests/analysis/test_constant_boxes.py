@@ -33,12 +33,12 @@ def test_the_search_finds_the_best_of_every_box(seed: int) -> None:
 
 
 def test_what_the_others_are() -> None:
-    boxes = np.array([[0, 0, 8, 8], [2, 4, 10, 12], [4, 2, 6, 16]], np.float32)
+    boxes = np.array([[0, 0, 8, 8], [2, 4, 10, 12], [7, 2, 9, 16]], np.float32)
     found = constant_boxes(boxes, image_size=16)
     assert list(found) == ["whole image", "mean", "median", "best for Loc@.5", "best for mean IoU"]
     assert found["whole image"].tolist() == [0, 0, 16, 16]
-    assert found["mean"].tolist() == [2, 2, 8, 12]
-    assert found["median"].tolist() == [2, 2, 8, 12]
+    assert found["mean"].tolist() == [3, 2, 9, 12]
+    assert found["median"].tolist() == [2, 2, 9, 12]
     with pytest.raises(ValueError, match=r"the boxes of train are \(0, 4\)"):
         constant_boxes(boxes[:0], image_size=16)
 

@@ -97,7 +97,9 @@ def boxes_table(figures: Figures) -> str:
         lines += [
             _localisation_line(name, one, width) for name, one in zip(names, figures["constants"].values(), strict=True)
         ]
-        lines.append(f"  average precision {_percent(figures['ap'])} (IoU .5 to .95),{_percent(figures['ap50'])} at .5")
+        lines.append(
+            f"  average precision {_percent(figures['ap'])} (IoU .5 to .95), {_percent(figures['ap50']).strip()} at .5"
+        )
     for k in (1, 5):
         if figures.get(f"top{k}_localisation_error") is not None:
             lines.append(f"  top-{k} localisation error {_percent(figures[f'top{k}_localisation_error'])}")
