@@ -154,7 +154,7 @@ def weight_decay_modern() -> Study:
     base = recipe("resnet18-modern")
     return Study(
         name="weight-decay-modern",
-        question="How much weight decay, none of it on norms and biases? (Ask anew for each crop.)",
+        question="How much weight decay without any on norms and biases, along a cosine? (Anew for each kind of crop.)",
         source="ours: from 1e-4 to 5e-4 looks worth 4 to 6 points across published results on this data set",
         members=tuple(
             Member(
