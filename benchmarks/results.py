@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from dataclasses import replace
@@ -150,7 +151,7 @@ def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]
     return {
         "date": datetime.fromtimestamp(stamp, tz=UTC).date().isoformat(),
         "commit": first.versions.get("commit", ""),
-        "command": first.command,
+        "command": portable(first.command),
         "data": first.run.data.name,
         "recipe": first.run.recipe,
         "parameters": models.num_parameters(first.run.model.name, num_classes, first.run.model.options),
@@ -162,6 +163,23 @@ def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]
         **several,
         "record": record,
     }
+
+
+def portable(command: str) -> str:
+    """Return a command line without the places of the machine it ran on, as a study's members have them."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word == "--home":
+            next(words)
+        elif word == "--name" and "/" in (name := next(words)):
+            continue
+        elif word == "--name":
+            kept += [word, name]
+        else:
+            kept.append(word)
+    if "--name" not in kept:
+        kept = [word for word in kept if word != "--resume"]  # which needs a name
+    return shlex.join(kept)
 
 
 def with_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@
                                   [--target 37.56] [--hardware "..."] [--out row.json]
 
 Trains a recipe with the seeds 0, 1, ... and prints a line each: seconds, error. The clock runs from the first request
-for a batch, the images being on the device, until the final weights are there; making the model, compiling and the
-first call of every kernel come before it and are stated apart; scoring comes after it. `--split val` is for a record,
-once; choices are made on minival. `--out` writes the row for `python benchmarks/results.py --add-row`.
+for a batch, the images being on the device, until the final weights are there; making the model comes before it, and
+so do compiling and a pass forward and backward at every size, stated apart; scoring comes after it. `--split val` is
+for a record, once; choices are made on minival. `--out` writes the row for `python benchmarks/results.py --add-row`.
 """
 
 from __future__ import annotations

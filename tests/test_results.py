@@ -169,6 +169,13 @@ def test_the_row_of_one_run_and_of_several_seeds(results: ModuleType, evaluated:
         results.row_of([one, other], hardware="", record="")
 
 
+def test_a_command_is_recorded_without_the_places_of_a_machine(results: ModuleType) -> None:
+    member = "tinysight train resnet18-report --data d --name /a/study/seed0 --resume --home /a/packs train.seed=1"
+    assert results.portable(member) == "tinysight train resnet18-report --data d train.seed=1"
+    named = "tinysight train quickstart --name first --resume 'train.sizes=((0,32),)'"
+    assert results.portable(named) == named
+
+
 def test_a_row_is_added_to_the_record_and_to_the_page(
     results: ModuleType,
     evaluated: Callable[..., Path],

@@ -119,7 +119,7 @@ def predict(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[RUN|WEIGHTS] IMAGE...",
+            metavar="[RUN|WEIGHTS] IMAGE",
             help="JPEG, PNG or WebP of any size; before them a run, or a weights file (.safetensors).",
         ),
     ],

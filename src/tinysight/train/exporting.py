@@ -33,7 +33,7 @@ def export(
     *,
     pack: Pack,
     placement: Placement,
-    half: bool = True,
+    half: bool = False,
     each_batch: Callable[[int], None] = lambda done: None,
 ) -> Exported:
     """Write the weights of a finished, evaluated run to `path`, measured on val as they lie in that file.
