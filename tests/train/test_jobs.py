@@ -152,6 +152,20 @@ def test_a_study_is_made_in_pieces_of_some_minutes(
     assert len(weights(folder)) == 2
 
 
+def test_minutes_that_end_with_the_last_training_leave_nothing_to_go_on_with(
+    tinysight: Tinysight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the clock had struck just when the last member wrote its weights."""
+    words = ("study", "own.py", "--data", "small", "--epochs", "1")
+    for command in tinysight(*words, "--print-commands")[1].splitlines():
+        assert tinysight(*shlex.split(command)[1:])[0] == 0
+    monkeypatch.setattr(jobs, "carry_out", lambda todo, start, **options: signal.SIGALRM)
+    status, out, err = tinysight(*words, "--minutes", "9")
+    assert (status, "one seed cannot tell" in out) == (0, True), err
+    (tmp_path / "runs" / "study-own-small" / "without-seed0" / "weights.safetensors").unlink()
+    assert tinysight(*words, "--minutes", "9")[0] == 75
+
+
 def test_the_recipes_choose_the_study(tinysight: Tinysight) -> None:
     for words, recipe in ((("--recipes", "modern"), "modern"), (("--recipes", "published"), "report"), ((), "report")):
         status, out, err = tinysight("study", "models", "--data", "small", "--print-commands", *words)

@@ -193,6 +193,8 @@ def _train(
         seconds=None if until is None else until - time.monotonic(),
     )
     if number == signal.SIGALRM:
+        if all(job.finished for job in planned):  # it came in the last one's last moments
+            return failed
         say("the minutes are over; the same command goes on")
         raise SystemExit(GO_ON)
     if number:
