@@ -208,7 +208,7 @@ def test_predicted_boxes_are_judged_where_there_are_some(make_pack: MakePack, ma
         {"rows": rows, "boxes": boxes, "confidence": torch.ones(len(rows))}, folder / "scores/boxes-val.safetensors"
     )
     path, page = report(folder, pack)
-    assert "overlap them by 50.0 % on average" in page.text and "100.0 % are found" in page.text
+    assert "overlaps its object by 50.0 % on average" in page.text and "100.0 % are found" in page.text
     assert (path.parent / "tables/boxes_by_size.csv").read_text().splitlines()[1].startswith("0.1,0.25,18,0.5,1.0,")
 
 

@@ -31,10 +31,12 @@ class FoundBoxes:
 
     rows: Ints  # (M,)
     boxes: npt.NDArray[np.float32]  # (M, 4)
+    confidence: npt.NDArray[np.float32]  # (M,)
 
-    def boxes_of(self, row: int) -> npt.NDArray[np.float32]:
-        """Return the boxes (n, 4) of one row, the most confident first."""
-        return np.asarray(self.boxes[self.rows == row])
+    def boxes_of(self, row: int, *, threshold: float = 0.0) -> npt.NDArray[np.float32]:
+        """Return the boxes (n, 4) of one row from `threshold` on, the most confident first, which is always there."""
+        own = self.rows == row
+        return np.asarray(self.boxes[own][: max(1, int((self.confidence[own] >= threshold).sum()))])
 
 
 def read_boxes(path: Path, pack: Pack, split: str) -> FoundBoxes | None:
@@ -51,20 +53,24 @@ def read_boxes(path: Path, pack: Pack, split: str) -> FoundBoxes | None:
     if not fits or bool(((rows < own.start) | (rows >= own.stop)).any()):
         raise ValueError(f"{path} does not fit {pack.name} {split}; remove it or make it anew")
     order = np.lexsort((-confidence, rows))
-    return FoundBoxes(rows=rows[order].astype(np.int64), boxes=boxes[order].astype(np.float32))
+    return FoundBoxes(
+        rows=rows[order].astype(np.int64),
+        boxes=boxes[order].astype(np.float32),
+        confidence=confidence[order].astype(np.float32),
+    )
 
 
 def overlaps(pack: Pack, split: str, found: FoundBoxes) -> tuple[Ints, Floats]:
-    """Return the rows (n,) of a split that have true boxes, and the mean IoU (n,) of those with what was found.
+    """Return the rows (n,) of a split that have true boxes, and the IoU (n,) of the most confident box of each.
 
-    Each true box counts with the predicted box that fits it best, 0 where none was predicted.
+    It counts with the true box that it fits best, as in `tinysight evaluate`; 0 where none was predicted.
     """
     rows = [row for row in pack.rows(split) if len(pack.boxes_of(row))]
     values = []
     for row in rows:
-        predicted = torch.from_numpy(found.boxes_of(row))
+        predicted = torch.from_numpy(found.boxes_of(row)[:1])
         true = torch.from_numpy(np.array(pack.boxes_of(row)))
-        values.append(float(pairwise_iou(true, predicted).amax(dim=1).mean()) if len(predicted) else 0.0)
+        values.append(float(pairwise_iou(predicted, true).max()) if len(predicted) else 0.0)
     return np.array(rows, np.int64), np.array(values)
 
 

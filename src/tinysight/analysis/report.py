@@ -445,7 +445,8 @@ def _localisation(run: RunData, folder: Folder) -> dict[str, Any] | None:
     chosen = order[np.linspace(0, len(order) - 1, min(12, len(order))).round().astype(int)]
     examples = []
     for row, value in zip(rows[chosen].tolist(), best[chosen].tolist(), strict=True):
-        picture = with_boxes(pack.images[row], pack.boxes_of(row), found.boxes_of(row))
+        shown = found.boxes_of(row, threshold=run.record.run.localise.threshold)
+        picture = with_boxes(pack.images[row], pack.boxes_of(row), shown)
         examples.append({"image": data_uri(picture), "iou": value, "name": pack.class_names[pack.labels[row]]})
     return {
         "count": len(rows),

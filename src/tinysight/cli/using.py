@@ -186,26 +186,18 @@ def predict(
         raise typer.Exit(1)
 
 
-def _draw_found(answers: list[Prediction], path: Path, *, side: int = 512) -> None:
-    """Draw the boxes of one image, or a sheet of several, on the squares that were looked at."""
-    import numpy as np
-    from PIL import Image
+def _draw_found(answers: list[Prediction], path: Path) -> None:
+    from tinysight.analysis.box_pictures import photographs_with_boxes
 
-    from tinysight.analysis.box_pictures import box_sheet, draw_boxes
-    from tinysight.images import read_image, to_square
-
-    squares, boxes, confidences = [], [], []
-    for answer in answers:
-        left, top, width = answer.frame
-        squares.append(to_square(read_image(Path(answer.path)), side))
-        moved = np.array(answer.boxes, np.float32).reshape(-1, 4) - np.array([left, top, left, top], np.float32)
-        boxes.append(moved * (side / width))
-        confidences.append(np.array(answer.confidences, np.float32))
-    if len(answers) == 1:
-        Image.fromarray(draw_boxes(squares[0], boxes[0], confidences[0], answers[0].threshold, scale=1)).save(path)
-    else:
-        captions = [f"{Path(a.path).name}: {a.class_names[0]} {a.probabilities[0]:.0%}" for a in answers]
-        box_sheet(squares, boxes, confidences, threshold=answers[0].threshold, captions=captions).save(path)
+    picture = photographs_with_boxes(
+        [Path(answer.path) for answer in answers],
+        frames=[answer.frame for answer in answers],
+        boxes=[answer.boxes for answer in answers],
+        confidences=[answer.confidences for answer in answers],
+        captions=[f"{Path(a.path).name}: {a.class_names[0]} {a.probabilities[0]:.0%}" for a in answers],
+        threshold=answers[0].threshold,
+    )
+    picture.save(path)
     say(f"boxes drawn in {path}")
 
 
