@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,6 @@ from tinysight.analysis.sheets import (
     visible_boxes,
 )
 from tinysight.data.pack import Pack
-from tinysight.images import read_image, to_square
 from tinysight.ops.boxes import pairwise_iou
 
 Pixels = npt.NDArray[np.uint8]
@@ -184,33 +182,27 @@ def localisation_figure(
 
 
 def photographs_with_boxes(
-    paths: Sequence[Path],
+    squares: Sequence[Pixels],
     *,
     frames: Sequence[tuple[int, int, int]],
     boxes: Sequence[Sequence[Sequence[float]]],
     confidences: Sequence[Sequence[float]],
     captions: Sequence[str],
     threshold: float,
-    side: int = 512,
 ) -> Image.Image:
-    """Draw what was found in photographs on the centre squares that were looked at: one picture, or a sheet of several.
+    """Draw what was found in photographs on the squares that were looked at: one picture, or a sheet of several.
 
     Args:
-        frames: left, top and side of each square, in pixels of the upright photograph.
+        squares: of each photograph, uint8 (S, S, 3).
+        frames: left, top and side of each square, in pixels of the photograph.
         boxes: of each, half-open in the photograph's pixels, with `confidences`.
-        side: pixels that each square is drawn with.
-
-    Raises:
-        ValueError: a photograph cannot be read.
     """
-    squares, moved = [], []
-    for path, (left, top, width), own in zip(paths, frames, boxes, strict=True):
-        squares.append(to_square(read_image(path), side))
-        moved.append(
-            (np.array(own, np.float32).reshape(-1, 4) - np.array([left, top, left, top], np.float32)) * (side / width)
-        )
+    moved = []
+    for square, (left, top, width), own in zip(squares, frames, boxes, strict=True):
+        from_corner = np.array(own, np.float32).reshape(-1, 4) - np.array([left, top, left, top], np.float32)
+        moved.append(from_corner * (len(square) / width))
     sure = [np.array(values, np.float32) for values in confidences]
-    if len(paths) == 1:
+    if len(squares) == 1:
         return Image.fromarray(draw_boxes(squares[0], moved[0], sure[0], threshold, scale=1))
     return box_sheet(squares, moved, sure, threshold=threshold, captions=captions)
 

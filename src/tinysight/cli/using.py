@@ -188,9 +188,10 @@ def predict(
 
 def _draw_found(answers: list[Prediction], path: Path) -> None:
     from tinysight.analysis.box_pictures import photographs_with_boxes
+    from tinysight.images import read_image, to_square
 
     picture = photographs_with_boxes(
-        [Path(answer.path) for answer in answers],
+        [to_square(read_image(Path(answer.path)), 512) for answer in answers],
         frames=[answer.frame for answer in answers],
         boxes=[answer.boxes for answer in answers],
         confidences=[answer.confidences for answer in answers],
