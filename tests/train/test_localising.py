@@ -22,9 +22,10 @@ from tinysight.ops import augment
 from tinysight.runs import read_lines
 from tinysight.train import launch, treatment
 from tinysight.train.evaluate import evaluate_run
+from tinysight.train.localising import padded_boxes
 from tinysight.train.loop import Quiet
 from tinysight.train.objective import localisation
-from tinysight.train.training import Training, check, padded_boxes
+from tinysight.train.training import Training, check
 from tinysight.train.world import World
 
 CPU = Placement(device=torch.device("cpu"), bf16=False)

@@ -17,16 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tinysight import models
-from tinysight.config import Model, Run
+from tinysight.config import Run
 from tinysight.data.batches import Batch, Batches, balanced_subset, derived_seed
 from tinysight.data.pack import Pack
-from tinysight.deploy.weights import load_weights
 from tinysight.device import Placement
 from tinysight.models.initialisation import INITIALISATIONS
 from tinysight.models.localiser import Found, Localiser
 from tinysight.ops import mixing
-from tinysight.ops.boxes import to_cxcywh
-from tinysight.train import checkpoint, objective, optimisers, treatment
+from tinysight.train import checkpoint, localising, objective, optimisers, treatment
 from tinysight.train.averaging import Average
 from tinysight.train.objective import Terms
 from tinysight.train.optimisers import optimiser_tensors, restore_optimiser, set_lr
@@ -47,7 +45,7 @@ class Training:
         rows = training_rows(run, pack, world)
         unit = 2 * world.size if run.augment.mixes else world.size  # mixing takes images in pairs
         batch_size = min(run.train.batch_size, len(rows) // unit * unit)
-        self.truths = padded_boxes(pack) if run.localise.finds else None  # (N, G, 4) of all rows
+        self.truths = localising.padded_boxes(pack) if run.localise.finds else None  # (N, G, 4) of all rows
         self.batches = Batches(
             pack.images,
             pack.labels,
@@ -65,7 +63,9 @@ class Training:
         generator = torch.Generator().manual_seed(derived_seed(_WEIGHTS, run.train.seed))
         INITIALISATIONS[run.model.initialisation](classifier, generator=generator)
         classifier.normalise.set_statistics(*channel_statistics(pack.images, rows))  # type: ignore[operator, union-attr]
-        model = localiser(classifier, run, pack, rows, generator) if run.localise.finds else classifier
+        model = classifier
+        if run.localise.finds:
+            model = localising.with_head(classifier, run.localise, pack, rows, generator=generator)
         model.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.train()
         self.forward: nn.Module = self.model
@@ -190,7 +190,7 @@ class Training:
     def begin(self) -> None:
         """Take a new training's starting weights from another run, where `localise.encoder` names one."""
         if self.run.localise.encoder and isinstance(self.model, Localiser):
-            weights = encoder_weights(Path(self.run.localise.encoder), self.run.model)
+            weights = localising.encoder_weights(Path(self.run.localise.encoder), self.run.model)
             own = self.model.encoder.state_dict()
             fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
             self.model.encoder.load_state_dict(own | fitting)  # other classes: the last layer begins anew
@@ -285,56 +285,8 @@ def check(run: Run, pack: Pack, world: World) -> None:
     with torch.device("meta"):
         model = models.build(run.model.name, len(pack.class_names), run.model.options)
     if run.localise.encoder:
-        encoder_weights(Path(run.localise.encoder), run.model)
+        localising.encoder_weights(Path(run.localise.encoder), run.model)
     check_layers(model, run.train.record)
-
-
-def localiser(
-    classifier: nn.Module, run: Run, pack: Pack, rows: npt.NDArray[np.int64], generator: torch.Generator
-) -> Localiser:
-    """Give a classifier the head of `run.localise`, which begins at the mean box of the training rows."""
-    settings = run.localise
-    model = Localiser(
-        classifier,
-        head=settings.head,
-        grid=settings.grid,
-        steps=settings.steps,
-        feedback=settings.feedback,
-        shared=settings.shared,
-        frozen=settings.frozen,
-        classifies=settings.classify > 0,
-    )
-    boxes = np.concatenate([pack.boxes_of(row) for row in rows.tolist()])
-    mean = to_cxcywh(torch.from_numpy(boxes).double().mean(dim=0) / pack.image_size).float()
-    answers = settings.grid**2 * (settings.steps if settings.head == "lstm" else 1)
-    prior = len(boxes) / len(rows) / answers
-    model.initialise(mean, prior=min(max(prior, 0.01), 0.5), generator=generator)
-    return model
-
-
-def encoder_weights(source: Path, model: Model) -> dict[str, Tensor]:
-    """Return a classifier's state out of a run or a weights file, a localiser's encoder where it holds one.
-
-    Raises:
-        ValueError: there are none, or they are of another model.
-    """
-    trained, card = load_weights(source / "weights.safetensors" if source.is_dir() else source)
-    if (card.model, card.options) != (model.name, model.options):
-        wanted = " ".join([f"model.name={card.model}", *(f"'model.options.{k}={v}'" for k, v in card.options.items())])
-        raise ValueError(
-            f"localise.encoder {source} holds {card.model} {card.options or ''}, and the run is of {model.name} "
-            f"{model.options or ''}; give the run {wanted}"
-        )
-    return (trained.encoder if isinstance(trained, Localiser) else trained).state_dict()
-
-
-def padded_boxes(pack: Pack) -> Tensor:
-    """Return the boxes of every row of a pack, (N, G, 4), G the most that one has, padded with NaN."""
-    counts = np.diff(pack.box_offsets)
-    padded = np.full((len(counts), max(1, int(counts.max(initial=0))), 4), np.nan, np.float32)
-    row = np.repeat(np.arange(len(counts)), counts)
-    padded[row, np.arange(len(pack.boxes)) - np.repeat(pack.box_offsets[:-1], counts)] = pack.boxes
-    return torch.from_numpy(padded)
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,63 @@
+"""What a training of a localiser needs beside a classifier's: its head, its encoder's weights and its true boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tinysight.config import Localise, Model
+from tinysight.data.pack import Pack
+from tinysight.deploy.weights import load_weights
+from tinysight.models.localiser import Localiser
+from tinysight.ops.boxes import to_cxcywh
+
+
+def with_head(
+    classifier: nn.Module, settings: Localise, pack: Pack, rows: npt.NDArray[np.int64], *, generator: torch.Generator
+) -> Localiser:
+    """Give a classifier a head, which begins at the mean box of the training rows."""
+    model = Localiser(
+        classifier,
+        head=settings.head,
+        grid=settings.grid,
+        steps=settings.steps,
+        feedback=settings.feedback,
+        shared=settings.shared,
+        frozen=settings.frozen,
+        classifies=settings.classify > 0,
+    )
+    boxes = np.concatenate([pack.boxes_of(row) for row in rows.tolist()])
+    mean = to_cxcywh(torch.from_numpy(boxes).double().mean(dim=0) / pack.image_size).float()
+    answers = settings.grid**2 * (settings.steps if settings.head == "lstm" else 1)
+    prior = len(boxes) / len(rows) / answers
+    model.initialise(mean, prior=min(max(prior, 0.01), 0.5), generator=generator)
+    return model
+
+
+def encoder_weights(source: Path, model: Model) -> dict[str, Tensor]:
+    """Return a classifier's state out of a run or a weights file, a localiser's encoder where it holds one.
+
+    Raises:
+        ValueError: there are none, or they are of another model.
+    """
+    trained, card = load_weights(source / "weights.safetensors" if source.is_dir() else source)
+    if (card.model, card.options) != (model.name, model.options):
+        wanted = " ".join([f"model.name={card.model}", *(f"'model.options.{k}={v}'" for k, v in card.options.items())])
+        raise ValueError(
+            f"localise.encoder {source} holds {card.model} {card.options or ''}, and the run is of {model.name} "
+            f"{model.options or ''}; give the run {wanted}"
+        )
+    return (trained.encoder if isinstance(trained, Localiser) else trained).state_dict()
+
+
+def padded_boxes(pack: Pack) -> Tensor:
+    """Return the boxes of every row of a pack, (N, G, 4), G the most that one has, padded with NaN."""
+    counts = np.diff(pack.box_offsets)
+    padded = np.full((len(counts), max(1, int(counts.max(initial=0))), 4), np.nan, np.float32)
+    row = np.repeat(np.arange(len(counts)), counts)
+    padded[row, np.arange(len(pack.boxes)) - np.repeat(pack.box_offsets[:-1], counts)] = pack.boxes
+    return torch.from_numpy(padded)
