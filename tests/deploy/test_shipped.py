@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tinysight.data.tiny_imagenet import listing
 from tinysight.deploy import shipped
+from tinysight.deploy.scores import top_overlaps
 from tinysight.deploy.weights import Card
 from tinysight.device import Placement
 from tinysight.train.evaluate import measure, run_model
@@ -109,7 +111,7 @@ def test_it_errs_on_val_as_its_card_says(path: Path) -> None:
     card = predictor.card
     assert tuple(made.class_ids) == card.class_ids
     scores = run_model(
-        predictor.model,
+        predictor.localiser or predictor.model,
         images,
         made.labels[val.start : val.stop],
         range(len(images)),
@@ -117,8 +119,16 @@ def test_it_errs_on_val_as_its_card_says(path: Path) -> None:
         size=card.size,
         flip_average=card.flip_average,
         placement=Placement(device=torch.device("cpu"), bf16=False),
+        decoding=predictor.decoding,
     )
     found, told = measure(scores), card.results["val"]
     assert found.top1_error == pytest.approx(told["top1_error"], abs=5e-4)
     assert found.top5_error == pytest.approx(told["top5_error"], abs=5e-4)
     assert found.loss == pytest.approx(told["loss"], rel=1e-3)
+    if predictor.localiser is not None:
+        truths = np.full((len(made.files), 1, 4), np.nan, np.float32)
+        truths[np.diff(made.box_offsets) > 0, 0] = made.boxes  # one an image, none in test
+        scores = replace(scores, rows=torch.arange(val.start, val.stop))
+        boxes = top_overlaps(scores, torch.from_numpy(truths))
+        assert boxes.loc50 == pytest.approx(told["loc50"], abs=1e-3)
+        assert boxes.mean_iou == pytest.approx(told["mean_iou"], abs=1e-3)

@@ -21,7 +21,8 @@ from tinysight.models.localiser import Localiser
 from tinysight.ops import augment
 from tinysight.runs import read_lines
 from tinysight.train import launch, treatment
-from tinysight.train.evaluate import evaluate_run
+from tinysight.train.evaluate import evaluate_run, score_split
+from tinysight.train.exporting import export
 from tinysight.train.localising import padded_boxes
 from tinysight.train.loop import Quiet
 from tinysight.train.objective import localisation
@@ -64,6 +65,17 @@ def test_an_evaluation_keeps_boxes_that_the_report_reads(found: Path, pack: Pack
     kept = int((scores.confidence[3] > 0).sum())
     assert np.array_equal(boxes.boxes_of(row), scores.boxes[3, :kept].numpy())
     assert (scores.confidence.diff(dim=1) <= 0).all()
+
+
+def test_an_exported_localiser_tells_how_many_it_finds(found: Path, pack: Pack, tmp_path: Path) -> None:
+    evaluate_run(found, "val", pack=pack, placement=CPU)
+    made = export(found, tmp_path / "out.safetensors", pack=pack, placement=CPU, half=True)
+    assert made.found is not None and made.found.num_images == 24
+    predictor = Predictor(made.path)
+    told = predictor.card.results["val"]
+    again = top_overlaps(score_split(predictor, pack, "val", lambda done: None), padded_boxes(pack))
+    assert (told["loc50"], told["mean_iou"]) == (again.loc50, again.mean_iou)
+    assert 0 < told["mean_iou"] < 1
 
 
 def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Pack) -> None:

@@ -238,6 +238,8 @@ def export(
             each_batch=lambda done: progress(done, total),
         )
     _print_metrics(made.val, pack.name, "val")
+    if made.found is not None:
+        print(f"  boxes found         {100 * made.found.loc50:5.2f} %, mean IoU {made.found.mean_iou:.4f}")
     print(f"  the run's own      {made.run_top1_error:6.2%} top-1 error")
     print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
 

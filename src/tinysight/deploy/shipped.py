@@ -29,5 +29,7 @@ def shipped(*, placement: Placement | None = None) -> Predictor:
 def describe(card: Card) -> str:
     """Return one phrase for people: recipe, classes, data and, where it was measured, the error on val."""
     phrase = f"{card.recipe}, {len(card.class_names)} classes of {card.data}"
-    error = card.results.get("val", {}).get("top1_error")
-    return phrase if error is None else f"{phrase}, {error:.1%} top-1 error on val"
+    val = card.results.get("val", {})
+    if "top1_error" in val:
+        phrase += f", {val['top1_error']:.1%} top-1 error on val"
+    return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")

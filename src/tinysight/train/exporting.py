@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
-from tinysight.deploy.scores import Metrics, measure
+from tinysight.deploy.scores import Metrics, Overlaps, measure, top_overlaps
 from tinysight.deploy.weights import load_weights, weights_bytes
 from tinysight.device import Placement
 from tinysight.train.checkpoint import replace_durably
 from tinysight.train.evaluate import check_data, score_split
+from tinysight.train.localising import padded_boxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Exported:
     path: Path
     num_bytes: int
     val: Metrics
+    found: Overlaps | None  # of a localiser's most confident boxes
     run_top1_error: float  # as `tinysight evaluate` measured the run's own weights
 
 
@@ -38,7 +40,8 @@ def export(
 ) -> Exported:
     """Write the weights of a finished, evaluated run to `path`, measured on val as they lie in that file.
 
-    The card's `results["val"]` holds the figures of `Metrics` and the name of the data.
+    The card's `results["val"]` holds the figures of `Metrics`, the name of the data and, of a localiser, the share of
+    most confident boxes that find an object (`loc50`) and their `mean_iou`.
 
     Args:
         run: the run's folder.
@@ -62,11 +65,14 @@ def export(
     with TemporaryDirectory() as folder:
         written = Path(folder) / path.name
         written.write_bytes(weights_bytes(model, card, half=half))
-        metrics = measure(score_split(Predictor(written, placement=placement), pack, "val", each_batch))
-    results = {**card.results, "val": {"data": pack.name, **asdict(metrics)}}
+        scores = score_split(Predictor(written, placement=placement), pack, "val", each_batch)
+    metrics = measure(scores)
+    found = None if scores.boxes is None else top_overlaps(scores, padded_boxes(pack))
+    boxes = {} if found is None else {"loc50": found.loc50, "mean_iou": found.mean_iou}
+    results = {**card.results, "val": {"data": pack.name, **asdict(metrics), **boxes}}
     content = weights_bytes(model, replace(card, results=results), half=half)
     replace_durably(path, content)
-    return Exported(path=path, num_bytes=len(content), val=metrics, run_top1_error=own)
+    return Exported(path=path, num_bytes=len(content), val=metrics, found=found, run_top1_error=own)
 
 
 def _evaluation(run: Path) -> float:
