@@ -45,6 +45,9 @@ def test_the_truth_itself_is_perfect_and_the_constants_stand_beside_it(scenes: P
     assert sum(row["count"] for row in figures["by_class"]) == 48 and len(figures["by_class"]) == 24
     assert {row["id"] for row in figures["by_class"]} == set(scenes.class_ids)
     assert sum(row["count"] for row in figures["by_size"]) == 48
+    for table in ("by_class", "by_size"):  # the median box beside each, in the same images
+        hits = sum(row["constant"] * row["count"] for row in figures[table])
+        assert hits == pytest.approx(48 * figures["constants"]["median"]["loc50"])
     assert list(figures["constants"]) == [
         "whole image",
         "mean",

@@ -22,6 +22,7 @@ from tinysight.ops import detection
 from tinysight.ops.detection import FOUND
 
 Figures = dict[str, Any]
+Values = np.ndarray[Any, Any]
 
 
 def true_boxes(pack: Pack, split: str) -> Tensor:
@@ -79,8 +80,9 @@ def evaluate_boxes(
     own_rows = np.asarray(rows)[counted.numpy()]
     own_ious = ious[counted].numpy()
     figures["constants"] = _constants(pack, truths)
-    figures["by_class"] = _by_class(pack, own_rows, own_ious)
-    figures["by_size"] = by_size(pack, own_rows, own_ious) if len(own_rows) else []
+    beside = _beside(figures["constants"], truths)[counted.numpy()]
+    figures["by_class"] = _by_class(pack, own_rows, own_ious, beside)
+    figures["by_size"] = _by_size(pack, own_rows, own_ious, beside) if len(own_rows) else []
     plain: Figures = _plain(figures)
     return plain
 
@@ -100,6 +102,15 @@ def boxes_table(figures: Figures) -> str:
         lines.append(
             f"  average precision {_percent(figures['ap'])} (IoU .5 to .95), {_percent(figures['ap50']).strip()} at .5"
         )
+    if len(figures["by_size"]) > 1:
+        lines.append(f"  {'object covers':<{width}}   Loc@.5           95 %   constant  images")
+        for size in figures["by_size"]:
+            title = f"{100 * size['start']:.0f} to {100 * size['stop']:.0f} %"
+            interval = f"{100 * size['low']:.1f} to {100 * size['high']:.1f}"
+            lines.append(
+                f"  {title:<{width}}  {_percent(size['found'])}  {interval:>13}    {_percent(size['constant'])}"
+                f"  {size['count']:>6,}"
+            )
     for k in (1, 5):
         if figures.get(f"top{k}_localisation_error") is not None:
             lines.append(f"  top-{k} localisation error {_percent(figures[f'top{k}_localisation_error'])}")
@@ -162,7 +173,22 @@ def _constants(pack: Pack, truths: Tensor) -> Figures:
     return found
 
 
-def _by_class(pack: Pack, rows: np.ndarray[Any, Any], ious: np.ndarray[Any, Any]) -> list[Figures]:
+def _beside(constants: Figures, truths: Tensor) -> Values:
+    """Return the IoU (N,) of what stands beside classes and sizes: the median box, else the whole image."""
+    if not constants:
+        return np.full(len(truths), np.nan)
+    boxes = constants["median" if "median" in constants else "whole image"]["boxes"]
+    boxes = torch.tensor(boxes, dtype=torch.float64).expand(len(truths), -1, -1)
+    return detection.top_box_iou(boxes, torch.ones(boxes.shape[:2], dtype=torch.float64), truths).numpy()
+
+
+def _by_size(pack: Pack, rows: Values, ious: Values, beside: Values) -> list[Figures]:
+    """Count the images found by the size of their largest box, with what the constant box finds of the same."""
+    constant = {one["start"]: one["found"] for one in by_size(pack, rows, beside)}
+    return [one | {"constant": constant[one["start"]]} for one in by_size(pack, rows, ious)]
+
+
+def _by_class(pack: Pack, rows: Values, ious: Values, beside: Values) -> list[Figures]:
     """Count the images found of each class that has any; classes in the pack's order."""
     labels = pack.labels[rows]
     found = []
@@ -179,6 +205,7 @@ def _by_class(pack: Pack, rows: np.ndarray[Any, Any], ious: np.ndarray[Any, Any]
                 "low": low[0],
                 "high": high[0],
                 "mean_iou": float(own.mean()),
+                "constant": float((beside[labels == label] >= FOUND).mean()),
             }
         )
     return found
