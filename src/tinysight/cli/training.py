@@ -103,15 +103,18 @@ def _go_on(run: Run, name: str | None, home: Path | None) -> bool:
     if (folder / "weights.safetensors").exists():
         print(f"{folder} is finished")
     else:
-        resume(str(folder), home)
+        resume(str(folder), home=home)
     return True
 
 
-def resume(run: RunName, home: Home = None) -> None:
+def resume(run: RunName, settings: Settings = None, home: Home = None) -> None:
     """Go on with an interrupted run from its newest whole checkpoint, to the result it would have had.
+
+    A few settings may change from here on, the learning rate among them; run.json tells from which step.
 
     [bold]Examples[/bold]
       tinysight resume quickstart-shapes
+      tinysight resume pets-1 optimiser.lr=0.02
     """
     from tinysight import runs
     from tinysight.train import launch
@@ -120,7 +123,7 @@ def resume(run: RunName, home: Home = None) -> None:
     record = runs.read_record(folder)
 
     def go_on(pack: Pack, world: Any, reporter: Any) -> Path:
-        launch.resume(folder, pack, world=world, reporter=reporter)
+        launch.resume(folder, pack, world=world, reporter=reporter, settings=settings or ())
         return folder
 
     _train(record.run.data.name, home, go_on)

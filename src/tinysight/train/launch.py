@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from tinysight import runs
-from tinysight.config import Run
+from tinysight.config import Run, override, parse_assignments
 from tinysight.data.pack import Pack
 from tinysight.device import Placement, place
 from tinysight.train import checkpoint
@@ -49,13 +51,25 @@ def start(
         )
 
 
-def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter) -> Outcome:
+# What may change amid a training: nothing that the order of images or the shape of its state follows from.
+CHANGEABLE = (
+    *("optimiser.lr", "optimiser.weight_decay", "optimiser.sgd_ratio", "train.sizes", "train.label_smoothing"),
+    *("train.flip_average", "train.log_every", "train.checkpoint_minutes", "train.keep", "data.prefetch"),
+)
+
+
+def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter, settings: Sequence[str] = ()) -> Outcome:
     """Go on with the run in `folder` from its newest whole checkpoint.
 
+    Args:
+        settings: changes from here on, `section.field=value`; run.json then holds them, and its command tells the step.
+
     Raises:
-        ValueError: it is finished, another process works on it, or its data have changed since.
+        ValueError: it is finished, another process works on it, its data have changed since, or a setting is not one
+            of CHANGEABLE.
     """
     record = runs.read_record(folder)
+    changed = _changed(record, settings)  # says what is wrong before anything is touched
     if (folder / "weights.safetensors").exists():
         raise ValueError(f"{folder} is finished; `tinysight evaluate {folder}` tells how good it is")
     if pack.digest != record.data_digest:
@@ -78,9 +92,30 @@ def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter) -> Out
     begins = f"after {states[-1].name}" if states else "at the start: no state had been saved"
     reporter.say(f"{folder}: going on {begins}, {placement.describe()}")
     with _only_one(folder, world):
+        if changed is not record:
+            record = changed
+            if world.is_main:
+                runs.write_record(record)
+            world.barrier()
         return train(
             record.run, pack, folder, placement=placement, world=world, reporter=reporter, versions=now_versions
         )
+
+
+def _changed(record: runs.Record, settings: Sequence[str]) -> runs.Record:
+    """Return a run's record with some settings changed, and in its command since when."""
+    if not settings:
+        return record
+    changes = parse_assignments(list(settings))
+    if fixed := [name for name in changes if name not in CHANGEABLE]:
+        raise ValueError(
+            f"{fixed[0]} cannot change amid a training; what can: {', '.join(CHANGEABLE)}; for all else train a new run"
+        )
+    states = checkpoint.saved(record.folder / "checkpoints")
+    step = checkpoint.load(states[-1]).step if states else 0
+    words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
+    run = override(record.run, dict(changes))
+    return replace(record, run=run, command=f"{record.command}; at step {step:,}: {words}")
 
 
 def _machine(placement: Placement, world: World) -> dict[str, object]:
