@@ -520,6 +520,28 @@ def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
     assert metrics.top1_error == pytest.approx(errors[-1]) and metrics == outcome.monitored
 
 
+def test_a_training_goes_on_with_another_rate_and_tells_since_when(
+    make_run: MakeRun, pack: Pack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run = make_run(schedule__name="constant", schedule__warmup=0.0)
+    _started(run, pack, folder, stop=6)
+    for settings, complaint in (
+        (["train.epochs=4"], "train.epochs cannot change amid a training; what can: optimiser.lr"),
+        (["optimiser.lr=-1"], "optimiser.lr is -1"),
+        (["optimiser.lrr=1"], "optimiser.lrr cannot change"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=settings)
+    assert runs.read_record(folder).run == run
+    launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=["optimiser.lr=0.01"])
+    record = runs.read_record(folder)
+    assert record.run == replace(run, optimiser=replace(run.optimiser, lr=0.01))
+    assert record.command.endswith("; at step 6: tinysight resume run optimiser.lr=0.01")
+    rates = {line["step"]: line["lr"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "train"}
+    assert rates[4] == 0.05 and rates[8] == rates[14] == 0.01
+
+
 def test_a_finished_run_changed_data_and_a_second_process_are_refused(
     make_run: MakeRun, pack: Pack, data_home: Path, tmp_path: Path
 ) -> None:
