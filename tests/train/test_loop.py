@@ -527,19 +527,20 @@ def test_a_training_goes_on_with_another_rate_and_tells_since_when(
     run = make_run(schedule__name="constant", schedule__warmup=0.0)
     _started(run, pack, folder, stop=6)
     for settings, complaint in (
-        (["train.epochs=4"], "train.epochs cannot change amid a training; what can: optimiser.lr"),
+        (["train.batch_size=8"], "train.batch_size cannot change amid a training; what can: optimiser.lr"),
+        (["train.epochs=1"], "train.epochs is 1, but 1 are done"),
         (["optimiser.lr=-1"], "optimiser.lr is -1"),
         (["optimiser.lrr=1"], "optimiser.lrr cannot change"),
     ):
         with pytest.raises(ValueError, match=complaint):
             launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=settings)
     assert runs.read_record(folder).run == run
-    launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=["optimiser.lr=0.01"])
+    launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=["optimiser.lr=0.01", "train.epochs=2"])
     record = runs.read_record(folder)
-    assert record.run == replace(run, optimiser=replace(run.optimiser, lr=0.01))
-    assert record.command.endswith("; at step 6: tinysight resume run optimiser.lr=0.01")
+    assert record.run == replace(run, optimiser=replace(run.optimiser, lr=0.01), train=replace(run.train, epochs=2))
+    assert record.command.endswith("; at step 6: tinysight resume run optimiser.lr=0.01 train.epochs=2")
     rates = {line["step"]: line["lr"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "train"}
-    assert rates[4] == 0.05 and rates[8] == rates[14] == 0.01
+    assert rates[4] == 0.05 and rates[8] == rates[9] == 0.01 and max(rates) == 9
 
 
 def test_a_finished_run_changed_data_and_a_second_process_are_refused(

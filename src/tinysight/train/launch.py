@@ -54,7 +54,8 @@ def start(
 # What may change amid a training: nothing that the order of images or the shape of its state follows from.
 CHANGEABLE = (
     *("optimiser.lr", "optimiser.weight_decay", "optimiser.sgd_ratio", "train.sizes", "train.label_smoothing"),
-    *("train.flip_average", "train.log_every", "train.checkpoint_minutes", "train.keep", "data.prefetch"),
+    *("train.epochs", "train.flip_average", "train.log_every", "train.checkpoint_minutes", "train.keep"),
+    "data.prefetch",
 )
 
 
@@ -112,10 +113,12 @@ def _changed(record: runs.Record, settings: Sequence[str]) -> runs.Record:
             f"{fixed[0]} cannot change amid a training; what can: {', '.join(CHANGEABLE)}; for all else train a new run"
         )
     states = checkpoint.saved(record.folder / "checkpoints")
-    step = checkpoint.load(states[-1]).step if states else 0
-    words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
+    scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
     run = override(record.run, dict(changes))
-    return replace(record, run=run, command=f"{record.command}; at step {step:,}: {words}")
+    if run.train.epochs <= scalars["epochs_done"]:
+        raise ValueError(f"train.epochs is {run.train.epochs}, but {scalars['epochs_done']} are done; set more")
+    words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
+    return replace(record, run=run, command=f"{record.command}; at step {scalars['step']}: {words}")
 
 
 def _machine(placement: Placement, world: World) -> dict[str, object]:
