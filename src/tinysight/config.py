@@ -119,6 +119,12 @@ class Localise:
         _require(self.head in heads, "localise.head", self.head, ", ".join(heads))
         _require(1 <= self.grid <= 32, "localise.grid", self.grid, "1 to 32 cells")
         _require(self.head != "mlp" or self.grid == 1, "localise.grid", self.grid, "1 with localise.head=mlp")
+        _require(
+            self.head != "centernet" or self.grid >= 8,
+            "localise.grid",
+            self.grid,
+            "8 or more with localise.head=centernet",
+        )
         _require(1 <= self.steps <= 50, "localise.steps", self.steps, "1 to 50")
         _require(self.overlap in ("iou", "centre"), "localise.overlap", self.overlap, "iou, centre")
         _require(1 <= self.focus <= 3, "localise.focus", self.focus, "1 (each centre in one cell) to 3")

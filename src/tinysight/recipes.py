@@ -14,6 +14,7 @@ from tinysight.config import Augment, Data, Localise, Model, Optimiser, Run, Sch
 
 VGG19 = Model(name="vgg", options={"depth": 19, "linear_convolutions": False})
 LIGHT_STEM = {"stem_kernel": 5, "stem_stride": 2, "first_stride": 1}  # ours: see models.resnet
+ADAM = Optimiser(name="adam", lr=0.001, weight_decay=1e-4, decay_all=False)  # SGD at high rates upsets an LSTM
 CROP_AND_FLIP = Augment(shift=0, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0))
 
 
@@ -209,8 +210,9 @@ def localizer_joint() -> Run:
         recipe="localizer-joint",
         augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
         model=Model(name="resnet", options={"n": 1, **LIGHT_STEM}),
-        localise=Localise(head="lstm", grid=1, giou_weight=0.2),
-        train=replace(base.train, epochs=4, sizes=((0.0, 40), (0.6, 48), (0.85, 64))),
+        localise=Localise(head="lstm", grid=1, giou_weight=0.5),
+        optimiser=ADAM,
+        train=replace(base.train, epochs=4, sizes=((0.0, 40), (0.6, 48), (0.85, 56))),
     )
 
 
@@ -225,7 +227,8 @@ def localizer_shapes() -> Run:
         base,
         recipe="localizer-shapes",
         augment=replace(base.augment, shift=6, probability=1.0),
-        localise=Localise(head="lstm", grid=1, giou_weight=0.2),
+        localise=Localise(head="lstm", grid=1, giou_weight=0.5),
+        optimiser=ADAM,
         train=replace(base.train, epochs=12),
     )
 
@@ -241,7 +244,7 @@ def localizer_scenes() -> Run:
         base,
         recipe="localizer-scenes",
         data=Data(name="shapes-2-4"),
-        localise=Localise(head="lstm", grid=4, giou_weight=0.2, classify=0.0),
+        localise=Localise(head="lstm", grid=4, giou_weight=0.5, classify=0.0),
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from tinysight.deploy.scoring import Decoding, Finding, centre_views, find, score
-from tinysight.deploy.weights import Card, load_weights
+from tinysight.deploy.weights import DECODING_SETTINGS, Card, load_weights
 from tinysight.device import Placement
 from tinysight.images import load_square, read_image, to_square
 from tinysight.models.localiser import Localiser
@@ -49,7 +49,7 @@ def decoding_of(card: Card) -> Decoding | None:
     """Return how a localiser's candidates become boxes, None for a classifier."""
     if not card.localiser:
         return None
-    settings = {name: card.localiser[name] for name in ("decoding", "threshold", "suppression")}
+    settings = {name: card.localiser[name] for name in DECODING_SETTINGS}
     return Decoding(image_size=card.image_size, **settings)
 
 

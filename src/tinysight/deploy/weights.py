@@ -17,6 +17,7 @@ from tinysight import models
 from tinysight.models.localiser import Localiser
 
 FORMAT = 2
+DECODING_SETTINGS = ("decoding", "threshold", "suppression")
 HEAD_SETTINGS = ("head", "grid", "steps", "feedback", "shared")  # of a card's `localiser`: what the head is built with
 
 
@@ -115,6 +116,8 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
 
 def _with_head(classifier: nn.Module, settings: dict[str, Any], path: Path) -> nn.Module:
     try:
+        if missing := [name for name in DECODING_SETTINGS if name not in settings]:
+            raise ValueError(f"without {missing[0]}")
         return Localiser(classifier, **{name: settings[name] for name in HEAD_SETTINGS})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} describes a head that this version cannot build ({error}); train it anew") from None

@@ -71,7 +71,7 @@ class MlpHead(nn.Module):
     def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Features (B, F, h, w) -> boxes relative to their cell (B, R, C, 1, 4) and confidence logits (B, R, C, 1)."""
         hidden = F.relu(self.hidden(self.cells(features, rows, columns)))
-        return self.box(hidden)[..., None, :], self.confidence(hidden)
+        return _read(self.box, hidden)[..., None, :], _read(self.confidence, hidden)
 
     def start_at(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
         """Let every answer begin as `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
@@ -107,9 +107,9 @@ class LstmHead(nn.Module):
             seen = torch.cat((cells, box), dim=1) if self.feedback else cells
             state = self.lstm(seen, state)
             layer = min(step, len(self.box) - 1)
-            box = self.box[layer](state[0])
+            box = _read(self.box[layer], state[0])
             boxes.append(box)
-            logits.append(self.confidence[layer](state[0])[:, 0])
+            logits.append(_read(self.confidence[layer], state[0])[:, 0])
         shape = (batch, rows, columns, self.steps)
         return torch.stack(boxes, dim=1).view(*shape, 4), torch.stack(logits, dim=1).view(shape)
 
@@ -139,7 +139,7 @@ class CentreHead(nn.Module):
         x = self.coarse(features)
         x = self.middle(_resized(x, -(-rows // 2), -(-columns // 2)))
         x = self.fine(_resized(x, rows, columns)).permute(0, 2, 3, 1)
-        return self.box(x)[..., None, :], self.confidence(x)
+        return _read(self.box, x)[..., None, :], _read(self.confidence, x)
 
     def start_at(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
         """Let every answer begin as `mean_box` (4,), relative to its cell, at a confidence of `prior`."""
@@ -214,8 +214,19 @@ class Localiser(nn.Module):
         num_rows, num_columns = (max(1, round(self.grid * sides)) for sides in (rows, columns))
         boxes, confidence = self.head(features, num_rows, num_columns)
         centres = _cell_centres(num_rows, num_columns, rows, columns).to(boxes)
+        # A canvas of no whole number of cells has some of another size than those of training, and shows all by as much
+        # larger or smaller: so are the answers.
+        stretch = boxes.new_tensor([columns / num_columns, rows / num_rows] * 2) * self.grid
+        boxes = boxes * stretch
         absolute = torch.cat((boxes[..., :2] + centres[:, :, None], boxes[..., 2:]), dim=-1)
         return Found(logits, Candidates(absolute, confidence))
+
+
+def _read(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """Compute a last layer in float32 under autocast, too: bf16 would round a box to a quarter of a pixel."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        answer: Tensor = layer(hidden.float())
+    return answer
 
 
 def _start(box: nn.Linear, confidence: nn.Linear, mean_box: Tensor, prior: float) -> None:

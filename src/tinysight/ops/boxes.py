@@ -7,6 +7,8 @@ far edge does not lie beyond its near edge covers nothing. GIoU is that of Rezat
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,21 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
     intersection, union = _intersection_and_union(boxes, others)
     hull = area(torch.cat((torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]), -1))
     return _share(intersection, union) - _share(hull - union, hull)
+
+
+def ciou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the complete IoU (...): the IoU less penalties for the centres' distance and for another aspect ratio.
+
+    Zheng et al. 2020, arXiv:1911.08287, equations 7 to 11; of boxes that are not empty.
+    """
+    overlap = iou(boxes, others)
+    hull = torch.cat((torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]), -1)
+    first, second = to_cxcywh(boxes), to_cxcywh(others)
+    apart = (first[..., :2] - second[..., :2]).square().sum(-1) / (hull[..., 2:] - hull[..., :2]).square().sum(-1)
+    slants = torch.atan(second[..., 2] / second[..., 3]) - torch.atan(first[..., 2] / first[..., 3])
+    aspect = 4 / math.pi**2 * slants.square()
+    weight = _share(aspect, 1 - overlap + aspect)
+    return overlap - apart - weight * aspect
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:

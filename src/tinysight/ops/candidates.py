@@ -17,6 +17,7 @@ from tinysight.ops.boxes import from_cxcywh, giou, pairwise_iou
 from tinysight.ops.matching import cells_of, match
 
 LEAST_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
+RIVALS = 256  # boxes an image that are compared with one another
 DECODINGS = ("filter", "stop")
 
 
@@ -54,10 +55,10 @@ def decode(candidates: Candidates, *, side: float, height: int, width: int, deco
     centres, sides = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     edge = torch.tensor([width, height], device=centres.device, dtype=torch.float32)
     half = sides.clamp_min(LEAST_SIDE) * side / 2
-    # A centre off the canvas would leave an empty box: it is moved to the edge, less half the least side.
-    inset = LEAST_SIDE * side / 2
-    centres = (centres * side).clamp_min(inset).minimum(edge - inset)
-    boxes = torch.cat(((centres - half).clamp_min(0), (centres + half).minimum(edge)), dim=-1)
+    least = LEAST_SIDE * side
+    near = (centres * side - half).clamp_min(0).minimum(edge - least)  # what lies beyond the canvas ends at its edge
+    far = (centres * side + half).minimum(edge).maximum(near + least)
+    boxes = torch.cat((near, far), dim=-1)
     confidence = candidates.logits.float().sigmoid()
     if decoding == "stop":
         confidence = confidence.cummin(dim=-1).values
@@ -69,14 +70,15 @@ def suppress(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) ->
     """Keep of boxes (B, M, 4) the most confident, and none that overlaps a kept one: (B, most, 4), (B, most).
 
     Sorted by falling confidence; places that no box fills have confidence 0 and a box of zeros. This is the usual
-    greedy suppression, all images at once.
+    greedy suppression, all images at once, among the RIVALS most confident boxes of each: a large canvas has more, and
+    comparing all with all would take memory by their square.
 
     Args:
         confidence: (B, M) in 0..1.
         overlap: the IoU above which the less confident of two is left out; 1 keeps all.
         most: boxes kept an image.
     """
-    order = confidence.argsort(dim=1, descending=True, stable=True)
+    order = confidence.argsort(dim=1, descending=True, stable=True)[:, : max(RIVALS, most)]
     boxes = boxes.gather(1, order[..., None].expand_as(boxes))
     confidence = confidence.gather(1, order)
     if overlap < 1:

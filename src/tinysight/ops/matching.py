@@ -85,6 +85,7 @@ def match(candidates_cxcywh: Tensor, truths_cxcywh: Tensor, *, overlap: str = "i
         candidates, truths = candidates_cxcywh[several].double().cpu(), truths_cxcywh[several].double().cpu()
         solved = torch.full((len(several), num_candidates), -1, dtype=torch.int64)
         distances = (candidates[:, :, None] - truths[:, None]).abs().sum(dim=-1)  # (E', T, G)
+        distances = distances.nan_to_num(posinf=1e30)  # of a diverging training, which the loop notices by its loss
         hits = overlaps(candidates[:, :, None], truths[:, None], rule=overlap)
         there = ~truths.isnan().any(dim=-1)
         for example in range(len(several)):

@@ -142,7 +142,7 @@ def check_data(card: Card, pack: Pack) -> None:
             f"the model knows {len(card.class_ids)} classes, and {pack.name} has {len(pack.class_ids)} others; "
             "use the data it was trained on"
         )
-    if pack.image_size != card.image_size and not card.localiser:
+    if pack.image_size < card.image_size or (pack.image_size > card.image_size and not card.localiser):
         raise ValueError(
             f"the model takes images of {card.image_size} pixels, and {pack.name} has {pack.image_size}; "
             f"prepare them at {card.image_size} (tinysight data import ... --size {card.image_size})"

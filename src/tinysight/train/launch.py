@@ -16,6 +16,7 @@ from tinysight.config import Run, override, parse_assignments
 from tinysight.data.pack import Pack
 from tinysight.device import Placement, place
 from tinysight.train import checkpoint
+from tinysight.train.localising import caution
 from tinysight.train.loop import Outcome, Reporter, train
 from tinysight.train.training import check
 from tinysight.train.world import World
@@ -46,6 +47,8 @@ def start(
         if world.is_main:
             runs.write_record(record)
         reporter.say(f"{folder}: {run.recipe} on {pack.name}, {placement.describe()}")
+        if text := caution(run.localise, pack, run.data.train):
+            reporter.say(f"warning: {text}")
         return folder, train(
             run, pack, folder, placement=placement, world=world, reporter=reporter, versions=record.versions
         )

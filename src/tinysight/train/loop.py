@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -357,7 +357,7 @@ class _Sitting:
             version=self.versions.get("tinysight", ""),
             commit=self.versions.get("commit", ""),
             results=results,
-            localiser=asdict(run.localise) if run.localise.finds else {},
+            localiser=asdict(replace(run.localise, encoder="", frozen=False)) if run.localise.finds else {},
         )
 
 

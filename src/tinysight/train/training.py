@@ -284,6 +284,8 @@ def check(run: Run, pack: Pack, world: World) -> None:
     training_rows(run, pack, world)
     with torch.device("meta"):
         model = models.build(run.model.name, len(pack.class_names), run.model.options)
+        if run.localise.finds:
+            model = localising.build(model, run.localise)
     if run.localise.encoder:
         localising.encoder_weights(Path(run.localise.encoder), run.model)
     check_layers(model, run.train.record)
