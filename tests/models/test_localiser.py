@@ -86,6 +86,31 @@ def test_a_larger_canvas_gives_each_part_the_answer_it_has_alone() -> None:
     assert torch.allclose(moved, alone[:, :, -1], atol=0.05)
 
 
+@pytest.mark.parametrize(("head", "grid"), HEADS)
+@pytest.mark.parametrize("sides", [1.25, 1.4, 1.6, 2.5])
+def test_answers_have_the_size_of_their_cells_on_any_canvas(head: str, grid: int, sides: float) -> None:
+    model = _localiser(head, grid).eval()
+    pixels = round(64 * sides)
+    with torch.no_grad():
+        boxes = model(torch.rand(1, 3, pixels, pixels) * 255, sides, sides).candidates.boxes_cxcywh
+    num = boxes.shape[1]
+    assert num == max(1, round(grid * sides))
+    cell = sides / num * grid  # of this canvas, in cells of training: what is seen is as much smaller
+    assert torch.allclose(boxes[..., 2:], (MEAN[2:] * cell).expand_as(boxes[..., 2:]))
+    middles = (torch.arange(num) + 0.5) * sides / num
+    offset = (float(MEAN[0]) - 0.5) * cell if grid == 1 else 0.0
+    assert torch.allclose(boxes[0, 0, :, 0, 0], middles + offset)
+
+
+def test_coordinates_stay_exact_under_autocast() -> None:
+    for head, grid in HEADS:
+        model = _localiser(head, grid).eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            boxes, _ = model(torch.rand(1, 3, 64, 64) * 255).candidates
+        assert boxes.dtype == torch.float32
+        assert torch.equal(boxes[..., 2:], MEAN[2:].expand_as(boxes[..., 2:])), head  # bf16 would say .6016
+
+
 def test_shared_layers_and_feedback() -> None:
     plain, shared = _localiser("lstm", 1), _localiser("lstm", 1, shared=True)
     assert len(plain.head.box) == 5 and len(shared.head.box) == 1  # type: ignore[arg-type]

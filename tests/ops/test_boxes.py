@@ -152,3 +152,13 @@ def test_gradients_are_finite_where_boxes_are_empty_or_apart() -> None:
     assert boxes.grad.isfinite().all()
     assert boxes.grad[0].abs().sum() > 0, "boxes apart must be drawn together"
     assert boxes.grad[4].abs().sum() > 0
+
+
+def test_complete_iou_of_known_boxes() -> None:
+    one, other = torch.tensor([8.0, 8, 24, 24]), torch.tensor([12.0, 8, 28, 24])
+    assert float(1 - ops.ciou(one, other)) == pytest.approx(0.4244, abs=5e-5)
+    apart = ops.ciou(torch.tensor([0.0, 0, 10, 10]), torch.tensor([20.0, 0, 30, 10]))
+    assert float(1 - apart) == pytest.approx(1.4, abs=1e-6)
+    assert float(ops.ciou(one, one)) == pytest.approx(1)
+    tall = torch.tensor([12.0, 8, 20, 24])  # another aspect ratio costs more than the overlap says
+    assert float(ops.ciou(one, tall)) < float(ops.iou(one, tall))

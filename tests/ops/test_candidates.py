@@ -161,3 +161,23 @@ def test_heat_peaks_at_the_cell_of_the_centre() -> None:
     assert far > near > 0  # a miss beside the centre is forgiven
     nothing = heat_losses(Candidates(boxes, logits), torch.tensor([[NAN]]), giou_weight=1.0)
     assert float(nothing.box.detach()) == 0 and torch.isfinite(nothing.confidence)
+
+
+def test_a_box_beyond_the_canvas_is_cut_there_and_one_wholly_outside_stays_at_the_edge() -> None:
+    boxes = torch.tensor([[-0.3, 0.5, 1.0, 0.5], [1.4, 0.5, 0.2, 0.5], [0.5, -2.0, 0.5, 0.5]]).view(1, 1, 1, 3, 4)
+    decoded, _ = decode(Candidates(boxes, torch.zeros(1, 1, 1, 3)), side=64, height=64, width=64)
+    assert torch.allclose(decoded[0, 0], torch.tensor([0.0, 16, 12.8, 48]))
+    assert torch.allclose(decoded[0, 1], torch.tensor([63.0, 16, 64, 48]))
+    assert torch.allclose(decoded[0, 2], torch.tensor([16.0, 0, 48, 1]))
+
+
+def test_suppression_of_very_many_boxes_compares_the_most_confident() -> None:
+    generator = torch.Generator().manual_seed(0)
+    near = torch.rand(1, 50_000, 2, generator=generator) * 1000
+    boxes = torch.cat((near, near + 20), dim=-1)  # comparing all with all would take 10 GB
+    confidence = torch.rand(1, 50_000, generator=generator)
+    kept, left = suppress(boxes, confidence, overlap=0.5, most=32)
+    assert left[0, 0] == confidence.max() and (left.diff(dim=1) <= 0).all() and (left > 0).all()
+    order = confidence[0].argsort(descending=True)[:256]
+    expected = _suppressed_one_by_one(boxes[0, order], confidence[0, order], 0.5)[:32]
+    assert torch.equal(kept[0], boxes[0, order][expected])

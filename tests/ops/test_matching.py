@@ -114,6 +114,11 @@ def test_examples_without_truths_and_padding_match_nothing() -> None:
     assert match(candidates, torch.empty(3, 0, 4)).tolist() == [[-1] * 4] * 3
 
 
+def test_a_diverging_training_is_matched_somehow_and_noticed_by_its_loss() -> None:
+    nan = torch.full((1, 3, 4), math.nan)
+    assert sorted(match(nan, torch.tensor([[A, B]]))[0].tolist()) == [-1, 0, 1]
+
+
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="allowed: iou, centre"):
         overlaps(torch.tensor(A), torch.tensor(B), rule="l1")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tinysight.analysis.localisation import read_boxes
-from tinysight.config import Augment, Run
+from tinysight.config import Augment, Localise, Run
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
 from tinysight.deploy.scores import Scores, top_overlaps
@@ -21,9 +21,9 @@ from tinysight.models.localiser import Localiser
 from tinysight.ops import augment
 from tinysight.runs import read_lines
 from tinysight.train import launch, treatment
-from tinysight.train.evaluate import evaluate_run, score_split
+from tinysight.train.evaluate import check_data, evaluate_run, score_split
 from tinysight.train.exporting import export
-from tinysight.train.localising import padded_boxes
+from tinysight.train.localising import caution, padded_boxes
 from tinysight.train.loop import Quiet
 from tinysight.train.objective import localisation
 from tinysight.train.training import Training, check
@@ -119,8 +119,15 @@ def test_an_encoder_begins_with_a_runs_weights(make_run: MakeRun, pack: Pack, fo
 
 
 def test_what_does_not_fit_is_refused(make_run: MakeRun, pack: Pack, found: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"give the run model.name=small 'model.options.dropout=0.3'"):
-        check(make_run(**FINDING, model__options={}, localise__encoder=str(found)), pack, World())
+    with pytest.raises(ValueError, match=r"""give the run model.name=small "model.options=\{'dropout': 0.3\}\""""):
+        check(make_run(**FINDING, model__options={"norm": True}, localise__encoder=str(found)), pack, World())
+    for layer, complaint in (("norm", "norm"), ("encoder.norm", None), ("head.lstm", None)):
+        run = make_run(**FINDING, train__record=(layer,))
+        if complaint is None:
+            check(run, pack, World())
+        else:
+            with pytest.raises(ValueError, match=complaint):
+                check(run, pack, World())
     with pytest.raises(ValueError, match="is no file"):
         check(make_run(**FINDING, localise__encoder=str(tmp_path / "none")), pack, World())
     with pytest.raises(ValueError, match=r"set augment\.crop=0"):
@@ -131,6 +138,7 @@ def test_what_does_not_fit_is_refused(make_run: MakeRun, pack: Pack, found: Path
         ({"augment__trivial": True}, "augment.trivial=false"),
         ({"localise__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
         ({"localise__head": "mlp", "localise__grid": 4}, "1 with localise.head=mlp"),
+        ({"localise__head": "centernet"}, "8 or more with localise.head=centernet"),
         ({"localise__frozen": True}, "false without localise.encoder"),
         ({"localise__threshold": 1.0}, "between 0 and 1"),
         ({"localise__overlap": "l1"}, "iou, centre"),
@@ -143,6 +151,32 @@ def test_data_without_boxes_are_refused(make_run: MakeRun, pack: Pack, monkeypat
     monkeypatch.setitem(pack.__dict__, "box_offsets", np.zeros(len(pack) + 1, np.int64))
     with pytest.raises(ValueError, match="no training image of small has a box"):
         check(make_run(**FINDING), pack, World())
+
+
+def test_more_objects_than_answers_are_warned_of(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Localise(head="lstm", steps=2)
+    assert caution(settings, pack, "train") is None
+    offsets = pack.box_offsets.copy()
+    offsets[1:] += 2
+    monkeypatch.setitem(pack.__dict__, "box_offsets", offsets)
+    text = caution(settings, pack, "train")
+    assert text is not None and "have 3 objects, and the head gives 2 answers" in text
+    assert caution(replace(settings, grid=2), pack, "train") is None
+
+
+def test_a_smaller_pack_than_the_training_images_is_refused(found: Path, pack: Pack) -> None:
+    card = Predictor(found).card
+    check_data(replace(card, image_size=24, crop=24), pack)  # a larger one is a canvas
+    with pytest.raises(ValueError, match="takes images of 48 pixels"):
+        check_data(replace(card, image_size=48, crop=48), pack)
+
+
+def test_another_threshold_and_decoding_may_be_asked_for(found: Path, pack: Pack) -> None:
+    images = np.array(pack.images[:4])
+    filtered = Predictor(found, threshold=0.2).find(images)
+    stopped = Predictor(found, decoding="stop").find(images)
+    assert Predictor(found, threshold=0.2).decoding.threshold == 0.2  # type: ignore[union-attr]
+    assert (stopped.confidence.sum(dim=1) <= filtered.confidence.sum(dim=1) + 1e-6).all()
 
 
 def test_images_with_none_one_and_several_boxes_are_padded() -> None:

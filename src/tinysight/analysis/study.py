@@ -128,11 +128,16 @@ def read_results(folder: Path) -> Results:
     return Results(rows=rows, **words)
 
 
+def _monitored_error(line: dict[str, Any]) -> float:
+    """Return what the training chose its best weights by: a localiser the share of objects it missed."""
+    return float(1 - line["loc50"] if "loc50" in line else line["top1_error"])
+
+
 def _course(folder: Path, final: str) -> Course | None:
     if not (folder / "weights.safetensors").exists():
         return None
     lines = [line for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"]
-    kept = min(lines, key=lambda line: line["top1_error"]) if final == "best" else lines[-1]
+    kept = min(lines, key=_monitored_error) if final == "best" else lines[-1]
     return Course(
         epochs=tuple(line["epoch"] for line in lines),
         errors=tuple(line["top1_error"] for line in lines),

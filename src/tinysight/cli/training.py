@@ -153,6 +153,7 @@ def _train(data: str, home: Path | None, work: Callable[[Pack, Any, Any], Path])
             summary = json.loads((folder / "summary.json").read_text())
             print(f"trained {summary['epochs']} epochs, {summary['steps']} steps in {duration(summary['seconds'])}")
             if summary["best_monitored_error"] is not None:
-                print(f"lowest minival error {summary['best_monitored_error']:.2%}")
+                error = "share of objects missed" if summary.get("finds_boxes") else "error"
+                print(f"lowest minival {error} {summary['best_monitored_error']:.2%}")
             print(f"weights {folder / 'weights.safetensors'}\ncurves  {folder / 'curves.png'}")
             print(f"next    tinysight evaluate {folder}")

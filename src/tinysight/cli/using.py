@@ -14,9 +14,16 @@ from tinysight.cli.arguments import Device, Home, RunName
 from tinysight.cli.packs import open_or_draw
 from tinysight.cli.progress import counting, say
 
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Of a localiser: the confidence from which a box is accepted.", show_default="its own"),
+]
+Decoding = Annotated[str | None, typer.Option(help="Of a localiser: filter or stop.", show_default="its own")]
+
 if TYPE_CHECKING:
     from tinysight.data.pack import Pack
     from tinysight.deploy.predictor import Prediction, Predictor
+    from tinysight.deploy.weights import Card
     from tinysight.train.evaluate import Metrics, Scores
 
 
@@ -26,6 +33,8 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Another pack with the same classes.", show_default="the run's")
     ] = None,
+    threshold: Threshold = None,
+    decoding: Decoding = None,
     device: Device = "auto",
     home: Home = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -40,79 +49,121 @@ def evaluate(
       tinysight evaluate runs/pets --split minival --json
       tinysight evaluate shipped --data tiny-imagenet
     """
-    from dataclasses import asdict
-
     from tinysight import runs
     from tinysight.analysis.curves import draw_curves
+    from tinysight.deploy.weights import load_weights
     from tinysight.device import place
     from tinysight.train.evaluate import evaluate_run
 
+    changes = _decoding_changes(threshold, decoding)
     if (source := _model_named(run)).is_file():
-        _evaluate_weights(source, split, data, device=device, home=home, as_json=as_json)
+        _evaluate_weights(source, split, data, changes, device=device, home=home, as_json=as_json)
         return
     folder = runs.find(run)
     pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
     with counting(f"scoring {split}") as progress:
         total = len(pack.rows(split))
         label, scores, metrics = evaluate_run(
-            folder, split, pack=pack, placement=place(device), each_batch=lambda done: progress(done, total)
+            folder,
+            split,
+            pack=pack,
+            placement=place(device),
+            decoding_changes=changes,
+            each_batch=lambda done: progress(done, total),
         )
     if label == "val" and (folder / "log.jsonl").exists():
         draw_curves(folder)
     _draw_predictions(folder, pack, scores, label)
-    boxes = None if scores.boxes is None else _evaluate_boxes(folder, pack, split, label, scores)
-    if as_json:
-        print(json.dumps(asdict(metrics) | ({} if boxes is None else {"localisation": boxes}), indent=1))
-        return
-    _print_metrics(metrics, pack.name, split)
+    card = load_weights(folder / "weights.safetensors")[1]
+    boxes = _box_figures(card, pack, split, scores, changes)
     if boxes is not None:
-        from tinysight.analysis.box_figures import boxes_table
-
-        print(boxes_table(boxes))
+        _keep_boxes(folder, boxes, pack, split, label, scores)
+    _print_evaluation(card, metrics, boxes, pack.name, split, as_json=as_json)
+    if as_json:
+        return
+    if boxes is not None:
         print(f"boxes, by class and size: {folder / f'localisation-{label}.json'}")
         print(f"some of them drawn:       {folder / f'boxes-{label}.png'}")
     print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
     print(f"some predictions:     {folder / f'predictions-{label}.png'}")
 
 
-def _evaluate_boxes(folder: Path, pack: Pack, split: str, label: str, scores: Scores) -> dict[str, Any]:
-    """Measure a localiser's boxes; write the figures as JSON, and a sheet of images with them (Wu et al., Fig. 15)."""
-    from tinysight import runs
+def _decoding_changes(threshold: float | None, decoding: str | None) -> dict[str, Any]:
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f"--threshold is {threshold:g}; give a confidence between 0 and 1")
+    if decoding not in (None, "filter", "stop"):
+        raise ValueError(f"--decoding is {decoding!r}; allowed: filter, stop")
+    given = {"threshold": threshold, "decoding": decoding}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _box_figures(card: Card, pack: Pack, split: str, scores: Scores, changes: dict[str, Any]) -> dict[str, Any] | None:
+    """Measure a localiser's boxes; None for a classifier. Untrained logits enter no figure."""
     from tinysight.analysis.box_figures import evaluate_boxes
+
+    if scores.boxes is None or scores.confidence is None:
+        return None
+    return evaluate_boxes(
+        pack,
+        split,
+        boxes=scores.boxes,
+        confidence=scores.confidence,
+        logits=scores.logits if card.names_classes else None,
+        threshold=changes.get("threshold", card.localiser["threshold"]),
+    )
+
+
+def _keep_boxes(folder: Path, figures: dict[str, Any], pack: Pack, split: str, label: str, scores: Scores) -> None:
+    """Write the figures as JSON, and a sheet of images with their boxes (Wu et al. 2017, Fig. 15)."""
     from tinysight.analysis.box_pictures import localisation_figure
     from tinysight.train.checkpoint import replace_durably
 
     assert scores.boxes is not None and scores.confidence is not None
-    threshold = runs.read_record(folder).run.localise.threshold
-    figures = evaluate_boxes(
-        pack, split, boxes=scores.boxes, confidence=scores.confidence, logits=scores.logits, threshold=threshold
-    )
     replace_durably(folder / f"localisation-{label}.json", json.dumps(figures, indent=1).encode())
     if figures["num_with_boxes"]:
-        sheet = localisation_figure(pack, split, scores.boxes, scores.confidence, threshold=threshold)
+        sheet = localisation_figure(pack, split, scores.boxes, scores.confidence, threshold=figures["threshold"])
         sheet.save(folder / f"boxes-{label}.png")
-    return figures
 
 
-def _evaluate_weights(
-    source: Path, split: str, data: str | None, *, device: str, home: Path | None, as_json: bool
+def _print_evaluation(
+    card: Card, metrics: Metrics, boxes: dict[str, Any] | None, data: str, split: str, *, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
+    from tinysight.analysis.box_figures import boxes_table
+
+    if as_json:
+        named = asdict(metrics) if card.names_classes else {}
+        print(json.dumps(named | ({} if boxes is None else {"localisation": boxes}), indent=1))
+        return
+    if card.names_classes:
+        _print_metrics(metrics, data, split)
+    if boxes is not None:
+        print(boxes_table(boxes))
+
+
+def _evaluate_weights(
+    source: Path,
+    split: str,
+    data: str | None,
+    changes: dict[str, Any],
+    *,
+    device: str,
+    home: Path | None,
+    as_json: bool,
+) -> None:
     from tinysight.deploy.predictor import Predictor
     from tinysight.device import place
     from tinysight.train.evaluate import check_data, measure, score_split
 
-    predictor = Predictor(source, placement=place(device, "fp32"))  # as `predict` computes
+    predictor = Predictor(source, placement=place(device, "fp32"), **changes)  # as `predict` computes
     pack = open_or_draw(data or predictor.card.data, home)
     check_data(predictor.card, pack)
     with counting(f"scoring {split}") as progress:
         total = len(pack.rows(split))
-        metrics = measure(score_split(predictor, pack, split, lambda done: progress(done, total)))
-    if as_json:
-        print(json.dumps(asdict(metrics), indent=1))
-    else:
-        _print_metrics(metrics, pack.name, split)
+        scores = score_split(predictor, pack, split, lambda done: progress(done, total))
+    boxes = _box_figures(predictor.card, pack, split, scores, changes)
+    _print_evaluation(predictor.card, measure(scores), boxes, pack.name, split, as_json=as_json)
 
 
 def predict(
@@ -135,6 +186,8 @@ def predict(
         int | None,
         typer.Option(help="With a localiser: pixels a side to look at.", show_default="those it was trained on"),
     ] = None,
+    threshold: Threshold = None,
+    decoding: Decoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -151,9 +204,11 @@ def predict(
     source, images = _model_and_images(words, model)
     if draw is not None and (draw.suffix.lower() != ".png" or not draw.parent.is_dir()):
         raise ValueError(f"--draw is {draw}; give a file .png in a folder that is there")
-    predictor = _predictor(source, device)
-    if predictor.localiser is None and (draw is not None or canvas is not None):
-        option = "--draw" if draw is not None else "--canvas"
+    changes = _decoding_changes(threshold, decoding)
+    predictor = _predictor(source, device, changes)
+    asked = {"--draw": draw, "--canvas": canvas, "--threshold": threshold, "--decoding": decoding}
+    if predictor.localiser is None and (given := [name for name, value in asked.items() if value is not None]):
+        option = given[0]
         raise ValueError(f"{option} needs a localiser, and {predictor.path} is a classifier, which finds no boxes")
     failed = 0
     found: list[dict[str, Any]] = []
@@ -165,6 +220,8 @@ def predict(
             continue
         answers.append(answer)
         ranked = list(zip(answer.class_names, answer.class_ids, answer.probabilities, strict=True))
+        if not predictor.card.names_classes:
+            ranked = []
         accepted = list(zip(answer.boxes, answer.confidences, strict=True))[: answer.num_accepted]
         if as_json:
             best = [{"class": name, "id": wnid, "probability": round(p, 6)} for name, wnid, p in ranked]
@@ -173,7 +230,7 @@ def predict(
                 boxes = [{"box": [round(x, 1) for x in box], "confidence": round(c, 6)} for box, c in accepted]
                 found[-1]["boxes"] = boxes
         else:
-            print(f"{image}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, _, probability in ranked))
+            print("\n".join([str(image), *(f"  {probability:6.1%}  {name}" for name, _, probability in ranked)]))
             for box, confidence in accepted:
                 print(f"  {confidence:6.1%}  box ({', '.join(f'{edge:.0f}' for edge in box)})")
             if predictor.localiser is not None and not accepted:
@@ -395,15 +452,15 @@ def _model_named(name: str) -> Path:
     return shipped.PATH if name == "shipped" and shipped.PATH.is_file() else runs.find(name)
 
 
-def _predictor(source: Path | None, device: str) -> Predictor:
+def _predictor(source: Path | None, device: str, changes: dict[str, Any]) -> Predictor:
     from tinysight.deploy import shipped
     from tinysight.deploy.predictor import Predictor
     from tinysight.device import place
 
     placement = place(device, "fp32")
     if source is not None:
-        return Predictor(source, placement=placement)
-    predictor = shipped.shipped(placement=placement)
+        return Predictor(source, placement=placement, **changes)
+    predictor = shipped.shipped(placement=placement, **changes)
     say(f"the model that comes with tinysight: {shipped.describe(predictor.card)}")
     return predictor
 

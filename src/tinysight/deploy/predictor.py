@@ -59,9 +59,18 @@ class Predictor:
     Args:
         source: a run folder or a weights file.
         placement: where it runs; by default the CPU in float32, which suits a few images.
+        threshold: of a localiser, the confidence from which a box is accepted; by default its own.
+        decoding: of a localiser, "filter" or "stop"; by default its own.
     """
 
-    def __init__(self, source: Path, *, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        source: Path,
+        *,
+        placement: Placement | None = None,
+        threshold: float | None = None,
+        decoding: str | None = None,
+    ) -> None:
         self.placement = placement or Placement(device=torch.device("cpu"), bf16=False)
         self.path = source / "weights.safetensors" if source.is_dir() else source
         if source.is_dir() and not self.path.exists():
@@ -71,6 +80,12 @@ class Predictor:
         self.localiser = model if isinstance(model, Localiser) else None
         self.model: Any = model.encoder if isinstance(model, Localiser) else model  # that names what it sees
         self.decoding = decoding_of(self.card)
+        if self.decoding is not None:
+            self.decoding = replace(
+                self.decoding,
+                threshold=self.decoding.threshold if threshold is None else threshold,
+                decoding=self.decoding.decoding if decoding is None else decoding,
+            )
 
     def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Images (B, S, S, 3), S the card's image_size -> logits (B, K)."""

@@ -15,15 +15,17 @@ from tinysight.device import Placement
 PATH = Path(__file__).with_name("tiny-imagenet.safetensors")
 
 
-def shipped(*, placement: Placement | None = None) -> Predictor:
-    """Return the model that comes with the package; by default on the CPU.
+def shipped(
+    *, placement: Placement | None = None, threshold: float | None = None, decoding: str | None = None
+) -> Predictor:
+    """Return the model that comes with the package; by default on the CPU. See `Predictor` for the arguments.
 
     Raises:
         ValueError: this installation lacks the file.
     """
     if not PATH.is_file():
         raise ValueError(f"this installation of tinysight lacks {PATH.name}; install it anew, or name a run of yours")
-    return Predictor(PATH, placement=placement)
+    return Predictor(PATH, placement=placement, threshold=threshold, decoding=decoding)
 
 
 def describe(card: Card) -> str:

@@ -40,6 +40,11 @@ class Card:
     results: dict[str, Any] = field(default_factory=dict)
     localiser: dict[str, Any] = field(default_factory=dict)  # head and decoding; empty: a classifier
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether the logits were trained: those of a localiser with localise.classify=0 were not."""
+        return bool(self.localiser.get("classify", 1.0) > 0)
+
     def __post_init__(self) -> None:
         """Refuse a card that no training writes: a file's checksum says that it is whole, not that it is sound."""
         names = [self.class_names, self.class_ids]

@@ -79,7 +79,7 @@ def suppress(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) ->
         most: boxes kept an image.
     """
     order = confidence.argsort(dim=1, descending=True, stable=True)[:, : max(RIVALS, most)]
-    boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     confidence = confidence.gather(1, order)
     if overlap < 1:
         alive = torch.ones_like(confidence, dtype=torch.bool)

@@ -95,16 +95,20 @@ def evaluate_run(
     *,
     pack: Pack,
     placement: Placement,
+    decoding_changes: dict[str, Any] | None = None,
     each_batch: Callable[[int], None] = lambda done: None,
 ) -> tuple[str, Scores, Metrics]:
     """Evaluate a run's final weights on a split; write `scores/<label>.safetensors` and `evaluation-<label>.json`.
 
     The label is the split's name, with the data's before it when they are not those the run was trained on.
 
+    Args:
+        decoding_changes: of a localiser, `threshold` and `decoding` in place of its own.
+
     Raises:
         ValueError: the run has no weights, or they are for other classes or another image size than the pack's.
     """
-    predictor = Predictor(run, placement=placement)
+    predictor = Predictor(run, placement=placement, **decoding_changes or {})
     check_data(predictor.card, pack)
     if not bool((pack.labels[pack.rows(split).start : pack.rows(split).stop] >= 0).any()):
         raise ValueError(

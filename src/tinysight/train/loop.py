@@ -327,7 +327,7 @@ class _Sitting:
             "best_monitored_error": training.best_error,
         }
         card = self._card(results)
-        summary = {**results, "seconds": round(seconds, 1)}
+        summary = {**results, "seconds": round(seconds, 1), "finds_boxes": run.localise.finds}
         checkpoint.replace_durably(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
         checkpoint.replace_durably(path, weights_bytes(model, card))  # last: these make a run a finished one
         return path
