@@ -184,6 +184,9 @@ def localizer_goldfish() -> Run:
         matching of Stewart et al. 2016; the rest is ours. Any class: --data tiny-imagenet.<name or wnid>; another fifth
         held out: --data tiny-imagenet.goldfish.fold1.
     Hardware: any.
+    Time: 30 epochs, 6 minutes on one core without bf16.
+    Result: 71.2 % of 500 goldfish found (IoU of 0.5 or more; 95 %: 67.1 to 75.0) over five folds of minival, one seed; the
+        median box finds 62.8 % (experiments/005).
     """
     return Run(
         recipe="localizer-goldfish",
