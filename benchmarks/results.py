@@ -166,7 +166,15 @@ def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]
 
 
 def portable(command: str) -> str:
-    """Return a command line without the places of the machine it ran on, as a study's members have them."""
+    """Return a command, of several lines where settings changed amid the training, without the places of its machine.
+
+    Those are --home, a --name with a folder, and the folder of an encoder's run.
+    """
+    lines = [line.partition("  # ") for line in command.splitlines()]
+    return "\n".join(_portable_line(line) + mark + remark for line, mark, remark in lines)
+
+
+def _portable_line(command: str) -> str:
     words, kept = iter(shlex.split(command)), []
     for word in words:
         if word == "--home":
@@ -175,6 +183,8 @@ def portable(command: str) -> str:
             continue
         elif word == "--name":
             kept += [word, name]
+        elif word.startswith("localise.encoder=") and "/" in word:
+            kept.append(f"localise.encoder=runs/{word.rpartition('/')[2]}")
         else:
             kept.append(word)
     if "--name" not in kept:

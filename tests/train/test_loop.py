@@ -538,7 +538,7 @@ def test_a_training_goes_on_with_another_rate_and_tells_since_when(
     launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=["optimiser.lr=0.01", "train.epochs=2"])
     record = runs.read_record(folder)
     assert record.run == replace(run, optimiser=replace(run.optimiser, lr=0.01), train=replace(run.train, epochs=2))
-    assert record.command.endswith("; at step 6: tinysight resume run optimiser.lr=0.01 train.epochs=2")
+    assert record.command.endswith("  # stopped at step 6\ntinysight resume run optimiser.lr=0.01 train.epochs=2")
     rates = {line["step"]: line["lr"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "train"}
     assert rates[4] == 0.05 and rates[8] == rates[9] == 0.01 and max(rates) == 9
 

@@ -121,7 +121,7 @@ def _changed(record: runs.Record, settings: Sequence[str]) -> runs.Record:
     if run.train.epochs <= scalars["epochs_done"]:
         raise ValueError(f"train.epochs is {run.train.epochs}, but {scalars['epochs_done']} are done; set more")
     words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
-    return replace(record, run=run, command=f"{record.command}; at step {scalars['step']}: {words}")
+    return replace(record, run=run, command=f"{record.command}  # stopped at step {scalars['step']}\n{words}")
 
 
 def _machine(placement: Placement, world: World) -> dict[str, object]:
