@@ -15,7 +15,13 @@ from tinysight import cli
 from tinysight.data.pack import Pack
 
 Tinysight = Callable[..., tuple[int, str, str]]
-SMALL = ("model.options.filters=(4,8,8,16)", "train.epochs=2", "train.device=cpu", "localise.threshold=0.05")
+SMALL = (
+    "model.options.filters=(4,8,8,16)",
+    "train.epochs=2",
+    "train.device=cpu",
+    "localise.threshold=0.05",
+    "localise.grid=1",
+)
 
 
 @pytest.fixture(scope="module")
