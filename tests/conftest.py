@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tinysight.data.pack import Pack
 
 MakeRun = Callable[..., "Run"]
+Tinysight = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +36,26 @@ def pack(data_home: Path) -> Pack:
     return shapes.prepare(
         home=data_home, num_train=72, num_minival=24, num_val=24, num_test=12, image_size=32, name="small", workers=1
     )
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tinysight:
+    """Run a command line in this process; return exit status, output and errors."""
+    from tinysight import cli
+
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight import cli
 from tinysight.data import shapes
 from tinysight.data.pack import Pack
 
@@ -20,24 +19,12 @@ Tinysight = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def tinysight(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Tinysight:
+def tinysight(monkeypatch: pytest.MonkeyPatch, run_command: Tinysight, tmp_path: Path) -> Tinysight:
     """Run a command line in this process, in an empty home; return exit status, output and errors."""
     monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("TERM", "dumb")
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return run_command
 
 
 @pytest.fixture

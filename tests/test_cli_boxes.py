@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight import cli
 from tinysight.data.pack import Pack
 
 Tinysight = Callable[..., tuple[int, str, str]]
@@ -31,24 +29,12 @@ def runs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tinysight(
-    pack: Pack, data_home: Path, runs_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pack: Pack, data_home: Path, runs_home: Path, monkeypatch: pytest.MonkeyPatch, run_command: Tinysight
 ) -> Tinysight:
     """Run a command line in this process; return exit status, output and errors."""
     monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
     monkeypatch.setenv("TINYSIGHT_RUNS", str(runs_home))
-    monkeypatch.setenv("TERM", "dumb")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return run_command
 
 
 @pytest.fixture

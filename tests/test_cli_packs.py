@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tinysight import cli
 from tinysight.cli.packs import open_or_draw
 from tinysight.data import shapes
 from tinysight.data.pack import Pack
@@ -29,24 +27,10 @@ def scenes(home: Path) -> Pack:
 
 
 @pytest.fixture
-def tinysight(
-    scenes: Pack, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tinysight:
+def tinysight(scenes: Pack, home: Path, monkeypatch: pytest.MonkeyPatch, run_command: Tinysight) -> Tinysight:
     """Run a command line in this process; return exit status, output and errors."""
     monkeypatch.setenv("TINYSIGHT_DATA", str(home))
-    monkeypatch.setenv("TERM", "dumb")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return run_command
 
 
 def test_the_commands_make_what_the_names_make(tinysight: Tinysight, scenes: Pack, home: Path, tmp_path: Path) -> None:

@@ -148,6 +148,15 @@ def read_record(folder: Path) -> Record:
     raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
 
 
+def lowest_monitored(record: Record, summary: dict[str, Any]) -> str | None:
+    """Say how good a finished run was at its best on what it monitored; None where it monitored nothing."""
+    lowest = summary["best_monitored_error"]
+    if lowest is None:
+        return None
+    what = "share of objects missed on" if record.run.localise.finds else "error on"
+    return f"lowest {what} {record.run.data.monitor} {lowest:.2%}"
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a missing file is empty, and a last line that a kill cut short is left out.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.analysis.box_figures import boxes_table, evaluate_boxes, true_boxes
+from tinysight.analysis.box_figures import boxes_table, evaluate_boxes
 from tinysight.data import shapes
 from tinysight.data.pack import Pack
 
@@ -22,18 +22,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 
 def test_true_boxes_are_those_of_each_row(scenes: Pack) -> None:
-    truths = true_boxes(scenes, "val")
+    truths = torch.from_numpy(scenes.padded_boxes(scenes.rows("val")))
     assert truths.shape == (48, 3, 4)
     for number, row in enumerate(scenes.rows("val")):
         own = truths[number]
         kept = own[~own.isnan().any(1)]
         assert np.array_equal(kept.numpy(), scenes.boxes_of(row))
         assert bool(own[len(kept) :].isnan().all())
-    assert true_boxes(scenes, "test").shape == (4, 0, 4)
+    assert torch.from_numpy(scenes.padded_boxes(scenes.rows("test"))).shape == (4, 0, 4)
 
 
 def test_the_truth_itself_is_perfect_and_the_constants_stand_beside_it(scenes: Pack) -> None:
-    truths = true_boxes(scenes, "val")
+    truths = torch.from_numpy(scenes.padded_boxes(scenes.rows("val")))
     there = ~truths.isnan().any(-1)
     logits = torch.nn.functional.one_hot(torch.from_numpy(scenes.labels[60:108].copy()), 24).float()
     figures = evaluate_boxes(scenes, "val", boxes=truths.nan_to_num(0), confidence=0.9 * there.float(), logits=logits)
@@ -64,7 +64,7 @@ def test_the_truth_itself_is_perfect_and_the_constants_stand_beside_it(scenes: P
 
 
 def test_wrong_answers_are_measured_by_class(scenes: Pack) -> None:
-    truths = true_boxes(scenes, "val")
+    truths = torch.from_numpy(scenes.padded_boxes(scenes.rows("val")))
     boxes = truths[:, :1].clone()
     wrong = torch.from_numpy(scenes.labels[60:108] == 5)
     boxes[wrong] = torch.tensor([0.0, 0, 1, 1])
@@ -93,6 +93,6 @@ def test_predictions_of_another_split_are_refused(scenes: Pack) -> None:
 def test_constants_that_a_pack_brings_along(scenes: Pack) -> None:
     extra = {"constant_boxes": {"two halves": [[0, 0, 32, 64], [32, 0, 64, 64]]}}
     pack = Pack(Path(scenes.path), {**scenes.manifest, "extra": extra})
-    truths = true_boxes(pack, "val")
+    truths = torch.from_numpy(pack.padded_boxes(pack.rows("val")))
     figures = evaluate_boxes(pack, "val", boxes=truths[:, :1], confidence=torch.ones(48, 1))
     assert 0 < figures["constants"]["two halves"]["mean_iou"] < 0.5

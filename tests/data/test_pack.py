@@ -639,3 +639,15 @@ def test_fingerprints_follow_links_and_leave_hidden_files_out(tmp_path: Path) ->
     assert pack.source_fingerprint(folder) == before
     (elsewhere / "a.png").write_bytes(b"22")
     assert pack.source_fingerprint(folder) != before
+
+
+def test_boxes_of_rows_are_padded_to_the_most_of_any(tmp_path: Path) -> None:
+    pack = Pack(path=tmp_path, manifest={"name": "made", "splits": {}})
+    pack.__dict__["box_offsets"] = np.array([0, 2, 2, 3, 3])
+    pack.__dict__["boxes"] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    padded = pack.padded_boxes(range(4))
+    assert padded.shape == (4, 2, 4)
+    assert padded[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]] and padded[2, 0].tolist() == [8, 9, 10, 11]
+    assert np.isnan(padded[[1, 3]]).all() and np.isnan(padded[2, 1]).all()
+    assert pack.padded_boxes(range(1, 3)).tolist()[1] == [[8, 9, 10, 11]]
+    assert pack.padded_boxes(range(3, 4)).shape == (1, 0, 4)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from tinysight import cli
 from tinysight.cli import studying
 from tinysight.data.pack import Pack
 from tinysight.studies import study
@@ -56,28 +55,16 @@ def tinysight(
     pack: Pack,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command: Tinysight,
 ) -> Tinysight:
     """Run a command line in this process, the members of a study in others; return exit status, output and errors."""
     (tmp_path / "own.py").write_text(OWN.replace("{seconds}", ""))
     (tmp_path / "slow.py").write_text(OWN.replace("{seconds}", ", seconds=0.1"))
     monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
     monkeypatch.setenv("TINYSIGHT_RUNS", "runs")
-    monkeypatch.setenv("TERM", "dumb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(studying, "PROGRAM", (sys.executable, str(command_line)))
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tinysight", *words])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return run_command
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -211,7 +198,7 @@ def test_a_failing_member_is_reported_and_the_rest_finish(tinysight: Tinysight, 
     status, out, err = tinysight("study", "broken.py", "--data", "small", "--epochs", "1")
     assert status == 1
     assert "broken-seed0: failed with status 1: loss or gradient was not finite" in err
-    assert "[2/2] without-seed0: lowest minival error" in err
+    assert "[2/2] without-seed0: lowest error on minival" in err
     assert "no seed of both is finished" in out
     assert (tmp_path / "runs" / "study-own-small" / "table.md").exists()
 

@@ -23,7 +23,7 @@ from tinysight.runs import read_lines
 from tinysight.train import launch, treatment
 from tinysight.train.evaluate import check_data, evaluate_run, score_split
 from tinysight.train.exporting import export
-from tinysight.train.localising import caution, padded_boxes
+from tinysight.train.localising import caution
 from tinysight.train.loop import Quiet
 from tinysight.train.objective import localisation
 from tinysight.train.training import Training, check
@@ -73,7 +73,8 @@ def test_an_exported_localiser_tells_how_many_it_finds(found: Path, pack: Pack, 
     assert made.found is not None and made.found.num_images == 24
     predictor = Predictor(made.path)
     told = predictor.card.results["val"]
-    again = top_overlaps(score_split(predictor, pack, "val", lambda done: None), padded_boxes(pack))
+    truths = torch.from_numpy(pack.padded_boxes(range(len(pack))))
+    again = top_overlaps(score_split(predictor, pack, "val", lambda done: None), truths)
     assert (told["loc50"], told["mean_iou"]) == (again.loc50, again.mean_iou)
     assert 0 < told["mean_iou"] < 1
 
@@ -149,8 +150,11 @@ def test_what_does_not_fit_is_refused(make_run: MakeRun, pack: Pack, found: Path
 
 def test_data_without_boxes_are_refused(make_run: MakeRun, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pack.__dict__, "box_offsets", np.zeros(len(pack) + 1, np.int64))
-    with pytest.raises(ValueError, match="no training image of small has a box"):
+    with pytest.raises(ValueError, match="no image of minival of small has a box"):
         check(make_run(**FINDING), pack, World())
+    run = make_run(**FINDING, data__monitor="none", schedule__name="linear")
+    with pytest.raises(ValueError, match="no training image of small has a box"):
+        check(run, pack, World())
 
 
 def test_more_objects_than_answers_are_warned_of(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,17 +181,6 @@ def test_another_threshold_and_decoding_may_be_asked_for(found: Path, pack: Pack
     stopped = Predictor(found, decoding="stop").find(images)
     assert Predictor(found, threshold=0.2).decoding.threshold == 0.2  # type: ignore[union-attr]
     assert (stopped.confidence.sum(dim=1) <= filtered.confidence.sum(dim=1) + 1e-6).all()
-
-
-def test_images_with_none_one_and_several_boxes_are_padded() -> None:
-    class Three:
-        box_offsets = np.array([0, 2, 2, 3])
-        boxes = np.arange(12, dtype=np.float32).reshape(3, 4)
-
-    padded = padded_boxes(Three())  # type: ignore[arg-type]
-    assert padded.shape == (3, 2, 4)
-    assert padded[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]] and padded[2, 0].tolist() == [8, 9, 10, 11]
-    assert padded[1].isnan().all() and padded[2, 1].isnan().all()
 
 
 def test_boxes_go_with_their_pixels_through_the_treatment() -> None:

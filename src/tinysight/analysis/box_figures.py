@@ -25,17 +25,6 @@ Figures = dict[str, Any]
 Values = np.ndarray[Any, Any]
 
 
-def true_boxes(pack: Pack, split: str) -> Tensor:
-    """Return the true boxes (N, G, 4) of the images of a split, padded with NaN to the largest number of any."""
-    rows = pack.rows(split)
-    counts = np.diff(pack.box_offsets[rows.start : rows.stop + 1])
-    truths = np.full((len(rows), int(counts.max(initial=0)), 4), np.nan, np.float32)
-    image = np.repeat(np.arange(len(rows)), counts)
-    place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
-    truths[image, place] = pack.boxes[pack.box_offsets[rows.start] : pack.box_offsets[rows.stop]]
-    return torch.from_numpy(truths)
-
-
 def evaluate_boxes(
     pack: Pack,
     split: str,
@@ -55,7 +44,7 @@ def evaluate_boxes(
     if len(boxes) != len(rows) or (logits is not None and len(logits) != len(rows)):
         raise ValueError(f"{pack.name} {split} has {len(rows)} images; predictions are given for {len(boxes)}")
     boxes, confidence = boxes.detach().cpu(), confidence.detach().cpu()
-    truths = true_boxes(pack, split)
+    truths = torch.from_numpy(pack.padded_boxes(rows))
     ious = detection.top_box_iou(boxes, confidence, truths)
     counted = ~ious.isnan()
     precisions = detection.average_precision(boxes, confidence, truths)

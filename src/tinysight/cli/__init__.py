@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from tinysight.cli import data, reporting, studying, training, using
+from tinysight.cli import data, evaluating, reporting, studying, training, using
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,11 +25,11 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     training.resume,
     studying.studies,
     studying.study,
-    using.evaluate,
+    evaluating.evaluate,
     using.predict,
     reporting.report,
     using.submit,
-    using.export,
+    evaluating.export,
     using.ensemble,
     using.bench,
     using.version,

@@ -19,3 +19,8 @@ Settings = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under runs/.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Of a localiser: the confidence from which a box is accepted.", show_default="its own"),
+]
+Decoding = Annotated[str | None, typer.Option(help="Of a localiser: filter or stop.", show_default="its own")]

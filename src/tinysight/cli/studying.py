@@ -206,10 +206,10 @@ def _train(
 def _outcome(job: Job) -> str:
     import json
 
-    from tinysight.runs import duration
+    from tinysight.runs import duration, lowest_monitored, read_record
 
     summary = json.loads((job.folder / "summary.json").read_bytes())
-    return f"lowest minival error {summary['best_monitored_error']:.2%}, {duration(summary['seconds'])}"
+    return f"{lowest_monitored(read_record(job.folder), summary)}, {duration(summary['seconds'])}"
 
 
 def _report(folder: Path) -> None:

@@ -131,7 +131,7 @@ def resume(run: RunName, settings: Settings = None, home: Home = None) -> None:
 
 def _train(data: str, home: Path | None, work: Callable[[Pack, Any, Any], Path]) -> None:
     from tinysight.analysis.curves import draw_curves
-    from tinysight.runs import duration
+    from tinysight.runs import duration, lowest_monitored, read_record
     from tinysight.train.console import Terminal
     from tinysight.train.loop import Interrupted
     from tinysight.train.world import join_world
@@ -152,8 +152,7 @@ def _train(data: str, home: Path | None, work: Callable[[Pack, Any, Any], Path])
             draw_curves(folder)
             summary = json.loads((folder / "summary.json").read_text())
             print(f"trained {summary['epochs']} epochs, {summary['steps']} steps in {duration(summary['seconds'])}")
-            if summary["best_monitored_error"] is not None:
-                error = "share of objects missed" if summary.get("finds_boxes") else "error"
-                print(f"lowest minival {error} {summary['best_monitored_error']:.2%}")
+            if lowest := lowest_monitored(read_record(folder), summary):
+                print(lowest)
             print(f"weights {folder / 'weights.safetensors'}\ncurves  {folder / 'curves.png'}")
             print(f"next    tinysight evaluate {folder}")

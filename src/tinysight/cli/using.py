@@ -10,160 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tinysight.cli.arguments import Device, Home, RunName
+from tinysight.cli.arguments import Decoding, Device, Home, RunName, Threshold
 from tinysight.cli.packs import open_or_draw
 from tinysight.cli.progress import counting, say
 
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Of a localiser: the confidence from which a box is accepted.", show_default="its own"),
-]
-Decoding = Annotated[str | None, typer.Option(help="Of a localiser: filter or stop.", show_default="its own")]
-
 if TYPE_CHECKING:
-    from tinysight.data.pack import Pack
     from tinysight.deploy.predictor import Prediction, Predictor
-    from tinysight.deploy.weights import Card
-    from tinysight.train.evaluate import Metrics, Scores
 
 
-def evaluate(
-    run: RunName,
-    split: Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")] = "val",
-    data: Annotated[
-        str | None, typer.Option(help="Another pack with the same classes.", show_default="the run's")
-    ] = None,
-    threshold: Threshold = None,
-    decoding: Decoding = None,
-    device: Device = "auto",
-    home: Home = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Measure a finished run: errors with 95 % intervals, loss, calibration; keep every image's scores and draw some.
-
-    Of a weights file, or of the model that comes with tinysight (`shipped`), the figures are printed and nothing is
-    written.
-
-    [bold]Examples[/bold]
-      tinysight evaluate quickstart-shapes
-      tinysight evaluate runs/pets --split minival --json
-      tinysight evaluate shipped --data tiny-imagenet
-    """
-    from tinysight import runs
-    from tinysight.analysis.curves import draw_curves
-    from tinysight.deploy.weights import load_weights
-    from tinysight.device import place
-    from tinysight.train.evaluate import evaluate_run
-
-    changes = _decoding_changes(threshold, decoding)
-    if (source := _model_named(run)).is_file():
-        _evaluate_weights(source, split, data, changes, device=device, home=home, as_json=as_json)
-        return
-    folder = runs.find(run)
-    pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
-    with counting(f"scoring {split}") as progress:
-        total = len(pack.rows(split))
-        label, scores, metrics = evaluate_run(
-            folder,
-            split,
-            pack=pack,
-            placement=place(device),
-            decoding_changes=changes,
-            each_batch=lambda done: progress(done, total),
-        )
-    if label == "val" and (folder / "log.jsonl").exists():
-        draw_curves(folder)
-    _draw_predictions(folder, pack, scores, label)
-    card = load_weights(folder / "weights.safetensors")[1]
-    boxes = _box_figures(card, pack, split, scores, changes)
-    if boxes is not None:
-        _keep_boxes(folder, boxes, pack, split, label, scores)
-    _print_evaluation(card, metrics, boxes, pack.name, split, as_json=as_json)
-    if as_json:
-        return
-    if boxes is not None:
-        print(f"boxes, by class and size: {folder / f'localisation-{label}.json'}")
-        print(f"some of them drawn:       {folder / f'boxes-{label}.png'}")
-    print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
-    print(f"some predictions:     {folder / f'predictions-{label}.png'}")
-
-
-def _decoding_changes(threshold: float | None, decoding: str | None) -> dict[str, Any]:
+def decoding_changes(threshold: float | None, decoding: str | None) -> dict[str, Any]:
+    """Return what a person asked of a localiser in place of its own; raise ValueError for what it cannot be."""
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"--threshold is {threshold:g}; give a confidence between 0 and 1")
     if decoding not in (None, "filter", "stop"):
         raise ValueError(f"--decoding is {decoding!r}; allowed: filter, stop")
     given = {"threshold": threshold, "decoding": decoding}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _box_figures(card: Card, pack: Pack, split: str, scores: Scores, changes: dict[str, Any]) -> dict[str, Any] | None:
-    """Measure a localiser's boxes; None for a classifier. Untrained logits enter no figure."""
-    from tinysight.analysis.box_figures import evaluate_boxes
-
-    if scores.boxes is None or scores.confidence is None:
-        return None
-    return evaluate_boxes(
-        pack,
-        split,
-        boxes=scores.boxes,
-        confidence=scores.confidence,
-        logits=scores.logits if card.names_classes else None,
-        threshold=changes.get("threshold", card.localiser["threshold"]),
-    )
-
-
-def _keep_boxes(folder: Path, figures: dict[str, Any], pack: Pack, split: str, label: str, scores: Scores) -> None:
-    """Write the figures as JSON, and a sheet of images with their boxes (Wu et al. 2017, Fig. 15)."""
-    from tinysight.analysis.box_pictures import localisation_figure
-    from tinysight.train.checkpoint import replace_durably
-
-    assert scores.boxes is not None and scores.confidence is not None
-    replace_durably(folder / f"localisation-{label}.json", json.dumps(figures, indent=1).encode())
-    if figures["num_with_boxes"]:
-        sheet = localisation_figure(pack, split, scores.boxes, scores.confidence, threshold=figures["threshold"])
-        sheet.save(folder / f"boxes-{label}.png")
-
-
-def _print_evaluation(
-    card: Card, metrics: Metrics, boxes: dict[str, Any] | None, data: str, split: str, *, as_json: bool
-) -> None:
-    from dataclasses import asdict
-
-    from tinysight.analysis.box_figures import boxes_table
-
-    if as_json:
-        named = asdict(metrics) if card.names_classes else {}
-        print(json.dumps(named | ({} if boxes is None else {"localisation": boxes}), indent=1))
-        return
-    if card.names_classes:
-        _print_metrics(metrics, data, split)
-    if boxes is not None:
-        print(boxes_table(boxes))
-
-
-def _evaluate_weights(
-    source: Path,
-    split: str,
-    data: str | None,
-    changes: dict[str, Any],
-    *,
-    device: str,
-    home: Path | None,
-    as_json: bool,
-) -> None:
-    from tinysight.deploy.predictor import Predictor
-    from tinysight.device import place
-    from tinysight.train.evaluate import check_data, measure, score_split
-
-    predictor = Predictor(source, placement=place(device, "fp32"), **changes)  # as `predict` computes
-    pack = open_or_draw(data or predictor.card.data, home)
-    check_data(predictor.card, pack)
-    with counting(f"scoring {split}") as progress:
-        total = len(pack.rows(split))
-        scores = score_split(predictor, pack, split, lambda done: progress(done, total))
-    boxes = _box_figures(predictor.card, pack, split, scores, changes)
-    _print_evaluation(predictor.card, measure(scores), boxes, pack.name, split, as_json=as_json)
 
 
 def predict(
@@ -204,7 +66,7 @@ def predict(
     source, images = _model_and_images(words, model)
     if draw is not None and (draw.suffix.lower() != ".png" or not draw.parent.is_dir()):
         raise ValueError(f"--draw is {draw}; give a file .png in a folder that is there")
-    changes = _decoding_changes(threshold, decoding)
+    changes = decoding_changes(threshold, decoding)
     predictor = _predictor(source, device, changes)
     asked = {"--draw": draw, "--canvas": canvas, "--threshold": threshold, "--decoding": decoding}
     if predictor.localiser is None and (given := [name for name, value in asked.items() if value is not None]):
@@ -257,48 +119,6 @@ def _draw_found(answers: list[Prediction], path: Path) -> None:
     )
     picture.save(path)
     say(f"boxes drawn in {path}")
-
-
-def export(
-    run: RunName,
-    out: Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")],
-    half: Annotated[bool, typer.Option("--half", help="Store matrices and kernels as float16.")] = False,
-    device: Device = "auto",
-    home: Home = None,
-) -> None:
-    """Make one weights file of an evaluated run to hand on, with its error on val on its card.
-
-    The file is measured on val as it was written, computed in float32 as `tinysight predict` computes.
-
-    [bold]Examples[/bold]
-      tinysight export quickstart-shapes --half --out shapes.safetensors
-      tinysight predict shapes.safetensors examples/images/*.png
-    """
-    from tinysight import runs
-    from tinysight.device import place
-    from tinysight.train.exporting import export as export_run
-
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent}; make it first")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out is {out}; end it in .safetensors")
-    folder = runs.find(run)
-    pack = open_or_draw(runs.read_record(folder).run.data.name, home)
-    with counting("scoring val") as progress:
-        total = len(pack.rows("val"))
-        made = export_run(
-            folder,
-            out,
-            pack=pack,
-            placement=place(device, "fp32"),
-            half=half,
-            each_batch=lambda done: progress(done, total),
-        )
-    _print_metrics(made.val, pack.name, "val")
-    if made.found is not None:
-        print(f"  boxes found         {100 * made.found.loc50:5.2f} %, mean IoU {made.found.mean_iou:.4f}")
-    print(f"  the run's own      {made.run_top1_error:6.2%} top-1 error")
-    print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 
 def submit(
@@ -432,17 +252,17 @@ def _model_and_images(words: list[str], model: str | None) -> tuple[Path | None,
     """
     first, paths = Path(words[0]), [Path(word) for word in words]
     if model is not None:
-        return _model_named(model), paths
+        return model_named(model), paths
     called_so = first.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not first.is_dir()
     if first.suffix != ".safetensors" and (called_so or first.is_file()):
         return None, paths
-    source = _model_named(words[0])
+    source = model_named(words[0])
     if len(paths) == 1:
         raise ValueError(f"{words[0]} is a model, and no image is given; write `tinysight predict {words[0]} IMAGE...`")
     return source, paths[1:]
 
 
-def _model_named(name: str) -> Path:
+def model_named(name: str) -> Path:
     """Return the folder of a run, or a weights file; `shipped` is the one that comes with tinysight."""
     from tinysight import runs
     from tinysight.deploy import shipped
@@ -463,38 +283,3 @@ def _predictor(source: Path | None, device: str, changes: dict[str, Any]) -> Pre
     predictor = shipped.shipped(placement=placement, **changes)
     say(f"the model that comes with tinysight: {shipped.describe(predictor.card)}")
     return predictor
-
-
-def _draw_predictions(folder: Path, pack: Pack, scores: Scores, split: str, count: int = 48) -> None:
-    import numpy as np
-
-    from tinysight.analysis.sheets import contact_sheet
-
-    chosen = np.linspace(0, len(scores.rows) - 1, min(count, len(scores.rows))).round().astype(int)
-    probabilities = scores.logits.softmax(dim=1)
-    captions: list[Any] = []
-    right = 0
-    for index in chosen.tolist():
-        guess, truth = int(probabilities[index].argmax()), int(scores.labels[index])
-        said = f"{pack.class_names[guess]} {float(probabilities[index, guess]):.0%}"
-        right += guess == truth
-        captions.append((said, "right") if guess == truth else (f"{said}\nis {pack.class_names[truth]}", "wrong"))
-    sheet = contact_sheet(
-        [pack.images[int(scores.rows[index])] for index in chosen.tolist()],
-        captions=captions,
-        columns=6,
-        scale=3,
-        title=f"{folder.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
-    )
-    sheet.save(folder / f"predictions-{split}.png")
-
-
-def _print_metrics(metrics: Metrics, data: str, split: str) -> None:
-    print(f"{data} {split}, {metrics.num_images:,} images")
-    for name, error, low, high in (
-        ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
-        ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),
-    ):
-        print(f"  {name} error        {100 * error:6.2f} %   (95 %: {100 * low:.2f} to {100 * high:.2f} %)")
-    print(f"  loss               {metrics.loss:6.3f} nats")
-    print(f"  calibration error  {100 * metrics.calibration_error:6.2f} %")

@@ -7,9 +7,10 @@ every box a truth. All from val, with a fixed seed: nothing here is for training
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ NUM_CANVASES = 200
 _PURPOSE = 100  # of the numbers drawn here
 
 Ints = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def listing(
     one, a canvas has the label of its largest box, which comes first. The pack brings along the median box of train in
     each tile, as a constant to beat. Raises ValueError where val has too few images with boxes.
     """
-    _check_numbers(num, seed)
+    check_numbers(num, seed)
     own, others = val_rows(source, label)
     if len(own) < 4 or (label is not None and len(others) < 3):
         raise ValueError(
@@ -60,7 +62,7 @@ def listing(
     for index in range(num):
         stream = Stream(seed, "val", index, _PURPOSE)
         count = 4 if label is None else 1 + index % 4
-        chosen = [*draw_rows(stream, own, count), *draw_rows(stream, others, 4 - count)]
+        chosen = [*draw(stream, own.tolist(), count), *draw(stream, others.tolist(), 4 - count)]
         order = np.argsort(stream.array(4), kind="stable")
         tiles.append(tuple(chosen[place] for place in order.tolist()))
     found = [_truths(source, label, canvas) for canvas in tiles]
@@ -102,7 +104,7 @@ def prepare(
     They are named `<source>.<class>.mosaics`, or `<source>.mosaics`.
     """
     label = None if class_name is None else find_class(source, class_name)
-    _check_numbers(num, seed)
+    check_numbers(num, seed)
     if name is None and label is None:
         name = f"{source.name}.{KIND}"
     elif name is None and label is not None:
@@ -131,9 +133,9 @@ def val_rows(source: Pack, label: int | None) -> tuple[Ints, Ints]:
     return rows[held & (source.labels[rows] == label)], rows[~held & (source.labels[rows] != label)]
 
 
-def draw_rows(stream: Stream, rows: Ints, count: int) -> list[int]:
-    """Draw `count` different rows."""
-    left = rows.tolist()
+def draw(stream: Stream, items: Iterable[Item], count: int) -> list[Item]:
+    """Draw `count` different items."""
+    left = list(items)
     return [left.pop(stream.integer(0, len(left) - 1)) for _ in range(count)]
 
 
@@ -168,7 +170,7 @@ def _constants(source: Pack, label: int | None) -> dict[str, list[list[float]]]:
     return {"median in every tile": [[x0 + x, y0 + y, x1 + x, y1 + y] for y in (0, size) for x in (0, size)]}
 
 
-def _check_numbers(num: int, seed: int) -> None:
+def check_numbers(num: int, seed: int) -> None:
     if num < 1 or not 0 <= seed < 2**64:
         raise ValueError(
             f"num is {num} and seed {seed}; give a number of canvases of 1 or more, and a seed of 0 or more"

@@ -109,6 +109,15 @@ class Pack:
         """Give the boxes (n, 4) of one row; their labels are `box_labels` at the same places."""
         return self.boxes[self.box_offsets[row] : self.box_offsets[row + 1]]
 
+    def padded_boxes(self, rows: range) -> npt.NDArray[np.float32]:
+        """Give the boxes (n, G, 4) of n rows, G the most that one of them has, padded with NaN."""
+        counts = np.diff(self.box_offsets[rows.start : rows.stop + 1])
+        padded = np.full((len(rows), int(counts.max(initial=0)), 4), np.nan, np.float32)
+        image = np.repeat(np.arange(len(rows)), counts)
+        place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
+        padded[image, place] = self.boxes[self.box_offsets[rows.start] : self.box_offsets[rows.stop]]
+        return padded
+
     def verify(self, progress: Progress | None = None) -> tuple[str, ...]:
         """Read every byte and name each damaged file or image; empty where all is well."""
         try:

@@ -22,7 +22,7 @@ from PIL import Image
 from tinysight.data import pack
 from tinysight.data.decoding import Decode, Progress
 from tinysight.data.listing import Listing
-from tinysight.data.mosaics import val_rows
+from tinysight.data.mosaics import check_numbers, draw, val_rows
 from tinysight.data.one_class import class_list, class_slug, find_class, pack_name
 from tinysight.data.opening import Pack
 from tinysight.data.scenes import Stream
@@ -82,7 +82,7 @@ def listing(source: Pack, label: int, *, name: str, num: int = NUM_CANVASES, see
     The classes are those of the class's one-class pack, and only the class's boxes are truths; canvas i has 1 + i % 4.
     Raises ValueError where val has too few images, or no box between SMALLEST pixels and LARGEST of the image.
     """
-    _check_numbers(num, seed)
+    check_numbers(num, seed)
     own_rows, other_rows = val_rows(source, label)
     own, others = _cuttable(source, own_rows, label), _cuttable(source, other_rows, None)
     if len(own) < 4 or len(others) < 3:
@@ -124,7 +124,7 @@ def prepare(
 ) -> Pack:
     """Make the pasted scenes `<source>.<class>.pasted` of a class (name or wnid), or open them where they are made."""
     label = find_class(source, class_name)
-    _check_numbers(num, seed)
+    check_numbers(num, seed)
     name = name or pack_name(source.name, class_slug(source, label, class_name), kind=KIND)
     return pack.prepare(
         name,
@@ -154,7 +154,7 @@ def _cuttable(source: Pack, rows: Ints, label: int | None) -> list[tuple[int, in
 def _plan(source: Pack, stream: Stream, index: int, own: list[tuple[int, int]], others: list[tuple[int, int]]) -> Plan:
     size = source.image_size
     num_own = 1 + index % 4
-    chosen = _draw(stream, own, num_own) + _draw(stream, others, stream.integer(1, 3))
+    chosen = draw(stream, own, num_own) + draw(stream, others, stream.integer(1, 3))
     sizes = [np.diff(source.boxes[box].reshape(2, 2), axis=0)[0].tolist() for _, box in chosen]
     order = sorted(range(len(chosen)), key=lambda number: -sizes[number][0] * sizes[number][1])  # the largest below
     places: list[Box] = []
@@ -168,11 +168,6 @@ def _plan(source: Pack, stream: Stream, index: int, own: list[tuple[int, int]], 
         pieces=pieces,
         own=tuple(position for position, number in enumerate(order) if number < num_own),
     )
-
-
-def _draw(stream: Stream, items: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    left = list(items)
-    return [left.pop(stream.integer(0, len(left) - 1)) for _ in range(count)]
 
 
 def _place(stream: Stream, sides: list[float], canvas: int, others: Sequence[Box]) -> Box:
@@ -224,11 +219,6 @@ def _fade(length: int, before: int, after: int) -> npt.NDArray[np.float32]:
     places = np.arange(length, dtype=np.float32)
     outside = np.maximum(np.maximum(before - places, places - (length - 1 - after)), 0)
     return np.asarray(1 - outside / (SOFT + 1), np.float32)
-
-
-def _check_numbers(num: int, seed: int) -> None:
-    if num < 1 or not 0 <= seed < 2**64:
-        raise ValueError(f"num is {num} and seed {seed}; give a number of scenes of 1 or more, and a seed of 0 or more")
 
 
 def _source(source: Pack, label: int, num: int, seed: int) -> dict[str, Any]:

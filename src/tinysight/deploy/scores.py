@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinysight.ops.boxes import iou
+from tinysight.ops.detection import Localisation, localisation, top_box_iou
 from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
 
 
@@ -68,29 +67,14 @@ def measure(scores: Scores) -> Metrics:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overlaps:
-    """How well the most confident box of each image lies on its nearest true one, over images that have any."""
+def top_overlaps(scores: Scores, truths: Tensor) -> Localisation:
+    """Measure a localiser's most confident boxes against the true ones of all rows of the pack, (N_all, G, 4).
 
-    num_images: int
-    loc50: float  # share with an IoU of 0.5 or more
-    mean_iou: float
-
-
-def top_overlaps(scores: Scores, truths: Tensor) -> Overlaps:
-    """Compare a localiser's scores with the true boxes of all rows of the pack, (N_all, G, 4), padded with NaN.
-
-    An image without a predicted box overlaps by 0; where no image has a true box, both figures are 0.
+    Raises:
+        ValueError: no image has a true box.
     """
     assert scores.boxes is not None and scores.confidence is not None
-    own = truths[scores.rows]
-    there = ~own.isnan().any(dim=-1)  # (N, G)
-    best = torch.where(there, iou(scores.boxes[:, :1], own), 0).amax(dim=1)  # the first is the most confident
-    best = best[there.any(dim=1)]
-    count = max(1, len(best))
-    return Overlaps(
-        num_images=len(best), loc50=float((best >= 0.5).sum()) / count, mean_iou=float(best.double().sum()) / count
-    )
+    return localisation(top_box_iou(scores.boxes, scores.confidence, truths[scores.rows]))
 
 
 def read_scores(path: Path) -> Scores:

@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
-from tinysight.deploy.scores import Metrics, Overlaps, measure, top_overlaps
+from tinysight.deploy.scores import Metrics, measure, top_overlaps
 from tinysight.deploy.weights import load_weights, weights_bytes
 from tinysight.device import Placement
+from tinysight.ops.detection import Localisation
 from tinysight.train.checkpoint import replace_durably
 from tinysight.train.evaluate import check_data, score_split
-from tinysight.train.localising import padded_boxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Exported:
     path: Path
     num_bytes: int
     val: Metrics
-    found: Overlaps | None  # of a localiser's most confident boxes
+    found: Localisation | None  # of a localiser's most confident boxes
     run_top1_error: float  # as `tinysight evaluate` measured the run's own weights
 
 
@@ -67,7 +69,9 @@ def export(
         written.write_bytes(weights_bytes(model, card, half=half))
         scores = score_split(Predictor(written, placement=placement), pack, "val", each_batch)
     metrics = measure(scores)
-    found = None if scores.boxes is None else top_overlaps(scores, padded_boxes(pack))
+    found = (
+        None if scores.boxes is None else top_overlaps(scores, torch.from_numpy(pack.padded_boxes(range(len(pack)))))
+    )
     boxes = {} if found is None else {"loc50": found.loc50, "mean_iou": found.mean_iou}
     results = {**card.results, "val": {"data": pack.name, **asdict(metrics), **boxes}}
     content = weights_bytes(model, replace(card, results=results), half=half)

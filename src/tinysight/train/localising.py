@@ -70,12 +70,3 @@ def caution(settings: Localise, pack: Pack, split: str) -> str | None:
         f"some images of {pack.name} have {most} objects, and the head gives {answers} answers: the rest is never "
         "learned; more: localise.steps, localise.grid"
     )
-
-
-def padded_boxes(pack: Pack) -> Tensor:
-    """Return the boxes of every row of a pack, (N, G, 4), G the most that one has, padded with NaN."""
-    counts = np.diff(pack.box_offsets)
-    padded = np.full((len(counts), max(1, int(counts.max(initial=0))), 4), np.nan, np.float32)
-    row = np.repeat(np.arange(len(counts)), counts)
-    padded[row, np.arange(len(pack.boxes)) - np.repeat(pack.box_offsets[:-1], counts)] = pack.boxes
-    return torch.from_numpy(padded)

@@ -23,9 +23,10 @@ from tinysight.config import Run
 from tinysight.data.batches import read_ahead
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import decoding_of
-from tinysight.deploy.scores import Overlaps, top_overlaps
+from tinysight.deploy.scores import top_overlaps
 from tinysight.deploy.weights import Card, weights_bytes
 from tinysight.device import Placement
+from tinysight.ops.detection import Localisation
 from tinysight.runs import snapshot_path
 from tinysight.train import checkpoint
 from tinysight.train.evaluate import Metrics, Stopped, measure, run_model
@@ -241,7 +242,7 @@ class _Sitting:
             self._keep_snapshot()
         self._save()
 
-    def _monitor(self) -> tuple[Metrics, Overlaps | None]:
+    def _monitor(self) -> tuple[Metrics, Localisation | None]:
         """Evaluate the monitored split, each process its share, and return the figures of all of it."""
         training, world = self.training, self.training.world
         pack = training.pack
@@ -327,7 +328,7 @@ class _Sitting:
             "best_monitored_error": training.best_error,
         }
         card = self._card(results)
-        summary = {**results, "seconds": round(seconds, 1), "finds_boxes": run.localise.finds}
+        summary = {**results, "seconds": round(seconds, 1)}
         checkpoint.replace_durably(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
         checkpoint.replace_durably(path, weights_bytes(model, card))  # last: these make a run a finished one
         return path

@@ -45,7 +45,8 @@ class Training:
         rows = training_rows(run, pack, world)
         unit = 2 * world.size if run.augment.mixes else world.size  # mixing takes images in pairs
         batch_size = min(run.train.batch_size, len(rows) // unit * unit)
-        self.truths = localising.padded_boxes(pack) if run.localise.finds else None  # (N, G, 4) of all rows
+        # The true boxes (N, G, 4) of all rows, padded with NaN.
+        self.truths = torch.from_numpy(pack.padded_boxes(range(len(pack)))) if run.localise.finds else None
         self.batches = Batches(
             pack.images,
             pack.labels,
@@ -267,11 +268,17 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
             f"{pack.name} has no labelled image in {run.data.monitor}, so there is no error to watch; set "
             "data.monitor=none, with train.final=last and a schedule other than plateau"
         )
+    num_boxes = np.diff(pack.box_offsets)
+    if run.localise.finds and monitored and not num_boxes[monitored].any():
+        raise ValueError(
+            f"no image of {run.data.monitor} of {pack.name} has a box, so there is nothing to watch; "
+            "set data.monitor=none, with train.final=last and a schedule other than plateau"
+        )
     rows = np.asarray(pack.rows(run.data.train), dtype=np.int64)
     rows = balanced_subset(rows, pack.labels[rows], run.data.fraction)
     if len(rows) < 2 * world.size:
         raise ValueError(f"{pack.name} has {len(rows)} training images; a training needs at least {2 * world.size}")
-    if run.localise.finds and not (np.diff(pack.box_offsets)[rows] > 0).any():
+    if run.localise.finds and not num_boxes[rows].any():
         raise ValueError(
             f"no training image of {pack.name} has a box, so there is nothing to learn to find; use data with boxes "
             "(tiny-imagenet, shapes), or localise.head=none"
