@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def trained(tinysight: Tinysight, runs_home: Path) -> Path:
     """A localiser's run, trained once by the command line."""
     folder = runs_home / "finder"
     if not folder.exists():
-        status, _, err = tinysight("train", "localizer-shapes", "--data", "small", "--name", "finder", *SMALL)
-        assert status == 0 and "boxes found" in err
+        status, out, err = tinysight("train", "localizer-shapes", "--data", "small", "--name", "finder", *SMALL)
+        assert status == 0 and "boxes found" in err and "lowest share of objects missed on minival" in out
     return folder
 
 
@@ -99,3 +100,15 @@ def test_what_predict_refuses(tinysight: Tinysight, pack: Pack, tmp_path: Path) 
     for words in (("--draw", str(tmp_path / "boxes.png")), ("--canvas", "64")):
         status, _, err = tinysight("predict", "classifier", str(image), *words)
         assert status == 1 and "finds no boxes" in err and err.count("\n") == 1, err
+
+
+def test_classes_that_were_not_taught_are_not_told(tinysight: Tinysight, pack: Pack, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.fromarray(np.array(pack.images[0])).save(image)
+    tinysight("train", "localizer-shapes", "--data", "small", "--name", "unnamed", *SMALL, "localise.classify=0")
+    for words in (("evaluate", "unnamed"), ("evaluate", f"{os.environ['TINYSIGHT_RUNS']}/unnamed/weights.safetensors")):
+        status, out, _ = tinysight(*words)
+        assert status == 0 and "found by the run" in out and "top-1" not in out, out
+    status, out, _ = tinysight("predict", "unnamed", str(image), "--json")
+    answer = json.loads(out)[0]
+    assert status == 0 and answer["top"] == [] and "boxes" in answer

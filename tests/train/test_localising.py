@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,12 @@ from tinysight.config import Augment, Localise, Run
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
 from tinysight.deploy.scores import Scores, top_overlaps
+from tinysight.deploy.scoring import Decoding, find
 from tinysight.device import Placement
-from tinysight.models.localiser import Localiser
+from tinysight.models import build
+from tinysight.models.localiser import Found, Localiser
 from tinysight.ops import augment
+from tinysight.ops.candidates import Candidates
 from tinysight.runs import read_lines
 from tinysight.train import launch, treatment
 from tinysight.train.evaluate import check_data, evaluate_run, score_split
@@ -53,6 +57,8 @@ def test_the_log_tells_how_boxes_are_learned(found: Path) -> None:
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert all(line["box_loss"] > 0 and line["confidence_loss"] > 0 for line in steps)
     assert steps[-1]["confidence_loss"] < steps[0]["confidence_loss"]
+    summary = json.loads((found / "summary.json").read_text())  # judged by what it misses
+    assert summary["best_monitored_error"] == min(1 - line["loc50"] for line in epochs)
     assert all(0 <= line["loc50"] <= 1 and 0 < line["mean_iou"] < 1 for line in epochs)
 
 
@@ -93,6 +99,19 @@ def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Pack) -
     assert int((wide.confidence > 0).sum()) > int((alone.confidence[0] > 0).sum())  # four windows answer
 
 
+def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
+    classifier = build("resnet", 3, {"n": 1, "filters": (4, 8, 8, 8)})
+    model = Localiser(classifier, head="mlp", grid=1).eval()
+    mean = torch.tensor([0.5, 0.5, 0.5, 0.25])
+    model.initialise(mean, prior=0.5, generator=torch.Generator().manual_seed(0))  # it answers so whatever it sees
+    decoding = Decoding(image_size=64, decoding="filter", threshold=0.5, suppression=1.0)
+    images = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    finding = find(model, images, size=48, flip_average=True, decoding=decoding, placement=CPU)
+    expected = {(16.0 + x, 24.0 + y, 48.0 + x, 40.0 + y) for x in (0, 64) for y in (0, 64)}
+    boxes = finding.boxes[0][finding.confidence[0] > 0]
+    assert {tuple(box) for box in boxes.round(decimals=3).tolist()} == expected
+
+
 def test_a_classifier_finds_nothing(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
     launch.start(make_run(train__epochs=1), pack, world=World(), reporter=Quiet(), name=str(tmp_path / "run"))
     with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
@@ -117,6 +136,15 @@ def test_an_encoder_begins_with_a_runs_weights(make_run: MakeRun, pack: Pack, fo
             frozen,
             False,
         )
+
+
+def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
+    make_run: MakeRun, pack: Pack, found: Path, tmp_path: Path
+) -> None:
+    run = make_run(**FINDING, localise__encoder=str(found), localise__frozen=True, train__epochs=1)
+    launch.start(run, pack, world=World(), reporter=Quiet(), name=str(tmp_path / "run"))
+    before, after = (Predictor(folder).model.state_dict() for folder in (found, tmp_path / "run"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias"}
 
 
 def test_what_does_not_fit_is_refused(make_run: MakeRun, pack: Pack, found: Path, tmp_path: Path) -> None:
@@ -227,6 +255,21 @@ def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Pack
         found, torch.tensor([0, 1]), truths, torch.tensor([True, False]), settings=run.localise, label_smoothing=0.0
     )
     terms.loss.backward()  # type: ignore[no-untyped-call]
+    alone = localisation(
+        Found(found.logits[:1], Candidates(*(part[:1] for part in found.candidates))),
+        torch.tensor([0]),
+        truths[:1],
+        torch.tensor([True]),
+        settings=run.localise,
+        label_smoothing=0.0,
+    )
+    assert terms.box is not None and alone.box is not None
+    assert float(terms.box) == pytest.approx(float(alone.box) / 2)  # a mean over both images
+    named = torch.nn.functional.cross_entropy(found.logits, torch.tensor([0, 1]))
+    named_alone = torch.nn.functional.cross_entropy(found.logits[:1], torch.tensor([0]))
+    assert float((terms.loss - named).detach()) == pytest.approx(
+        float((alone.loss - named_alone).detach()) / 2, rel=1e-5
+    )
     box, logits = found.candidates.boxes_cxcywh.grad, found.candidates.logits.grad
     assert box is not None and logits is not None
     assert box[0].any() and logits[0].all() and not box[1].any() and not logits[1].any()
