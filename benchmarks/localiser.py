@@ -39,7 +39,7 @@ def measure(run: Run, *, num_classes: int, num_boxes: int, placement: Placement,
     generator = torch.Generator().manual_seed(0)
     model.initialise(torch.tensor([0.5, 0.5, 0.6, 0.6]), prior=0.2, generator=generator)
     model = model.train().to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = optimisers.build(model, run.optimiser)
+    optimiser = optimisers.build(model, run.optimiser, bf16=placement.bf16)
     images = torch.randint(0, 256, (batch, 3, SIZE, SIZE), generator=generator).float()
     images = images.to(placement.device, memory_format=torch.channels_last)
     labels = torch.arange(batch, device=placement.device) % num_classes

@@ -31,7 +31,7 @@ def measure(name: str, *, placement: Placement, batch: int, steps: int, size: in
     model = models.build(run.model.name, NUM_CLASSES, run.model.options)
     multiply_adds = models.count_multiply_adds(model, size)
     model = model.train().to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = optimisers.build(model, run.optimiser)
+    optimiser = optimisers.build(model, run.optimiser, bf16=placement.bf16)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, size, size), generator=generator).float()
     images = images.to(placement.device, memory_format=torch.channels_last)

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.models.layers import SubsampledConvolution, convolution
+from tinysight.models import layers
+from tinysight.models.layers import Convolution, SubsampledConvolution, convolution
+from tinysight.ops.convolution import convolve
 
 
 @pytest.mark.parametrize("size", [8, 7])
 def test_a_strided_1x1_convolution_of_few_channels_is_the_plain_one(size: int) -> None:
     narrow, wide = convolution(4, 6, 1, 2), convolution(16, 6, 1, 2)
-    assert type(narrow) is SubsampledConvolution and type(wide) is nn.Conv2d
-    assert all(type(convolution(4, 6, kernel)) is nn.Conv2d for kernel in (1, 3))
+    assert type(narrow) is SubsampledConvolution and type(wide) is Convolution
+    assert all(type(convolution(4, 6, kernel)) is Convolution for kernel in (1, 3))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, 4, size, size, generator=generator, dtype=torch.float64)
     # Contiguous and in float64: the plain one's gradient is sound there.
@@ -25,3 +27,50 @@ def test_a_strided_1x1_convolution_of_few_channels_is_the_plain_one(size: int) -
         output.square().sum().backward()  # type: ignore[no-untyped-call]
     assert narrow.weight.grad is not None and plain.weight.grad is not None
     assert torch.allclose(narrow.weight.grad, plain.weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("situation", "expected"),
+    [
+        ("training in bf16", True),
+        ("training in fp32", False),
+        ("prediction", False),
+        ("few channels", False),
+        ("a large volume", False),
+        ("a large volume, halved", True),
+    ],
+)
+def test_products_convolve_where_they_are_faster_and_nowhere_else(
+    situation: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    monkeypatch.setattr(layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1])
+    layer = convolution(64 if situation == "few channels" else 128, 8, 3, 2 if situation.endswith("halved") else 1)
+    images = torch.randn(2, layer.in_channels, *((9, 9) if "large" in situation else (8, 8)))
+    in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=situation != "training in fp32")
+    with in_bf16, torch.set_grad_enabled(situation != "prediction"):
+        layer(images)
+    assert bool(used) is expected
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 1), 2), ((1, 7), 1)])
+def test_products_convolve_like_the_plain_convolution_in_bf16(kernel: tuple[int, int], stride: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    layer = Convolution(128, 24, kernel, stride, padding, bias=bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = nn.Conv2d(128, 24, kernel, stride, padding, bias=bias)
+    plain.load_state_dict(layer.state_dict())
+    images = torch.randn(5, 128, 8, 8).to(memory_format=torch.channels_last)
+    weights = torch.randn(5, 24, 8 // stride, 8 // stride)
+    results = []
+    for module, enabled in ((layer, True), (plain, False)):
+        x = images.detach().clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs = module(x)
+        assert outputs.dtype == (torch.bfloat16 if enabled else torch.float32)
+        (outputs.float() * weights).sum().backward()
+        results.append([outputs.float(), x.grad, *(parameter.grad for parameter in module.parameters())])
+    assert layer.weight.grad is not None and layer.weight.grad.is_contiguous(memory_format=torch.channels_last)
+    for ours, theirs in zip(*results, strict=True):
+        assert float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.006  # a rounding to 8 bits is 0.003

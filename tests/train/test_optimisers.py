@@ -213,16 +213,30 @@ def _convolutional(bias: bool = False) -> nn.Sequential:
     return model
 
 
-def test_orthogonal_brings_all_singular_values_near_one() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonal_brings_all_singular_values_near_one(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in ((8, 30), (30, 8), (5, 5)):
         matrix = torch.randn(shape, generator=generator)
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-        nearest = orthogonal(matrix)
+        nearest = orthogonal(matrix, dtype=dtype)
+        assert nearest.dtype == torch.float32
+        assert torch.equal(nearest, nearest.bfloat16().float()) is (dtype == torch.bfloat16)
         values = torch.linalg.svdvals(nearest)
         assert values.min() > 0.6 and values.max() < 1.25, values
         cosine = (nearest * (u @ v)).sum() / nearest.norm() / (u @ v).norm()
         assert cosine > 0.97
+
+
+def test_muon_in_bf16_turns_kernels_nearly_the_same_way() -> None:
+    steps = {}
+    for bf16 in (False, True):
+        model = _convolutional()
+        before = model[2].weight.detach().clone()
+        _step(model, build(model, Optimiser(name="muon", lr=0.05, weight_decay=0.01), bf16=bf16), 0)
+        steps[bf16] = model[2].weight.detach() - before
+    assert not torch.equal(steps[False], steps[True])
+    assert float((steps[False] - steps[True]).norm() / steps[False].norm()) < 0.05
 
 
 def test_muon_turns_kernels_by_the_rate_and_keeps_their_length() -> None:

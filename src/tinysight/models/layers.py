@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tinysight.ops.convolution import convolve
+
 
 class Normalise(nn.Module):
     """Bring images in 0..255 (B, 3, H, W), uint8 or float, to zero mean and unit deviation, by buffers of its own."""
@@ -27,6 +29,36 @@ class Normalise(nn.Module):
         return (x.to(self.mean.dtype) - self.mean) / self.std
 
 
+class Convolution(nn.Conv2d):
+    """A convolution that a CPU with bf16 trains by matrix products where these are faster: see `ops.convolution`.
+
+    They are, by measurement (benchmarks/README.md), from `LEAST_CHANNELS` on into volumes of at most `MOST_PIXELS`.
+    """
+
+    LEAST_CHANNELS = 128
+    MOST_PIXELS = 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._trains_by_products(x):
+            return super().forward(x)
+        dtype = torch.get_autocast_dtype("cpu")
+        assert not isinstance(self.padding, str)
+        padding = (self.padding[0], self.padding[1])
+        outputs = convolve(x.to(dtype), self.weight.to(dtype), stride=self.stride[0], padding=padding)
+        return outputs if self.bias is None else outputs + self.bias.to(dtype).view(-1, 1, 1)
+
+    def _trains_by_products(self, x: Tensor) -> bool:
+        in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+        height, width = self.stride
+        num_pixels = -(-x.shape[2] // height) * -(-x.shape[3] // width)
+        return (
+            in_bf16
+            and torch.is_grad_enabled()
+            and self.in_channels >= self.LEAST_CHANNELS
+            and num_pixels <= self.MOST_PIXELS
+        )
+
+
 class SubsampledConvolution(nn.Conv2d):
     """A 1x1 convolution with a stride as what it is: every stride-th pixel, then one of stride 1.
 
@@ -43,7 +75,7 @@ def convolution(num_in: int, num_out: int, kernel: int | tuple[int, int], stride
     """A convolution without bias (a batch norm follows) that keeps the size at stride 1, for odd kernels."""
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     strided_point = height == width == 1 and stride > 1
-    kind = SubsampledConvolution if strided_point and num_in < 16 else nn.Conv2d
+    kind = SubsampledConvolution if strided_point and num_in < 16 else Convolution
     return kind(num_in, num_out, (height, width), stride, padding=(height // 2, width // 2), bias=False)
 
 

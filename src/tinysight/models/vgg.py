@@ -24,7 +24,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Normalise
+from tinysight.models.layers import Convolution, Normalise
 
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # depth -> 3x3 convolutions of each block
 GRID = 4  # the maps that the first linear layer takes are GRID x GRID
@@ -101,7 +101,7 @@ class VGG(nn.Module):
 
 def _unit(num_in: int, num_out: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(num_in, num_out, kernel, padding=kernel // 2), nn.BatchNorm2d(num_out), nn.PReLU(num_out)
+        Convolution(num_in, num_out, kernel, padding=kernel // 2), nn.BatchNorm2d(num_out), nn.PReLU(num_out)
     )
 
 

@@ -90,11 +90,15 @@ class Muon(torch.optim.Optimizer):
         groups: parameter groups, each with "kernels" True or False.
         lr: of the kernels.
         sgd_ratio: the rate of the others, in `lr`.
+        bf16: whether the nearest orthogonal matrix is sought in bfloat16; its few digits are enough for that.
     """
 
-    def __init__(self, groups: Any, *, lr: float, sgd_ratio: float, momentum: float, nesterov: bool) -> None:
+    def __init__(
+        self, groups: Any, *, lr: float, sgd_ratio: float, momentum: float, nesterov: bool, bf16: bool = False
+    ) -> None:
         defaults = {"lr": lr, "sgd_ratio": sgd_ratio, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.0}
         super().__init__(groups, defaults)
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -114,31 +118,31 @@ class Muon(torch.optim.Optimizer):
                 velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
                 step = gradient.add(velocity, alpha=group["momentum"]) if group["nesterov"] else velocity
                 if group["kernels"]:
-                    moved = _turned(parameter, step, group["lr"])
+                    moved = _turned(parameter, step, group["lr"], self.dtype)
                 else:
                     moved = parameter.add(step, alpha=-group["lr"] * group["sgd_ratio"])
                 parameter.copy_(moved if broken is None else torch.where(broken > 0, parameter, moved))
 
 
-def _turned(kernel: Tensor, step: Tensor, lr: float) -> Tensor:
+def _turned(kernel: Tensor, step: Tensor, lr: float, dtype: torch.dtype) -> Tensor:
     """Return a kernel (O, I, H, W) turned by about `lr` radians against a step, at its own length."""
     length: Tensor = kernel.norm()
-    direction = orthogonal(step.flatten(1)).view_as(step)
+    direction = orthogonal(step.flatten(1), dtype=dtype).view_as(step)
     moved: Tensor = kernel - direction * (lr * length / min(step.flatten(1).shape) ** 0.5)
     scale: Tensor = length / moved.norm().clamp_min(1e-12)
     return moved * scale
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonal(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return nearly the orthogonal matrix closest to `matrix` (M, N): its singular values brought to 0.7 to 1.2.
 
-    By an odd polynomial, five times over, which costs matrix products alone; its coefficients are Jordan's, chosen for
-    steepness at 0.
+    By an odd polynomial, five times over, which costs matrix products alone, in `dtype`; its coefficients are Jordan's,
+    chosen for steepness at 0.
     """
     first, third, fifth = 3.4445, -4.7750, 2.0315
     x = matrix.float()
     wide = x if x.shape[0] <= x.shape[1] else x.T
-    wide = wide / wide.norm().clamp_min(1e-12)
+    wide = (wide / wide.norm().clamp_min(1e-12)).to(dtype)
     for _ in range(steps):
         square = wide @ wide.T
         wide = first * wide + (third * square + fifth * square @ square) @ wide
@@ -152,15 +156,15 @@ def _is_kernel(name: str, parameter: nn.Parameter, model: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.bias is None and parameter.shape[1] > 3
 
 
-def build(model: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    """Build the optimiser that `settings` describe over the trainable parameters of `model`.
+def build(model: nn.Module, settings: Optimiser, *, bf16: bool = False) -> torch.optim.Optimizer:
+    """Build the optimiser that `settings` describe over the trainable parameters of `model`; `bf16`: see `Muon`.
 
     With `decay_all=False` vectors (norms, biases, PReLU's slopes) get no weight decay. torch's own are fused where the
     device allows: gradients must lie in memory as their parameters do, which autograd and DistributedDataParallel see
     to.
     """
     if settings.name == "muon":
-        return _build_muon(model, settings)
+        return _build_muon(model, settings, bf16)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.decay_all:
         groups = [{"params": parameters, "weight_decay": settings.weight_decay}]
@@ -179,7 +183,7 @@ def build(model: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
 
 
-def _build_muon(model: nn.Module, settings: Optimiser) -> Muon:
+def _build_muon(model: nn.Module, settings: Optimiser, bf16: bool) -> Muon:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     kernels = [p for name, p in named if _is_kernel(name, p, model)]
     others = [p for name, p in named if not _is_kernel(name, p, model)]
@@ -198,6 +202,7 @@ def _build_muon(model: nn.Module, settings: Optimiser) -> Muon:
         sgd_ratio=settings.sgd_ratio,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
+        bf16=bf16,
     )
 
 

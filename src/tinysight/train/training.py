@@ -76,7 +76,7 @@ class Training:
         if run.train.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
 
-        self.optimiser = optimisers.build(self.model, run.optimiser)
+        self.optimiser = optimisers.build(self.model, run.optimiser, bf16=placement.bf16)
         self.average = Average(self.model, run.train.average_decay) if run.train.average_decay else None
         self.rate = LearningRate(
             name=run.schedule.name,
