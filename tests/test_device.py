@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import resource
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -41,3 +45,28 @@ def test_bf16_is_chosen_where_it_pays(
     assert machine.sizes == sizes
     assert place("cpu", "bf16").bf16
     assert not place("cpu", "fp32").bf16
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_freed_memory_is_kept_for_what_comes_next() -> None:
+    """A block taken again and again is soon not cleared any more, page by page."""
+    program = """
+import resource, sys, torch
+from tinysight.device import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for turn in range(10):  # the first ones look for their place
+    if turn == 5:
+        before = faults()
+    torch.ones(16 << 20)
+print(faults() - before)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True).stdout)
+        for how in ("keep", "plain")
+    }
+    pages = 5 * (64 << 20) // resource.getpagesize()
+    assert faults["keep"] < pages / 100
+    assert faults["plain"] > faults["keep"]

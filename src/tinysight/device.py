@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import re
 import time
 from contextlib import AbstractContextManager
@@ -83,3 +85,17 @@ def synchronise(device: torch.device) -> None:
     """Wait until `device` has done what it was given (for timing; a CPU always has)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for what comes next, for as long as this process lives; glibc's only.
+
+    By default it gives large blocks back and is given them anew, page by page and cleared, several times a step: that
+    took a tenth of the time of training the report's ResNet on 2 cores (benchmarks/README.md).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_max = -1, -4  # the numbers of malloc.h
+    library = ctypes.CDLL(None)
+    library.mallopt(mmap_max, 0)
+    library.mallopt(trim_threshold, 2**31 - 1)

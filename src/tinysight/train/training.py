@@ -20,7 +20,7 @@ from tinysight import models
 from tinysight.config import Run
 from tinysight.data.batches import Batch, Batches, balanced_subset, derived_seed
 from tinysight.data.pack import Pack
-from tinysight.device import Placement
+from tinysight.device import Placement, keep_freed_memory
 from tinysight.models.initialisation import INITIALISATIONS
 from tinysight.models.localiser import Found, Localiser
 from tinysight.ops import mixing
@@ -41,6 +41,8 @@ class Training:
 
     def __init__(self, run: Run, pack: Pack, placement: Placement, world: World) -> None:
         self.run, self.pack, self.placement, self.world = run, pack, placement, world
+        if placement.device.type == "cpu":
+            keep_freed_memory()
         self.crop = run.augment.crop or pack.image_size
         rows = training_rows(run, pack, world)
         unit = 2 * world.size if run.augment.mixes else world.size  # mixing takes images in pairs
