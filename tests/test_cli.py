@@ -91,6 +91,15 @@ def test_the_whole_path(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> Non
     assert (status, "is finished" in err) == (1, True)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_evaluate_warns_of_images_that_were_learned_from(tinysight: Tinysight) -> None:
+    both = ("data.train=train+minival", "data.monitor=none")
+    assert tinysight("train", "quickstart", "--name", "both", *SMALL, *both)[0] == 0
+    status, _, err = tinysight("evaluate", "both", "--split", "minival")
+    assert status == 0 and "warning: the run learned from 24 of these 24 images" in err
+    assert "warning" not in tinysight("evaluate", "both")[2]
+
+
 def test_a_model_of_ones_own_or_the_shipped_one(
     tinysight: Tinysight, tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

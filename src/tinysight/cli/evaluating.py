@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tinysight.cli.arguments import Decoding, Device, Home, RunName, Threshold
-from tinysight.cli.packs import open_or_draw
+from tinysight.cli.packs import open_or_draw, packs_home
 from tinysight.cli.progress import counting
 from tinysight.cli.using import decoding_changes, model_named
 
 if TYPE_CHECKING:
+    from tinysight.config import Run
     from tinysight.data.pack import Pack
     from tinysight.train.evaluate import Metrics, Scores
 
@@ -52,6 +54,7 @@ def evaluate(
     folder = runs.find(run)
     record = runs.read_record(folder)
     pack = open_or_draw(data or record.run.data.name, home)
+    _warn_of_learned(record.run, pack, split, home)
     with counting(f"scoring {split}") as progress:
         total = len(pack.rows(split))
         label, scores, metrics = evaluate_run(
@@ -190,6 +193,21 @@ def _evaluate_weights(
     named, decoding = predictor.card.names_classes, predictor.decoding
     boxes = _box_figures(pack, split, scores, named, 0.5 if decoding is None else decoding.threshold)
     _print_evaluation(measure(scores) if named else None, boxes, pack.name, split, as_json=as_json)
+
+
+def _warn_of_learned(run: Run, pack: Pack, split: str, home: Path | None) -> None:
+    from tinysight.data.pack import open_pack
+    from tinysight.train.training import num_learned
+
+    if pack.name == run.data.name and split not in run.data.train.split("+"):
+        return  # a pack's own splits share nothing
+    try:
+        own = open_pack(run.data.name, home=packs_home(home))
+    except ValueError:
+        return  # it is not here any more
+    total = len(pack.rows(split))
+    if learned := num_learned(run, own, pack, split):
+        print(f"warning: the run learned from {learned:,} of these {total:,} images", file=sys.stderr)
 
 
 def _draw_predictions(folder: Path, pack: Pack, scores: Scores, split: str, count: int = 48) -> None:

@@ -288,6 +288,13 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
     return rows
 
 
+def num_learned(run: Run, learned: Pack, judged: Pack, split: str) -> int:
+    """Count the images of a split that are among those `run` learned from in its own pack: same name, same pixels."""
+    rows = {learned.files[row]: row for row in training_rows(run, learned, World()).tolist()}
+    both = [(rows[name], row) for row in judged.rows(split) if (name := judged.files[row]) in rows]
+    return sum(np.array_equal(learned.images[theirs], judged.images[ours]) for theirs, ours in both)
+
+
 def check(run: Run, pack: Pack, world: World) -> None:
     """Raise ValueError when `run` cannot be trained on `pack` by these processes; this costs no memory or time."""
     training_rows(run, pack, world)
