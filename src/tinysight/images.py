@@ -59,6 +59,7 @@ _UPRIGHT = {  # EXIF orientation -> what makes the image upright; 1 and anything
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that change width and height over
 
 
 class _RefusalError(Exception):
@@ -76,17 +77,18 @@ def read_image(source: Path | BinaryIO | bytes, *, at_least: int | None = None) 
     With `at_least`, a JPEG may be scaled down by 2, 4 or 8 while it is decoded, as long as its shorter side keeps that
     many pixels. Raises ValueError that names the file, what is wrong and the formats that are read.
     """
-    try:
-        with _opened(source) as stream:
-            _check_format(stream)
-            return _decoded(stream, at_least)
-    except _RefusalError as error:
-        raise _unreadable(source, str(error)) from error
-    except UnidentifiedImageError as error:  # its message names an object of ours
-        raise _unreadable(source, "its header is damaged or incomplete") from error
-    except Exception as error:  # Pillow's parsers raise a dozen unrelated types, SyntaxError and IndexError among them
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _unreadable(source, f"its data cannot be decoded ({reason})") from error
+    with _told_of(source), _opened(source) as stream:
+        _check_format(stream)
+        return _decoded(stream, at_least)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return width and height of the image that `read_image` makes of a file, from its header; ValueError as there."""
+    with _told_of(path), _opened(path) as stream:
+        _check_format(stream)
+        with _pillow_kept_quiet(), Image.open(stream, formats=FORMATS) as image:
+            turned = _orientation(image) in _ON_ITS_SIDE
+            return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -120,6 +122,20 @@ def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
 def load_square(source: Path | BinaryIO | bytes, size: int) -> npt.NDArray[np.uint8]:
     """Read an image file as uint8 (size, size, 3); see `read_image` and `to_square` for errors and for what is done."""
     return to_square(read_image(source, at_least=JPEG_GAP * size), size)
+
+
+@contextmanager
+def _told_of(source: Path | BinaryIO | bytes) -> Iterator[None]:
+    """Turn whatever a source brings about into a ValueError that names it."""
+    try:
+        yield
+    except _RefusalError as error:
+        raise _unreadable(source, str(error)) from error
+    except UnidentifiedImageError as error:  # its message names an object of ours
+        raise _unreadable(source, "its header is damaged or incomplete") from error
+    except Exception as error:  # Pillow's parsers raise a dozen unrelated types, SyntaxError and IndexError among them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _unreadable(source, f"its data cannot be decoded ({reason})") from error
 
 
 @contextmanager

@@ -91,6 +91,9 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
     name: Annotated[str, typer.Option(help="What the data will be called.")],
     size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and centre crop.")] = 64,
+    boxes: Annotated[
+        Path | None, typer.Option(help="Where the objects are: a .csv (file,x0,y0,x1,y1) or COCO's .json.")
+    ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
     home: Home = None,
@@ -98,11 +101,13 @@ def import_(
 ) -> None:
     """Prepare your own images: one folder a class, JPEG, PNG or WebP of any size.
 
-    Without train/ and val/ a split is made, balanced by class, and kept.
+    Without train/ and val/ a split is made, balanced by class, and kept. With --boxes the localisers learn from them,
+    too: every image has its boxes there, or is named without one.
 
     [bold]Examples[/bold]
       tinysight data import ~/Pictures/pets --name pets
       tinysight data import flowers --name flowers96 --size 96
+      tinysight data import birds --name birds --boxes birds.csv
     """
     from tinysight.data.folder import import_folder
 
@@ -112,6 +117,7 @@ def import_(
             name=name,
             home=packs_home(home),
             image_size=size,
+            boxes=boxes,
             workers=workers,
             on_unreadable="skip" if skip_unreadable else "stop",
             progress=progress,

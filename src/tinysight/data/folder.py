@@ -15,6 +15,7 @@ there is `train/` without `val/`, val is made out of it too.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import os
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.data.annotations import Annotations, boxes_of, fingerprint_of, read_annotations
 from tinysight.data.decoding import Decode, Progress
 from tinysight.data.listing import SPLITS, Listing, check_name
 from tinysight.data.opening import Pack, source_fingerprint
@@ -58,18 +60,28 @@ class FolderDecode:
 
 
 def listing(
-    folder: Path, *, name: str, image_size: int = 64, minival_share: float = 0.1, val_share: float = 0.2
+    folder: Path,
+    *,
+    name: str,
+    image_size: int = 64,
+    minival_share: float = 0.1,
+    val_share: float = 0.2,
+    boxes: Path | None = None,
 ) -> tuple[Listing, Decode]:
-    """List the images of a folder with their classes and splits; decode none.
+    """List the images of a folder with their classes, splits and boxes; decode none.
 
     Shares are of each class's images (of train, where val is given), rounded, at least 1; see `split_counts` for tiny
-    classes. Raises ValueError in one line for everything a folder can have wrong.
+    classes. `boxes` is a file of annotations, see `data.annotations`; a box has its image's class. Raises ValueError in
+    one line for everything a folder can have wrong.
     """
     root = _existing_folder(folder)
-    source = _source(root, image_size=image_size, minival_share=minival_share, val_share=val_share)
+    source = _source(root, image_size=image_size, minival_share=minival_share, val_share=val_share, boxes=boxes)
     check_name(name)
     try:
-        return _list(root, name, image_size, minival_share, val_share, source)
+        made = _list(root, name, image_size, minival_share, val_share, source)
+        if boxes is not None:
+            made = _with_boxes(made, read_annotations(boxes), root)
+        return made, FolderDecode(root, made.files, image_size)
     except OSError as error:
         raise _inaccessible(error) from error
 
@@ -82,6 +94,7 @@ def import_folder(
     image_size: int = 64,
     minival_share: float = 0.1,
     val_share: float = 0.2,
+    boxes: Path | None = None,
     workers: int | None = None,
     on_unreadable: OnUnreadable = "stop",
     progress: Progress | None = None,
@@ -93,10 +106,16 @@ def import_folder(
     See `listing` for the folder's form and `data.pack.prepare` for the rest. Raises ValueError.
     """
     root = _existing_folder(folder)
+    settings: dict[str, Any] = {
+        "image_size": image_size,
+        "minival_share": minival_share,
+        "val_share": val_share,
+        "boxes": boxes,
+    }
     return prepare(
         name,
-        lambda: listing(root, name=name, image_size=image_size, minival_share=minival_share, val_share=val_share),
-        _source(root, image_size=image_size, minival_share=minival_share, val_share=val_share),
+        lambda: listing(root, name=name, **settings),
+        _source(root, **settings),
         home=home,
         workers=workers,
         on_unreadable=on_unreadable,
@@ -121,7 +140,7 @@ def split_counts(num_images: int, *, minival_share: float, val_share: float) -> 
 
 def _list(
     root: Path, name: str, image_size: int, minival_share: float, val_share: float, source: dict[str, Any]
-) -> tuple[Listing, Decode]:
+) -> Listing:
     split_names = _split_folders(root)
     train = _images_of_classes(root, "train" if split_names else "", allow_empty=False)
     if len(train) < 2:
@@ -146,7 +165,7 @@ def _list(
     rows["test"] += [(-1, image) for image in unlabelled]
     for split in SPLITS:
         rows[split].sort(key=lambda row: (row[0] < 0, row[0], _nfc(row[1])))  # without a label: last
-    return _assemble(root, name, image_size, class_names, rows, source)
+    return _assemble(name, image_size, class_names, rows, source)
 
 
 def _split(images: list[str], *, depth: int, minival_share: float, val_share: float) -> dict[str, list[str]]:
@@ -157,19 +176,16 @@ def _split(images: list[str], *, depth: int, minival_share: float, val_share: fl
     return {"train": ranked[num_val:first_minival], "minival": ranked[first_minival:], "val": ranked[:num_val]}
 
 
-def _assemble(
-    root: Path, name: str, image_size: int, class_names: tuple[str, ...], rows: Rows, source: dict[str, Any]
-) -> tuple[Listing, Decode]:
+def _assemble(name: str, image_size: int, class_names: tuple[str, ...], rows: Rows, source: dict[str, Any]) -> Listing:
     ordered = [row for split in SPLITS for row in rows[split]]
     ends = np.cumsum([len(rows[split]) for split in SPLITS]).tolist()
-    files = tuple(image for _, image in ordered)
-    made = Listing(
+    return Listing(
         name=name,
         image_size=image_size,
         class_names=class_names,
         class_ids=class_names,
         splits={split: (end - len(rows[split]), end) for split, end in zip(SPLITS, ends, strict=True) if rows[split]},
-        files=files,
+        files=tuple(image for _, image in ordered),
         labels=np.array([label for label, _ in ordered], np.int64),
         boxes=np.zeros((0, 4), np.float32),
         box_labels=np.zeros(0, np.int64),
@@ -177,7 +193,22 @@ def _assemble(
         source=source,
         notes=_notes(class_names, rows),
     )
-    return made, FolderDecode(root, files, image_size)
+
+
+def _with_boxes(made: Listing, annotations: Annotations, root: Path) -> Listing:
+    """Give every labelled image of a listing its boxes, of the image's class."""
+    labelled = [row for row, label in enumerate(made.labels) if label >= 0]
+    found, num_left_out = boxes_of(annotations, root, [made.files[row] for row in labelled], made.image_size)
+    counts = np.zeros(len(made.files), np.int64)
+    counts[labelled] = [len(boxes) for boxes in found]
+    lost = f"{num_left_out} boxes lie mostly outside of the centre square that is kept, and were left out"
+    return dataclasses.replace(
+        made,
+        boxes=np.concatenate(found),
+        box_labels=np.repeat(made.labels, counts),
+        box_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        notes=made.notes + ((lost,) if num_left_out else ()),
+    )
 
 
 def _split_key(name: str) -> tuple[bytes, str]:
@@ -319,7 +350,9 @@ def _existing_folder(folder: Path) -> Path:
     return root
 
 
-def _source(root: Path, *, image_size: int, minival_share: float, val_share: float) -> dict[str, Any]:
+def _source(
+    root: Path, *, image_size: int, minival_share: float, val_share: float, boxes: Path | None
+) -> dict[str, Any]:
     """State where a pack comes from; the same again means that there is nothing to do. Raises ValueError."""
     if not 1 <= image_size <= MAX_IMAGE_SIZE:
         raise ValueError(f"image_size is {image_size}, expected 1 to {MAX_IMAGE_SIZE} pixels")
@@ -331,7 +364,9 @@ def _source(root: Path, *, image_size: int, minival_share: float, val_share: flo
         fingerprint = source_fingerprint(root)
     except OSError as error:
         raise _inaccessible(error) from error
-    settings = {"image_size": image_size, "minival_share": minival_share, "val_share": val_share}
+    settings: dict[str, Any] = {"image_size": image_size, "minival_share": minival_share, "val_share": val_share}
+    if boxes is not None:
+        settings["boxes"] = fingerprint_of(boxes)
     return {"kind": "folder", "path": str(root), "fingerprint": fingerprint, "settings": settings}
 
 

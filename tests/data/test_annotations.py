@@ -1,0 +1,216 @@
+"""Boxes of a person's own images: the two forms of file, what a pack makes of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from tinysight.data.annotations import Box, read_annotations
+from tinysight.data.folder import import_folder
+from tinysight.data.pack import Pack
+
+RED = (220, 20, 20)
+COCO = '{"images": [{"id": 4, "file_name": "a"}], "annotations": [{"id": 3, "image_id": 4, "bbox": %s}]}'
+
+
+def photo(root: Path, name: str, box: tuple[int, int, int, int] | None, size: tuple[int, int], turn: int = 1) -> None:
+    """Save a grey picture with a red box in it; with an EXIF orientation its pixels are stored on their side."""
+    image = Image.new("RGB", size, (90, 90, 90))
+    if box is not None:
+        image.paste(RED, box)
+    exif = Image.Exif()
+    if turn == 6:  # to be turned clockwise by whoever shows it
+        image = image.transpose(Image.Transpose.ROTATE_90)
+        exif[ExifTags.Base.Orientation] = 6
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, exif=exif)
+
+
+PHOTOS: dict[str, tuple[tuple[int, int, int, int] | None, tuple[int, int], int]] = {
+    "cats/one.png": ((60, 10, 100, 50), (160, 80), 1),
+    "cats/two.png": ((20, 60, 60, 120), (80, 160), 6),
+    "cats/three.png": (None, (64, 64), 1),
+    "dogs/deep/one.png": ((0, 0, 48, 24), (48, 48), 1),
+    "dogs/four.png": ((10, 20, 30, 40), (64, 64), 1),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, (box, size, turn) in PHOTOS.items():
+        photo(tmp_path / "photos", name, box, size, turn)
+    return tmp_path / "photos"
+
+
+def as_csv(path: Path, header: str = "file,x0,y0,x1,y1") -> Path:
+    lines = [",".join(map(str, (name, *(box or ("",) * 4)))) for name, (box, *_) in PHOTOS.items()]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def as_coco(path: Path) -> Path:
+    images = [
+        {"id": 10 + number, "file_name": name, "width": size[0], "height": size[1]}
+        for number, (name, (_, size, _)) in enumerate(PHOTOS.items())
+    ]
+    annotations = [
+        {"id": number, "image_id": 10 + number, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        for number, (x0, y0, x1, y1) in ((number, box) for number, (box, *_) in enumerate(PHOTOS.values()) if box)
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+    return path
+
+
+def imported(folder: Path, boxes: Path | None, home: Path, **options: object) -> Pack:
+    return import_folder(folder, name="pets", home=home, boxes=boxes, workers=1, **options)  # type: ignore[arg-type]
+
+
+def boxes_by_file(pack: Pack) -> dict[str, list[list[float]]]:
+    padded = pack.padded_boxes(range(len(pack)))
+    return {
+        file: [box.tolist() for box in padded[row] if not np.isnan(box).any()] for row, file in enumerate(pack.files)
+    }
+
+
+@pytest.mark.parametrize("form", ["csv", "csv of another tool", "coco"])
+def test_boxes_lie_where_the_objects_are_in_the_pack(folder: Path, tmp_path: Path, form: str) -> None:
+    if form == "coco":
+        file = as_coco(tmp_path / "boxes.json")
+    else:
+        file = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1" if form == "csv" else "filename,xmin,ymin,xmax,ymax")
+    pack = imported(folder, file, tmp_path)
+    found = boxes_by_file(pack)
+    assert {name: len(boxes) for name, boxes in found.items()} == {
+        n: int(b is not None) for n, (b, *_) in PHOTOS.items()
+    }
+    for row, name in enumerate(pack.files):
+        red = (pack.images[row].astype(int) - RED).__abs__().max(axis=2) < 60
+        if not found[name]:
+            assert not red.any()
+            continue
+        rows, columns = np.nonzero(red)
+        seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert found[name][0] == pytest.approx(seen, abs=1.01), name
+    assert pack.box_labels.tolist() == [int(pack.labels[row]) for row, name in enumerate(pack.files) if found[name]]
+
+
+def test_a_box_that_the_square_cuts_away_is_left_out_and_told(folder: Path, tmp_path: Path) -> None:
+    file = as_csv(tmp_path / "boxes.csv")
+    with file.open("a") as stream:
+        stream.write("cats/one.png,0,0,30,30\ncats/one.png,0,0,90,80\n")  # the square is 40 to 120
+    pack = imported(folder, file, tmp_path)
+    assert boxes_by_file(pack)["cats/one.png"] == [[16, 8, 48, 40], [0, 0, 40, 64]]
+    assert any("1 boxes lie mostly outside" in note for note in pack.manifest["notes"])
+
+
+def test_other_boxes_make_another_pack_and_the_same_none(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    plain = imported(folder, None, tmp_path)
+    file = as_csv(tmp_path / "boxes.csv")
+    first = imported(folder, file, tmp_path, say=said.append)
+    assert plain.digest != first.digest and len(said) == 1 and "changed" in said[0]
+    again = imported(folder, file, tmp_path, say=said.append)
+    assert again.digest == first.digest and len(said) == 1
+    file.write_text(file.read_text().replace("60,10,100,50", "61,10,100,50"))
+    assert imported(folder, file, tmp_path, say=said.append).digest != first.digest
+
+
+def test_images_without_a_label_need_no_boxes(folder: Path, tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (folder / "train" / name).parent.mkdir(exist_ok=True)
+        (folder / name).rename(folder / "train" / name)
+    photo(folder, "test/unknown.png", None, (64, 64))
+    pack = imported(folder, as_csv(tmp_path / "boxes.csv"), tmp_path)  # names are ends of paths: cats/one.png
+    assert len(pack.boxes) == 4 and boxes_by_file(pack)["test/unknown.png"] == []
+
+
+def test_an_unreadable_image_is_told_as_without_boxes_or_left_out_with_its_own(folder: Path, tmp_path: Path) -> None:
+    (folder / "dogs" / "four.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    file = as_csv(tmp_path / "boxes.csv")
+    with pytest.raises(ValueError, match=r"cannot read .*four.png"):
+        imported(folder, file, tmp_path)
+    pack = imported(folder, file, tmp_path, on_unreadable="skip")
+    assert len(pack) == 4 and len(pack.boxes) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("cats/nine.png,1,1,5,5", "'cats/nine.png', but there is no such image"),
+        ("one.png,1,1,5,5", "'one.png', which may be 'cats/one.png', 'dogs/deep/one.png'"),
+        ("four.png,1,1,5,5", "names one image twice, as 'dogs/four.png' and 'four.png'"),
+        ("cats/one.png,5,1,5,9", "line 7 of boxes.csv has the box '5,1,5,9'"),
+        ("cats/one.png,1,1,nan,9", "line 7 of boxes.csv has the box '1,1,nan,9'"),
+        ("cats/one.png,1,1,9", "line 7 of boxes.csv has the box '1,1,9,'"),
+        ("cats/one.png,a,b,c,d", "line 7 of boxes.csv has the box 'a,b,c,d'"),
+        ("cats/one.png,200,10,220,20", "lies outside of its 160 x 80 pixels"),
+    ],
+)
+def test_what_a_csv_may_have_wrong(folder: Path, tmp_path: Path, line: str, complaint: str) -> None:
+    file = as_csv(tmp_path / "boxes.csv")
+    with file.open("a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(ValueError) as caught:
+        imported(folder, file, tmp_path)
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
+    file = as_csv(tmp_path / "boxes.csv")
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if "three" not in line))
+    with pytest.raises(ValueError, match=r"says nothing of 1 images: 'cats/three.png'"):
+        imported(folder, file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("[]", "not in COCO's form"),
+        ("{", "not in COCO's form"),
+        ('{"images": [{"id": 1}], "annotations": []}', "not in COCO's form"),
+        (COCO.replace('"a"}', '"a"}, {"id": 4, "file_name": "b"}') % "[0, 0, 1, 1]", "two images of the id 4"),
+        (COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]", "annotation 3 of boxes.json is of image 4"),
+        (COCO % "[0, 0, 1]", "has the bbox [0, 0, 1]"),
+        (COCO % "[0, 0, -1, 1]", "has the box '0,0,-1,1'"),
+        (COCO % '[0, 0, "1", 1]', "has the box"),
+    ],
+)
+def test_what_a_coco_file_may_have_wrong(tmp_path: Path, content: str, complaint: str) -> None:
+    file = tmp_path / "boxes.json"
+    file.write_text(content)
+    with pytest.raises(ValueError) as caught:
+        read_annotations(file)
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_size_than_stated_is_refused(folder: Path, tmp_path: Path) -> None:
+    file = as_coco(tmp_path / "boxes.json")
+    file.write_text(file.read_text().replace('"width": 160, "height": 80', '"width": 640, "height": 320'))
+    with pytest.raises(ValueError, match=r"states 640 x 320 pixels for 'cats/one.png', the image has 160 x 80"):
+        imported(folder, file, tmp_path)
+
+
+def test_files_that_are_no_annotations(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("name,left\ncats/one.png,3\n")
+    (tmp_path / "latin.csv").write_bytes("file,x0,y0,x1,y1\né.png".encode("latin-1"))
+    (tmp_path / "boxes.xml").write_text("<a/>")
+    for name, complaint in (
+        ("boxes.csv", "expected file,x0,y0,x1,y1"),
+        ("latin.csv", "no UTF-8 text"),
+        ("boxes.xml", "come from a .csv file or COCO's .json"),
+        ("nothing.csv", "No such file"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            imported(folder, tmp_path / name, tmp_path)
+
+
+def test_names_of_other_systems(tmp_path: Path) -> None:
+    file = tmp_path / "boxes.csv"
+    file.write_text("\ufefffile, x0, y0, x1, y1, class\n.\\cats\\one.png, 1, 2, 3.5, 4, cat\n", "utf-8")
+    expected: dict[str, list[Box]] = {"cats/one.png": [(1, 2, 3.5, 4)]}
+    assert read_annotations(file).boxes == expected
