@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from tinysight import models
-from tinysight.device import keep_freed_memory
+from tinysight.device import keep_freed_memory, native_bf16
 from tinysight.models.layers import Convolution
 from tinysight.recipes import recipe
 
@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[56])
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     options = parser.parse_args()
+    if not native_bf16(torch.device("cpu")):
+        parser.exit(1, "this machine has no native bf16, and only bf16 trains by products\n")
     keep_freed_memory()
     print(f"bf16, {torch.get_num_threads()} threads, batch {options.batch}, images/s")
     for name in options.recipes:

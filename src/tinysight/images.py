@@ -83,12 +83,14 @@ def read_image(source: Path | BinaryIO | bytes, *, at_least: int | None = None) 
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Return width and height of the image that `read_image` makes of a file, from its header; ValueError as there."""
+    """Return width and height of the image that `read_image` makes of a file; ValueError as there.
+
+    The header tells; but a PNG may state an orientation behind its pixels, which then are decoded.
+    """
     with _told_of(path), _opened(path) as stream:
         _check_format(stream)
-        with _pillow_kept_quiet(), Image.open(stream, formats=FORMATS) as image:
-            turned = _orientation(image) in _ON_ITS_SIDE
-            return (image.height, image.width) if turned else (image.width, image.height)
+        with _opened_image(stream) as image:
+            return (image.height, image.width) if _orientation(image) in _ON_ITS_SIDE else image.size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -113,10 +115,15 @@ def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
         raise ValueError(f"image size {size} is not possible; choose 1 or more pixels")
     if image.mode != "RGB":
         image = to_rgb(image)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2  # whole pixels: half a pixel would blur
+    left, top, side = centre_square(*image.size)
     box = (left, top, left + side, top + side)
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def centre_square(width: int, height: int) -> tuple[int, int, int]:
+    """Return left, top and side of the largest square in the middle of an image, in whole pixels: half a one blurs."""
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side
 
 
 def load_square(source: Path | BinaryIO | bytes, size: int) -> npt.NDArray[np.uint8]:
@@ -170,10 +177,7 @@ def _check_format(stream: BinaryIO) -> None:
 
 
 def _decoded(stream: BinaryIO, at_least: int | None) -> Image.Image:
-    with _pillow_kept_quiet(), Image.open(stream, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            limit = f"{MAX_PIXELS // 1_000_000} million"
-            raise _RefusalError(f"{image.width} x {image.height} pixels are more than {limit}, scale it down first")
+    with _opened_image(stream) as image:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         image.load()
@@ -182,6 +186,16 @@ def _decoded(stream: BinaryIO, at_least: int | None) -> Image.Image:
             upright = upright.transpose(turn)
         upright.info = {}  # an EXIF orientation left here would be applied twice by whoever saves it
         return upright
+
+
+@contextmanager
+def _opened_image(stream: BinaryIO) -> Iterator[Image.Image]:
+    """Open what has passed `_check_format`, pixels not yet decoded; refuse what is too large."""
+    with _pillow_kept_quiet(), Image.open(stream, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            limit = f"{MAX_PIXELS // 1_000_000} million"
+            raise _RefusalError(f"{image.width} x {image.height} pixels are more than {limit}, scale it down first")
+        yield image
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tinysight.data.annotations import Box, read_annotations
+from tinysight.data.annotations import Annotations, read_annotations
 from tinysight.data.folder import import_folder
 from tinysight.data.pack import Pack
 
@@ -17,18 +18,30 @@ RED = (220, 20, 20)
 COCO = '{"images": [{"id": 4, "file_name": "a"}], "annotations": [{"id": 3, "image_id": 4, "bbox": %s}]}'
 
 
+_STORED = {  # EXIF orientation -> how an upright image lies in the file
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
 def photo(root: Path, name: str, box: tuple[int, int, int, int] | None, size: tuple[int, int], turn: int = 1) -> None:
-    """Save a grey picture with a red box in it; with an EXIF orientation its pixels are stored on their side."""
+    """Save a grey picture with a red box in it, its pixels stored as an EXIF orientation has them."""
     image = Image.new("RGB", size, (90, 90, 90))
     if box is not None:
         image.paste(RED, box)
+    if (stored := _STORED[turn]) is not None:
+        image = image.transpose(stored)
     exif = Image.Exif()
-    if turn == 6:  # to be turned clockwise by whoever shows it
-        image = image.transpose(Image.Transpose.ROTATE_90)
-        exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Orientation] = turn
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, exif=exif)
+    image.save(path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
 
 
 PHOTOS: dict[str, tuple[tuple[int, int, int, int] | None, tuple[int, int], int]] = {
@@ -37,6 +50,8 @@ PHOTOS: dict[str, tuple[tuple[int, int, int, int] | None, tuple[int, int], int]]
     "cats/three.png": (None, (64, 64), 1),
     "dogs/deep/one.png": ((0, 0, 48, 24), (48, 48), 1),
     "dogs/four.png": ((10, 20, 30, 40), (64, 64), 1),
+    "dogs/large.jpg": ((300, 200, 800, 650), (1201, 802), 1),
+    **{f"dogs/turned-{turn}.jpg": ((30, 10, 70, 45), (97, 60), turn) for turn in range(2, 9)},
 }
 
 
@@ -99,13 +114,30 @@ def test_boxes_lie_where_the_objects_are_in_the_pack(folder: Path, tmp_path: Pat
     assert pack.box_labels.tolist() == [int(pack.labels[row]) for row, name in enumerate(pack.files) if found[name]]
 
 
-def test_a_box_that_the_square_cuts_away_is_left_out_and_told(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("box", "outcome"),
+    [
+        ("0,0,40,40", "gone"),  # the square of one.png is 40 to 120
+        ("0,0,79,80", "cut"),
+        ("0,0,81,80", "kept"),
+        ("0,0,159,40", "kept"),
+    ],
+)
+def test_what_the_square_cuts(folder: Path, tmp_path: Path, box: str, outcome: str) -> None:
+    """An object that is gone leaves its image as it is; one that is neither there nor gone takes it along."""
     file = as_csv(tmp_path / "boxes.csv")
     with file.open("a") as stream:
-        stream.write("cats/one.png,0,0,30,30\ncats/one.png,0,0,90,80\n")  # the square is 40 to 120
+        stream.write(f"cats/one.png,{box}\n")
     pack = imported(folder, file, tmp_path)
-    assert boxes_by_file(pack)["cats/one.png"] == [[16, 8, 48, 40], [0, 0, 40, 64]]
-    assert any("1 boxes lie mostly outside" in note for note in pack.manifest["notes"])
+    found = boxes_by_file(pack)
+    assert len(pack) == len(PHOTOS) - (outcome == "cut")
+    if outcome == "cut":
+        assert "cats/one.png" not in found
+        assert any("1 images whose centre square shows less than half" in note for note in pack.manifest["notes"])
+        assert any(note == "left out: cats/one.png" for note in pack.manifest["notes"])
+    else:
+        assert len(found["cats/one.png"]) == 1 + (outcome == "kept")
+        assert not any("left out" in note for note in pack.manifest["notes"])
 
 
 def test_other_boxes_make_another_pack_and_the_same_none(folder: Path, tmp_path: Path) -> None:
@@ -126,7 +158,7 @@ def test_images_without_a_label_need_no_boxes(folder: Path, tmp_path: Path) -> N
         (folder / name).rename(folder / "train" / name)
     photo(folder, "test/unknown.png", None, (64, 64))
     pack = imported(folder, as_csv(tmp_path / "boxes.csv"), tmp_path)  # names are ends of paths: cats/one.png
-    assert len(pack.boxes) == 4 and boxes_by_file(pack)["test/unknown.png"] == []
+    assert len(pack.boxes) == len(PHOTOS) - 1 and boxes_by_file(pack)["test/unknown.png"] == []
 
 
 def test_an_unreadable_image_is_told_as_without_boxes_or_left_out_with_its_own(folder: Path, tmp_path: Path) -> None:
@@ -135,20 +167,29 @@ def test_an_unreadable_image_is_told_as_without_boxes_or_left_out_with_its_own(f
     with pytest.raises(ValueError, match=r"cannot read .*four.png"):
         imported(folder, file, tmp_path)
     pack = imported(folder, file, tmp_path, on_unreadable="skip")
-    assert len(pack) == 4 and len(pack.boxes) == 3
+    assert len(pack) == len(PHOTOS) - 1 and len(pack.boxes) == len(PHOTOS) - 2
+
+
+LAST = len(PHOTOS) + 2  # the line after all others
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("cats/nine.png,1,1,5,5", "'cats/nine.png', but there is no such image"),
+        ("cats/nine.png,1,1,5,5", "names 1 images that are not among the labelled ones: 'cats/nine.png'"),
         ("one.png,1,1,5,5", "'one.png', which may be 'cats/one.png', 'dogs/deep/one.png'"),
         ("four.png,1,1,5,5", "names one image twice, as 'dogs/four.png' and 'four.png'"),
-        ("cats/one.png,5,1,5,9", "line 7 of boxes.csv has the box '5,1,5,9'"),
-        ("cats/one.png,1,1,nan,9", "line 7 of boxes.csv has the box '1,1,nan,9'"),
-        ("cats/one.png,1,1,9", "line 7 of boxes.csv has the box '1,1,9,'"),
-        ("cats/one.png,a,b,c,d", "line 7 of boxes.csv has the box 'a,b,c,d'"),
-        ("cats/one.png,200,10,220,20", "lies outside of its 160 x 80 pixels"),
+        ("cats/one.png,5,1,5,9", f"line {LAST} of boxes.csv has the box '5,1,5,9'"),
+        ("cats/one.png,1,1,nan,9", f"line {LAST} of boxes.csv has the box '1,1,nan,9'"),
+        ("cats/one.png,1,1,inf,9", f"line {LAST} of boxes.csv has the box '1,1,inf,9'"),
+        ("cats/one.png,1,1,9", f"line {LAST} of boxes.csv has the box '1,1,9,'"),
+        ("cats/one.png,a,b,c,d", f"line {LAST} of boxes.csv has the box 'a,b,c,d'"),
+        ("cats/one.png,10,10,10.0000001,20", f"line {LAST} of boxes.csv has the box"),
+        (",1,1,5,5", f"line {LAST} of boxes.csv has a box and no name"),
+        ("cats/one.png,200,10,220,20", "reaches out of its 160 x 80 pixels"),
+        ("cats/one.png,100,10,162,20", "reaches out of its 160 x 80 pixels"),
+        ("cats/one.png,0,-1e9,100,20", "reaches out of its 160 x 80 pixels"),
+        ('"cats/one.png,1,1,5,5' + "x" * 140_000, "is no CSV that can be read"),
     ],
 )
 def test_what_a_csv_may_have_wrong(folder: Path, tmp_path: Path, line: str, complaint: str) -> None:
@@ -172,12 +213,19 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
     [
         ("[]", "not in COCO's form"),
         ("{", "not in COCO's form"),
+        ("[" * 100_000, "not in COCO's form"),
         ('{"images": [{"id": 1}], "annotations": []}', "not in COCO's form"),
-        (COCO.replace('"a"}', '"a"}, {"id": 4, "file_name": "b"}') % "[0, 0, 1, 1]", "two images of the id 4"),
-        (COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]", "annotation 3 of boxes.json is of image 4"),
-        (COCO % "[0, 0, 1]", "has the bbox [0, 0, 1]"),
-        (COCO % "[0, 0, -1, 1]", "has the box '0,0,-1,1'"),
-        (COCO % '[0, 0, "1", 1]', "has the box"),
+        (COCO.replace('"image_id": 4', '"image_id": [4]') % "[0, 0, 1, 1]", "not in COCO's form"),
+        (COCO.replace('"a"}', '"a"}, {"id": 4, "file_name": "b"}') % "[0, 0, 1, 1]", "2 images of the id 4"),
+        (COCO.replace('"a"}', '"a"}, {"id": 5, "file_name": "a"}') % "[0, 0, 1, 1]", "2 images of the file_name 'a'"),
+        (COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]", "annotation 3 of boxes.json is of an image that is not"),
+        (COCO % "[0, 0, 1]", "has the bbox [0, 0, 1]; expected numbers x, y, width, height"),
+        (COCO % "[10, 20, -1, 1]", "has the bbox [10, 20, -1, 1]; expected"),
+        (COCO % '[0, 0, "1", 1]', "has the bbox [0, 0, '1', 1]; expected"),
+        (COCO % "null", "has the bbox None; expected"),
+        (COCO % f"[0, 0, 1{'0' * 400}, 1]", "has the bbox [0, 0, 1000"),
+        (COCO.replace('"a"', '"a", "width": "wide", "height": 3') % "[0, 0, 5, 5]", "states 'wide' x 3 pixels"),
+        (COCO % "[0.2, 0.2, 0.5, 0.5]", "all boxes of boxes.json lie within 0 to 1"),
     ],
 )
 def test_what_a_coco_file_may_have_wrong(tmp_path: Path, content: str, complaint: str) -> None:
@@ -189,10 +237,19 @@ def test_what_a_coco_file_may_have_wrong(tmp_path: Path, content: str, complaint
 
 
 def test_another_size_than_stated_is_refused(folder: Path, tmp_path: Path) -> None:
+    coco = as_coco(tmp_path / "boxes.json")
+    coco.write_text(coco.read_text().replace('"width": 160, "height": 80', '"width": 640, "height": 320'))
+    table = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1,width,height")
+    table.write_text(table.read_text().replace("60,10,100,50", "60,10,100,50,640,320"))
+    for file in (coco, table):
+        with pytest.raises(ValueError, match=r"states 640 x 320 pixels for 'cats/one.png', the image has 160 x 80"):
+            imported(folder, file, tmp_path)
+
+
+def test_sizes_that_are_not_stated_are_not_compared(folder: Path, tmp_path: Path) -> None:
     file = as_coco(tmp_path / "boxes.json")
-    file.write_text(file.read_text().replace('"width": 160, "height": 80', '"width": 640, "height": 320'))
-    with pytest.raises(ValueError, match=r"states 640 x 320 pixels for 'cats/one.png', the image has 160 x 80"):
-        imported(folder, file, tmp_path)
+    file.write_text(file.read_text().replace('"width": 160, "height": 80', '"width": null, "height": 0'))
+    assert len(imported(folder, file, tmp_path).boxes) == len(PHOTOS) - 1
 
 
 def test_files_that_are_no_annotations(folder: Path, tmp_path: Path) -> None:
@@ -209,8 +266,51 @@ def test_files_that_are_no_annotations(folder: Path, tmp_path: Path) -> None:
             imported(folder, tmp_path / name, tmp_path)
 
 
-def test_names_of_other_systems(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_and_names_of_other_systems(tmp_path: Path, end: str) -> None:
+    lines = ["\ufefffile, x0, y0, x1, y1, class", ".\\cats\\e\u0301.png, 1, 2, 3.5, 4, cat", ",,,,,"]
     file = tmp_path / "boxes.csv"
-    file.write_text("\ufefffile, x0, y0, x1, y1, class\n.\\cats\\one.png, 1, 2, 3.5, 4, cat\n", "utf-8")
-    expected: dict[str, list[Box]] = {"cats/one.png": [(1, 2, 3.5, 4)]}
-    assert read_annotations(file).boxes == expected
+    file.write_bytes(end.join(lines).encode())
+    assert read_annotations(file).marks == {"cats/é.png": [(1, 2, 3.5, 4, "cat")]}
+
+
+def test_accents_may_be_encoded_either_way(folder: Path, tmp_path: Path) -> None:
+    photo(folder, unicodedata.normalize("NFD", "dogs/é.png"), (1, 2, 30, 40), (64, 64))
+    file = as_csv(tmp_path / "boxes.csv")
+    with file.open("a") as stream:
+        stream.write(unicodedata.normalize("NFC", "é.png") + ",1,2,30,40\n")
+    assert len(imported(folder, file, tmp_path).boxes) == len(PHOTOS)
+
+
+def labelled(annotated: str, folder: Path, tmp_path: Path) -> list[str]:
+    """Import two.png with another box of class `annotated`; give the classes of its two boxes."""
+    file = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1,class")
+    text = file.read_text().replace("20,60,60,120", "20,60,60,120,cats")
+    file.write_text(f"{text}cats/two.png,10,50,40,80,{annotated}\n")
+    pack = imported(folder, file, tmp_path)
+    start, stop = pack.box_offsets[pack.files.index("cats/two.png") :][:2]
+    return [pack.class_names[label] for label in pack.box_labels[start:stop]]
+
+
+def test_a_box_has_the_class_that_is_stated_for_it(folder: Path, tmp_path: Path) -> None:
+    assert labelled("dogs", folder, tmp_path) == ["cats", "dogs"]
+    with pytest.raises(ValueError, match=r"has boxes of 'birds', and the folder's classes are 'cats', 'dogs'"):
+        labelled("birds", folder, tmp_path)
+
+
+def test_one_class_for_all_boxes_says_nothing_and_crowds_are_left_out(folder: Path, tmp_path: Path) -> None:
+    file = as_coco(tmp_path / "boxes.json")
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": 1, "name": "animal"}]
+    content["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    pack = imported(folder, file, tmp_path)
+    assert len(pack.boxes) == len(PHOTOS) - 2 and {pack.class_names[n] for n in pack.box_labels} == {"cats", "dogs"}
+
+
+def test_annotations_know_their_file(tmp_path: Path) -> None:
+    made: list[Annotations] = []
+    for text in ("a.png,1,2,3,4", "a.png,1,2,3,5"):
+        (tmp_path / "boxes.csv").write_text(f"file,x0,y0,x1,y1\n{text}\n")
+        made.append(read_annotations(tmp_path / "boxes.csv"))
+    assert made[0].name == "boxes.csv" and made[0].digest != made[1].digest

@@ -178,7 +178,7 @@ def test_a_source_with_nothing_readable_is_an_error(tmp_path: Path) -> None:
     def nothing(row: int) -> np.ndarray:
         raise ValueError(f"{row}: broken")
 
-    with pytest.raises(ValueError, match="none of the 10 images can be read; the first: 0: broken"):
+    with pytest.raises(ValueError, match="all of the 10 are unreadable images; the first: 0: broken"):
         write_pack(make_listing(), nothing, home=tmp_path, on_unreadable="skip")
     assert leftovers(tmp_path) == []
 

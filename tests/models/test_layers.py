@@ -38,6 +38,8 @@ def test_a_strided_1x1_convolution_of_few_channels_is_the_plain_one(size: int) -
         ("few channels", False),
         ("a large volume", False),
         ("a large volume, halved", True),
+        ("reflect", False),
+        ("same", False),
     ],
 )
 def test_products_convolve_where_they_are_faster_and_nowhere_else(
@@ -46,6 +48,8 @@ def test_products_convolve_where_they_are_faster_and_nowhere_else(
     used = []
     monkeypatch.setattr(layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1])
     layer = convolution(64 if situation == "few channels" else 128, 8, 3, 2 if situation.endswith("halved") else 1)
+    if situation in ("reflect", "same"):
+        layer = Convolution(128, 8, 3, padding="same", padding_mode="reflect" if situation == "reflect" else "zeros")
     images = torch.randn(2, layer.in_channels, *((9, 9) if "large" in situation else (8, 8)))
     in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=situation != "training in fp32")
     with in_bf16, torch.set_grad_enabled(situation != "prediction"):
@@ -55,8 +59,12 @@ def test_products_convolve_where_they_are_faster_and_nowhere_else(
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 1), 2), ((1, 7), 1)])
-def test_products_convolve_like_the_plain_convolution_in_bf16(kernel: tuple[int, int], stride: int, bias: bool) -> None:
+def test_products_convolve_like_the_plain_convolution_in_bf16(
+    kernel: tuple[int, int], stride: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    used = []
+    monkeypatch.setattr(layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1])
     padding = (kernel[0] // 2, kernel[1] // 2)
     layer = Convolution(128, 24, kernel, stride, padding, bias=bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plain = nn.Conv2d(128, 24, kernel, stride, padding, bias=bias)
@@ -71,6 +79,7 @@ def test_products_convolve_like_the_plain_convolution_in_bf16(kernel: tuple[int,
         assert outputs.dtype == (torch.bfloat16 if enabled else torch.float32)
         (outputs.float() * weights).sum().backward()
         results.append([outputs.float(), x.grad, *(parameter.grad for parameter in module.parameters())])
+    assert used == [1]
     assert layer.weight.grad is not None and layer.weight.grad.is_contiguous(memory_format=torch.channels_last)
     for ours, theirs in zip(*results, strict=True):
         assert float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.006  # a rounding to 8 bits is 0.003

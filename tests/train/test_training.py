@@ -31,8 +31,9 @@ def test_a_split_that_was_learned_from_counts_whole_or_by_its_share(pack: Pack, 
     assert num_learned(make_run(data__fraction=1 / 3), pack, pack, "train") == 24
 
 
-def test_another_image_of_the_same_name_is_not_the_same(pack: Pack, make_run: MakeRun, tmp_path: Path) -> None:
+def test_pixels_count_and_not_names(pack: Pack, make_run: MakeRun, tmp_path: Path) -> None:
     counts = {"num_train": 72, "num_minival": 24, "num_val": 24, "num_test": 12}
     other = shapes.prepare(home=tmp_path, **counts, image_size=32, objects=(2, 2), name="other", workers=1)
     assert set(other.files) == set(pack.files)
     assert num_learned(make_run(), pack, other, "train") == 0
+    assert num_learned(make_run(), pack, pack, "train+minival") == 72

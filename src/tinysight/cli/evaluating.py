@@ -15,8 +15,8 @@ from tinysight.cli.progress import counting
 from tinysight.cli.using import decoding_changes, model_named
 
 if TYPE_CHECKING:
-    from tinysight.config import Run
     from tinysight.data.pack import Pack
+    from tinysight.runs import Record
     from tinysight.train.evaluate import Metrics, Scores
 
 
@@ -54,7 +54,7 @@ def evaluate(
     folder = runs.find(run)
     record = runs.read_record(folder)
     pack = open_or_draw(data or record.run.data.name, home)
-    _warn_of_learned(record.run, pack, split, home)
+    _warn_of_learned(record, pack, split, home)
     with counting(f"scoring {split}") as progress:
         total = len(pack.rows(split))
         label, scores, metrics = evaluate_run(
@@ -195,19 +195,23 @@ def _evaluate_weights(
     _print_evaluation(measure(scores) if named else None, boxes, pack.name, split, as_json=as_json)
 
 
-def _warn_of_learned(run: Run, pack: Pack, split: str, home: Path | None) -> None:
+def _warn_of_learned(record: Record, pack: Pack, split: str, home: Path | None) -> None:
     from tinysight.data.pack import open_pack
     from tinysight.train.training import num_learned
 
-    if pack.name == run.data.name and split not in run.data.train.split("+"):
-        return  # a pack's own splits share nothing
+    run = record.run
+    if pack.digest == record.data_digest and not set(split.split("+")) & set(run.data.train.split("+")):
+        return  # as good as none: identical images in two splits are told by `tinysight data info`
     try:
         own = open_pack(run.data.name, home=packs_home(home))
     except ValueError:
         return  # it is not here any more
-    total = len(pack.rows(split))
-    if learned := num_learned(run, own, pack, split):
-        print(f"warning: the run learned from {learned:,} of these {total:,} images", file=sys.stderr)
+    if own.digest == record.data_digest and (learned := num_learned(run, own, pack, split)):
+        print(
+            f"warning: the run learned from {learned:,} of these {len(pack.rows(split)):,} images, which flatters it; "
+            "judge it on others",
+            file=sys.stderr,
+        )
 
 
 def _draw_predictions(folder: Path, pack: Pack, scores: Scores, split: str, count: int = 48) -> None:

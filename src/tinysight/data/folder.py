@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.annotations import Annotations, boxes_of, fingerprint_of, read_annotations
+from tinysight.data.annotations import Annotations, boxes_of, read_annotations
 from tinysight.data.decoding import Decode, Progress
-from tinysight.data.listing import SPLITS, Listing, check_name
+from tinysight.data.listing import SPLITS, Listing, check_name, without_rows
 from tinysight.data.opening import Pack, source_fingerprint
 from tinysight.data.pack import OnUnreadable, Say, prepare
 from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, format_of, load_square
@@ -66,21 +66,22 @@ def listing(
     image_size: int = 64,
     minival_share: float = 0.1,
     val_share: float = 0.2,
-    boxes: Path | None = None,
+    annotations: Annotations | None = None,
 ) -> tuple[Listing, Decode]:
     """List the images of a folder with their classes, splits and boxes; decode none.
 
     Shares are of each class's images (of train, where val is given), rounded, at least 1; see `split_counts` for tiny
-    classes. `boxes` is a file of annotations, see `data.annotations`; a box has its image's class. Raises ValueError in
-    one line for everything a folder can have wrong.
+    classes. Raises ValueError in one line for everything a folder or its annotations can have wrong.
     """
     root = _existing_folder(folder)
-    source = _source(root, image_size=image_size, minival_share=minival_share, val_share=val_share, boxes=boxes)
+    source = _source(
+        root, image_size=image_size, minival_share=minival_share, val_share=val_share, annotations=annotations
+    )
     check_name(name)
     try:
         made = _list(root, name, image_size, minival_share, val_share, source)
-        if boxes is not None:
-            made = _with_boxes(made, read_annotations(boxes), root)
+        if annotations is not None:
+            made = _with_boxes(made, annotations, root)
         return made, FolderDecode(root, made.files, image_size)
     except OSError as error:
         raise _inaccessible(error) from error
@@ -103,14 +104,15 @@ def import_folder(
 ) -> Pack:
     """Make the pack `<home>/<name>` of a folder of images, or open it where folder and settings are unchanged.
 
-    See `listing` for the folder's form and `data.pack.prepare` for the rest. Raises ValueError.
+    `boxes` is a file that says where the objects are, see `data.annotations`. See `listing` for the folder's form and
+    `data.pack.prepare` for the rest. Raises ValueError.
     """
     root = _existing_folder(folder)
     settings: dict[str, Any] = {
         "image_size": image_size,
         "minival_share": minival_share,
         "val_share": val_share,
-        "boxes": boxes,
+        "annotations": None if boxes is None else read_annotations(boxes),
     }
     return prepare(
         name,
@@ -196,18 +198,41 @@ def _assemble(name: str, image_size: int, class_names: tuple[str, ...], rows: Ro
 
 
 def _with_boxes(made: Listing, annotations: Annotations, root: Path) -> Listing:
-    """Give every labelled image of a listing its boxes, of the image's class."""
+    """Give every labelled image of a listing its boxes; leave out those whose object the square cuts in two."""
     labelled = [row for row, label in enumerate(made.labels) if label >= 0]
-    found, num_left_out = boxes_of(annotations, root, [made.files[row] for row in labelled], made.image_size)
+    found = boxes_of(annotations, root, [made.files[row] for row in labelled], made.image_size)
     counts = np.zeros(len(made.files), np.int64)
-    counts[labelled] = [len(boxes) for boxes in found]
-    lost = f"{num_left_out} boxes lie mostly outside of the centre square that is kept, and were left out"
-    return dataclasses.replace(
+    counts[labelled] = [len(image.boxes) for image in found]
+    stated = [name for image in found for name in image.class_names]
+    made = dataclasses.replace(
         made,
-        boxes=np.concatenate(found),
-        box_labels=np.repeat(made.labels, counts),
+        boxes=np.concatenate([image.boxes for image in found]),
+        box_labels=_box_labels(annotations, made.class_names, stated, np.repeat(made.labels, counts)),
         box_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        notes=made.notes + ((lost,) if num_left_out else ()),
+    )
+    cut = [(row, made.files[row]) for row, image in zip(labelled, found, strict=True) if image.cut]
+    if not cut:
+        return made
+    keep = np.ones(len(made.files), bool)
+    keep[[row for row, _ in cut]] = False
+    return without_rows(made, keep, cut, what="images whose centre square shows less than half of an object")
+
+
+def _box_labels(
+    annotations: Annotations, class_names: tuple[str, ...], stated: list[str], of_images: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Label boxes (N,) by the classes that the file states, if it knows several, else by their images' (N,)."""
+    known = {mark.class_name for marks in annotations.marks.values() for mark in marks} - {""}
+    if len(known) < 2:
+        return of_images
+    if strangers := sorted(known - set(class_names)):
+        raise ValueError(
+            f"{annotations.name} has boxes of {_few(map(repr, strangers))}, and the folder's classes are "
+            f"{_few(map(repr, class_names))}; leave other boxes out of the file, or their class"
+        )
+    numbers = {name: label for label, name in enumerate(class_names)}
+    return np.array(
+        [numbers.get(name, label) for name, label in zip(stated, of_images.tolist(), strict=True)], np.int64
     )
 
 
@@ -351,7 +376,7 @@ def _existing_folder(folder: Path) -> Path:
 
 
 def _source(
-    root: Path, *, image_size: int, minival_share: float, val_share: float, boxes: Path | None
+    root: Path, *, image_size: int, minival_share: float, val_share: float, annotations: Annotations | None
 ) -> dict[str, Any]:
     """State where a pack comes from; the same again means that there is nothing to do. Raises ValueError."""
     if not 1 <= image_size <= MAX_IMAGE_SIZE:
@@ -365,8 +390,8 @@ def _source(
     except OSError as error:
         raise _inaccessible(error) from error
     settings: dict[str, Any] = {"image_size": image_size, "minival_share": minival_share, "val_share": val_share}
-    if boxes is not None:
-        settings["boxes"] = fingerprint_of(boxes)
+    if annotations is not None:
+        settings["boxes"] = annotations.digest
     return {"kind": "folder", "path": str(root), "fingerprint": fingerprint, "settings": settings}
 
 

@@ -82,15 +82,17 @@ def check_name(name: str) -> None:
         raise ValueError(f"a pack cannot be named {name!r}; use letters, digits, and . _ - + or spaces inside")
 
 
-def without_rows(listing: Listing, keep: npt.NDArray[np.bool_], failures: list[Failure]) -> Listing:
+def without_rows(
+    listing: Listing, keep: npt.NDArray[np.bool_], failures: list[Failure], what: str = "unreadable images"
+) -> Listing:
     """Leave out the rows where `keep` (N,) is false, with their boxes, and say so in the notes. Raises ValueError."""
     if not keep.any():
-        raise ValueError(f"none of the {len(keep)} images can be read; the first: {failures[0][1]}")
+        raise ValueError(f"all of the {len(keep)} are {what}; the first: {failures[0][1]}")
     before = np.concatenate([[0], np.cumsum(keep)])  # kept rows before each row
     counts = np.diff(listing.box_offsets)
     keep_boxes = np.repeat(keep, counts)
     splits = {name: (int(before[start]), int(before[stop])) for name, (start, stop) in listing.splits.items()}
-    notes = (f"{len(failures)} unreadable images were left out", *(f"left out: {why}" for _, why in failures))
+    notes = (f"{len(failures)} {what} were left out", *(f"left out: {why}" for _, why in failures))
     return replace(
         listing,
         splits={name: bounds for name, bounds in splits.items() if bounds[0] < bounds[1]},

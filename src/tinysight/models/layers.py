@@ -30,7 +30,7 @@ class Normalise(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution that a CPU with bf16 trains by matrix products where these are faster: see `ops.convolution`.
+    """A convolution that a CPU in bf16 trains by matrix products where these are faster: see `ops.convolution`.
 
     They are, by measurement (benchmarks/README.md), from `LEAST_CHANNELS` on into volumes of at most `MOST_PIXELS`.
     """
@@ -41,22 +41,19 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self._trains_by_products(x):
             return super().forward(x)
-        dtype = torch.get_autocast_dtype("cpu")
         assert not isinstance(self.padding, str)
         padding = (self.padding[0], self.padding[1])
-        outputs = convolve(x.to(dtype), self.weight.to(dtype), stride=self.stride[0], padding=padding)
-        return outputs if self.bias is None else outputs + self.bias.to(dtype).view(-1, 1, 1)
+        outputs = convolve(x.bfloat16(), self.weight.bfloat16(), stride=self.stride[0], padding=padding)
+        return outputs if self.bias is None else outputs + self.bias.bfloat16().view(-1, 1, 1)
 
     def _trains_by_products(self, x: Tensor) -> bool:
-        in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-        height, width = self.stride
-        num_pixels = -(-x.shape[2] // height) * -(-x.shape[3] // width)
-        return (
-            in_bf16
-            and torch.is_grad_enabled()
-            and self.in_channels >= self.LEAST_CHANNELS
-            and num_pixels <= self.MOST_PIXELS
-        )
+        in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if not (x.device.type == "cpu" and in_bf16 and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return False
+        down, across = self.stride
+        few_pixels = -(-x.shape[2] // down) * -(-x.shape[3] // across) <= self.MOST_PIXELS
+        plain = down == across and self.dilation == (1, 1) and self.groups == 1 and self.padding_mode == "zeros"
+        return plain and few_pixels and self.in_channels >= self.LEAST_CHANNELS and not isinstance(self.padding, str)
 
 
 class SubsampledConvolution(nn.Conv2d):

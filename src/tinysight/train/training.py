@@ -20,7 +20,7 @@ from tinysight import models
 from tinysight.config import Run
 from tinysight.data.batches import Batch, Batches, balanced_subset, derived_seed
 from tinysight.data.pack import Pack
-from tinysight.device import Placement, keep_freed_memory
+from tinysight.device import Placement
 from tinysight.models.initialisation import INITIALISATIONS
 from tinysight.models.localiser import Found, Localiser
 from tinysight.ops import mixing
@@ -41,8 +41,6 @@ class Training:
 
     def __init__(self, run: Run, pack: Pack, placement: Placement, world: World) -> None:
         self.run, self.pack, self.placement, self.world = run, pack, placement, world
-        if placement.device.type == "cpu":
-            keep_freed_memory()
         self.crop = run.augment.crop or pack.image_size
         rows = training_rows(run, pack, world)
         unit = 2 * world.size if run.augment.mixes else world.size  # mixing takes images in pairs
@@ -283,16 +281,16 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
     if run.localise.finds and not num_boxes[rows].any():
         raise ValueError(
             f"no training image of {pack.name} has a box, so there is nothing to learn to find; use data with boxes "
-            "(tiny-imagenet, shapes), or localise.head=none"
+            "(tiny-imagenet, shapes, your own by --boxes), or localise.head=none"
         )
     return rows
 
 
 def num_learned(run: Run, learned: Pack, judged: Pack, split: str) -> int:
-    """Count the images of a split that are among those `run` learned from in its own pack: same name, same pixels."""
-    rows = {learned.files[row]: row for row in training_rows(run, learned, World()).tolist()}
-    both = [(rows[name], row) for row in judged.rows(split) if (name := judged.files[row]) in rows]
-    return sum(np.array_equal(learned.images[theirs], judged.images[ours]) for theirs, ours in both)
+    """Count the images of a split that are, pixel for pixel, among those that `run` learned from in its own pack."""
+    taught = {digest.tobytes() for digest in learned.digests[training_rows(run, learned, World())]}
+    rows = judged.rows(split)
+    return sum(digest.tobytes() in taught for digest in judged.digests[rows.start : rows.stop])
 
 
 def check(run: Run, pack: Pack, world: World) -> None:
