@@ -98,6 +98,7 @@ def test_evaluate_warns_of_images_that_were_learned_from(tinysight: Tinysight) -
     status, _, err = tinysight("evaluate", "both", "--split", "minival")
     assert status == 0 and "warning: the run learned from 24 of these 24 images" in err
     assert "warning" not in tinysight("evaluate", "both")[2]
+    assert "from 120 of these 120 images" in tinysight("evaluate", "both", "--split", "train+minival")[2]
 
 
 def test_a_model_of_ones_own_or_the_shipped_one(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from tinysight.config import from_dict, to_dict
+from tinysight.config import from_dict, override, parse_assignments, to_dict
 from tinysight.models import build
 from tinysight.recipes import RECIPES, recipe
 
@@ -63,6 +66,14 @@ def test_the_reports_recipes_are_as_published() -> None:
 def test_a_modern_twin_is_the_same_model(name: str) -> None:
     assert recipe(f"{name}-modern").model == recipe(f"{name}-report").model
     assert recipe(f"{name}-modern").train.label_smoothing == 0.1
+
+
+def test_the_light_recipe_is_what_its_row_was_trained_with() -> None:
+    rows = map(json.loads, (Path(__file__).parents[1] / "benchmarks" / "results.jsonl").read_text().splitlines())
+    (command,) = (row["command"] for row in rows if "--name muon14" in row["command"])
+    words = [word for word in shlex.split(command) if "=" in word and not word.startswith("data.")]
+    trained = override(recipe("resnet10-laptop"), parse_assignments(words))
+    assert replace(trained, recipe="resnet10-light") == recipe("resnet10-light")
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:

@@ -90,8 +90,8 @@ def synchronise(device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for what comes next, for as long as this process lives; glibc's only.
 
-    By default it gives large blocks back, and takes them anew, page by page and cleared, several times a step; see
-    benchmarks/README.md for what that costs. Called where a process begins to train.
+    By default it gives large blocks back, and takes them anew, page by page and cleared, several times a step, which
+    cost the report's 18-layer ResNet a tenth of its processor time (benchmarks/README.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return

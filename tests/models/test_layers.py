@@ -48,9 +48,12 @@ def test_products_convolve_where_they_are_faster_and_nowhere_else(
     used = []
     monkeypatch.setattr(layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1])
     layer = convolution(64 if situation == "few channels" else 128, 8, 3, 2 if situation.endswith("halved") else 1)
-    if situation in ("reflect", "same"):
-        layer = Convolution(128, 8, 3, padding="same", padding_mode="reflect" if situation == "reflect" else "zeros")
-    images = torch.randn(2, layer.in_channels, *((9, 9) if "large" in situation else (8, 8)))
+    if situation == "same":
+        layer = Convolution(128, 8, 3, padding="same")
+    if situation == "reflect":
+        layer = Convolution(128, 8, 3, padding=1, padding_mode="reflect")
+    side = {"a large volume": 9, "a large volume, halved": 16}.get(situation, 8)
+    images = torch.randn(2, layer.in_channels, side, side)
     in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=situation != "training in fp32")
     with in_bf16, torch.set_grad_enabled(situation != "prediction"):
         layer(images)

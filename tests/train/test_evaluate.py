@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tinysight.config import Run
+from tinysight.data import one_class, shapes
 from tinysight.data.pack import Pack
 from tinysight.deploy.weights import Card, weights_bytes
 from tinysight.device import Placement
@@ -25,6 +26,7 @@ from tinysight.train.evaluate import (
     check_data,
     evaluate_run,
     measure,
+    num_learned,
     read_scores,
     run_model,
     write_scores,
@@ -235,3 +237,29 @@ def test_the_answers_are_one_line_an_image(finished: Path, pack: Pack) -> None:
     assert [name for name, _ in lines] == [f"{number:05d}" for number in range(12)]
     guesses = read_scores(finished / "scores" / "test.safetensors").logits.argmax(dim=1)
     assert [answer for _, answer in lines] == [pack.class_ids[guess] for guess in guesses.tolist()]
+
+
+def test_images_of_another_fold_have_been_learned_from(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    counts = {"num_train": 240, "num_minival": 24, "num_val": 24, "num_test": 0}
+    scenes = shapes.prepare(home=tmp_path, **counts, image_size=32, name="scenes", workers=1)
+    first, second = (one_class.prepare(scenes, scenes.class_names[2], home=tmp_path, fold=fold) for fold in (0, 1))
+    run = make_run(train__batch_size=2)
+    trained_on = {first.files[row] for row in first.rows("train")}
+    shared = trained_on & {second.files[row] for row in second.rows("minival")}
+    assert shared
+    assert num_learned(run, first, second, "minival") == len(shared)
+    assert num_learned(run, first, first, "minival") == num_learned(run, first, second, "val") == 0
+
+
+def test_a_split_that_was_learned_from_counts_whole_or_by_its_share(pack: Pack, make_run: Callable[..., Run]) -> None:
+    run = make_run(data__train="train+minival", data__monitor="none", schedule__name="linear")
+    assert num_learned(run, pack, pack, "minival") == 24
+    assert num_learned(make_run(data__fraction=1 / 3), pack, pack, "train") == 24
+
+
+def test_pixels_count_and_not_names(pack: Pack, make_run: Callable[..., Run], tmp_path: Path) -> None:
+    counts = {"num_train": 72, "num_minival": 24, "num_val": 24, "num_test": 12}
+    other = shapes.prepare(home=tmp_path, **counts, image_size=32, objects=(2, 2), name="other", workers=1)
+    assert set(other.files) == set(pack.files)
+    assert num_learned(make_run(), pack, other, "train") == 0
+    assert num_learned(make_run(), pack, pack, "train+minival") == 72

@@ -197,11 +197,12 @@ def _evaluate_weights(
 
 def _warn_of_learned(record: Record, pack: Pack, split: str, home: Path | None) -> None:
     from tinysight.data.pack import open_pack
-    from tinysight.train.training import num_learned
+    from tinysight.train.evaluate import num_learned
 
     run = record.run
-    if pack.digest == record.data_digest and not set(split.split("+")) & set(run.data.train.split("+")):
-        return  # as good as none: identical images in two splits are told by `tinysight data info`
+    splits_apart = not set(split.split("+")) & set(run.data.train.split("+"))
+    if pack.digest == record.data_digest and splits_apart:
+        return  # of what the source itself has in two splits `tinysight data info` tells
     try:
         own = open_pack(run.data.name, home=packs_home(home))
     except ValueError:

@@ -15,10 +15,8 @@ import csv
 import hashlib
 import json
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -27,12 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.data.names import few, nfc
 from tinysight.images import centre_square, upright_size
 
 LEAST_SIDE = 0.1  # pixels of a box
 OVERSHOOT = 1.0  # pixels by which a box may reach beyond its image: tools round
-LEAST_KEPT = 0.5  # share of its area that a box keeps in the square that is cut out, or nothing can be said of it
-FEW = 5  # culprits named in one line
+LEAST_KEPT = 0.5  # share of its area that a box keeps in the square that is cut out, as in training (train.treatment)
 _COLUMNS = (("file", "filename"), ("x0", "xmin"), ("y0", "ymin"), ("x1", "xmax"), ("y1", "ymax"))
 
 
@@ -90,15 +88,15 @@ def boxes_of(annotations: Annotations, root: Path, images: Sequence[str], side: 
             lies outside of its image.
     """
     names = _names_of(annotations, images)
-    with ThreadPoolExecutor() as pool:
-        sizes = pool.map(lambda image: _size_of(root / image) if annotations.marks[names[image]] else None, images)
-        found = []
-        for image, size in zip(images, sizes, strict=True):
-            if size is None:
-                found.append(Found(np.zeros((0, 4), np.float32), (), False))
-                continue
-            _check(annotations, names[image], size)
-            found.append(_in_square(annotations.marks[names[image]], size, side))
+    found = []
+    for image in images:
+        marks = annotations.marks[names[image]]
+        size = _size_of(root / image) if marks else None
+        if size is None:
+            found.append(Found(np.zeros((0, 4), np.float32), (), False))
+            continue
+        _check(annotations, names[image], size)
+        found.append(_in_square(marks, size, side))
     return found
 
 
@@ -110,7 +108,7 @@ def _size_of(path: Path) -> tuple[int, int] | None:
 
 
 def _in_square(marks: Sequence[Mark], size: tuple[int, int], side: int) -> Found:
-    """Move an image's boxes into its centre square, resized to `side`."""
+    """Move an image's boxes into its centre square, resized to `side`; in numpy, as data is prepared without torch."""
     left, top, shorter = centre_square(*size)
     moved = (np.array([mark[:4] for mark in marks]) - (left, top, left, top)) * (side / shorter)
     clipped = moved.clip(0, side)
@@ -131,7 +129,7 @@ def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _names_of(annotations: Annotations, images: Sequence[str]) -> dict[str, str]:
     """Find what the file calls each image; see `boxes_of` for what is refused."""
     where = annotations.name
-    whole = {_nfc(image): image for image in images}
+    whole = {nfc(image): image for image in images}
     by_end: dict[str, list[str]] = {}
     for key, image in whole.items():
         parts = key.split("/")
@@ -140,18 +138,20 @@ def _names_of(annotations: Annotations, images: Sequence[str]) -> dict[str, str]
     fitting = {name: [whole[name]] if name in whole else by_end.get(name, []) for name in annotations.marks}
     if strange := [name for name, fits in fitting.items() if not fits]:
         raise ValueError(
-            f"{where} names {len(strange)} images that are not among the labelled ones: {_few(strange)}; expected "
-            "their paths below the folder, or the ends of these"
+            f"{where} names {len(strange)} images that are not among the labelled ones: {few(map(repr, strange))}; "
+            "expected their paths below the folder, or the ends of these"
         )
     names: dict[str, str] = {}
     for name, fits in fitting.items():
         if len(fits) > 1:
-            raise ValueError(f"{where} names {name!r}, which may be {_few(fits)}; give the path below the folder")
+            raise ValueError(
+                f"{where} names {name!r}, which may be {few(map(repr, fits))}; give the path below the folder"
+            )
         if (other := names.setdefault(fits[0], name)) != name:
             raise ValueError(f"{where} names one image twice, as {other!r} and {name!r}; use one name")
     if missing := [image for image in images if image not in names]:
         raise ValueError(
-            f"{where} says nothing of {len(missing)} images: {_few(missing)}; give them boxes, or name them "
+            f"{where} says nothing of {len(missing)} images: {few(map(repr, missing))}; give them boxes, or name them "
             "without one where they show no object"
         )
     return names
@@ -252,7 +252,7 @@ def _mark(corners: Sequence[Any], class_name: str | None, told: str) -> Mark:
         x0 = y0 = x1 = y1 = math.nan
     if not (LEAST_SIDE <= x1 - x0 < math.inf and LEAST_SIDE <= y1 - y0 < math.inf):
         raise ValueError(f"{told}, of {LEAST_SIDE} pixels or more a side")
-    return Mark(x0, y0, x1, y1, _nfc(class_name or ""))
+    return Mark(x0, y0, x1, y1, nfc(class_name or ""))
 
 
 def _size(width: Any, height: Any, where: str) -> tuple[int, int]:
@@ -263,12 +263,4 @@ def _size(width: Any, height: Any, where: str) -> tuple[int, int]:
 
 
 def _path(name: str) -> str:
-    return _nfc(name.strip().replace("\\", "/").removeprefix("./"))
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:FEW])) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+    return nfc(name.strip().replace("\\", "/").removeprefix("./"))

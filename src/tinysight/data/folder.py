@@ -20,7 +20,6 @@ import difflib
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,12 @@ import numpy.typing as npt
 from tinysight.data.annotations import Annotations, boxes_of, read_annotations
 from tinysight.data.decoding import Decode, Progress
 from tinysight.data.listing import SPLITS, Listing, check_name, without_rows
+from tinysight.data.names import FEW, few, nfc
 from tinysight.data.opening import Pack, source_fingerprint
 from tinysight.data.pack import OnUnreadable, Say, prepare
 from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, format_of, load_square
 
 LAYOUT = "expected FOLDER/<class>/<image>, or FOLDER/train/<class>/<image> and FOLDER/val/<class>/<image>"
-FEW = 5  # culprits named in one line
 MAX_IMAGE_SIZE = 1024
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}  # trusted; any other file is looked into
@@ -166,7 +165,7 @@ def _list(
             rows[split] += [(label, image) for image in classes.get(class_name, [])]
     rows["test"] += [(-1, image) for image in unlabelled]
     for split in SPLITS:
-        rows[split].sort(key=lambda row: (row[0] < 0, row[0], _nfc(row[1])))  # without a label: last
+        rows[split].sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))  # without a label: last
     return _assemble(name, image_size, class_names, rows, source)
 
 
@@ -227,8 +226,8 @@ def _box_labels(
         return of_images
     if strangers := sorted(known - set(class_names)):
         raise ValueError(
-            f"{annotations.name} has boxes of {_few(map(repr, strangers))}, and the folder's classes are "
-            f"{_few(map(repr, class_names))}; leave other boxes out of the file, or their class"
+            f"{annotations.name} has boxes of {few(map(repr, strangers))}, and the folder's classes are "
+            f"{few(map(repr, class_names))}; leave other boxes out of the file, or their class"
         )
     numbers = {name: label for label, name in enumerate(class_names)}
     return np.array(
@@ -238,7 +237,7 @@ def _box_labels(
 
 def _split_key(name: str) -> tuple[bytes, str]:
     """Order the images of a class for splitting, by the hash of their names inside the class folder."""
-    return hashlib.sha256(_nfc(name).encode()).digest(), name
+    return hashlib.sha256(nfc(name).encode()).digest(), name
 
 
 def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
@@ -248,7 +247,7 @@ def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
         there = {label for label, _ in rows[split]}
         missing = [repr(name) for label, name in enumerate(class_names) if label not in there]
         if missing:
-            notes.append(f"no image in {split} for {len(missing)} of {len(class_names)} classes: {_few(missing)}")
+            notes.append(f"no image in {split} for {len(missing)} of {len(class_names)} classes: {few(missing)}")
     return tuple(notes)
 
 
@@ -261,10 +260,10 @@ def _split_folders(root: Path) -> tuple[str, ...]:
     folders = [entry.name for entry in _visible(root) if entry.is_dir()]
     if "train" in folders and any(entry.is_dir() for entry in _visible(root / "train")):
         if strangers := [repr(name) for name in folders if name not in ("train", "val", "test")]:
-            raise ValueError(f"beside train/ there is {_few(strangers)} in {str(root)!r}; {LAYOUT}, and perhaps test/")
+            raise ValueError(f"beside train/ there is {few(strangers)} in {str(root)!r}; {LAYOUT}, and perhaps test/")
         return tuple(split for split in SPLITS if split in folders)
     if folders and {name.lower() for name in folders} <= _SPLIT_LIKE:
-        names = _few([repr(name) for name in folders])
+        names = few([repr(name) for name in folders])
         raise ValueError(f"{str(root)!r} has {names} but no class folder in train/; {LAYOUT}, in these very names")
     return ()
 
@@ -273,13 +272,13 @@ def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes
     """List the images of every class folder in `root/inside`; loose images beside them are allowed in test/ only."""
     entries = _visible(root / inside)
     if inside != "test" and (loose := [repr(e.name) for e in entries if not e.is_dir() and _is_image(e)]):
-        raise ValueError(f"{str(root / inside)!r} has images outside of class folders ({_few(loose)}); {LAYOUT}")
+        raise ValueError(f"{str(root / inside)!r} has images outside of class folders ({few(loose)}); {LAYOUT}")
     spelt: dict[str, str] = {}  # lower-case NFC -> as on disk
     classes: Classes = {}
     for entry in entries:
         if not entry.is_dir():
             continue
-        class_name = _nfc(entry.name)
+        class_name = nfc(entry.name)
         if (other := spelt.setdefault(class_name.lower(), entry.name)) != entry.name:
             raise ValueError(
                 f"the class folders {other!r} and {entry.name!r} in {str(root / inside)!r} differ only by case or in "
@@ -287,7 +286,7 @@ def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes
             )
         classes[class_name] = _images_below(root, f"{inside}/{entry.name}".lstrip("/"))
     if empty := [repr(name) for name, images in classes.items() if not images and not allow_empty]:
-        raise ValueError(f"no image in the class folder {_few(empty)} of {str(root / inside)!r}; fill or remove it")
+        raise ValueError(f"no image in the class folder {few(empty)} of {str(root / inside)!r}; fill or remove it")
     return classes
 
 
@@ -297,7 +296,7 @@ def _only_class(root: Path, classes: Classes) -> str:
         return f"{str(root)!r} has no class folder; {LAYOUT}"
     (only,) = classes
     inner = sorted({image.split("/")[1] for image in classes[only] if image.count("/") > 1})
-    hint = f" (did you mean its folder {only!r}, with {_few([repr(name) for name in inner])}?)" if inner else ""
+    hint = f" (did you mean its folder {only!r}, with {few([repr(name) for name in inner])}?)" if inner else ""
     return f"{str(root)!r} has only one class, {only!r}{hint}"
 
 
@@ -333,7 +332,7 @@ def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]
     if strangers:
         raise ValueError(
             f"{str(root)!r} holds files that are no images of a kind that tinysight reads ({READABLE}): "
-            f"{_few(strangers)}; convert, move or remove them"
+            f"{few(strangers)}; convert, move or remove them"
         )
     return images
 
@@ -397,12 +396,3 @@ def _source(
 
 def _inaccessible(error: OSError) -> ValueError:
     return ValueError(f"cannot read {error.filename!r}: {error.strerror}; mend or remove it")
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")

@@ -81,7 +81,7 @@ def spread(rows: Tensor, size: tuple[int, ...], *, stride: int, padding: tuple[i
     The sum is formed in float32 and rounded once, to the rows' dtype; (B, C, *size) in channels_last.
     """
     num_images, height, width, kernel_height, kernel_width, num_channels = rows.shape
-    if (height, width) == size and kernel_height == kernel_width == stride == 1:
+    if (height, width) == size and kernel_height == kernel_width == 1:
         return rows.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
     above, left = padding
     total = torch.zeros(

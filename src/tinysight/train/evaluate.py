@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from tinysight.config import Run
 from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import Predictor
 from tinysight.deploy.scores import Metrics, Scores, measure, read_scores
@@ -22,6 +23,8 @@ from tinysight.deploy.weights import Card
 from tinysight.device import Placement
 from tinysight.models.localiser import Localiser
 from tinysight.train.checkpoint import replace_durably
+from tinysight.train.training import training_rows
+from tinysight.train.world import World
 
 __all__ = [
     "Metrics",
@@ -32,6 +35,7 @@ __all__ = [
     "evaluate_run",
     "label_of",
     "measure",
+    "num_learned",
     "read_scores",
     "run_model",
     "score_split",
@@ -137,6 +141,13 @@ def score_split(predictor: Predictor, pack: Pack, split: str, each_batch: Callab
         decoding=predictor.decoding,
         each_batch=each_batch,
     )
+
+
+def num_learned(run: Run, learned: Pack, judged: Pack, split: str) -> int:
+    """Count the images of a split that are, pixel for pixel, among those that `run` learned from in its own pack."""
+    taught = {digest.tobytes() for digest in learned.digests[training_rows(run, learned, World())]}
+    rows = judged.rows(split)
+    return sum(digest.tobytes() in taught for digest in judged.digests[rows.start : rows.stop])
 
 
 def check_data(card: Card, pack: Pack) -> None:

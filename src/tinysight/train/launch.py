@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from tinysight import runs
 from tinysight.config import Run, override, parse_assignments
 from tinysight.data.pack import Pack
-from tinysight.device import Placement, keep_freed_memory, place
+from tinysight.device import Placement, place
 from tinysight.train import checkpoint
 from tinysight.train.localising import caution
 from tinysight.train.loop import Outcome, Reporter, train
@@ -33,7 +33,6 @@ def start(
     placement = world.tell(place(run.train.device, run.train.precision, local_rank=world.local_rank))
     if placement.device.type == "cuda":
         placement = place(run.train.device, "bf16" if placement.bf16 else "fp32", local_rank=world.local_rank)
-    keep_freed_memory()
     check(run, pack, world)  # whatever does not fit shows before anything is written
     folder: Path = world.tell(runs.new_folder(run, name) if world.is_main else None)
     record = runs.Record(
@@ -83,7 +82,6 @@ def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter, settin
         )
     precision = "bf16" if record.machine["bf16"] else "fp32"
     placement = place(record.run.train.device, precision, local_rank=world.local_rank)
-    keep_freed_memory()
     now = _machine(placement, world)
     now_versions = runs.versions()
     began = {**record.machine, **record.versions}

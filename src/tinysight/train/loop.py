@@ -25,7 +25,7 @@ from tinysight.data.pack import Pack
 from tinysight.deploy.predictor import decoding_of
 from tinysight.deploy.scores import top_overlaps
 from tinysight.deploy.weights import Card, weights_bytes
-from tinysight.device import Placement
+from tinysight.device import Placement, keep_freed_memory
 from tinysight.ops.detection import Localisation
 from tinysight.runs import snapshot_path
 from tinysight.train import checkpoint
@@ -100,6 +100,8 @@ def train(
         ValueError: the run does not fit the data.
         OSError: something could not be written; the last good checkpoint stays.
     """
+    if placement.device.type == "cpu":
+        keep_freed_memory()
     devices = [placement.device] if placement.device.type == "cuda" else []
     with torch.random.fork_rng(devices), _signals() as asked:  # the caller's random state stays as it is
         training = Training(run, pack, placement, world)

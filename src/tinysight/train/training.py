@@ -286,13 +286,6 @@ def training_rows(run: Run, pack: Pack, world: World) -> npt.NDArray[np.int64]:
     return rows
 
 
-def num_learned(run: Run, learned: Pack, judged: Pack, split: str) -> int:
-    """Count the images of a split that are, pixel for pixel, among those that `run` learned from in its own pack."""
-    taught = {digest.tobytes() for digest in learned.digests[training_rows(run, learned, World())]}
-    rows = judged.rows(split)
-    return sum(digest.tobytes() in taught for digest in judged.digests[rows.start : rows.stop])
-
-
 def check(run: Run, pack: Pack, world: World) -> None:
     """Raise ValueError when `run` cannot be trained on `pack` by these processes; this costs no memory or time."""
     training_rows(run, pack, world)
