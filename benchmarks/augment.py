@@ -1,8 +1,10 @@
-"""Augmented images per second on one core: ours beside the usual pipeline, image by image, with Pillow.
+"""Augmented images per second on one core: ours beside the usual pipeline, image by image, with
+Pillow.
 
-Both apply the six methods of Wu et al. 2017 with probability 0.5 each, draws included, from uint8 images of 64 pixels
-to a float32 batch of 56. They run in turn in one process on one thread; processor time is taken, not the clock's, so
-that other work on the machine disturbs little. The ratio is the median of the rounds' own ratios.
+Both apply the six methods of Wu et al. 2017 with probability 0.5 each, draws included, from uint8
+images of 64 pixels to a float32 batch of 56. They run in turn in one process on one thread;
+processor time is taken, not the clock's, so that other work on the machine disturbs little. The
+ratio is the median of the rounds' own ratios.
 
     python benchmarks/augment.py [--json]
 """
@@ -40,7 +42,9 @@ def augment_with_pillow(pixels: np.ndarray, rng: random.Random) -> torch.Tensor:
         to_x = middle - cos * (middle + x) + sin * (middle + y)
         to_y = middle - sin * (middle + x) - cos * (middle + y)
         matrix = (cos, -sin, to_x, sin, cos, to_y)
-        image = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        image = image.transform(
+            image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        )
     if rng.random() < 0.5:
         image = ImageEnhance.Contrast(image).enhance(rng.uniform(*TONE))
     if rng.random() < 0.5:
@@ -70,9 +74,15 @@ def augment_as_batch(images: torch.Tensor, generator: torch.Generator) -> torch.
 
 
 def measure(batch: int = 256, rounds: int = 15) -> dict[str, float]:
-    """Return images per second of both pipelines on one thread, the ratio, and milliseconds a batch of ours."""
+    """Return images per second of both pipelines on one thread, the ratio, and milliseconds a batch
+    of ours.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (batch, SOURCE, SOURCE, 3), dtype=np.uint8)
-    images, generator, rng = torch.from_numpy(pixels), torch.Generator().manual_seed(0), random.Random(0)
+    images, generator, rng = (
+        torch.from_numpy(pixels),
+        torch.Generator().manual_seed(0),
+        random.Random(0),
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -115,7 +125,9 @@ def main() -> None:
         return
     print(f"{'augmentation, one core':<28}{'images/s':>12}")
     print(f"{'Pillow, image by image':<28}{result['pillow_images_per_second']:>12,.0f}")
-    print(f"{'tinysight, batches of ' + str(options.batch):<28}{result['tinysight_images_per_second']:>12,.0f}")
+    print(
+        f"{'tinysight, batches of ' + str(options.batch):<28}{result['tinysight_images_per_second']:>12,.0f}"
+    )
     print(f"{'ratio':<28}{result['ratio']:>12.1f}")
 
 

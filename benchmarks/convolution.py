@@ -1,11 +1,12 @@
-"""What training by matrix products gains: images/s of training steps with oneDNN's convolutions and with products.
+"""What training by matrix products gains: images/s of training steps with oneDNN's convolutions and
+with products.
 
-    python benchmarks/convolution.py [--batch 128] [--rounds 5] [--sizes 56] [--recipes resnet10-light resnet18-report]
+    python benchmarks/convolution.py [--batch 128] [--rounds 5] [--sizes 56] [--recipes
+    resnet10-light resnet18-report]
 
-A step is forward, loss and backward in bf16 on a batch made once, without an optimiser; the two ways take turns on one
-network, the median of the rounds counts, the first is left out. On a machine without native bf16 there is nothing to
-compare: only bf16 trains by products.
-"""
+A step is forward, loss and backward in bf16 on a batch made once, without an optimizer; the two
+ways take turns on one network, the median of the rounds counts, the first is left out. On a
+machine without native bf16 there is nothing to compare: only bf16 trains by products."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ from tinysight.recipes import recipe
 
 RECIPES = ("resnet10-light", "resnet18-report", "inception-resnet-report", "vgg16-report")
 NUM_CLASSES = 200
-WAYS = {"plain": 0, "products": Convolution.MOST_PIXELS}  # pixels up to which volumes are trained by products
+WAYS = {
+    "plain": 0,
+    "products": Convolution.MOST_PIXELS,
+}  # pixels up to which volumes are trained by products
 
 
 def measure(name: str, *, size: int, batch: int, rounds: int) -> dict[str, float]:
@@ -31,7 +35,9 @@ def measure(name: str, *, size: int, batch: int, rounds: int) -> dict[str, float
     run = recipe(name)
     model = models.build(run.model.name, NUM_CLASSES, run.model.options).train()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randint(0, 256, (batch, 3, size, size), generator=torch.Generator().manual_seed(0)).float()
+    images = torch.randint(
+        0, 256, (batch, 3, size, size), generator=torch.Generator().manual_seed(0)
+    ).float()
     images = images.to(memory_format=torch.channels_last)
     labels = torch.arange(batch) % NUM_CLASSES
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -49,7 +55,9 @@ def measure(name: str, *, size: int, batch: int, rounds: int) -> dict[str, float
 
 def main() -> None:
     """Print a line a network and size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[56])
@@ -63,7 +71,11 @@ def main() -> None:
         for size in options.sizes:
             rates = measure(name, size=size, batch=options.batch, rounds=options.rounds)
             gain = rates["products"] / rates["plain"]
-            print(f"{name:<26}{size:>4} px" + "".join(f"  {way} {rate:7.1f}" for way, rate in rates.items()), end="")
+            print(
+                f"{name:<26}{size:>4} px"
+                + "".join(f"  {way} {rate:7.1f}" for way, rate in rates.items()),
+                end="",
+            )
             print(f"  {gain:.2f} times", flush=True)
 
 

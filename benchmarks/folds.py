@@ -1,10 +1,11 @@
-"""Pool a localiser's held-out folds: every image of the class is judged once, by a run that has not learned from it.
+"""Pool a localizer's held-out folds: every image of the class is judged once, by a run that has not
+learned from it.
 
     python benchmarks/folds.py RUN RUN RUN RUN RUN
 
-Each run was trained on another fold's pack (`--data tiny-imagenet.goldfish.foldK`) and evaluated with
-`tinysight evaluate RUN --split minival`. The constant boxes beside are those fitted on each run's own train.
-"""
+Each run was trained on another fold's pack (`--data tiny-imagenet.goldfish.foldK`) and evaluated
+with `tinysight evaluate RUN --split minival`. The constant boxes beside are those fitted on each
+run's own train."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinysight import runs
+from tinysight import run as runs
 from tinysight.ops.metrics import wilson_interval
 
 COLUMNS = ("loc30", "loc50", "loc70", "box_acc_v2", "mean_iou")
@@ -29,9 +30,11 @@ def pooled(figures: list[dict[str, Any]]) -> dict[str, float]:
 
 def read(folder: Path) -> dict[str, Any]:
     """Read a run's figures on minival; raise ValueError when there are none."""
-    path = folder / "localisation-minival.json"
+    path = folder / "localization-minival.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no {path.name}; run `tinysight evaluate {folder} --split minival` first")
+        raise ValueError(
+            f"{folder} has no {path.name}; run `tinysight evaluate {folder} --split minival` first"
+        )
     figures: dict[str, Any] = json.loads(path.read_text())
     return figures
 
@@ -40,13 +43,17 @@ def line(name: str, own: dict[str, float]) -> str:
     """Lay out pooled figures with the 95 % Wilson interval of Loc@.5."""
     count = round(own["num_images"])
     low, high = wilson_interval(round(own["loc50"] * count), count)
-    shares = "  ".join(f"{100 * own[column]:5.1f} %" for column in ("loc30", "loc50", "loc70", "box_acc_v2"))
+    shares = "  ".join(
+        f"{100 * own[column]:5.1f} %" for column in ("loc30", "loc50", "loc70", "box_acc_v2")
+    )
     return f"{name:<28}{shares}   {own['mean_iou']:.4f}   Loc@.5 95 %: {100 * low:.1f} to {100 * high:.1f}"
 
 
 def main() -> None:
     """Print one line a fold, the pooled line, and the constants pooled alike."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+")
     found = [read(runs.find(name)) for name in parser.parse_args().runs]
     names = {figures["data"] for figures in found}
@@ -54,13 +61,20 @@ def main() -> None:
         raise ValueError(f"{len(found)} runs are of {len(names)} packs; give one run of each fold")
     print(f"{'':<28} Loc@.3   Loc@.5   Loc@.7  BoxAccV2   mean IoU")
     for figures in found:
-        print(line(figures["data"], pooled([figures["localisation"]])))
-    print(line("all folds", pooled([figures["localisation"] for figures in found])))
+        print(line(figures["data"], pooled([figures["localization"]])))
+    print(line("all folds", pooled([figures["localization"] for figures in found])))
     for constant in found[0]["constants"]:
-        print(line(f"constant: {constant}", pooled([figures["constants"][constant] for figures in found])))
+        print(
+            line(
+                f"constant: {constant}",
+                pooled([figures["constants"][constant] for figures in found]),
+            )
+        )
     negatives = [figures["false_positives_on_negatives"] for figures in found]
     if None not in negatives:
-        print(f"boxes accepted on an image without the class: {sum(negatives) / len(negatives):.3f}")
+        print(
+            f"boxes accepted on an image without the class: {sum(negatives) / len(negatives):.3f}"
+        )
 
 
 if __name__ == "__main__":

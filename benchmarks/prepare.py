@@ -1,11 +1,12 @@
-"""What preparing Tiny ImageNet costs beside the pure JPEG decode of the same images: time, memory, the second call.
+"""What preparing Tiny ImageNet costs beside the pure JPEG decode of the same images: time, memory,
+the second call.
 
-The baseline decodes the same bytes, already in memory, with the same Pillow call in the same number of processes. Runs
-alternate (baseline, folder, archive) and medians are compared, with a warm file cache; each preparation is a fresh
-process, so that its peak memory is its own.
+The baseline decodes the same bytes, already in memory, with the same Pillow call in the same number
+of processes. Runs alternate (baseline, folder, archive) and medians are compared, with a warm file
+cache; each preparation is a fresh process, so that its peak memory is its own.
 
-    python benchmarks/prepare.py --folder tiny-imagenet-200 --archive tiny-imagenet-200.zip --json prepare.json
-"""
+    python benchmarks/prepare.py --folder tiny-imagenet-200 --archive tiny-imagenet-200.zip
+--json prepare.json"""
 
 from __future__ import annotations
 
@@ -32,15 +33,23 @@ TENTH = Counts(train_per_class=50, val=1000, test=1000)
 
 
 def cpu_seconds() -> float:
-    """Give the processor time of this process and of its ended children: it tells the cost where others work beside."""
+    """Give the processor time of this process and of its ended children: it tells the cost where
+    others work beside.
+    """
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
 
 def peak_mb() -> float:
-    """Give the peak memory of this process. (On Linux ru_maxrss would hold that of the process that started it.)"""
+    """Give the peak memory of this process. (On Linux ru_maxrss would hold that of the process that
+    started it.)
+    """
     if sys.platform == "linux":
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(
+            line
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
         return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
@@ -52,10 +61,15 @@ def decode_share(share: list[bytes]) -> None:
 
 
 def time_baseline(contents: list[bytes], workers: int) -> dict[str, float]:
-    """Decode all in forked processes, which inherit the bytes; seconds from the first fork to the last end."""
+    """Decode all in forked processes, which inherit the bytes; seconds from the first fork to the
+    last end.
+    """
     context = multiprocessing.get_context("fork")
     begin, cpu_before = time.perf_counter(), cpu_seconds()
-    team = [context.Process(target=decode_share, args=(contents[number::workers],)) for number in range(workers)]
+    team = [
+        context.Process(target=decode_share, args=(contents[number::workers],))
+        for number in range(workers)
+    ]
     for process in team:
         process.start()
     for process in team:
@@ -66,7 +80,9 @@ def time_baseline(contents: list[bytes], workers: int) -> dict[str, float]:
 
 
 def measure_once(source: Path, home: Path, workers: int, expect: Counts) -> dict[str, float]:
-    """Prepare in this process, and call once more; seconds and peak MB of this process and of its largest worker."""
+    """Prepare in this process, and call once more; seconds and peak MB of this process and of its
+    largest worker.
+    """
     begin, cpu_before = time.perf_counter(), cpu_seconds()
     prepare(source, home=home, workers=workers, expect=expect)
     middle, cpu_after = time.perf_counter(), cpu_seconds()
@@ -85,7 +101,9 @@ def measure(source: Path, scratch: Path, workers: int, expect: Counts = TENTH) -
     """Run `measure_once` in a fresh process with an empty home."""
     home = scratch / "home"
     job = {"source": str(source), "home": str(home), "workers": workers, "expect": asdict(expect)}
-    out = subprocess.run([sys.executable, __file__, "--once", json.dumps(job)], check=True, capture_output=True).stdout
+    out = subprocess.run(
+        [sys.executable, __file__, "--once", json.dumps(job)], check=True, capture_output=True
+    ).stdout
     shutil.rmtree(home)
     result: dict[str, float] = json.loads(out)
     return result
@@ -97,11 +115,17 @@ def make_tenth(folder: Path, target: Path) -> Path:
     def copy_images(name: str, pattern: str, num: int) -> None:
         (target / name).mkdir(parents=True)
         for number in range(num):
-            shutil.copyfile(folder / name / pattern.format(number), target / name / pattern.format(number))
+            shutil.copyfile(
+                folder / name / pattern.format(number), target / name / pattern.format(number)
+            )
 
     def copy_lines(name: str, num: int) -> None:
         lines = (folder / name).read_text().splitlines(keepends=True)
-        kept = [line for line in lines if int(line.split("\t")[0].removesuffix(".JPEG").rpartition("_")[2]) < num]
+        kept = [
+            line
+            for line in lines
+            if int(line.split("\t")[0].removesuffix(".JPEG").rpartition("_")[2]) < num
+        ]
         (target / name).write_text("".join(kept))
 
     for wnid in (folder / "wnids.txt").read_text().split():
@@ -119,9 +143,13 @@ def medians(results: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(result[key] for result in results) for key in results[0]}
 
 
-def run(folder: Path, archive: Path | None, rounds: int, workers: int, scratch: Path) -> dict[str, Any]:
+def run(
+    folder: Path, archive: Path | None, rounds: int, workers: int, scratch: Path
+) -> dict[str, Any]:
     """Measure all; return what is printed."""
-    contents = [path.read_bytes() for path in sorted(folder.rglob("*.JPEG"))]  # warms the file cache too
+    contents = [
+        path.read_bytes() for path in sorted(folder.rglob("*.JPEG"))
+    ]  # warms the file cache too
     sources = {"folder": folder} | ({"archive": archive} if archive else {})
     baseline: list[dict[str, float]] = []
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
@@ -133,7 +161,10 @@ def run(folder: Path, archive: Path | None, rounds: int, workers: int, scratch: 
     pure = medians(baseline)
     rows = {name: medians(results) for name, results in runs.items()}
     for row in rows.values():
-        row |= {"ratio": row["seconds"] / pure["seconds"], "cpu_ratio": row["cpu_seconds"] / pure["cpu_seconds"]}
+        row |= {
+            "ratio": row["seconds"] / pure["seconds"],
+            "cpu_ratio": row["cpu_seconds"] / pure["cpu_seconds"],
+        }
     return {
         "images": len(contents), "workers": workers, "rounds": rounds, "machine": platform.platform(),
         "python": platform.python_version(), "baseline": baseline, "baseline_medians": pure,
@@ -142,25 +173,33 @@ def run(folder: Path, archive: Path | None, rounds: int, workers: int, scratch: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, help="the unpacked tiny-imagenet-200")
     parser.add_argument("--archive", type=Path, help="the same as a .zip")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=usable_cores())
-    parser.add_argument("--scratch", type=Path, help="where 1.5 GB are written and removed (default: temporary)")
+    parser.add_argument(
+        "--scratch", type=Path, help="where 1.5 GB are written and removed (default: temporary)"
+    )
     parser.add_argument("--json", type=Path, help="write every number here")
     parser.add_argument("--once", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["TINYSIGHT_DECODER"] = "pillow"  # the same decoder on both sides
     if options.once:
         job = json.loads(options.once)
-        result = measure_once(Path(job["source"]), Path(job["home"]), job["workers"], Counts(**job["expect"]))
+        result = measure_once(
+            Path(job["source"]), Path(job["home"]), job["workers"], Counts(**job["expect"])
+        )
         print(json.dumps(result))
         return
     if options.folder is None:
         parser.error("--folder is needed")
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        report = run(options.folder, options.archive, options.rounds, options.workers, Path(scratch))
+        report = run(
+            options.folder, options.archive, options.rounds, options.workers, Path(scratch)
+        )
     pure = report["baseline_medians"]
     print(f"{report['images']} images, {report['workers']} processes, median of {report['rounds']}")
     header = ("wall s", "ratio", "cpu s", "ratio", "again s", "parent MB", "worker MB")

@@ -1,17 +1,17 @@
 """The README's table of results, made from recorded rows, and the list of what is not run yet.
 
     python benchmarks/results.py           put the tables of benchmarks/results.jsonl into README.md
-    python benchmarks/results.py --check   fail when the README's tables are not those
-    python benchmarks/results.py --add RUN [RUN ...] --hardware "2 cores of ..." --record experiments/NNN-question.md
-                                           append the row of an evaluated run, or of one run with several seeds
-    python benchmarks/results.py --add-row FILE --record experiments/NNN-question.md
-                                           append the row that benchmarks/speedrun.py --out wrote
+    python benchmarks/results.py --check   fail when the README's tables are not those python
+    benchmarks/results.py --add RUN [RUN ...] --hardware "2 cores of ..." --record
+    experiments/NNN-question.md append the row of an evaluated run, or of one run with several seeds
+    python benchmarks/results.py --add-row FILE --record experiments/NNN-question.md append the row
+    that benchmarks/speedrun.py --out wrote
 
-A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes (of one training), seeds,
-top1_error (of several seeds the mean, with top1_errors and top1_sd) and its interval, top5_error, record (the page that
-tells more). Errors are shares of the official val, reported once. A row of "status": "not run" has recipe, target,
-needs and the command that will run it; it goes when a row of that recipe, as long as the recipe says, is added.
-"""
+A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes (of
+one training), seeds, top1_error (of several seeds the mean, with top1_errors and top1_sd) and
+its interval, top5_error, record (the page that tells more). Errors are shares of the official
+val, reported once. A row of "status": "not run" has recipe, target, needs and the command that
+will run it; it goes when a row of that recipe, as long as the recipe says, is added."""
 
 from __future__ import annotations
 
@@ -29,7 +29,18 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "benchmarks" / "results.jsonl"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 MEASURED = {
-    *("date", "commit", "command", "data", "recipe", "parameters", "hardware", "minutes", "seeds", "epochs"),
+    *(
+        "date",
+        "commit",
+        "command",
+        "data",
+        "recipe",
+        "parameters",
+        "hardware",
+        "minutes",
+        "seeds",
+        "epochs",
+    ),
     *("top1_error", "top5_error", "record"),
 }
 NOT_RUN = {"status", "recipe", "data", "target", "needs", "command"}
@@ -40,10 +51,11 @@ REPORT = (
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as Markdown: a table, the lowest error first, above the report's own rows; the commands; what
-    is not run yet.
-    """
-    measured = sorted((row for row in rows if not _waits(row)), key=lambda row: float(row["top1_error"]))
+    """Return the rows as Markdown: a table, the lowest error first, above the report's own rows;
+    the commands; what is not run yet."""
+    measured = sorted(
+        (row for row in rows if not _waits(row)), key=lambda row: float(row["top1_error"])
+    )
     waiting = [row for row in rows if _waits(row)]
     lines = [
         "| recipe | parameters | top-1 error | top-5 error | trained on | time | seeds | |",
@@ -54,7 +66,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         "One seed's error has its 95 % interval behind it, the mean of several their standard deviation. The commands:",
         "",
         "```sh",
-        *(f"{row['command']}  # {_percent(row['top1_error'])}, commit {row['commit'][:12]}" for row in measured),
+        *(
+            f"{row['command']}  # {_percent(row['top1_error'])}, commit {row['commit'][:12]}"
+            for row in measured
+        ),
         "```",
     ]
     if waiting:
@@ -67,7 +82,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
     for command, needs in dict.fromkeys((row["command"], row["needs"]) for row in waiting):
         alike = [
-            f"{_what(row)}: {row['target']}" for row in waiting if (row["command"], row["needs"]) == (command, needs)
+            f"{_what(row)}: {row['target']}"
+            for row in waiting
+            if (row["command"], row["needs"]) == (command, needs)
         ]
         lines.append(f"| {'; '.join(alike)} | {needs} | `{command}` |")
     return "\n".join(lines)
@@ -106,11 +123,15 @@ def _waits(row: dict[str, Any]) -> bool:
 
 
 def with_table(readme: str, rows: list[dict[str, Any]]) -> str:
-    """Return the README's text with the table between its marks; raise ValueError when the marks are missing."""
+    """Return the README's text with the table between its marks; raise ValueError when the marks
+    are missing.
+    """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"README.md lacks the marks {BEGIN} and {END}; put them where the table belongs")
+        raise ValueError(
+            f"README.md lacks the marks {BEGIN} and {END}; put them where the table belongs"
+        )
     return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
 
 
@@ -126,35 +147,47 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]:
-    """Return the row of a finished run that was evaluated on val, or of several that differ in their seed only."""
-    from tinysight import models, runs
-    from tinysight.deploy.predictor import Predictor
+    """Return the row of a finished run that was evaluated on val, or of several that differ in
+    their seed only.
+    """
+    from tinysight import models
+    from tinysight import run as runs
+    from tinysight.predict.predictor import Predictor
 
     told = [runs.read_record(folder) for folder in folders]
     first = told[0]
     for other in told[1:]:
         alike = replace(other.run, train=replace(other.run.train, seed=first.run.train.seed))
         if alike != first.run:
-            raise ValueError(runs.other_run(other.folder, alike, first.run) + "; give runs that differ in their seed")
+            raise ValueError(
+                runs.other_run(other.folder, alike, first.run)
+                + "; give runs that differ in their seed"
+            )
     seeds = [each.run.train.seed for each in told]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"the seeds are {', '.join(map(str, seeds))}; give each once")
     evaluations = [json.loads((folder / "evaluation-val.json").read_bytes()) for folder in folders]
     summaries = [json.loads((folder / "summary.json").read_bytes()) for folder in folders]
-    num_classes = len(Predictor(folders[0]).card.class_names)
+    num_classes = len(Predictor(folders[0]).metadata.class_names)
     stamp = max((folder / "evaluation-val.json").stat().st_mtime for folder in folders)
     names = ["top1_error", "top5_error", "loss", "calibration_error"]
     if len(folders) == 1:
         names[1:1] = ["top1_low", "top1_high"]
     errors = [each["top1_error"] for each in evaluations]
-    several = {"top1_errors": errors, "top1_sd": round(statistics.stdev(errors), 6)} if len(errors) > 1 else {}
+    several = (
+        {"top1_errors": errors, "top1_sd": round(statistics.stdev(errors), 6)}
+        if len(errors) > 1
+        else {}
+    )
     return {
         "date": datetime.fromtimestamp(stamp, tz=UTC).date().isoformat(),
         "commit": first.versions.get("commit", ""),
         "command": portable(first.command),
         "data": first.run.data.name,
         "recipe": first.run.recipe,
-        "parameters": models.num_parameters(first.run.model.name, num_classes, first.run.model.options),
+        "parameters": models.num_parameters(
+            first.run.model.name, num_classes, first.run.model.options
+        ),
         "hardware": hardware,
         "minutes": round(statistics.mean(each["seconds"] for each in summaries) / 60, 1),
         "seeds": seeds,
@@ -166,7 +199,8 @@ def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]
 
 
 def portable(command: str) -> str:
-    """Return a command, of several lines where settings changed amid the training, without the places of its machine.
+    """Return a command, of several lines where settings changed amid the training, without the
+    places of its machine.
 
     Those are --home, a --name with a folder, and the folder of an encoder's run.
     """
@@ -183,8 +217,8 @@ def _portable_line(command: str) -> str:
             continue
         elif word == "--name":
             kept += [word, name]
-        elif word.startswith("localise.encoder=") and "/" in word:
-            kept.append(f"localise.encoder=runs/{word.rpartition('/')[2]}")
+        elif word.startswith("localizer.encoder=") and "/" in word:
+            kept.append(f"localizer.encoder=runs/{word.rpartition('/')[2]}")
         else:
             kept.append(word)
     if "--name" not in kept:
@@ -209,7 +243,9 @@ def with_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, 
 
 def main() -> None:
     """Write, check or extend the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--add", type=Path, metavar="RUN", nargs="+")
     parser.add_argument("--add-row", type=Path, metavar="FILE")
@@ -228,7 +264,9 @@ def main() -> None:
             else:
                 row = {**json.loads(arguments.add_row.read_bytes()), "record": arguments.record}
                 if row["split"] != "val":
-                    raise ValueError(f"the row's errors are {row['split']}'s; results are reported on val")
+                    raise ValueError(
+                        f"the row's errors are {row['split']}'s; results are reported on val"
+                    )
             rows = with_row(rows, row)
             ROWS.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     except (ValueError, OSError) as error:

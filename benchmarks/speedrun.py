@@ -1,13 +1,15 @@
-"""Seconds of training to the report's best validation error on Tiny ImageNet, 37.56 %, by the rules of README.md here.
+"""Seconds of training to the report's best validation error on Tiny ImageNet, 37.56 %, by the rules
+of README.md here.
 
-    python benchmarks/speedrun.py RECIPE [FIELD=VALUE ...] [--data tiny-imagenet] [--seeds 5] [--split minival]
-                                  [--target 37.56] [--hardware "..."] [--out row.json]
+    python benchmarks/speedrun.py RECIPE [FIELD=VALUE ...] [--data tiny-imagenet] [--seeds 5]
+                                  [--split minival] [--target 37.56] [--hardware "..."] [--out
+                                  row.json]
 
-Trains a recipe with the seeds 0, 1, ... and prints a line each: seconds, error. The clock runs from the first request
-for a batch, the images being on the device, until the final weights are there; making the model comes before it, and
-so do compiling and a pass forward and backward at every size, stated apart; scoring comes after it. `--split val` is
-for a record, once; choices are made on minival. `--out` writes the row for `python benchmarks/results.py --add-row`.
-"""
+Trains a recipe with the seeds 0, 1, ... and prints a line each: seconds, error. The clock runs
+from the first request for a batch, the images being on the device, until the final weights are
+there; making the model comes before it, and so do compiling and a pass forward and backward at
+every size, stated apart; scoring comes after it. `--split val` is for a record, once; choices
+are made on minival. `--out` writes the row for `python benchmarks/results.py --add-row`."""
 
 from __future__ import annotations
 
@@ -24,16 +26,17 @@ from typing import Any
 
 import torch
 
-from tinysight import config, models, runs
-from tinysight.config import Run
-from tinysight.data.pack import Pack, data_home, open_pack
-from tinysight.deploy.scores import Metrics, measure
-from tinysight.device import Placement, place, synchronise
+from tinysight import config, models
+from tinysight import run as runs
+from tinysight.config import Config
+from tinysight.data.build import Dataset, data_home, open_dataset
+from tinysight.device import Runtime, select_device, synchronize
+from tinysight.evaluation.evaluate import run_model
+from tinysight.evaluation.scores import Metrics, measure
 from tinysight.recipes import recipe
-from tinysight.train import treatment
-from tinysight.train.evaluate import run_model
-from tinysight.train.training import Training, check
-from tinysight.train.world import World
+from tinysight.train import augmentation
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.trainer import Trainer, check
 
 LEAST_SEEDS = 5  # of a record
 TARGET = 0.3756  # Wu et al. 2017, the Inception-ResNet
@@ -41,7 +44,9 @@ TARGET = 0.3756  # Wu et al. 2017, the Inception-ResNet
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One training: seconds by the clock, seconds of compiling and warming up before it, and its errors."""
+    """One training: seconds by the clock, seconds of compiling and warming up before it, and its
+    errors.
+    """
 
     seed: int
     seconds: float
@@ -49,34 +54,40 @@ class Attempt:
     metrics: Metrics
 
 
-def check_rules(run: Run) -> None:
-    """Raise ValueError when a run looks at errors while it trains: there is no evaluation within the clock."""
-    if run.schedule.name == "plateau" or run.train.final == "best":
-        raise ValueError("a speedrun watches no error; set another schedule than plateau, and train.final=last")
+def check_rules(run: Config) -> None:
+    """Raise ValueError when a run looks at errors while it trains: there is no evaluation within
+    the clock.
+    """
+    if run.schedule.name == "plateau" or run.train.keep_weights == "best":
+        raise ValueError(
+            "a speedrun watches no error; set another schedule than plateau, and train.keep_weights=last"
+        )
 
 
-def attempt(run: Run, pack: Pack, placement: Placement, split: str) -> Attempt:
+def attempt(run: Config, pack: Dataset, runtime: Runtime, split: str) -> Attempt:
     """Train `run` once by the rules and score a split; the process's random state stays as it is."""
-    with torch.random.fork_rng(_cuda(placement)):
-        return _attempt(run, pack, placement, split)
+    with torch.random.fork_rng(_cuda(runtime)):
+        return _attempt(run, pack, runtime, split)
 
 
-def _cuda(placement: Placement) -> list[torch.device]:
-    return [placement.device] if placement.device.type == "cuda" else []
+def _cuda(runtime: Runtime) -> list[torch.device]:
+    return [runtime.device] if runtime.device.type == "cuda" else []
 
 
-def _attempt(run: Run, pack: Pack, placement: Placement, split: str) -> Attempt:
-    training = Training(run, pack, placement, World())
+def _attempt(run: Config, pack: Dataset, runtime: Runtime, split: str) -> Attempt:
+    training = Trainer(run, pack, runtime, DistributedContext())
     compile_seconds = _warm_up(training)
-    synchronise(placement.device)
+    synchronize(runtime.device)
     begun = time.perf_counter()
     for number in range(training.total):
         training.step(training.batches.batch(number))
     model = training.judged_model()
-    synchronise(placement.device)
+    synchronize(runtime.device)
     seconds = time.perf_counter() - begun
     if training.broken() or training.step_number < training.total:
-        raise ValueError(f"seed {run.train.seed}: loss or gradient was not finite; lower optimiser.lr")
+        raise ValueError(
+            f"seed {run.train.seed}: loss or gradient was not finite; lower optimizer.lr"
+        )
     scores = run_model(
         model,
         pack.images,
@@ -85,35 +96,48 @@ def _attempt(run: Run, pack: Pack, placement: Placement, split: str) -> Attempt:
         crop=training.crop,
         size=training.final_size,
         flip_average=run.train.flip_average,
-        placement=placement,
+        runtime=runtime,
     )
-    return Attempt(seed=run.train.seed, seconds=seconds, compile_seconds=compile_seconds, metrics=measure(scores))
+    return Attempt(
+        seed=run.train.seed,
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+        metrics=measure(scores),
+    )
 
 
-def _warm_up(training: Training) -> float:
-    """Go forward and backward once at every size, change nothing that is trained, and return the seconds it took.
+def _warm_up(training: Trainer) -> float:
+    """Go forward and backward once at every size, change nothing that is trained, and return the
+    seconds it took.
 
-    The batch is one behind the last: the orders and draws of the real ones are still made within the clock.
-    """
+    The batch is one behind the last: the orders and draws of the real ones are still made within
+    the clock."""
     begun = time.perf_counter()
     state = {name: value.clone() for name, value in training.model.state_dict().items()}
     sizes = dict.fromkeys(pixels for _, pixels in training.run.train.sizes) or [training.crop]
     batch = training.batches.batch(training.total)
-    with torch.random.fork_rng(_cuda(training.placement)):  # dropout draws
+    with torch.random.fork_rng(_cuda(training.runtime)):  # dropout draws
         for size in sizes:
-            images, _ = treatment.apply(
-                batch.images, batch.labels, batch.draws, crop=training.crop, size=size, mixing_on=False
+            images, _ = augmentation.apply(
+                batch.images,
+                batch.labels,
+                batch.draws,
+                crop=training.crop,
+                size=size,
+                mixing_on=False,
             )
-            with training.placement.autocast():
+            with training.runtime.autocast():
                 loss = training.forward(images).float().square().mean()
             loss.backward()
-    training.optimiser.zero_grad(set_to_none=True)
+    training.optimizer.zero_grad(set_to_none=True)
     training.model.load_state_dict(state)
-    synchronise(training.placement.device)
+    synchronize(training.runtime.device)
     return time.perf_counter() - begun
 
 
-def row_of(run: Run, attempts: list[Attempt], *, pack: Pack, split: str, hardware: str, command: str) -> dict[str, Any]:
+def row_of(
+    run: Config, attempts: list[Attempt], *, pack: Dataset, split: str, hardware: str, command: str
+) -> dict[str, Any]:
     """Return what results.jsonl holds of a speedrun, all but the page that tells more."""
     seconds = [each.seconds for each in attempts]
     errors = [each.metrics.top1_error for each in attempts]
@@ -125,7 +149,9 @@ def row_of(run: Run, attempts: list[Attempt], *, pack: Pack, split: str, hardwar
         "data": pack.name,
         "split": split,
         "recipe": run.recipe,
-        "parameters": models.num_parameters(run.model.name, len(pack.class_names), run.model.options),
+        "parameters": models.num_parameters(
+            run.model.name, len(pack.class_names), run.model.options
+        ),
         "hardware": hardware,
         "minutes": round(statistics.mean(seconds) / 60, 4),
         "seconds": [round(value, 2) for value in seconds],
@@ -144,16 +170,26 @@ def verdict(row: dict[str, Any], target: float) -> str:
     reached = row["top1_error"] <= target
     wanting = [
         *([] if row["split"] == "val" else ["the error is not val's"]),
-        *([] if len(row["seeds"]) >= LEAST_SEEDS else [f"{len(row['seeds'])} seeds, {LEAST_SEEDS} are needed"]),
+        *(
+            []
+            if len(row["seeds"]) >= LEAST_SEEDS
+            else [f"{len(row['seeds'])} seeds, {LEAST_SEEDS} are needed"]
+        ),
         *([] if reached else [f"the mean error is above {target:.2%}"]),
     ]
     seconds = statistics.mean(row["seconds"])
-    return f"{seconds:.2f} s to {row['top1_error']:.2%}: " + ("; ".join(wanting) or "by the rules") + "."
+    return (
+        f"{seconds:.2f} s to {row['top1_error']:.2%}: "
+        + ("; ".join(wanting) or "by the rules")
+        + "."
+    )
 
 
 def main() -> None:
     """Train the seeds one after the other and print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("settings", nargs="*", metavar="FIELD=VALUE")
     parser.add_argument("--data", default="tiny-imagenet")
@@ -166,19 +202,23 @@ def main() -> None:
     if options.seeds < 1:
         parser.error("--seeds is below 1")
     try:
-        run = config.override(recipe(options.recipe), dict(config.parse_assignments(options.settings)))
+        run = config.override(
+            recipe(options.recipe), dict(config.parse_assignments(options.settings))
+        )
         run = replace(run, data=replace(run.data, name=options.data))
         check_rules(run)
-        pack = open_pack(options.data, home=data_home())
-        check(run, pack, World())
+        pack = open_dataset(options.data, home=data_home())
+        check(run, pack, DistributedContext())
         if options.split == "minival" and run.data.train != "train":
-            raise ValueError("data.train is train+minival, so minival tells nothing; score val, once, for the record")
-        placement = place(run.train.device, run.train.precision)
-        print(f"{run.recipe} on {pack.name}, {placement.describe()}", flush=True)
+            raise ValueError(
+                "data.train is train+minival, so minival tells nothing; score val, once, for the record"
+            )
+        runtime = select_device(run.train.device, run.train.precision)
+        print(f"{run.recipe} on {pack.name}, {runtime.describe()}", flush=True)
         attempts = []
         for seed in range(options.seeds):
             seeded = replace(run, train=replace(run.train, seed=seed))
-            attempts.append(attempt(seeded, pack, placement, options.split))
+            attempts.append(attempt(seeded, pack, runtime, options.split))
             done = attempts[-1]
             print(
                 f"seed {seed}: {done.seconds:8.2f} s, {options.split} error {done.metrics.top1_error:.2%}"
@@ -193,7 +233,7 @@ def main() -> None:
         attempts,
         pack=pack,
         split=options.split,
-        hardware=options.hardware or placement.describe(),
+        hardware=options.hardware or runtime.describe(),
         command=shlex.join(["python", "benchmarks/speedrun.py", *sys.argv[1:]]),
     )
     print(verdict(row, options.target / 100))

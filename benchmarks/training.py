@@ -1,14 +1,15 @@
-"""How fast the loop trains, beside a plain fp32 loop, the bare arithmetic, and the machine's matrix product.
+"""How fast the loop trains, beside a plain fp32 loop, the bare arithmetic, and the machine's matrix
+product.
 
     python benchmarks/training.py [--rounds 3] [--steps 12] [--layers 18] [--json FILE]
 
-Three ways to train the same model on the same batches, in turn, in one process: (A) the plain loop that a tutorial
-shows, fp32; (B) the bare arithmetic in channels_last, its batch made once; (C) `tinysight.train.loop.train` as users
-run it: shuffled batches, augmentation, a line of the log every 10 steps, TensorBoard, a checkpoint at the end. B, C and
-the matrix product that each round also measures are in bf16 where this machine has it, else in fp32 (emulated bf16 is
-hundreds of times slower). The first two steps of each are not counted. Medians over the rounds; the ratios are of
-figures of the same round.
-"""
+Three ways to train the same model on the same batches, in turn, in one process: (A) the plain
+loop that a tutorial shows, fp32; (B) the bare arithmetic in channels_last, its batch made once;
+(C) `tinysight.train.loop.train` as users run it: shuffled batches, augmentation, a line of the
+log every 10 steps, TensorBoard, a checkpoint at the end. B, C and the matrix product that each
+round also measures are in bf16 where this machine has it, else in fp32 (emulated bf16 is
+hundreds of times slower). The first two steps of each are not counted. Medians over the rounds;
+the ratios are of figures of the same round."""
 
 from __future__ import annotations
 
@@ -23,19 +24,20 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from tinysight import models, runs
+from tinysight import models
+from tinysight import run as runs
 from tinysight.config import override
 from tinysight.data import shapes
-from tinysight.device import Placement, matmul_rate, place
+from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
 from tinysight.train.bench import STEP_WORK
-from tinysight.train.loop import Quiet, train
-from tinysight.train.world import World
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.loop import NullReporter, train
 
 BATCH, CROP, SKIPPED = 128, 56, 2
 
 
-class Stopwatch(Quiet):
+class Stopwatch(NullReporter):
     """Note when each step ended."""
 
     def __init__(self) -> None:
@@ -45,36 +47,63 @@ class Stopwatch(Quiet):
         self.times.append(time.perf_counter())
 
 
-def plain_rate(n: int, num_classes: int, steps: int, *, channels_last: bool = False, bf16: bool = False) -> float:
+def plain_rate(
+    n: int, num_classes: int, steps: int, *, channels_last: bool = False, bf16: bool = False
+) -> float:
     """Images a second of a loop over one ready batch."""
     model = models.build("resnet", num_classes, {"n": n})
     images = torch.randint(0, 256, (BATCH, 3, CROP, CROP)).float()
     if channels_last:
-        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+        model, images = (
+            model.to(memory_format=torch.channels_last),
+            images.to(memory_format=torch.channels_last),
+        )
     labels = torch.arange(BATCH) % num_classes
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=2e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=2e-4
+    )
     start = 0.0
     for step in range(SKIPPED + steps):
         if step == SKIPPED:
             start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(model(images), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return BATCH * steps / (time.perf_counter() - start)
 
 
-def loop_rate(n: int, pack: Any, folder: Path, placement: Placement) -> tuple[float, float]:
-    """Images a second of the real loop, steps alone and with everything up to the end of the checkpoint."""
+def loop_rate(n: int, pack: Any, folder: Path, runtime: Runtime) -> tuple[float, float]:
+    """Images a second of the real loop, steps alone and with everything up to the end of the
+    checkpoint.
+    """
     run = override(
         recipe("resnet18-report"),
-        {"data.name": "shapes", "data.monitor": "none", "schedule.name": "constant", "train.final": "last"}
-        | {"train.epochs": 1, "train.batch_size": BATCH, "train.log_every": 10, "model.options.n": n},
+        {
+            "data.name": "shapes",
+            "data.monitor": "none",
+            "schedule.name": "constant",
+            "train.keep_weights": "last",
+        }
+        | {
+            "train.epochs": 1,
+            "train.batch_size": BATCH,
+            "train.log_every": 10,
+            "model.options.n": n,
+        },
     )
     watch = Stopwatch()
     folder.mkdir()
-    train(run, pack, folder, placement=placement, world=World(), reporter=watch, versions=runs.versions())
+    train(
+        run,
+        pack,
+        folder,
+        runtime=runtime,
+        distributed=DistributedContext(),
+        reporter=watch,
+        versions=runs.versions(),
+    )
     end = time.perf_counter()
     begin = watch.times[SKIPPED - 1]
     counted = BATCH * (len(watch.times) - SKIPPED)
@@ -83,37 +112,51 @@ def loop_rate(n: int, pack: Any, folder: Path, placement: Placement) -> tuple[fl
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--layers", type=int, default=18, choices=(10, 18))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     n = 2 if arguments.layers == 18 else 1
-    placement = place("cpu")
-    precision = "bf16" if placement.bf16 else "fp32"
+    runtime = select_device("cpu")
+    precision = "bf16" if runtime.bf16 else "fp32"
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         num_train = BATCH * (arguments.steps + SKIPPED)
-        pack = shapes.prepare(home=home, num_train=num_train, num_minival=24, num_val=24, num_test=0)
+        pack = shapes.prepare(
+            home=home, num_train=num_train, num_minival=24, num_val=24, num_test=0
+        )
         work = STEP_WORK * models.count_multiply_adds(models.build("resnet", 24, {"n": n}), CROP)
         for number in range(arguments.rounds):
             row = {"plain_fp32": plain_rate(n, 24, arguments.steps)}
-            row[f"bare_{precision}"] = plain_rate(n, 24, arguments.steps, channels_last=True, bf16=placement.bf16)
-            row["loop_steps"], row["loop_all"] = loop_rate(n, pack, home / f"run{number}", placement)
-            row[f"matmul_{precision}"] = matmul_rate(torch.bfloat16 if placement.bf16 else torch.float32, seconds=2.0)
+            row[f"bare_{precision}"] = plain_rate(
+                n, 24, arguments.steps, channels_last=True, bf16=runtime.bf16
+            )
+            row["loop_steps"], row["loop_all"] = loop_rate(n, pack, home / f"run{number}", runtime)
+            row[f"matmul_{precision}"] = matmul_rate(
+                torch.bfloat16 if runtime.bf16 else torch.float32, seconds=2.0
+            )
             row["loop_over_plain"] = row["loop_steps"] / row["plain_fp32"]
             row["loop_over_bare"] = row["loop_steps"] / row[f"bare_{precision}"]
             row["share_of_matmul"] = row["loop_steps"] * work / row[f"matmul_{precision}"]
             rows.append(row)
             print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-    print(f"\n{arguments.layers} layers, batch {BATCH}, {placement.describe()}: medians of {arguments.rounds} rounds")
+    print(
+        f"\n{arguments.layers} layers, batch {BATCH}, {runtime.describe()}: medians of {arguments.rounds} rounds"
+    )
     print(f"  plain fp32 loop           {medians['plain_fp32']:8.1f} images/s")
     print(f"  bare {precision}, channels_last  {medians[f'bare_{precision}']:8.1f}")
-    print(f"  the loop, its steps       {medians['loop_steps']:8.1f}   {medians['loop_over_plain']:.2f} x plain")
-    print(f"  the loop, with everything {medians['loop_all']:8.1f}   (one checkpoint for {arguments.steps} steps)")
+    print(
+        f"  the loop, its steps       {medians['loop_steps']:8.1f}   {medians['loop_over_plain']:.2f} x plain"
+    )
+    print(
+        f"  the loop, with everything {medians['loop_all']:8.1f}   (one checkpoint for {arguments.steps} steps)"
+    )
     share = medians["share_of_matmul"]
     print(
         f"  {precision} matrix product       {medians[f'matmul_{precision}'] / 1e9:8.0f} GFLOP/s, of which {share:.0%}"

@@ -1,4 +1,6 @@
-"""What the tests share: one thread, a small pack of drawn shapes, small models, and runs that take a second."""
+"""What the tests share: one thread, a small pack of drawn shapes, small models, and runs that take
+a second.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests share few cores, and some compare bytes
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is imported: tests share few cores, and some compare bytes
+)
 
 if TYPE_CHECKING:
-    from tinysight.config import Run
-    from tinysight.data.pack import Pack
+    from tinysight.config import Config
+    from tinysight.data.build import Dataset
 
-MakeRun = Callable[..., "Run"]
+MakeRun = Callable[..., "Config"]
 Tinysight = Callable[..., tuple[int, str, str]]
 
 
@@ -29,12 +33,19 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pack(data_home: Path) -> Pack:
+def pack(data_home: Path) -> Dataset:
     """72 + 24 + 24 + 12 drawn scenes of 32 pixels in 24 classes."""
     from tinysight.data import shapes
 
     return shapes.prepare(
-        home=data_home, num_train=72, num_minival=24, num_val=24, num_test=12, image_size=32, name="small", workers=1
+        home=data_home,
+        num_train=72,
+        num_minival=24,
+        num_val=24,
+        num_test=12,
+        image_size=32,
+        name="small",
+        workers=1,
     )
 
 
@@ -84,24 +95,34 @@ def small_models(_small_models: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def make_run(small_models: ModuleType) -> MakeRun:
-    """Make a run that has everything a resumed training can get wrong; keywords change it, `train__epochs=2`.
+    """Make a run that has everything a resumed training can get wrong; keywords change it,
+    `train__epochs=2`.
 
     5 + 4 + 5 batches of 16 in 3 epochs of 72 images, the batches 5 and 10 straddling two.
     """
-    from tinysight.config import Augment, Data, Model, Optimiser, Run, Schedule, Train, override
+    from tinysight.config import (
+        AugmentConfig,
+        Config,
+        DataConfig,
+        ModelConfig,
+        OptimizerConfig,
+        ScheduleConfig,
+        TrainConfig,
+        override,
+    )
 
-    def make(**changes: Any) -> Run:
-        run = Run(
+    def make(**changes: Any) -> Config:
+        run = Config(
             recipe="test",
-            data=Data(name="small"),
-            augment=Augment(crop=24),
-            model=Model(name="small", options={"dropout": 0.3}),
-            optimiser=Optimiser(lr=0.05, decay_all=False),
-            schedule=Schedule(name="plateau", warmup=0.5, patience=0, factor=0.5),
-            train=Train(
+            data=DataConfig(name="small"),
+            augment=AugmentConfig(crop=24),
+            model=ModelConfig(name="small", options={"dropout": 0.3}),
+            optimizer=OptimizerConfig(lr=0.05, decay_all=False),
+            schedule=ScheduleConfig(name="plateau", warmup=0.5, patience=0, factor=0.5),
+            train=TrainConfig(
                 epochs=3,
                 batch_size=16,
-                average_decay=0.9,
+                ema_decay=0.9,
                 label_smoothing=0.1,
                 flip_average=True,
                 precision="fp32",

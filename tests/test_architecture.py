@@ -1,4 +1,6 @@
-"""Imports run one way, and importing or asking for help loads nothing heavy and leaves nothing behind."""
+"""Imports run one way, and importing or asking for help loads nothing heavy and leaves nothing
+behind.
+"""
 
 from __future__ import annotations
 
@@ -16,59 +18,90 @@ import tinysight
 SOURCE = Path(tinysight.__file__).parent
 STANDARD = set(sys.stdlib_module_names)
 
-# What each part may import, beside itself and the standard library; docs/architecture.md says it in words.
+# What each part may import besides itself and the standard library; docs/architecture.md shows it.
 PARTS: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": {"api", "config", "data", "predict", "recipes", "run"},
     "__main__": {"cli"},
-    "config": set(),
-    "recipes": {"config"},
-    "studies": {"config", "recipes"},
-    "runs": {"__init__", "config"},
+    "config": {"files"},
+    "files": set(),
+    "recipes": {"config", "files"},
+    "run": {"__init__", "config", "files"},
     "device": {"torch"},
     "images": {"numpy", "PIL"},
-    "ops": {"torch", "scipy"},
-    "data": {"images", "numpy", "PIL", "filelock", "simplejpeg"},
-    "data.batches": {"data", "ops", "numpy", "torch"},
-    "models": {"ops", "torch"},
-    "deploy": {"images", "models", "ops", "device", "numpy", "torch", "safetensors"},
+    "ops": {"torch", "scipy", "numpy"},
+    "data": {"__init__", "files", "images", "numpy", "PIL", "filelock", "simplejpeg"},
+    "data.batches": {"data", "files", "ops", "numpy", "torch"},
+    "models": {"files", "ops", "torch"},
+    "predict": {
+        "files",
+        "images",
+        "models",
+        "ops",
+        "device",
+        "numpy",
+        "PIL",
+        "torch",
+        "safetensors",
+    },
+    "evaluation": {
+        *("config", "files", "run", "device", "ops", "data", "data.batches", "models", "predict"),
+        *("numpy", "torch", "safetensors"),
+    },
     "train": {
-        *("__init__", "config", "recipes", "studies", "runs", "device", "ops", "data", "data.batches", "models"),
-        *("deploy", "ray"),
+        *("__init__", "config", "recipes", "run", "files", "device", "ops", "data", "data.batches"),
+        *("models", "predict", "evaluation"),
         *("numpy", "torch", "safetensors", "filelock", "rich"),
     },
     "analysis": {
-        *("__init__", "config", "runs", "ops", "data", "data.batches", "models", "deploy"),
+        *("__init__", "config", "run", "files", "device", "ops", "data", "data.batches", "models"),
+        *("predict", "evaluation"),
         *("numpy", "torch", "PIL", "matplotlib", "safetensors", "jinja2", "markupsafe", "scipy"),
+    },
+    "study": {
+        *("__init__", "config", "recipes", "run", "files", "device", "ops", "data", "data.batches"),
+        *("models", "predict", "evaluation", "train", "analysis"),
+        *("numpy", "torch", "matplotlib", "scipy", "ray"),
+    },
+    "api": {
+        *("__init__", "config", "recipes", "run", "files", "device", "images", "ops", "data"),
+        *("models", "predict", "evaluation", "train", "analysis", "study", "numpy", "torch"),
     },
     "cli": {
         *(
             "__init__",
+            "api",
             "config",
             "recipes",
-            "studies",
-            "runs",
+            "run",
+            "files",
             "device",
             "images",
             "ops",
             "data",
-            "models",
-            "train",
-            "analysis",
         ),
-        *("deploy", "typer", "rich", "numpy", "torch"),
+        *("models", "predict", "evaluation", "train", "analysis", "study"),
+        *("typer", "rich", "numpy", "torch"),
     },
 }
 
 
 def part_of(module: str) -> str:
-    """Name the part that a module of tinysight (without that prefix) belongs to: the longest one known."""
+    """Name the part that a module of tinysight (without that prefix) belongs to: the longest one
+    known.
+    """
     names = module.split(".")
-    known = [".".join(names[:length]) for length in range(len(names), 0, -1) if ".".join(names[:length]) in PARTS]
+    known = [
+        ".".join(names[:length])
+        for length in range(len(names), 0, -1)
+        if ".".join(names[:length]) in PARTS
+    ]
     return known[0] if known else names[0]
 
 
 def imports(tree: ast.AST, modules: Iterable[str]) -> set[str]:
-    """List what a source file imports: modules of tinysight without that prefix, others by their first name."""
+    """List what a source file imports: modules of tinysight without that prefix, others by their
+    first name.
+    """
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -84,7 +117,11 @@ def imports(tree: ast.AST, modules: Iterable[str]) -> set[str]:
             if name == "tinysight":
                 found.add("__init__")
             else:
-                found.add(name.removeprefix("tinysight.") if name.startswith("tinysight.") else name.split(".")[0])
+                found.add(
+                    name.removeprefix("tinysight.")
+                    if name.startswith("tinysight.")
+                    else name.split(".")[0]
+                )
     return found
 
 
@@ -93,7 +130,9 @@ def violations(sources: dict[str, str]) -> list[str]:
     faults = []
     for module, text in sources.items():
         own = part_of(module)
-        assert own in PARTS, f"{module} belongs to no part: add a row to PARTS and to docs/architecture.md"
+        assert own in PARTS, (
+            f"{module} belongs to no part: add a row to PARTS and to docs/architecture.md"
+        )
         for name in sorted(imports(ast.parse(text), sources)):
             other = part_of(name)
             if name not in STANDARD and other != own and other not in PARTS[own]:
@@ -118,24 +157,24 @@ def test_imports_run_one_way() -> None:
     ("module", "line", "fault"),
     [
         ("ops.boxes2", "from tinysight.models import build", "models"),
-        ("ops.boxes2", "import numpy as np", "numpy"),
-        ("models.vgg", "from tinysight.config import Model", "config"),
+        ("ops.boxes2", "import matplotlib", "matplotlib"),
+        ("models.vgg", "from tinysight.config import ModelConfig", "config"),
         ("models.vgg", "from tinysight import config", "config"),
-        ("models.vgg", "import tinysight.data.pack", "data.pack"),
+        ("models.vgg", "import tinysight.data.build", "data.build"),
         ("data.voc", "import torch", "torch"),
         ("data.voc", "from torch.nn import functional", "torch"),
-        ("data.voc", "from tinysight.data.batches import Batches", "data.batches"),
+        ("data.voc", "from tinysight.data.batches import Loader", "data.batches"),
         ("data.voc", "def late():\n    from tinysight.train import loop", "train.loop"),
-        ("deploy.server", "from tinysight.train import evaluate", "train.evaluate"),
-        ("deploy.server", "from tinysight.data.pack import Pack", "data.pack"),
+        ("predict.server", "from tinysight.train import trainer", "train.trainer"),
+        ("predict.server", "from tinysight.data.build import Dataset", "data.build"),
         ("config", "import numpy", "numpy"),
         ("recipes", "from tinysight.models import MODELS", "models"),
-        ("studies", "from tinysight.train.plan import Job", "train.plan"),
-        ("runs", "import torch", "torch"),
+        ("evaluation.evaluate", "from tinysight.train import trainer", "train.trainer"),
+        ("run", "import torch", "torch"),
         ("train.loop", "import tinysight.cli", "cli"),
         ("train.loop", "from tinysight.analysis.curves import draw_curves", "analysis.curves"),
-        ("analysis.study", "from tinysight.studies import Study", "studies"),
-        ("analysis.curves", "from tinysight.train.log import Journal", "train.log"),
+        ("analysis.plots", "from tinysight.study.definitions import Study", "study.definitions"),
+        ("analysis.curves", "from tinysight.train.log import RunLogger", "train.log"),
         ("images", "import torch", "torch"),
         ("device", "from tinysight import train", "train"),
     ],
@@ -147,18 +186,24 @@ def test_a_planted_violation_is_found(module: str, line: str, fault: str) -> Non
 
 
 def test_every_part_of_the_page_is_there_and_no_other() -> None:
-    assert {part_of(module) for module in _sources()} == set(PARTS)
+    assert {part_of(module) for module in _sources()} == set(PARTS) - {"api"}  # api: to come
 
 
 @pytest.mark.parametrize("arguments", [["-c", "import tinysight"], ["-m", "tinysight", "--help"]])
-def test_importing_and_help_load_nothing_heavy_and_write_nothing(arguments: list[str], tmp_path: Path) -> None:
+def test_importing_and_help_load_nothing_heavy_and_write_nothing(
+    arguments: list[str], tmp_path: Path
+) -> None:
     code = (
         "import runpy, sys, atexit\n"
         "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'safetensors', 'tensorboard', 'filelock'}\n"
         "atexit.register(lambda: print('loaded', sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
         f"sys.argv = {['tinysight', *arguments[2:]]!r}\n"
     )
-    code += "import tinysight\n" if arguments[0] == "-c" else "runpy.run_module('tinysight', run_name='__main__')\n"
+    code += (
+        "import tinysight\n"
+        if arguments[0] == "-c"
+        else "runpy.run_module('tinysight', run_name='__main__')\n"
+    )
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("TINYSIGHT")},
         "HOME": str(tmp_path),
@@ -167,7 +212,12 @@ def test_importing_and_help_load_nothing_heavy_and_write_nothing(arguments: list
         "PYTHONPATH": str(SOURCE.parent),
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "loaded []" in done.stderr
@@ -181,7 +231,7 @@ def test_importing_a_module_touches_no_global_state() -> None:
         "state = lambda: (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads(),\n"
         "                 torch.are_deterministic_algorithms_enabled(), signal.getsignal(15), dict(os.environ))\n"
         "before = state()\n"
-        "import tinysight.cli, tinysight.train.launch, tinysight.deploy.predictor, tinysight.analysis.sheets\n"
+        "import tinysight.cli, tinysight.train.launch, tinysight.predict.predictor, tinysight.analysis.sheets\n"
         "assert state() == before\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,4 +1,6 @@
-"""The command line as a person meets it: help at once, one clear line for what is wrong, and the whole path once."""
+"""The command line as a person meets it: help at once, one clear line for what is wrong, and the
+whole path once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tinysight.data import shapes
-from tinysight.data.pack import Pack
+from tinysight.data.build import Dataset
 
 Tinysight = Callable[..., tuple[int, str, str]]
 
@@ -28,12 +30,20 @@ def tinysight(monkeypatch: pytest.MonkeyPatch, run_command: Tinysight, tmp_path:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Pack:
+def tiny(tmp_path: Path) -> Dataset:
     """A few drawn scenes, under the name that the quickstart recipe asks for."""
-    return shapes.prepare(home=tmp_path / "data", num_train=96, num_minival=24, num_val=24, num_test=5, workers=1)
+    return shapes.prepare(
+        home=tmp_path / "data", num_train=96, num_minival=24, num_val=24, num_test=5, workers=1
+    )
 
 
-SMALL = ("train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)", "train.device=cpu", "augment.crop=32")
+SMALL = (
+    "train.epochs=1",
+    "train.batch_size=32",
+    "model.options.filters=(4,8)",
+    "train.device=cpu",
+    "augment.crop=32",
+)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -44,18 +54,27 @@ def picture_size(path: Path) -> tuple[int, int]:
 def write_photos(folder: Path, *, size: tuple[int, int], count: int = 3) -> list[Path]:
     """Make two classes of noise, with names that need care."""
     generator = np.random.default_rng(0)
-    paths = [folder / name / f"{number}.png" for name in ("red cats", "l'été") for number in range(count)]
+    paths = [
+        folder / name / f"{number}.png" for name in ("red cats", "l'été") for number in range(count)
+    ]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     return paths
 
 
-def test_the_whole_path(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+def test_the_whole_path(tinysight: Tinysight, tiny: Dataset, tmp_path: Path) -> None:
     status, out, err = tinysight("train", "quickstart", "--name", "first", *SMALL)
     assert (status, "error" in out.lower()) == (0, True), err
     folder = tmp_path / "runs" / "first"
-    for name in ("run.json", "log.jsonl", "timing.jsonl", "weights.safetensors", "summary.json", "curves.png"):
+    for name in (
+        "run.json",
+        "log.jsonl",
+        "timing.jsonl",
+        "weights.safetensors",
+        "summary.json",
+        "curves.png",
+    ):
         assert (folder / name).stat().st_size > 0, name
     assert list((folder / "tensorboard").iterdir())
     assert json.loads((folder / "run.json").read_text())["run"]["train"]["epochs"] == 1
@@ -77,7 +96,9 @@ def test_the_whole_path(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> Non
 
     Image.fromarray(np.array(tiny.images[0])).resize((200, 150)).save(tmp_path / "a photo.png")
     Path(tmp_path / "text.jpg").write_text("no image")
-    status, out, err = tinysight("predict", "first", "a photo.png", "text.jpg", "--json", "--top", "3")
+    status, out, err = tinysight(
+        "predict", "first", "a photo.png", "text.jpg", "--json", "--top", "3"
+    )
     assert status == 1
     assert err.count("\n") == 1
     assert "text.jpg" in err
@@ -98,14 +119,17 @@ def test_evaluate_warns_of_images_that_were_learned_from(tinysight: Tinysight) -
     status, _, err = tinysight("evaluate", "both", "--split", "minival")
     assert status == 0 and "warning: the run learned from 24 of these 24 images" in err
     assert "warning" not in tinysight("evaluate", "both")[2]
-    assert "from 120 of these 120 images" in tinysight("evaluate", "both", "--split", "train+minival")[2]
+    assert (
+        "from 120 of these 120 images"
+        in tinysight("evaluate", "both", "--split", "train+minival")[2]
+    )
 
 
 def test_a_model_of_ones_own_or_the_shipped_one(
-    tinysight: Tinysight, tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tinysight: Tinysight, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Export a run, let its file answer as the model in the box would, and measure it again."""
-    from tinysight.deploy import shipped
+    from tinysight.predict import bundled
 
     assert tinysight("train", "quickstart", "--name", "first", *SMALL)[0] == 0
     status, _, err = tinysight("export", "first", "--half", "--out", "half.safetensors")
@@ -114,35 +138,46 @@ def test_a_model_of_ones_own_or_the_shipped_one(
     before = sorted((tmp_path / "runs" / "first").rglob("*"))
     status, out, err = tinysight("export", "first", "--half", "--out", "half.safetensors")
     assert status == 0, err
-    assert f"{(tmp_path / 'half.safetensors').stat().st_size / 1e6:.2f} MB in half.safetensors" in out
+    assert (
+        f"{(tmp_path / 'half.safetensors').stat().st_size / 1e6:.2f} MB in half.safetensors" in out
+    )
 
     photo = tmp_path / "photo"  # no suffix: it is an image because it is a file
     Image.fromarray(np.array(tiny.images[0])).resize((200, 150)).save(photo, "PNG")
     answers = []
-    monkeypatch.setattr(shipped, "PATH", tmp_path / "half.safetensors")
-    for words in (("half.safetensors", "photo"), ("--model", "half.safetensors", "photo"), ("photo",)):
+    monkeypatch.setattr(bundled, "PATH", tmp_path / "half.safetensors")
+    for words in (
+        ("half.safetensors", "photo"),
+        ("--model", "half.safetensors", "photo"),
+        ("photo",),
+    ):
         status, out, err = tinysight("predict", *words, "--json")
         assert status == 0, err
-        assert ("the model that comes with tinysight: quickstart, 24 classes of shapes" in err) == (words == ("photo",))
+        assert ("the model that comes with tinysight: quickstart, 24 classes of shapes" in err) == (
+            words == ("photo",)
+        )
         answers.append(json.loads(out))
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 1
     status, out, err = tinysight("predict", "missing.jpg")
     assert (status, "missing.jpg" in err.splitlines()[-1], out) == (1, True, "")
 
-    status, out, err = tinysight("evaluate", "shipped", "--json")
+    status, out, err = tinysight("evaluate", "bundled", "--json")
     assert status == 0, err
     told = json.loads(out)
-    assert json.loads(tinysight("evaluate", "half.safetensors", "--data", "shapes", "--json")[1]) == told
-    assert shipped.shipped().card.results["val"] == {"data": "shapes", **told}
+    assert (
+        json.loads(tinysight("evaluate", "half.safetensors", "--data", "shapes", "--json")[1])
+        == told
+    )
+    assert bundled.bundled().metadata.results["val"] == {"data": "shapes", **told}
     assert sorted((tmp_path / "runs" / "first").rglob("*")) == before, "nothing is written"
 
-    monkeypatch.setattr(shipped, "PATH", tmp_path / "none.safetensors")
+    monkeypatch.setattr(bundled, "PATH", tmp_path / "none.safetensors")
     status, _, err = tinysight("predict", "photo")
     assert (status, err.count("\n"), "lacks none.safetensors" in err) == (1, 1, True)
 
 
-def test_data_commands(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+def test_data_commands(tinysight: Tinysight, tiny: Dataset, tmp_path: Path) -> None:
     status, out, _ = tinysight("data", "info", "shapes", "--verify")
     assert status == 0
     assert "149 images of 64x64, 24 classes" in out
@@ -160,10 +195,14 @@ def test_data_commands(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None
 
 def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) -> None:
     write_photos(tmp_path / "pets", size=(40, 50), count=12)
-    status, out, err = tinysight("data", "import", "pets", "--name", "pets", "--size", "32", "--workers", "1")
+    status, out, err = tinysight(
+        "data", "import", "pets", "--name", "pets", "--size", "32", "--workers", "1"
+    )
     assert status == 0, err
     assert "24 images of 32x32, 2 classes" in out
-    status, out, err = tinysight("train", "quickstart", "--data", "pets", "train.batch_size=8", *SMALL[2:], SMALL[0])
+    status, out, err = tinysight(
+        "train", "quickstart", "--data", "pets", "train.batch_size=8", *SMALL[2:], SMALL[0]
+    )
     assert status == 0, err
     status, out, err = tinysight("evaluate", "quickstart-pets")
     assert status == 0, err
@@ -183,19 +222,26 @@ def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) ->
     assert (status, "no split 'test'" in err) == (1, True)
     write_photos(tmp_path / "few", size=(20, 20))
     status, _, err = tinysight("data", "import", "few", "--name", "pets", "--workers", "1")
-    assert (status, "--replace" in err) == (1, True), "another source does not take a pack's place unasked"
+    assert (status, "--replace" in err) == (1, True), (
+        "another source does not take a pack's place unasked"
+    )
 
 
 def test_without_minival_a_training_says_what_to_set(tinysight: Tinysight, tmp_path: Path) -> None:
     write_photos(tmp_path / "few", size=(40, 40), count=2)
-    assert tinysight("data", "import", "few", "--name", "few", "--size", "32", "--workers", "1")[0] == 0
+    assert (
+        tinysight("data", "import", "few", "--name", "few", "--size", "32", "--workers", "1")[0]
+        == 0
+    )
     status, _, err = tinysight("train", "quickstart", "--data", "few", *SMALL)
     assert (status, "set data.monitor=none" in err) == (1, True)
     status, _, err = tinysight("train", "quickstart", "--data", "few", "data.monitor=none", *SMALL)
     assert status == 0, err
 
 
-def test_a_folder_that_holds_nothing_but_a_lock_is_free(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+def test_a_folder_that_holds_nothing_but_a_lock_is_free(
+    tinysight: Tinysight, tiny: Dataset, tmp_path: Path
+) -> None:
     (tmp_path / "runs" / "early").mkdir(parents=True)
     (tmp_path / "runs" / "early" / ".lock").touch()
     assert tinysight("train", "quickstart", "--name", "early", *SMALL)[0] == 0
@@ -203,20 +249,33 @@ def test_a_folder_that_holds_nothing_but_a_lock_is_free(tinysight: Tinysight, ti
     assert (status, "tinysight resume" in err) == (1, True)
 
 
-def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tiny: Pack) -> None:
+def test_submit_finds_a_missing_folder_before_the_work(tinysight: Tinysight, tiny: Dataset) -> None:
     assert tinysight("train", "quickstart", "--name", "first", *SMALL)[0] == 0
     status, _, err = tinysight("submit", "first", "--out", "no/such/a.txt")
     assert (status, err) == (1, "error: there is no folder no/such; make it first\n")
 
 
-def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
-    cyclic = ("schedule.name=cyclic", "schedule.cycles=2", "schedule.warmup=0", "train.snapshots=2", "train.epochs=2")
+def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Dataset, tmp_path: Path) -> None:
+    cyclic = (
+        "schedule.name=cyclic",
+        "schedule.cycles=2",
+        "schedule.warmup=0",
+        "train.snapshots=2",
+        "train.epochs=2",
+    )
     assert tinysight("train", "quickstart", "--name", "first", *SMALL[1:], *cyclic)[0] == 0
     status, out, _ = tinysight("ensemble", "first", "--snapshots", "2")
-    assert status == 0 and "first epoch-0001" in out and "first epoch-0002" in out and "mean probability" in out
+    assert (
+        status == 0
+        and "first epoch-0001" in out
+        and "first epoch-0002" in out
+        and "mean probability" in out
+    )
     assert json.loads((tmp_path / "runs/first/ensemble-val.json").read_text())["num_images"] == 24
     assert tinysight("train", "quickstart", "--name", "second", *SMALL, "train.seed=1")[0] == 0
-    status, out, _ = tinysight("ensemble", "first", "second", "--split", "minival", "--out", "vote.json", "--json")
+    status, out, _ = tinysight(
+        "ensemble", "first", "second", "--split", "minival", "--out", "vote.json", "--json"
+    )
     assert status == 0 and json.loads(out) == json.loads((tmp_path / "vote.json").read_text())
     assert [member["name"] for member in json.loads(out)["members"]] == ["first", "second"]
     status, _, err = tinysight("ensemble", "first", "second", "--snapshots", "3")
@@ -235,7 +294,10 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Pat
         (("train", "quickstart", "model.name=resnext", "--data", "shapes"), "did you mean resnet?"),
         (("train", "quickstart", "model.options.depth=3"), "there are n, filters, first_stride"),
         (("train", "quickstart", "model.options.n=deep"), "expected a value like 2"),
-        (("train", "quickstart", "model.options.filters=(8,'a')"), "expected a value like (64, 128, 256, 512)"),
+        (
+            ("train", "quickstart", "model.options.filters=(8,'a')"),
+            "expected a value like (64, 128, 256, 512)",
+        ),
         (("train", "quickstart", "schedule.warmup=12"), "set it below train.epochs"),
         (("train", "quickstart", "--data", "shapes", "data.name=pets"), "give one of them"),
         (("train", "quickstart", "train.device=meta"), "expected auto, cpu, cuda"),
@@ -254,19 +316,40 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Pat
         (("study", "depth", "--data", "shapes", "--subset", "2"), "--subset is 2"),
         (("study", "depth", "--data", "shapes", "--jobs", "0"), "--jobs is 0"),
         (("study", "depth", "--data", "shapes", "--name", ".."), "is no name"),
-        (("study", "depth", "--data", "shapes", "--recipes", "modern"), "belongs to the study models, not to depth"),
-        (("study", "models", "--data", "shapes", "--recipes", "new"), "expected published or modern"),
+        (
+            ("study", "depth", "--data", "shapes", "--recipes", "modern"),
+            "belongs to the study models, not to depth",
+        ),
+        (
+            ("study", "models", "--data", "shapes", "--recipes", "new"),
+            "expected published or modern",
+        ),
         (("study", "depth", "--data", "shapes", "--minutes", "0"), "--minutes is 0"),
         (("study", "depth", "--data", "shapes", "--budget", "-1"), "--budget is -1"),
-        (("study", "depth", "--data", "shapes", "--budget", "9", "--epochs", "2"), "give one of them"),
+        (
+            ("study", "depth", "--data", "shapes", "--budget", "9", "--epochs", "2"),
+            "give one of them",
+        ),
         (("study", "depth", "--data", "shapes", "train.seed=3"), "use --seeds"),
-        (("study", "depth", "--data", "shapes", "augment.crop=65"), "set augment.crop to 64 or less"),
-        (("study", "depth", "--data", "shapes", "--report-only"), "study-depth-shapes is finished yet"),
+        (
+            ("study", "depth", "--data", "shapes", "augment.crop=65"),
+            "set augment.crop to 64 or less",
+        ),
+        (
+            ("study", "depth", "--data", "shapes", "--report-only"),
+            "study-depth-shapes is finished yet",
+        ),
         (("ensemble", "nothing"), "no run is named 'nothing'"),
-        (("train", "quickstart", "schedule.name=cyclic", "schedule.cycles=4"), "10 epochs make no 4 equal cycles"),
+        (
+            ("train", "quickstart", "schedule.name=cyclic", "schedule.cycles=4"),
+            "10 epochs make no 4 equal cycles",
+        ),
         (("train", "quickstart", "train.snapshots=13"), "set fewer snapshots"),
-        (("train", "quickstart", "optimiser.name=lion"), "allowed: sgd, rmsprop, adam"),
-        (("train", "quickstart", "augment.mixup=1", "train.batch_size=31"), "mixing takes images in pairs"),
+        (("train", "quickstart", "optimizer.name=lion"), "allowed: sgd, rmsprop, adam"),
+        (
+            ("train", "quickstart", "augment.mixup=1", "train.batch_size=31"),
+            "mixing takes images in pairs",
+        ),
         (("resume", "nothing"), "no run is named 'nothing'"),
         (("evaluate", "nothing"), "no run is named 'nothing'"),
         (("submit", "nothing"), "no run is named 'nothing'"),
@@ -293,11 +376,14 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Pack, tmp_path: Pat
         (("data", "augment", "shapes", "--row", "149"), "rows 0 to 148"),
         (("data", "import", "missing", "--name", "pets"), "missing"),
         (("data", "import", ".", "--name", "../pets"), "../pets"),
-        (("data", "import", "photos/pets", "--name", "pets", "--home", "photos"), "exists and is no pack"),
+        (
+            ("data", "import", "photos/pets", "--name", "pets", "--home", "photos"),
+            "exists and is no pack",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(
-    tinysight: Tinysight, tiny: Pack, tmp_path: Path, words: tuple[str, ...], expected: str
+    tinysight: Tinysight, tiny: Dataset, tmp_path: Path, words: tuple[str, ...], expected: str
 ) -> None:
     for name in ("notes.txt", "notes.py"):
         (tmp_path / name).write_text("not what it should be")
@@ -312,7 +398,9 @@ def test_bad_input_is_one_clear_line(
     assert all(photo.exists() for photo in photos), "a person's pictures are never touched"
 
 
-@pytest.mark.parametrize(("words", "expected"), [(("trian",), "train"), (("predict",), "RUN|WEIGHTS")])
+@pytest.mark.parametrize(
+    ("words", "expected"), [(("trian",), "train"), (("predict",), "RUN|WEIGHTS")]
+)
 def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: str) -> None:
     status, _, err = tinysight(*words)
     assert status == 2
@@ -322,7 +410,19 @@ def test_misuse_is_told(tinysight: Tinysight, words: tuple[str, ...], expected: 
 def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
     commands = [("data", name) for name in ("get", "import", "info", "show", "augment")]
     commands += [("recipes",), ("studies",)]
-    commands += [(name,) for name in ("train", "resume", "study", "evaluate", "predict", "submit", "ensemble", "bench")]
+    commands += [
+        (name,)
+        for name in (
+            "train",
+            "resume",
+            "study",
+            "evaluate",
+            "predict",
+            "submit",
+            "ensemble",
+            "bench",
+        )
+    ]
     commands += [("export",)]
     for command in commands:
         status, out, _ = tinysight(*command, "--help")
@@ -347,7 +447,9 @@ def test_every_command_teaches_by_example(tinysight: Tinysight) -> None:
         (("data", "info"), "$TINYSIGHT_DATA or ~/.cache/tinysight"),
     ],
 )
-def test_help_tells_what_an_option_left_out_means(tinysight: Tinysight, words: tuple[str, ...], default: str) -> None:
+def test_help_tells_what_an_option_left_out_means(
+    tinysight: Tinysight, words: tuple[str, ...], default: str
+) -> None:
     _, out, _ = tinysight(*words, "--help")
     assert default in " ".join(out.replace("│", " ").split())
 
@@ -355,18 +457,28 @@ def test_help_tells_what_an_option_left_out_means(tinysight: Tinysight, words: t
 def test_recipes_are_listed(tinysight: Tinysight) -> None:
     status, out, _ = tinysight("recipes")
     assert status == 0
-    for word in ("resnet18-report", "resnet10-report", "quickstart", "resnet18-modern", "Source", "Hardware", "Result"):
+    for word in (
+        "resnet18-report",
+        "resnet10-report",
+        "quickstart",
+        "resnet18-modern",
+        "Source",
+        "Hardware",
+        "Result",
+    ):
         assert word in out, word
 
 
 def test_studies_are_listed(tinysight: Tinysight) -> None:
     status, out, err = tinysight("studies")
     assert status == 0, err
-    for word in ("models", "depth", "initialisation", "weight-decay", "Fig. 11", "10 layers"):
+    for word in ("models", "depth", "initialization", "weight-decay", "Fig. 11", "10 layers"):
         assert word in out, word
 
 
-def test_train_resume_goes_on_with_this_very_run_only(tinysight: Tinysight, tiny: Pack, tmp_path: Path) -> None:
+def test_train_resume_goes_on_with_this_very_run_only(
+    tinysight: Tinysight, tiny: Dataset, tmp_path: Path
+) -> None:
     words = ("train", "quickstart", "--name", "job", "--resume", *SMALL)
     assert tinysight(*words)[0] == 0
     folder = tmp_path / "runs" / "job"
@@ -385,18 +497,24 @@ def test_train_resume_goes_on_with_this_very_run_only(tinysight: Tinysight, tiny
 
 
 def test_show_prints_the_run_and_trains_nothing(tinysight: Tinysight, tmp_path: Path) -> None:
-    status, out, _ = tinysight("train", "resnet18-modern", "--data", "pets", "--show", "optimiser.lr=0.05")
+    status, out, _ = tinysight(
+        "train", "resnet18-modern", "--data", "pets", "--show", "optimizer.lr=0.05"
+    )
     shown = json.loads(out)
     assert status == 0
-    assert (shown["data"]["name"], shown["optimiser"]["lr"]) == ("pets", 0.05)
+    assert (shown["data"]["name"], shown["optimizer"]["lr"]) == ("pets", 0.05)
     assert not (tmp_path / "runs").exists()
 
 
-def test_bench_measures_what_it_says(tinysight: Tinysight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_measures_what_it_says(
+    tinysight: Tinysight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tinysight.train import bench
 
     monkeypatch.setattr(bench, "BATCH", 4)  # a full batch takes a second a step on two cores
-    status, out, err = tinysight("bench", "--seconds", "0.1", "--json", "--device", "cpu", "--out", "bench.json")
+    status, out, err = tinysight(
+        "bench", "--seconds", "0.1", "--json", "--device", "cpu", "--out", "bench.json"
+    )
     assert status == 0, err
     result = json.loads(out)
     assert result == json.loads((tmp_path / "bench.json").read_text())
@@ -415,5 +533,7 @@ def test_help_loads_nothing_heavy() -> None:
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.splitlines()[-1] == "[]"

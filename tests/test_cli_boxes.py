@@ -1,4 +1,6 @@
-"""A localiser from the command line: train, evaluate with the constant boxes beside, predict and draw."""
+"""A localizer from the command line: train, evaluate with the constant boxes beside, predict and
+draw.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.data.pack import Pack
+from tinysight.data.build import Dataset
 
 Tinysight = Callable[..., tuple[int, str, str]]
 SMALL = (
     "model.options.filters=(4,8,8,16)",
     "train.epochs=2",
     "train.device=cpu",
-    "localise.threshold=0.05",
-    "localise.grid=1",
+    "localizer.threshold=0.05",
+    "localizer.grid=1",
 )
 
 
@@ -30,7 +32,11 @@ def runs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tinysight(
-    pack: Pack, data_home: Path, runs_home: Path, monkeypatch: pytest.MonkeyPatch, run_command: Tinysight
+    pack: Dataset,
+    data_home: Path,
+    runs_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Tinysight,
 ) -> Tinysight:
     """Run a command line in this process; return exit status, output and errors."""
     monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
@@ -40,35 +46,55 @@ def tinysight(
 
 @pytest.fixture
 def trained(tinysight: Tinysight, runs_home: Path) -> Path:
-    """A localiser's run, trained once by the command line."""
+    """A localizer's run, trained once by the command line."""
     folder = runs_home / "finder"
     if not folder.exists():
-        status, out, err = tinysight("train", "localizer-shapes", "--data", "small", "--name", "finder", *SMALL)
-        assert status == 0 and "boxes found" in err and "lowest share of objects missed on minival" in out
+        status, out, err = tinysight(
+            "train", "localizer-shapes", "--data", "small", "--name", "finder", *SMALL
+        )
+        assert (
+            status == 0
+            and "boxes found" in err
+            and "lowest share of objects missed on minival" in out
+        )
     return folder
 
 
 def test_evaluate_sets_the_constant_boxes_beside(tinysight: Tinysight, trained: Path) -> None:
     status, out, _ = tinysight("evaluate", "finder")
     assert status == 0
-    for line in ("found by the run", "constant: whole image", "constant: median", "top-1 localisation error"):
+    for line in (
+        "found by the run",
+        "constant: whole image",
+        "constant: median",
+        "top-1 localization error",
+    ):
         assert line in out, out
-    figures = json.loads((trained / "localisation-val.json").read_text())
-    assert figures["num_with_boxes"] == 24 and set(figures["localisation"]) >= {"loc30", "loc50", "loc70", "mean_iou"}
+    figures = json.loads((trained / "localization-val.json").read_text())
+    assert figures["num_with_boxes"] == 24 and set(figures["localization"]) >= {
+        "loc30",
+        "loc50",
+        "loc70",
+        "mean_iou",
+    }
     assert (trained / "scores" / "boxes-val.safetensors").exists()
     with Image.open(trained / "boxes-val.png") as picture:
         assert picture.width > 800
     status, out, _ = tinysight("evaluate", "finder", "--json")
-    assert json.loads(out)["localisation"]["localisation"] == figures["localisation"]
+    assert json.loads(out)["localization"]["localization"] == figures["localization"]
 
 
 @pytest.mark.usefixtures("trained")
-def test_predict_tells_boxes_in_the_photographs_pixels(tinysight: Tinysight, pack: Pack, tmp_path: Path) -> None:
+def test_predict_tells_boxes_in_the_photographs_pixels(
+    tinysight: Tinysight, pack: Dataset, tmp_path: Path
+) -> None:
     wide = np.full((64, 160, 3), 90, np.uint8)  # the square that is looked at begins at column 48
     wide[:, 48:112] = np.array(pack.images[0]).repeat(2, axis=0).repeat(2, axis=1)
     Image.fromarray(wide).save(tmp_path / "wide.png")
     drawn = tmp_path / "boxes.png"
-    status, out, _ = tinysight("predict", "finder", str(tmp_path / "wide.png"), "--json", "--draw", str(drawn))
+    status, out, _ = tinysight(
+        "predict", "finder", str(tmp_path / "wide.png"), "--json", "--draw", str(drawn)
+    )
     assert status == 0
     boxes = json.loads(out)[0]["boxes"]
     assert boxes, "the threshold is low enough for one"
@@ -78,7 +104,13 @@ def test_predict_tells_boxes_in_the_photographs_pixels(tinysight: Tinysight, pac
     with Image.open(drawn) as picture:
         assert picture.size == (512, 512)
     status, out, _ = tinysight(
-        "predict", "finder", *[str(tmp_path / "wide.png")] * 2, "--canvas", "64", "--draw", str(drawn)
+        "predict",
+        "finder",
+        *[str(tmp_path / "wide.png")] * 2,
+        "--canvas",
+        "64",
+        "--draw",
+        str(drawn),
     )
     assert status == 0 and "box (" in out
     with Image.open(drawn) as sheet:
@@ -86,7 +118,7 @@ def test_predict_tells_boxes_in_the_photographs_pixels(tinysight: Tinysight, pac
 
 
 @pytest.mark.usefixtures("trained")
-def test_what_predict_refuses(tinysight: Tinysight, pack: Pack, tmp_path: Path) -> None:
+def test_what_predict_refuses(tinysight: Tinysight, pack: Dataset, tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     Image.fromarray(np.array(pack.images[0])).save(image)
     for words, complaint in (
@@ -102,11 +134,25 @@ def test_what_predict_refuses(tinysight: Tinysight, pack: Pack, tmp_path: Path) 
         assert status == 1 and "finds no boxes" in err and err.count("\n") == 1, err
 
 
-def test_classes_that_were_not_taught_are_not_told(tinysight: Tinysight, pack: Pack, tmp_path: Path) -> None:
+def test_classes_that_were_not_taught_are_not_told(
+    tinysight: Tinysight, pack: Dataset, tmp_path: Path
+) -> None:
     image = tmp_path / "image.png"
     Image.fromarray(np.array(pack.images[0])).save(image)
-    tinysight("train", "localizer-shapes", "--data", "small", "--name", "unnamed", *SMALL, "localise.classify=0")
-    for words in (("evaluate", "unnamed"), ("evaluate", f"{os.environ['TINYSIGHT_RUNS']}/unnamed/weights.safetensors")):
+    tinysight(
+        "train",
+        "localizer-shapes",
+        "--data",
+        "small",
+        "--name",
+        "unnamed",
+        *SMALL,
+        "localizer.class_loss_weight=0",
+    )
+    for words in (
+        ("evaluate", "unnamed"),
+        ("evaluate", f"{os.environ['TINYSIGHT_RUNS']}/unnamed/weights.safetensors"),
+    ):
         status, out, _ = tinysight(*words)
         assert status == 0 and "found by the run" in out and "top-1" not in out, out
     status, out, _ = tinysight("predict", "unnamed", str(image), "--json")

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinysight.config import (
-    Augment,
-    Data,
-    Model,
-    Optimiser,
-    Run,
-    Schedule,
-    Train,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
     difference,
     from_dict,
     override,
@@ -26,104 +26,125 @@ from tinysight.config import (
 )
 from tinysight.recipes import RECIPES, recipe
 
-RUN = Run(recipe="any", model=Model(options={"n": 1, "filters": (4, 8)}), train=Train(sizes=((0.0, 16), (0.5, 24))))
+RUN = Config(
+    recipe="any",
+    model=ModelConfig(options={"n": 1, "filters": (4, 8)}),
+    train=TrainConfig(sizes=((0.0, 16), (0.5, 24))),
+)
 PATHS = [
     f"{s.name}.{f.name}"
-    for s in fields(Run)
+    for s in fields(Config)
     if is_dataclass(getattr(RUN, s.name))
     for f in fields(getattr(RUN, s.name))
 ]
 
 
 @pytest.mark.parametrize("name", ["variance_scaling", "xavier", "torch"])
-def test_a_model_names_its_initialisation(name: str) -> None:
-    assert Model(initialisation=name).initialisation == name
+def test_a_model_names_its_initialization(name: str) -> None:
+    assert ModelConfig(init=name).init == name
 
 
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        (Data, {"train": "val"}),
-        (Data, {"monitor": "val"}),
-        (Data, {"train": "train+minival"}),
-        (Data, {"fraction": 0.0}),
-        (Data, {"fraction": 1.01}),
-        (Data, {"prefetch": -1}),
-        (Augment, {"crop": -1}),
-        (Augment, {"flip": 1.5}),
-        (Augment, {"probability": -0.1}),
-        (Augment, {"shift": -1}),
-        (Augment, {"rotation": 181.0}),
-        (Augment, {"contrast": (1.1, 0.9)}),
-        (Augment, {"gamma": (0.0, 1.0)}),
-        (Augment, {"gamma": (1.0,)}),
-        (Augment, {"erase": 1.01}),
-        (Augment, {"mix": -0.5}),
-        (Augment, {"mix_until": 2.0}),
-        (Augment, {"mixup": -1.0}),
-        (Augment, {"cutmix": 1e9}),
-        (Model, {"initialisation": "ones"}),
-        (Optimiser, {"name": "sdg"}),
-        (Optimiser, {"lr": 0.0}),
-        (Optimiser, {"momentum": 1.0}),
-        (Optimiser, {"momentum": 0.0}),
-        (Optimiser, {"weight_decay": -1e-4}),
-        (Optimiser, {"name": "rmsprop", "decay": 1.0}),
-        (Optimiser, {"name": "adam", "betas": (0.9, 1.0)}),
-        (Optimiser, {"epsilon": 0.0}),
-        (Schedule, {"name": "cosinus"}),
-        (Schedule, {"warmup": -1.0}),
-        (Schedule, {"factor": 1.0}),
-        (Schedule, {"patience": -1}),
-        (Schedule, {"cycles": 0}),
-        (Train, {"epochs": 0}),
-        (Train, {"batch_size": 1}),
-        (Train, {"label_smoothing": 1.0}),
-        (Train, {"average_decay": 1.0}),
-        (Train, {"sizes": ((0.1, 32),)}),
-        (Train, {"sizes": ((0.0, 32), (0.0, 40))}),
-        (Train, {"sizes": ((0.0, 7),)}),
-        (Train, {"sizes": ((0.0, 32), (1.0, 40))}),
-        (Train, {"final": "first"}),
-        (Train, {"snapshots": -1}),
-        (Train, {"snapshot_every": 0}),
-        (Train, {"seed": -1}),
-        (Train, {"precision": "fp16"}),
-        (Train, {"log_every": 0}),
-        (Train, {"checkpoint_minutes": 0.0}),
-        (Train, {"keep": 1}),
+        (DataConfig, {"train": "val"}),
+        (DataConfig, {"monitor": "val"}),
+        (DataConfig, {"train": "train+minival"}),
+        (DataConfig, {"fraction": 0.0}),
+        (DataConfig, {"fraction": 1.01}),
+        (DataConfig, {"prefetch": -1}),
+        (AugmentConfig, {"crop": -1}),
+        (AugmentConfig, {"flip": 1.5}),
+        (AugmentConfig, {"probability": -0.1}),
+        (AugmentConfig, {"shift": -1}),
+        (AugmentConfig, {"rotation": 181.0}),
+        (AugmentConfig, {"contrast": (1.1, 0.9)}),
+        (AugmentConfig, {"gamma": (0.0, 1.0)}),
+        (AugmentConfig, {"gamma": (1.0,)}),
+        (AugmentConfig, {"erase": 1.01}),
+        (AugmentConfig, {"mix_probability": -0.5}),
+        (AugmentConfig, {"mix_until": 2.0}),
+        (AugmentConfig, {"mixup": -1.0}),
+        (AugmentConfig, {"cutmix": 1e9}),
+        (ModelConfig, {"init": "ones"}),
+        (OptimizerConfig, {"name": "sdg"}),
+        (OptimizerConfig, {"lr": 0.0}),
+        (OptimizerConfig, {"momentum": 1.0}),
+        (OptimizerConfig, {"momentum": 0.0}),
+        (OptimizerConfig, {"weight_decay": -1e-4}),
+        (OptimizerConfig, {"name": "rmsprop", "decay": 1.0}),
+        (OptimizerConfig, {"name": "adam", "betas": (0.9, 1.0)}),
+        (OptimizerConfig, {"epsilon": 0.0}),
+        (ScheduleConfig, {"name": "cosinus"}),
+        (ScheduleConfig, {"warmup": -1.0}),
+        (ScheduleConfig, {"factor": 1.0}),
+        (ScheduleConfig, {"patience": -1}),
+        (ScheduleConfig, {"cycles": 0}),
+        (TrainConfig, {"epochs": 0}),
+        (TrainConfig, {"batch_size": 1}),
+        (TrainConfig, {"label_smoothing": 1.0}),
+        (TrainConfig, {"ema_decay": 1.0}),
+        (TrainConfig, {"sizes": ((0.1, 32),)}),
+        (TrainConfig, {"sizes": ((0.0, 32), (0.0, 40))}),
+        (TrainConfig, {"sizes": ((0.0, 7),)}),
+        (TrainConfig, {"sizes": ((0.0, 32), (1.0, 40))}),
+        (TrainConfig, {"keep_weights": "first"}),
+        (TrainConfig, {"snapshots": -1}),
+        (TrainConfig, {"snapshot_every": 0}),
+        (TrainConfig, {"seed": -1}),
+        (TrainConfig, {"precision": "fp16"}),
+        (TrainConfig, {"log_every": 0}),
+        (TrainConfig, {"checkpoint_minutes": 0.0}),
+        (TrainConfig, {"keep": 1}),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_field_value_and_what_is_allowed(
     section: type, values: dict[str, object]
 ) -> None:
-    with pytest.raises(ValueError, match=rf"^{section.__name__.lower()}\.\w+ is .*; allowed: ") as error:
+    with pytest.raises(
+        ValueError,
+        match=rf"^{section.__name__.removesuffix('Config').lower()}\.\w+ is .*; allowed: ",
+    ) as error:
         section(**values)
     assert "\n" not in str(error.value)
 
 
 def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
-    nothing = Data(monitor="none")
+    nothing = DataConfig(monitor="none")
     for fault in (
-        {"schedule": Schedule(name="plateau")},
-        {"schedule": Schedule(name="cosine"), "train": Train(final="best")},
+        {"schedule": ScheduleConfig(name="plateau")},
+        {"schedule": ScheduleConfig(name="cosine"), "train": TrainConfig(keep_weights="best")},
     ):
         with pytest.raises(ValueError, match=r"data\.monitor"):
-            Run(recipe="any", data=nothing, **fault)
-    assert Run(recipe="any", data=nothing, schedule=Schedule(name="cosine")).data == nothing
+            Config(recipe="any", data=nothing, **fault)
+    assert (
+        Config(recipe="any", data=nothing, schedule=ScheduleConfig(name="cosine")).data == nothing
+    )
 
 
 def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
-    late = Run(recipe="any", train=Train(epochs=10, snapshots=3, snapshot_every=2))
-    cyclic = Run(recipe="any", schedule=Schedule(name="cyclic", cycles=3), train=Train(epochs=12, snapshots=2))
+    late = Config(recipe="any", train=TrainConfig(epochs=10, snapshots=3, snapshot_every=2))
+    cyclic = Config(
+        recipe="any",
+        schedule=ScheduleConfig(name="cyclic", cycles=3),
+        train=TrainConfig(epochs=12, snapshots=2),
+    )
     assert late.snapshot_epochs() == [6, 8, 10] and cyclic.snapshot_epochs() == [8, 12]
-    assert Run(recipe="any").snapshot_epochs() == []
+    assert Config(recipe="any").snapshot_epochs() == []
     with pytest.raises(ValueError, match="snapshots is 6, one every 2 epochs, but there are 10"):
-        Run(recipe="any", train=Train(epochs=10, snapshots=6, snapshot_every=2))
+        Config(recipe="any", train=TrainConfig(epochs=10, snapshots=6, snapshot_every=2))
     with pytest.raises(ValueError, match=r"leave it at 1"):
-        Run(recipe="any", schedule=Schedule(name="cyclic", cycles=2), train=Train(epochs=4, snapshot_every=2))
+        Config(
+            recipe="any",
+            schedule=ScheduleConfig(name="cyclic", cycles=2),
+            train=TrainConfig(epochs=4, snapshot_every=2),
+        )
     with pytest.raises(ValueError, match="10 epochs make no 3 equal cycles"):
-        Run(recipe="any", schedule=Schedule(name="cyclic", cycles=3), train=Train(epochs=10))
+        Config(
+            recipe="any",
+            schedule=ScheduleConfig(name="cyclic", cycles=3),
+            train=TrainConfig(epochs=10),
+        )
 
 
 def test_a_run_is_frozen() -> None:
@@ -132,7 +153,9 @@ def test_a_run_is_frozen() -> None:
 
 
 def test_a_run_goes_through_json_and_comes_back_equal() -> None:
-    changed = override(RUN, {"augment.contrast": "0.5,1.5", "train.seed": "7", "optimiser.decay_all": "false"})
+    changed = override(
+        RUN, {"augment.contrast": "0.5,1.5", "train.seed": "7", "optimizer.decay_all": "false"}
+    )
     assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
     assert from_dict(to_dict(changed)) == changed
 
@@ -141,9 +164,9 @@ def test_a_run_goes_through_json_and_comes_back_equal() -> None:
     ("setting", "path", "expected"),
     [
         ("train.epochs=8", "train.epochs", 8),
-        ("optimiser.lr=1", "optimiser.lr", 1.0),
-        ("optimiser.lr=5e-2", "optimiser.lr", 0.05),
-        ("optimiser.nesterov=False", "optimiser.nesterov", False),
+        ("optimizer.lr=1", "optimizer.lr", 1.0),
+        ("optimizer.lr=5e-2", "optimizer.lr", 0.05),
+        ("optimizer.nesterov=False", "optimizer.nesterov", False),
         ("data.name=8", "data.name", "8"),
         ("augment.gamma=1,1.5", "augment.gamma", (1.0, 1.5)),
         ("train.sizes=((0,40),(0.7,56))", "train.sizes", ((0.0, 40), (0.7, 56))),
@@ -173,9 +196,9 @@ def test_settings_are_read_by_the_fields_type(setting: str, path: str, expected:
         ("train.epochs=8.5", "expected a whole number"),
         ("train.epochs=true", "expected a whole number"),
         ("train.epochs=", "expected a whole number"),
-        ("optimiser.lr=nan", "expected a number"),
-        ("optimiser.lr=1e999", "expected a number"),
-        ("optimiser.nesterov=1", "expected true or false"),
+        ("optimizer.lr=nan", "expected a number"),
+        ("optimizer.lr=1e999", "expected a number"),
+        ("optimizer.nesterov=1", "expected true or false"),
         ("augment.gamma=1", "expected two numbers, as 0.9,1.08"),
         ("train.sizes=(0,40)", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
         ("train.sizes=32", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
@@ -201,13 +224,14 @@ def test_a_setting_given_twice_is_refused() -> None:
 
 
 def test_several_settings_of_one_section_are_judged_together() -> None:
-    plain = replace(RUN, optimiser=Optimiser(momentum=0.0, nesterov=False))
-    assert override(RUN, {"optimiser.momentum": "0", "optimiser.nesterov": "false"}) == plain
+    plain = replace(RUN, optimizer=OptimizerConfig(momentum=0.0, nesterov=False))
+    assert override(RUN, {"optimizer.momentum": "0", "optimizer.nesterov": "false"}) == plain
 
 
 @settings(max_examples=60)
 @given(
-    path=st.sampled_from(PATHS), value=st.one_of(st.text(max_size=12), st.text("0123456789.,-()[]{}'e:", max_size=9))
+    path=st.sampled_from(PATHS),
+    value=st.one_of(st.text(max_size=12), st.text("0123456789.,-()[]{}'e:", max_size=9)),
 )
 def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None:
     with warnings.catch_warnings():
@@ -219,7 +243,9 @@ def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None
     assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
 
 
-@pytest.mark.parametrize("content", [{"recipe": "a", "trian": {}}, {"recipe": "a", "train": {"epoch": 1}}])
+@pytest.mark.parametrize(
+    "content", [{"recipe": "a", "trian": {}}, {"recipe": "a", "train": {"epoch": 1}}]
+)
 def test_an_unknown_field_of_a_record_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         from_dict(content)
@@ -236,12 +262,20 @@ def test_the_difference_of_two_runs_makes_one_of_the_other(name: str, other: str
 def test_a_difference_says_what_differs_and_no_more() -> None:
     base = recipe("resnet18-report")
     assert difference(base, base) == []
-    options = {"n": 2, "filters": (16, 32), "stem": "v4", "word": "true", "figure": "1", "flag": True, "share": 1e-7}
+    options = {
+        "n": 2,
+        "filters": (16, 32),
+        "stem": "v4",
+        "word": "true",
+        "figure": "1",
+        "flag": True,
+        "share": 1e-7,
+    }
     run = replace(
         base,
         data=replace(base.data, name="true"),
         model=replace(base.model, options=options),
-        optimiser=replace(base.optimiser, nesterov=False, weight_decay=1e-05),
+        optimizer=replace(base.optimizer, nesterov=False, weight_decay=1e-05),
         train=replace(base.train, sizes=((0.0, 40), (0.7, 56))),
     )
     said = difference(run, base)
@@ -253,8 +287,8 @@ def test_a_difference_says_what_differs_and_no_more() -> None:
         "model.options.figure='1'",
         "model.options.flag=True",
         "model.options.share=1e-07",
-        "optimiser.nesterov=False",
-        "optimiser.weight_decay=1e-05",
+        "optimizer.nesterov=False",
+        "optimizer.weight_decay=1e-05",
         "train.sizes=((0.0, 40), (0.7, 56))",
     ]
     made = override(base, dict(parse_assignments(said)))

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from tinysight import device
-from tinysight.device import place
+from tinysight.device import select_device
 
 
 class Machine:
-    """Stands for `matmul_rate`: fp32 at 100, bf16 at what is told by size; notes the sizes of the bf16 products."""
+    """Stands for `matmul_rate`: fp32 at 100, bf16 at what is told by size; notes the sizes of the
+    bf16 products.
+    """
 
     def __init__(self, **bf16: float) -> None:
         self.bf16 = {int(size.removeprefix("at")): rate for size, rate in bf16.items()}
@@ -40,10 +42,10 @@ def test_bf16_is_chosen_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, machine: Machine, chosen: bool, sizes: list[int]
 ) -> None:
     monkeypatch.setattr(device, "matmul_rate", machine)
-    assert place("cpu").bf16 == chosen
+    assert select_device("cpu").bf16 == chosen
     assert machine.sizes == sizes
-    assert place("cpu", "bf16").bf16
-    assert not place("cpu", "fp32").bf16
+    assert select_device("cpu", "bf16").bf16
+    assert not select_device("cpu", "fp32").bf16
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
@@ -63,7 +65,11 @@ for turn in range(25):  # the first ones look for their place
 print(faults() - before)
 """
     faults = {
-        how: int(subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True).stdout)
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", program, how], check=True, capture_output=True
+            ).stdout
+        )
         for how in ("keep", "plain")
     }
     if faults["plain"] < 1000:

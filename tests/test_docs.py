@@ -1,4 +1,6 @@
-"""What the documents say: every command in them parses, its recipes and fields exist, links lead somewhere."""
+"""What the documents say: every command in them parses, its recipes and fields exist, links lead
+somewhere.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,29 @@ from tinysight import cli, config
 from tinysight.recipes import RECIPES, recipe
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
 COMMANDS = typer.main.get_command(cli.app)
 
 
 def commands(text: str) -> list[str]:
-    """Find the lines of shell blocks, and the inline code, that call tinysight with arguments spelled out."""
+    """Find the lines of shell blocks, and the inline code, that call tinysight with arguments
+    spelled out.
+    """
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(tinysight [^`]+)`", text)
     found = [
-        re.sub(r"^.*?-m tinysight|^(\w+=\S+ )*tinysight", "tinysight", line.split(" #")[0]) for line in lines + inline
+        re.sub(r"^.*?-m tinysight|^(\w+=\S+ )*tinysight", "tinysight", line.split(" #")[0])
+        for line in lines + inline
     ]
     return [line for line in found if line.startswith("tinysight") and "..." not in line]
 
 
 def check_command(line: str) -> None:
-    """Parse a command line against the real commands, without running anything; raise when it would be refused."""
+    """Parse a command line against the real commands, without running anything; raise when it would
+    be refused.
+    """
     words = shlex.split(line)[1:]
     command = COMMANDS
     while hasattr(command, "commands"):
@@ -85,21 +92,32 @@ def test_recipes_are_documented() -> None:
         assert name in texts, name
 
 
-def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The README's Python example, on a run of one short epoch."""
     from tinysight.data import shapes
 
     monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYSIGHT_RUNS", raising=False)
-    shapes.prepare(home=tmp_path / "data", num_train=64, num_minival=24, num_val=24, num_test=0, workers=1)
-    small = ["train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)", "augment.crop=32"]
+    shapes.prepare(
+        home=tmp_path / "data", num_train=64, num_minival=24, num_val=24, num_test=0, workers=1
+    )
+    small = [
+        "train.epochs=1",
+        "train.batch_size=32",
+        "model.options.filters=(4,8)",
+        "augment.crop=32",
+    ]
     monkeypatch.setattr("sys.argv", ["tinysight", "train", "quickstart", "--name", "first", *small])
     with pytest.raises(SystemExit, match="0"):
         cli.main()
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     capsys.readouterr()
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     exec(compile(example, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(list((ROOT / "examples" / "images").glob("*.png"))) >= 4
@@ -108,22 +126,24 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_the_study_of_ones_own_is_one(tmp_path: Path) -> None:
     """The example of docs/studies.md, planned as its command plans it."""
-    from tinysight.studies import study
-    from tinysight.train.plan import plan
+    from tinysight.study.definitions import study
+    from tinysight.study.plan import plan
 
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), flags=re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), flags=re.DOTALL
+    )
     assert len(example.split("\n\n\n")[1].splitlines()) <= 10
     path = tmp_path / "my_study.py"
     path.write_text(example)
     jobs = plan(study(str(path)), tmp_path, data="shapes", epochs=3, seeds=3)
-    assert [job.run.optimiser.lr for job in jobs] == [0.05, 0.2, 0.8] * 3
+    assert [job.run.optimizer.lr for job in jobs] == [0.05, 0.2, 0.8] * 3
     base = recipe("quickstart")
     warmup = base.schedule.warmup * 3 / base.train.epochs
     assert jobs[1].arguments()[-2:] == [f"schedule.warmup={warmup}", "train.epochs=3"]
 
 
 def test_every_study_is_documented() -> None:
-    from tinysight.studies import STUDIES
+    from tinysight.study.definitions import STUDIES
 
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in STUDIES)

@@ -18,15 +18,20 @@ from PIL import Image, ImageOps
 
 from tinysight.images import FORMATS, format_of, load_square, read_image, to_square
 
-QUADRANTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 0))  # top left, top right, bottom left, bottom right
+QUADRANTS = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (250, 250, 0),
+)  # top left, top right, bottom left, bottom right
 
 
 def quadrants(width: int = 32, height: int = 32) -> Image.Image:
     """Draw an image whose orientation and channels show in its four corners."""
     image = Image.new("RGB", (width, height))
-    for i, colour in enumerate(QUADRANTS):
+    for i, color in enumerate(QUADRANTS):
         left, top = (i % 2) * (width // 2), (i // 2) * (height // 2)
-        image.paste(colour, (left, top, left + width // 2, top + height // 2))
+        image.paste(color, (left, top, left + width // 2, top + height // 2))
     return image
 
 
@@ -50,8 +55,8 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chunks: bytes) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+def png(width: int, height: int, depth: int, color_type: int, rows: bytes, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
     body = b"".join(chunks) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + body
 
@@ -83,7 +88,8 @@ def test_stream_that_cannot_seek_is_read() -> None:
         assert close(corners(read_image(stream)), QUADRANTS)
 
 
-# EXIF's own definition: what the first stored row and the first stored column are in the upright image.
+# EXIF's own definition: what the first stored row and the first stored column are in the upright
+# image.
 ORIENTATIONS = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -106,7 +112,11 @@ def test_orientation_is_applied_once(orientation: int, form: str) -> None:
     stored = stored[:, ::-1] if first_column in ("bottom", "right") else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = read_image(encoded(Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif.tobytes(), quality=95))
+    image = read_image(
+        encoded(
+            Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif.tobytes(), quality=95
+        )
+    )
     assert image.size == (48, 32)
     assert close(corners(image), QUADRANTS)
     assert close(corners(ImageOps.exif_transpose(image)), QUADRANTS)  # nothing left to apply again
@@ -125,7 +135,9 @@ def test_alpha_is_composited_on_white(form: str) -> None:
     image.paste((200, 0, 0, 255), (8, 0, 16, 16))
     image.paste((0, 0, 0, 128), (0, 8, 8, 16))
     data = encoded(image, form, lossless=True, exact=True) if form == "WEBP" else encoded(image)
-    assert close(corners(read_image(data)), [(255, 255, 255), (200, 0, 0), (127, 127, 127), (200, 0, 0)], 1)
+    assert close(
+        corners(read_image(data)), [(255, 255, 255), (200, 0, 0), (127, 127, 127), (200, 0, 0)], 1
+    )
 
 
 def test_palette_with_graded_transparency_is_composited_without_a_warning() -> None:
@@ -137,7 +149,7 @@ def test_palette_with_graded_transparency_is_composited_without_a_warning() -> N
 
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 0), ("RGB", (0, 0, 0)), ("P", 0)])
-def test_a_colour_declared_transparent_becomes_white(mode: str, key: object) -> None:
+def test_a_color_declared_transparent_becomes_white(mode: str, key: object) -> None:
     image = Image.new(mode, (16, 16), 0)
     image.paste({"L": 90, "P": 1, "RGB": (90, 90, 90)}[mode], (8, 0, 16, 16))
     if mode == "P":
@@ -145,20 +157,20 @@ def test_a_colour_declared_transparent_becomes_white(mode: str, key: object) -> 
     assert corners(read_image(encoded(image, transparency=key))) == [(255,) * 3, (90,) * 3] * 2
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    grey = np.asarray(read_image(encoded(Image.fromarray(values))))
-    assert np.array_equal(grey[..., 0], np.round(values / 257).astype(np.uint8))
-    assert np.array_equal(grey[..., 0], grey[..., 2])
+    gray = np.asarray(read_image(encoded(Image.fromarray(values))))
+    assert np.array_equal(gray[..., 0], np.round(values / 257).astype(np.uint8))
+    assert np.array_equal(gray[..., 0], gray[..., 2])
 
 
-def test_sixteen_bit_grey_with_a_transparent_value() -> None:
+def test_sixteen_bit_gray_with_a_transparent_value() -> None:
     rows = b"\x00" + struct.pack(">4H", 1000, 1001, 65535, 0)
     data = png(4, 1, 16, 0, rows, chunk(b"tRNS", struct.pack(">H", 1000)))
     assert np.asarray(read_image(data))[0, :, 0].tolist() == [255, 4, 255, 0]
 
 
-def test_sixteen_bit_colour_keeps_its_high_bytes() -> None:
+def test_sixteen_bit_color_keeps_its_high_bytes() -> None:
     data = png(2, 1, 16, 2, b"\x00" + struct.pack(">6H", 65535, 32768, 256, 0, 128 << 8, 255))
     assert np.asarray(read_image(data))[0].tolist() == [[255, 128, 1], [0, 128, 0]]
 
@@ -179,7 +191,9 @@ def test_first_frame_of_an_animation(form: str) -> None:
 
 
 def test_phone_picture_with_a_second_image_behind_it() -> None:
-    data = encoded(quadrants(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))], quality=95)
+    data = encoded(
+        quadrants(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))], quality=95
+    )
     assert close(corners(read_image(data)), QUADRANTS)
 
 
@@ -227,7 +241,7 @@ OTHERS = {
     "TIFF": encoded(quadrants(), "TIFF"),
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "HTML": b"<!DOCTYPE html><title>404 Not Found</title>",
+    "HTML": b"<!DOCTYPE html><title>404 Not LocalizerOutput</title>",
     "holds no image": b"This is a text about a cat.\n",
     "it is empty": b"",
 }
@@ -249,7 +263,9 @@ def test_truncated_file_is_named(form: str, keep: float, tmp_path: Path) -> None
     data = encoded(noise, form)
     path = tmp_path / "half.img"
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(ValueError, match=r"half\.img.*(cannot be decoded|is damaged).*JPEG, PNG and WebP"):
+    with pytest.raises(
+        ValueError, match=r"half\.img.*(cannot be decoded|is damaged).*JPEG, PNG and WebP"
+    ):
         read_image(path)
 
 
@@ -262,7 +278,9 @@ def test_missing_file_folder_and_pipe_are_named(tmp_path: Path) -> None:
         "x" * 300: "File name too long",
     }
     for name, why in cases.items():
-        with pytest.raises(ValueError, match=f"cannot read '[^']*': (it is )?{why}.*JPEG, PNG and WebP"):
+        with pytest.raises(
+            ValueError, match=f"cannot read '[^']*': (it is )?{why}.*JPEG, PNG and WebP"
+        ):
             read_image(tmp_path / name)
     with pytest.raises(ValueError, match=r"cannot read .*null"):
         read_image(tmp_path / "\0")
@@ -287,7 +305,9 @@ def test_decompression_bomb_is_refused_before_its_memory_is_taken() -> None:
 
 
 def test_image_that_pillow_only_warns_of_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # 32 x 32 are over it, and under twice as much
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 800
+    )  # 32 x 32 are over it, and under twice as much
     assert close(corners(read_image(encoded(quadrants()))), QUADRANTS)
 
 
@@ -302,11 +322,15 @@ def test_square_image_of_the_size_passes_through_unchanged() -> None:
 def test_image_whose_shorter_side_fits_is_cropped_without_resampling(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     left, top = (size[0] - 64) // 2, (size[1] - 64) // 2
-    assert np.array_equal(to_square(Image.fromarray(pixels), 64), pixels[top : top + 64, left : left + 64])
+    assert np.array_equal(
+        to_square(Image.fromarray(pixels), 64), pixels[top : top + 64, left : left + 64]
+    )
 
 
 @pytest.mark.parametrize("width, height", [(300, 200), (200, 300), (20, 32), (640, 641)])
-def test_square_equals_resizing_the_shorter_side_and_cropping_the_centre(width: int, height: int) -> None:
+def test_square_equals_resizing_the_shorter_side_and_cropping_the_center(
+    width: int, height: int
+) -> None:
     y, x = np.mgrid[:height, :width] / max(width, height)
     smooth = np.stack([x, y, (np.sin(9 * x + 5 * y) + 1) / 2], axis=-1)
     image = Image.fromarray((smooth * 255).astype(np.uint8))
@@ -318,7 +342,9 @@ def test_square_equals_resizing_the_shorter_side_and_cropping_the_centre(width: 
 
 def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((640, 640, 3), np.uint8)
-    stripes[:, ::2] = 255  # finer than 64 pixels can show: grey, where sampling single pixels gives 0 or 255
+    stripes[:, ::2] = (
+        255  # finer than 64 pixels can show: gray, where sampling single pixels gives 0 or 255
+    )
     assert close(to_square(Image.fromarray(stripes), 64), 128, 5)
 
 
@@ -336,7 +362,9 @@ def test_to_square_takes_other_modes_and_refuses_no_size() -> None:
 
 def test_photograph_scaled_while_decoding_stays_close_to_the_slow_way() -> None:
     rng = np.random.default_rng(3)
-    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((1600, 1200), 3)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(
+        (1600, 1200), 3
+    )
     noisy = np.asarray(coarse, int) + rng.normal(0, 8, (1200, 1600, 1))
     data = encoded(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), "JPEG", quality=92)
     fast = load_square(data, 64).astype(int)
@@ -382,7 +410,11 @@ def seeds() -> list[bytes]:
 def mutated(data: bytes, rng: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        at = rng.randrange(len(changed)) if rng.random() < 0.5 else rng.randrange(min(64, len(changed)))
+        at = (
+            rng.randrange(len(changed))
+            if rng.random() < 0.5
+            else rng.randrange(min(64, len(changed)))
+        )
         kind = rng.randrange(6)
         if kind == 0:
             changed[at] ^= 1 << rng.randrange(8)
@@ -393,7 +425,9 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             del changed[at : at + rng.randrange(1, 9)]
         elif kind == 4:
-            changed[at : at + 4] = rng.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xff\xff"))
+            changed[at : at + 4] = rng.choice(
+                (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
+            )
         else:
             del changed[max(at, 16) :]
         if not changed:
@@ -445,4 +479,6 @@ def test_ten_thousand_mutated_images_are_read_or_refused() -> None:
     read, refused = fuzz(10_000, seed=1)
     assert read > 1000 and refused > 1000
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 1_500_000 * (1024 if sys.platform == "darwin" else 1)  # KB: one image of MAX_PIXELS and its copies
+    assert grown < 1_500_000 * (
+        1024 if sys.platform == "darwin" else 1
+    )  # KB: one image of MAX_PIXELS and its copies

@@ -1,4 +1,6 @@
-"""The README's table of results: what it shows of a row, that it is not stale, and how rows are added."""
+"""The README's table of results: what it shows of a row, that it is not stale, and how rows are
+added.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tinysight import runs
-from tinysight.config import Run
-from tinysight.data.pack import Pack
-from tinysight.deploy.weights import Card, weights_bytes
+from tinysight import run as runs
+from tinysight.config import Config
+from tinysight.data.build import Dataset
 from tinysight.models import build, num_parameters
+from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -71,25 +73,45 @@ def test_the_readme_shows_what_is_recorded(results: ModuleType) -> None:
 def test_what_is_not_run_yet_is_a_recipe_without_a_row(results: ModuleType) -> None:
     rows = results.read_rows(results.ROWS)
     waiting = {row["recipe"] for row in rows if row.get("status") and row.get("kind") != "speedrun"}
-    measured = {row["recipe"] for row in rows if not row.get("status") and row.get("kind") != "speedrun"}
+    measured = {
+        row["recipe"] for row in rows if not row.get("status") and row.get("kind") != "speedrun"
+    }
     assert waiting <= set(RECIPES)
-    named = {name for name in RECIPES if name.endswith(("-report", "-modern"))} - {"resnet10-report"}
-    assert named <= waiting | measured, "every published recipe and its twin has a result, or stands among those to run"
+    named = {name for name in RECIPES if name.endswith(("-report", "-modern"))} - {
+        "resnet10-report"
+    }
+    assert named <= waiting | measured, (
+        "every published recipe and its twin has a result, or stands among those to run"
+    )
 
 
 def test_a_row_shows_its_figures_command_and_commit(results: ModuleType) -> None:
-    slower = {**ROW, "top1_error": 0.5, "recipe": "vgg19-report", "seeds": [0, 1, 2], "top1_sd": 0.0123}
+    slower = {
+        **ROW,
+        "top1_error": 0.5,
+        "recipe": "vgg19-report",
+        "seeds": [0, 1, 2],
+        "top1_sd": 0.0123,
+    }
     speedrun = {**ROW, "kind": "speedrun", "top1_error": 0.3, "minutes": 0.9, "top1_sd": 0.001}
-    lines = results.table([slower, ROW, WAITING, speedrun, {**WAITING, "recipe": "vgg16-modern"}]).splitlines()
+    lines = results.table(
+        [slower, ROW, WAITING, speedrun, {**WAITING, "recipe": "vgg16-modern"}]
+    ).splitlines()
     assert lines[2].startswith(
         "| `quickstart`, speedrun | 1.28 M | **30.00 %** (+- 0.10) | 20.00 % | 2 cores | 54.0 s |"
     )
-    assert "**40.00 %** (39.0 to 41.0) | 20.00 % | 2 cores | 58 min | 0 | [2026-11-25](experiments/001" in lines[3]
+    assert (
+        "**40.00 %** (39.0 to 41.0) | 20.00 % | 2 cores | 58 min | 0 | [2026-11-25](experiments/001"
+        in lines[3]
+    )
     assert "`vgg19-report`" in lines[4] and "(+- 1.23)" in lines[4] and "| 0, 1, 2 |" in lines[4]
     block = lines[lines.index("```sh") + 1 : lines.index("```")]
     assert len(block) == 3
     assert block[1] == f"{ROW['command']}  # 40.00 %, commit 0123456789ab"
-    assert lines[-1] == f"| `vgg16-report`: 47.22 %; `vgg16-modern`: 47.22 % | a GPU | `{WAITING['command']}` |"
+    assert (
+        lines[-1]
+        == f"| `vgg16-report`: 47.22 %; `vgg16-modern`: 47.22 % | a GPU | `{WAITING['command']}` |"
+    )
     assert "Not run yet" not in results.table([ROW])
 
 
@@ -109,14 +131,22 @@ def test_a_result_takes_the_place_of_the_recipe_that_waited(results: ModuleType)
     epochs = RECIPES["vgg16-report"]().train.epochs
     done = {**ROW, "recipe": "vgg16-report", "epochs": epochs}
     assert results.with_row(rows, done) == [ROW, other, race, done]
-    for another in ({**done, "epochs": epochs - 1}, {**done, "data": "pets"}, {**done, "recipe": "my-own"}):
-        assert results.with_row(rows, another) == [*rows, another], "shorter, or on other data: it still waits"
+    for another in (
+        {**done, "epochs": epochs - 1},
+        {**done, "data": "pets"},
+        {**done, "recipe": "my-own"},
+    ):
+        assert results.with_row(rows, another) == [*rows, another], (
+            "shorter, or on other data: it still waits"
+        )
     fast = {**done, "kind": "speedrun"}
     assert results.with_row(rows, fast) == [ROW, WAITING, other, fast]
 
 
 @pytest.fixture
-def evaluated(make_run: Callable[..., Run], pack: Pack, tmp_path: Path) -> Callable[..., Path]:
+def evaluated(
+    make_run: Callable[..., Config], pack: Dataset, tmp_path: Path
+) -> Callable[..., Path]:
     """Write the folder of a finished, evaluated run as the commands leave it."""
 
     def write(seed: int, top1_error: float, **changes: Any) -> Path:
@@ -126,22 +156,31 @@ def evaluated(make_run: Callable[..., Run], pack: Pack, tmp_path: Path) -> Calla
         command = f"tinysight train test train.seed={seed}"
         versions = {"commit": "abc"}
         runs.write_record(
-            runs.Record(folder=folder, run=run, data_digest="", machine={}, versions=versions, command=command)
+            runs.Record(
+                folder=folder,
+                run=run,
+                data_digest="",
+                machine={},
+                versions=versions,
+                command=command,
+            )
         )
-        card = Card(
+        metadata = ModelMetadata(
             model="small",
             options={},
             class_names=pack.class_names,
             class_ids=pack.class_ids,
             image_size=32,
             crop=24,
-            size=24,
+            input_size=24,
             flip_average=True,
             recipe="test",
             data="small",
             version="0",
         )
-        (folder / "weights.safetensors").write_bytes(weights_bytes(build("small", 24, {}), card))
+        (folder / "weights.safetensors").write_bytes(
+            weights_bytes(build("small", 24, {}), metadata)
+        )
         figures = {"top1_error": top1_error, "top1_low": 0.1, "top1_high": 0.9}
         figures |= {"top5_error": 0.2, "loss": 1.5, "calibration_error": 0.05}
         (folder / "evaluation-val.json").write_text(json.dumps(figures))
@@ -151,21 +190,36 @@ def evaluated(make_run: Callable[..., Run], pack: Pack, tmp_path: Path) -> Calla
     return write
 
 
-def test_the_row_of_one_run_and_of_several_seeds(results: ModuleType, evaluated: Callable[..., Path]) -> None:
+def test_the_row_of_one_run_and_of_several_seeds(
+    results: ModuleType, evaluated: Callable[..., Path]
+) -> None:
     one, two = evaluated(0, 0.4), evaluated(1, 0.5)
     row = results.row_of([one], hardware="2 cores", record="page.md")
     assert row.keys() >= results.MEASURED
-    assert (row["top1_error"], row["top1_low"], row["minutes"], row["seeds"]) == (0.4, 0.1, 1.0, [0])
-    assert (row["command"], row["commit"], row["hardware"]) == ("tinysight train test train.seed=0", "abc", "2 cores")
+    assert (row["top1_error"], row["top1_low"], row["minutes"], row["seeds"]) == (
+        0.4,
+        0.1,
+        1.0,
+        [0],
+    )
+    assert (row["command"], row["commit"], row["hardware"]) == (
+        "tinysight train test train.seed=0",
+        "abc",
+        "2 cores",
+    )
     assert row["parameters"] == num_parameters("small", 24, {"dropout": 0.3})
     both = results.row_of([one, two], hardware="2 cores", record="page.md")
     assert both["top1_errors"] == [0.4, 0.5] and both["seeds"] == [0, 1] and both["minutes"] == 1.5
-    assert both["top1_error"] == pytest.approx(0.45) and both["top1_sd"] == pytest.approx(0.1 / 2**0.5, abs=1e-6)
+    assert both["top1_error"] == pytest.approx(0.45) and both["top1_sd"] == pytest.approx(
+        0.1 / 2**0.5, abs=1e-6
+    )
     assert "top1_low" not in both, "one seed's interval is not the spread of several"
     with pytest.raises(ValueError, match="give each once"):
         results.row_of([one, one], hardware="", record="")
-    other = evaluated(2, 0.5, optimiser__lr=0.01)
-    with pytest.raises(ValueError, match=r"optimiser\.lr=0\.01; give runs that differ in their seed"):
+    other = evaluated(2, 0.5, optimizer__lr=0.01)
+    with pytest.raises(
+        ValueError, match=r"optimizer\.lr=0\.01; give runs that differ in their seed"
+    ):
         results.row_of([one, other], hardware="", record="")
 
 
@@ -194,7 +248,9 @@ def test_a_row_is_added_to_the_record_and_to_the_page(
 
     call("--add", str(evaluated(0, 0.4)), "--hardware", "2 cores", "--record", "page.md")
     race = {**ROW, "kind": "speedrun", "split": "val", "top1_error": 0.3, "top1_sd": 0.01}
-    (tmp_path / "row.json").write_text(json.dumps({key: value for key, value in race.items() if key != "record"}))
+    (tmp_path / "row.json").write_text(
+        json.dumps({key: value for key, value in race.items() if key != "record"})
+    )
     call("--add-row", str(tmp_path / "row.json"), "--record", "page.md")
     call("--check")
     assert [row.get("kind") or row["recipe"] for row in results.read_rows(results.ROWS)] == [

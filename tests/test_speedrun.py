@@ -1,4 +1,6 @@
-"""The speedrun: the very training of the loop, timed by the rules, and a verdict that holds to them."""
+"""The speedrun: the very training of the loop, timed by the rules, and a verdict that holds to
+them.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from tinysight.config import Run
-from tinysight.data.pack import Pack
-from tinysight.deploy.predictor import Predictor
-from tinysight.device import Placement
-from tinysight.train.evaluate import measure, score_split
-from tinysight.train.loop import Quiet, train
-from tinysight.train.world import World
+from tinysight.config import Config
+from tinysight.data.build import Dataset
+from tinysight.device import Runtime
+from tinysight.evaluation.evaluate import measure, score_split
+from tinysight.predict.predictor import Predictor
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.loop import NullReporter, train
 
 ROOT = Path(__file__).parent.parent
-CPU = Placement(device=torch.device("cpu"), bf16=False)
+CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def speedrun() -> ModuleType:
 
 
 @pytest.fixture
-def run(make_run: Callable[..., Run]) -> Run:
+def run(make_run: Callable[..., Config]) -> Config:
     """A run with dropout, batch norm, averaged weights and two sizes, that watches no error."""
     return make_run(
         data__monitor="none",
@@ -48,25 +50,43 @@ def run(make_run: Callable[..., Run]) -> Run:
     )
 
 
-def test_it_is_the_training_of_the_loop(speedrun: ModuleType, run: Run, pack: Pack, tmp_path: Path) -> None:
+def test_it_is_the_training_of_the_loop(
+    speedrun: ModuleType, run: Config, pack: Dataset, tmp_path: Path
+) -> None:
     before = torch.get_rng_state()
     done = speedrun.attempt(run, pack, CPU, "minival")
     assert torch.equal(torch.get_rng_state(), before)
-    train(run, pack, tmp_path, placement=CPU, world=World(), reporter=Quiet(), versions={})
+    train(
+        run,
+        pack,
+        tmp_path,
+        runtime=CPU,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        versions={},
+    )
     told = measure(score_split(Predictor(tmp_path), pack, "minival", lambda count: None))
     assert done.metrics == told, "warming up changes nothing of it"
     assert 14 * 0.01 < done.seconds < 30
     assert 2 * 0.01 < done.compile_seconds < 30, "one pass at each of two sizes"
 
 
-def test_a_training_that_breaks_is_no_attempt(speedrun: ModuleType, run: Run, pack: Pack) -> None:
-    wild = replace(run, optimiser=replace(run.optimiser, lr=1e38))
+def test_a_training_that_breaks_is_no_attempt(
+    speedrun: ModuleType, run: Config, pack: Dataset
+) -> None:
+    wild = replace(run, optimizer=replace(run.optimizer, lr=1e38))
     with pytest.raises(ValueError, match="not finite"):
         speedrun.attempt(wild, pack, CPU, "minival")
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    return {"split": "val", "seeds": [0, 1, 2, 3, 4], "top1_error": 0.37, "seconds": [50.0, 60.0], **changes}
+    return {
+        "split": "val",
+        "seeds": [0, 1, 2, 3, 4],
+        "top1_error": 0.37,
+        "seconds": [50.0, 60.0],
+        **changes,
+    }
 
 
 def test_a_record_needs_val_five_seeds_and_the_target(speedrun: ModuleType) -> None:
@@ -76,9 +96,9 @@ def test_a_record_needs_val_five_seeds_and_the_target(speedrun: ModuleType) -> N
     assert "above 37.56%" in speedrun.verdict(row(top1_error=0.3757), 0.3756)
 
 
-@pytest.mark.parametrize("change", [{"schedule__name": "plateau"}, {"train__final": "best"}])
+@pytest.mark.parametrize("change", [{"schedule__name": "plateau"}, {"train__keep_weights": "best"}])
 def test_a_run_that_watches_errors_is_refused(
-    speedrun: ModuleType, change: dict[str, Any], make_run: Callable[..., Run]
+    speedrun: ModuleType, change: dict[str, Any], make_run: Callable[..., Config]
 ) -> None:
     with pytest.raises(ValueError, match="watches no error"):
         speedrun.check_rules(make_run(**{"schedule__name": "linear", **change}))
@@ -86,7 +106,7 @@ def test_a_run_that_watches_errors_is_refused(
 
 def test_the_command_writes_a_row(
     speedrun: ModuleType,
-    pack: Pack,
+    pack: Dataset,
     data_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +120,17 @@ def test_the_command_writes_a_row(
         "train.device=cpu",
         "augment.crop=24",
     ]
-    words = ["speedrun.py", "quickstart", *small, "--data", "small", "--seeds", "2", "--target", "100"]
+    words = [
+        "speedrun.py",
+        "quickstart",
+        *small,
+        "--data",
+        "small",
+        "--seeds",
+        "2",
+        "--target",
+        "100",
+    ]
 
     def call(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", [*words, *more])

@@ -1,4 +1,6 @@
-"""Run the command line as `python -m tinysight`, or under torchrun as `torchrun ... -m tinysight train ...`."""
+"""Run the command line as `python -m tinysight`, or under torchrun as `torchrun ... -m tinysight
+train ...`.
+"""
 
 from tinysight.cli import main
 

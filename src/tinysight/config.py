@@ -1,4 +1,6 @@
-"""A run as plain, frozen values: two levels, validated on construction, written down before the first step."""
+"""A run as plain, frozen values: two levels, validated on construction, written down before the
+first step.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,29 @@ def _require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class DataConfig:
     """Which pack, and which of its splits play which part."""
 
     name: str = "tiny-imagenet"
     train: str = "train"  # rows that are learned from: "train" or "train+minival"
-    monitor: str = "minival"  # rows evaluated after each epoch, for choices; "none" for no such evaluation
+    monitor: str = (
+        "minival"  # rows evaluated after each epoch, for choices; "none" for no such evaluation
+    )
     fraction: float = 1.0  # class-balanced share of the training rows, always the same ones
     prefetch: int = 1  # batches read ahead when the images are not on the device; changes no result
 
     def __post_init__(self) -> None:
-        _require(self.train in ("train", "train+minival"), "data.train", self.train, "train, train+minival")
         _require(
-            self.monitor in ("minival", "none"), "data.monitor", self.monitor, "minival, none (val is for reports)"
+            self.train in ("train", "train+minival"),
+            "data.train",
+            self.train,
+            "train, train+minival",
+        )
+        _require(
+            self.monitor in ("minival", "none"),
+            "data.monitor",
+            self.monitor,
+            "minival, none (val is for reports)",
         )
         _require(
             not (self.train == "train+minival" and self.monitor == "minival"),
@@ -42,26 +54,33 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
-    """What happens to a training image; each method strikes each image with `probability` (the crop always)."""
+class AugmentConfig:
+    """What happens to a training image; each method strikes each image with `probability` (the crop
+    always).
+    """
 
-    crop: int = 56  # pixels of the window cut out, at random in training, at the centre in evaluation; 0: no crop
+    # pixels of the window cut out, at random in training, at the center in evaluation; 0: no crop
+    crop: int = 56
     flip: float = 0.5  # probability of a horizontal flip
     shift: int = 4  # largest translation in pixels
     rotation: float = 10.0  # largest angle in degrees
     contrast: tuple[float, float] = (0.9, 1.08)  # range of the factor
     gamma: tuple[float, float] = (0.9, 1.08)  # range of the exponent
     probability: float = 0.5  # of shift, rotation, contrast and gamma each
-    trivial: bool = False  # one random operation of random strength besides, after TrivialAugment
+    trivial_augment: bool = (
+        False  # one random operation of random strength besides, after TrivialAugment
+    )
     erase: float = 0.0  # probability that a window is painted over
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the share of the image itself in a mixture; 0: no Mixup
+    mixup: float = (
+        0.0  # alpha of Beta(alpha, alpha), the share of the image itself in a mixture; 0: no Mixup
+    )
     cutmix: float = 0.0  # the same for CutMix; with both, each mixed image takes either
-    mix: float = 0.5  # probability that an image is mixed
+    mix_probability: float = 0.5  # probability that an image is mixed
     mix_until: float = 0.9  # share of the training after which no image is mixed
 
     def __post_init__(self) -> None:
         _require(self.crop >= 0, "augment.crop", self.crop, "0 (none) or a number of pixels")
-        for name in ("flip", "probability", "erase", "mix", "mix_until"):
+        for name in ("flip", "probability", "erase", "mix_probability", "mix_until"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"augment.{name}", value, "0 to 1")
         for name in ("mixup", "cutmix"):
@@ -72,70 +91,102 @@ class Augment:
         for name in ("contrast", "gamma"):
             value = getattr(self, name)
             ordered = len(value) == 2 and 0 < value[0] <= value[1]
-            _require(ordered, f"augment.{name}", value, "two positive numbers, the lower first, as 0.9,1.08")
+            _require(
+                ordered,
+                f"augment.{name}",
+                value,
+                "two positive numbers, the lower first, as 0.9,1.08",
+            )
 
     @property
     def mixes(self) -> bool:
         """Whether images are mixed at all."""
-        return bool(self.mix and (self.mixup or self.cutmix))
+        return bool(self.mix_probability and (self.mixup or self.cutmix))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelConfig:
     """A name out of `models.MODELS` and the keyword arguments it is built with."""
 
     name: str = "resnet"
     options: dict[str, OptionValue] = field(default_factory=dict)
-    initialisation: str = "variance_scaling"
+    init: str = "variance_scaling"
 
     def __post_init__(self) -> None:
         allowed = ("variance_scaling", "xavier", "torch")
-        _require(self.initialisation in allowed, "model.initialisation", self.initialisation, ", ".join(allowed))
+        _require(self.init in allowed, "model.init", self.init, ", ".join(allowed))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localise:
+class LocalizerConfig:
     """Whether the network also finds boxes, and how; `head` "none" leaves a classifier."""
 
     head: str = "none"  # none, mlp, lstm or centernet
-    grid: int = 1  # cells along a side of the image: 1 or 4 as the report may be read, 16 for centernet
-    steps: int = 5  # lstm: the most boxes a cell emits
-    overlap: str = "iou"  # what matching calls an overlap: "iou" of 0.25, or "centre" within the true box
+    grid: int = (
+        1  # cells along a side of the image: 1 or 4 as the report may be read, 16 for centernet
+    )
+    num_steps: int = 5  # lstm: the most boxes a cell emits
+    overlap: str = (
+        "iou"  # what matching calls an overlap: "iou" of 0.25, or "center" within the true box
+    )
     feedback: bool = False  # lstm: a step sees the box before it
     shared: bool = False  # lstm: all steps share the layers that read box and confidence
-    focus: float = 1.0  # above 1, cells also answer for centres just beyond their edges
-    weight: float = 1.0  # of confidence and box against the classification
+    cell_scale: float = 1.0  # above 1, cells also answer for centers just beyond their edges
+    loss_weight: float = 1.0  # of confidence and box against the classification
     box_weight: float = 5.0  # of the L1 distance, in sides of the image, against the confidence
     giou_weight: float = 0.0  # of 1 - GIoU against the L1 distance
-    classify: float = 1.0  # weight of the classification; 0: the logits are not trained
-    decoding: str = "filter"  # "filter": all boxes above the threshold; "stop": a cell's answers end below it
+    class_loss_weight: float = 1.0  # weight of the classification; 0: the logits are not trained
+    decoding: str = (
+        "filter"  # "filter": all boxes above the threshold; "stop": a cell's answers end below it
+    )
     threshold: float = 0.5  # confidence from which a box is accepted
-    suppression: float = 0.5  # IoU above which the less confident of two boxes is left out; 1: none is
+    nms_iou: float = 0.5  # IoU above which the less confident of two boxes is left out; 1: none is
     encoder: str = ""  # run folder or weights file that the encoder begins with; "": from scratch
     frozen: bool = False  # the encoder keeps those weights
 
     def __post_init__(self) -> None:
         heads = ("none", "mlp", "lstm", "centernet")
-        _require(self.head in heads, "localise.head", self.head, ", ".join(heads))
-        _require(1 <= self.grid <= 32, "localise.grid", self.grid, "1 to 32 cells")
-        _require(self.head != "mlp" or self.grid == 1, "localise.grid", self.grid, "1 with localise.head=mlp")
+        _require(self.head in heads, "localizer.head", self.head, ", ".join(heads))
+        _require(1 <= self.grid <= 32, "localizer.grid", self.grid, "1 to 32 cells")
+        _require(
+            self.head != "mlp" or self.grid == 1,
+            "localizer.grid",
+            self.grid,
+            "1 with localizer.head=mlp",
+        )
         _require(
             self.head != "centernet" or self.grid >= 8,
-            "localise.grid",
+            "localizer.grid",
             self.grid,
-            "8 or more with localise.head=centernet",
+            "8 or more with localizer.head=centernet",
         )
-        _require(1 <= self.steps <= 50, "localise.steps", self.steps, "1 to 50")
-        _require(self.overlap in ("iou", "centre"), "localise.overlap", self.overlap, "iou, centre")
-        _require(1 <= self.focus <= 3, "localise.focus", self.focus, "1 (each centre in one cell) to 3")
-        for name in ("weight", "box_weight"):
-            _require(getattr(self, name) > 0, f"localise.{name}", getattr(self, name), "above 0")
-        for name in ("giou_weight", "classify"):
-            _require(getattr(self, name) >= 0, f"localise.{name}", getattr(self, name), "0 or more")
-        _require(self.decoding in ("filter", "stop"), "localise.decoding", self.decoding, "filter, stop")
-        _require(0 < self.threshold < 1, "localise.threshold", self.threshold, "between 0 and 1")
-        _require(0 < self.suppression <= 1, "localise.suppression", self.suppression, "above 0, at most 1")
-        _require(not self.frozen or bool(self.encoder), "localise.frozen", True, "false without localise.encoder")
+        _require(1 <= self.num_steps <= 50, "localizer.num_steps", self.num_steps, "1 to 50")
+        _require(
+            self.overlap in ("iou", "center"), "localizer.overlap", self.overlap, "iou, center"
+        )
+        _require(
+            1 <= self.cell_scale <= 3,
+            "localizer.cell_scale",
+            self.cell_scale,
+            "1 (each center in one cell) to 3",
+        )
+        for name in ("loss_weight", "box_weight"):
+            _require(getattr(self, name) > 0, f"localizer.{name}", getattr(self, name), "above 0")
+        for name in ("giou_weight", "class_loss_weight"):
+            _require(
+                getattr(self, name) >= 0, f"localizer.{name}", getattr(self, name), "0 or more"
+            )
+        _require(
+            self.decoding in ("filter", "stop"), "localizer.decoding", self.decoding, "filter, stop"
+        )
+        _require(0 < self.threshold < 1, "localizer.threshold", self.threshold, "between 0 and 1")
+        _require(0 < self.nms_iou <= 1, "localizer.nms_iou", self.nms_iou, "above 0, at most 1")
+        _require(
+            not self.frozen or bool(self.encoder),
+            "localizer.frozen",
+            True,
+            "false without localizer.encoder",
+        )
 
     @property
     def finds(self) -> bool:
@@ -144,7 +195,7 @@ class Localise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimiser:
+class OptimizerConfig:
     """How a gradient becomes a step."""
 
     name: str = "sgd"
@@ -160,31 +211,36 @@ class Optimiser:
 
     def __post_init__(self) -> None:
         names = ("sgd", "rmsprop", "adam", "muon")
-        _require(self.name in names, "optimiser.name", self.name, ", ".join(names))
-        _require(self.lr > 0, "optimiser.lr", self.lr, "above 0")
+        _require(self.name in names, "optimizer.name", self.name, ", ".join(names))
+        _require(self.lr > 0, "optimizer.lr", self.lr, "above 0")
         for name, value in (("momentum", self.momentum), ("decay", self.decay)):
-            _require(0 <= value < 1, f"optimiser.{name}", value, "0 up to, not including, 1")
+            _require(0 <= value < 1, f"optimizer.{name}", value, "0 up to, not including, 1")
         _require(
-            all(0 <= beta < 1 for beta in self.betas), "optimiser.betas", self.betas, "0 up to, not including, 1, each"
+            all(0 <= beta < 1 for beta in self.betas),
+            "optimizer.betas",
+            self.betas,
+            "0 up to, not including, 1, each",
         )
         _require(
             self.name != "sgd" or self.momentum > 0 or not self.nesterov,
-            "optimiser.nesterov",
+            "optimizer.nesterov",
             self.nesterov,
             "false when momentum is 0",
         )
-        _require(self.sgd_ratio > 0, "optimiser.sgd_ratio", self.sgd_ratio, "above 0")
-        _require(self.epsilon > 0, "optimiser.epsilon", self.epsilon, "above 0")
-        _require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "0 or more")
+        _require(self.sgd_ratio > 0, "optimizer.sgd_ratio", self.sgd_ratio, "above 0")
+        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """The learning rate over time, as a factor on `optimiser.lr`."""
+class ScheduleConfig:
+    """The learning rate over time, as a factor on `optimizer.lr`."""
 
     name: str = "plateau"
     warmup: float = 0.0  # epochs of linear growth from 0
-    factor: float = 0.1  # plateau: what the rate is multiplied by; exponential: the same, an epoch, bit by bit
+    factor: float = (
+        0.1  # plateau: what the rate is multiplied by; exponential: the same, an epoch, bit by bit
+    )
     patience: int = 3  # plateau: epochs without a better monitored error before that
     cycles: int = 4  # cyclic: how often the rate falls from the peak to 0, along a cosine
 
@@ -198,18 +254,24 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class TrainConfig:
     """How long, how large a step, and what is kept."""
 
     epochs: int = 60
     batch_size: int = 128  # over all processes together
     label_smoothing: float = 0.0
-    average_decay: float = 0.0  # of the exponentially averaged weights; 0: none
-    sizes: tuple[tuple[float, int], ...] = ()  # (share of the training, pixels): growing resolution; (): the crop
+    ema_decay: float = 0.0  # of the exponentially averaged weights; 0: none
+    sizes: tuple[
+        tuple[float, int], ...
+    ] = ()  # (share of the training, pixels): growing resolution; (): the crop
     flip_average: bool = False  # evaluate on the image and its mirror image
-    snapshots: int = 0  # weights kept on the way, to vote: at the end of the last so many cycles or epochs
+    snapshots: int = (
+        0  # weights kept on the way, to vote: at the end of the last so many cycles or epochs
+    )
     snapshot_every: int = 1  # epochs between two of them, where schedule.name is not cyclic
-    final: str = "last"  # weights to keep at the end: "last", or "best" on the monitored split
+    keep_weights: str = (
+        "last"  # weights to keep at the end: "last", or "best" on the monitored split
+    )
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"  # "bf16" where it is native, else "fp32"
@@ -217,14 +279,21 @@ class Train:
     log_every: int = 50  # steps
     checkpoint_minutes: float = 10.0  # and at the end of every epoch
     keep: int = 2  # checkpoints, beside the best
-    record: tuple[str, ...] = ()  # layers whose activations are recorded, names as in `model.named_modules()`
+    record: tuple[
+        str, ...
+    ] = ()  # layers whose activations are recorded, names as in `model.named_modules()`
     record_every: int = 50  # steps
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
         _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "2 or more")
-        _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 up to 1")
-        _require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "0 up to 1")
+        _require(
+            0 <= self.label_smoothing < 1,
+            "train.label_smoothing",
+            self.label_smoothing,
+            "0 up to 1",
+        )
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 up to 1")
         starts = [start for start, _ in self.sizes]
         growing = starts == sorted(set(starts)) and (not starts or starts[0] == 0)
         sound = growing and all(0 <= start < 1 and pixels >= 8 for start, pixels in self.sizes)
@@ -235,29 +304,54 @@ class Train:
             "pairs (share, pixels), shares growing from 0 up to 1, as '((0,40),(0.7,56))'",
         )
         _require(self.snapshots >= 0, "train.snapshots", self.snapshots, "0 or more")
-        _require(self.snapshot_every >= 1, "train.snapshot_every", self.snapshot_every, "1 or more epochs")
-        _require(self.final in ("last", "best"), "train.final", self.final, "last, best")
+        _require(
+            self.snapshot_every >= 1,
+            "train.snapshot_every",
+            self.snapshot_every,
+            "1 or more epochs",
+        )
+        _require(
+            self.keep_weights in ("last", "best"),
+            "train.keep_weights",
+            self.keep_weights,
+            "last, best",
+        )
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
-        _require(self.precision in ("auto", "bf16", "fp32"), "train.precision", self.precision, "auto, bf16, fp32")
+        _require(
+            self.precision in ("auto", "bf16", "fp32"),
+            "train.precision",
+            self.precision,
+            "auto, bf16, fp32",
+        )
         _require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more steps")
-        _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "above 0")
+        _require(
+            self.checkpoint_minutes > 0,
+            "train.checkpoint_minutes",
+            self.checkpoint_minutes,
+            "above 0",
+        )
         _require(self.keep >= 2, "train.keep", self.keep, "2 or more")
         _require(self.record_every >= 1, "train.record_every", self.record_every, "1 or more steps")
-        _require(not (self.record and self.compile), "train.compile", True, "false while train.record names layers")
+        _require(
+            not (self.record and self.compile),
+            "train.compile",
+            True,
+            "false while train.record names layers",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Config:
     """Everything that decides a training, but the data's own pixels."""
 
     recipe: str
-    data: Data = Data()
-    augment: Augment = Augment()
-    model: Model = field(default_factory=Model)
-    localise: Localise = Localise()
-    optimiser: Optimiser = Optimiser()
-    schedule: Schedule = Schedule()
-    train: Train = Train()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
+    localizer: LocalizerConfig = LocalizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
         if self.schedule.warmup >= self.train.epochs:
@@ -265,13 +359,13 @@ class Run:
                 f"schedule.warmup is {self.schedule.warmup:g} epochs of {self.train.epochs} in all; "
                 "set it below train.epochs"
             )
-        if self.localise.finds:
+        if self.localizer.finds:
             self._check_augmentation_of_boxes()
-        needs_monitor = self.schedule.name == "plateau" or self.train.final == "best"
+        needs_monitor = self.schedule.name == "plateau" or self.train.keep_weights == "best"
         if needs_monitor and self.data.monitor == "none":
             raise ValueError(
-                "data.monitor is 'none', but schedule.name=plateau and train.final=best choose by the monitored error; "
-                "set data.monitor=minival, or schedule.name=cosine and train.final=last"
+                "data.monitor is 'none', but schedule.name=plateau and train.keep_weights=best choose by the monitored error; "
+                "set data.monitor=minival, or schedule.name=cosine and train.keep_weights=last"
             )
         if self.schedule.name == "cyclic" and self.train.epochs % self.schedule.cycles:
             raise ValueError(
@@ -294,19 +388,21 @@ class Run:
         if self.augment.mixes:
             raise ValueError(
                 "augment.mixup and augment.cutmix mix images whose boxes cannot be mixed; set both to 0, or "
-                "localise.head=none"
+                "localizer.head=none"
             )
-        if self.augment.rotation > 5 or self.augment.trivial:
+        if self.augment.rotation > 5 or self.augment.trivial_augment:
             raise ValueError(
-                f"augment.rotation is {self.augment.rotation:g} and augment.trivial is {self.augment.trivial}; the box "
+                f"augment.rotation is {self.augment.rotation:g} and augment.trivial_augment is {self.augment.trivial_augment}; the box "
                 "around a turned box is too large beyond 5 degrees: set augment.rotation to 5 or less and "
-                "augment.trivial=false, or localise.head=none"
+                "augment.trivial_augment=false, or localizer.head=none"
             )
 
     @property
     def _snapshot_spacing(self) -> int:
         return (
-            self.train.epochs // self.schedule.cycles if self.schedule.name == "cyclic" else self.train.snapshot_every
+            self.train.epochs // self.schedule.cycles
+            if self.schedule.name == "cyclic"
+            else self.train.snapshot_every
         )
 
     def snapshot_epochs(self) -> list[int]:
@@ -315,25 +411,29 @@ class Run:
         return sorted(self.train.epochs - number * self._snapshot_spacing for number in behind)
 
 
-def to_dict(run: Run) -> dict[str, Any]:
-    """Return `run` as nested plain values; tuples stay tuples (JSON makes them lists, `from_dict` takes both)."""
+def to_dict(run: Config) -> dict[str, Any]:
+    """Return `run` as nested plain values; tuples stay tuples (JSON makes them lists, `from_dict`
+    takes both).
+    """
     return asdict(run)
 
 
-def from_dict(values: dict[str, Any]) -> Run:
-    """Rebuild a run from `to_dict`'s form or its JSON; raise ValueError for unknown or ill-typed fields."""
-    run = Run(recipe=str(values.get("recipe", "")))
+def from_dict(values: dict[str, Any]) -> Config:
+    """Rebuild a run from `to_dict`'s form or its JSON; raise ValueError for unknown or ill-typed
+    fields.
+    """
+    run = Config(recipe=str(values.get("recipe", "")))
     flat: dict[str, Any] = {}
     for section, content in values.items():
         if section == "recipe":
             continue
-        _nearest(section, [f.name for f in fields(Run)], "section")
+        _nearest(section, [f.name for f in fields(Config)], "section")
         for name, value in content.items():
             flat[f"{section}.{name}"] = value
     return override(run, flat)
 
 
-def override(run: Run, changes: dict[str, Any]) -> Run:
+def override(run: Config, changes: dict[str, Any]) -> Config:
     """Return `run` with `{"section.field": value}` changed; strings are parsed by the field's type.
 
     Raises:
@@ -342,14 +442,16 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
     sections: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         section, _, rest = path.partition(".")
-        names = [f.name for f in fields(Run) if is_dataclass(getattr(run, f.name))]
+        names = [f.name for f in fields(Config) if is_dataclass(getattr(run, f.name))]
         if not rest:
             known = [f"{s}.{f.name}" for s in names for f in fields(getattr(run, s))]
             _nearest(path, known, "field")
         _nearest(section, names, "section")
         current = getattr(run, section)
         name, _, option = rest.partition(".")
-        _nearest(name, [f.name for f in fields(current)], f"field of {section}", prefix=f"{section}.")
+        _nearest(
+            name, [f.name for f in fields(current)], f"field of {section}", prefix=f"{section}."
+        )
         changed = sections.setdefault(section, {})
         if option:
             if name != "options":
@@ -358,14 +460,21 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
         else:
             annotation = typing.get_type_hints(type(current))[name]
             changed[name] = _convert(value, annotation, path)
-    return replace(run, **{section: replace(getattr(run, section), **changed) for section, changed in sections.items()})
+    return replace(
+        run,
+        **{
+            section: replace(getattr(run, section), **changed)
+            for section, changed in sections.items()
+        },
+    )
 
 
-def difference(run: Run, base: Run) -> list[str]:
-    """Return the settings, as a command line takes them, that make `run` of `base`; `recipe` is no setting.
+def difference(run: Config, base: Config) -> list[str]:
+    """Return the settings, as a command line takes them, that make `run` of `base`; `recipe` is no
+    setting.
 
-    `override(base, parse_assignments(difference(run, base)))` is `run` again, with its lists turned into tuples.
-    """
+    `override(base, parse_assignments(difference(run, base)))` is `run` again, with its lists
+    turned into tuples."""
     settings = []
     for section, values in to_dict(run).items():
         if section == "recipe":
@@ -373,10 +482,18 @@ def difference(run: Run, base: Run) -> list[str]:
         for name, value in values.items():
             before = getattr(getattr(base, section), name)
             if name == "options" and before.keys() <= value.keys():
-                changed = {option: item for option, item in value.items() if _differs(item, before.get(option))}
-                settings += [f"{section}.{name}.{option}={item!r}" for option, item in changed.items()]
+                changed = {
+                    option: item
+                    for option, item in value.items()
+                    if _differs(item, before.get(option))
+                }
+                settings += [
+                    f"{section}.{name}.{option}={item!r}" for option, item in changed.items()
+                ]
             elif _differs(value, before):
-                settings.append(f"{section}.{name}={value if isinstance(value, str) else repr(value)}")
+                settings.append(
+                    f"{section}.{name}={value if isinstance(value, str) else repr(value)}"
+                )
     return settings
 
 
@@ -385,12 +502,16 @@ def _differs(value: Any, before: Any) -> bool:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, str]:
-    """Split `["train.epochs=8", ...]` into a dict; raise ValueError for what is not `section.field=value`."""
+    """Split `["train.epochs=8", ...]` into a dict; raise ValueError for what is not
+    `section.field=value`.
+    """
     changes: dict[str, str] = {}
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals or not path:
-            raise ValueError(f"{assignment!r} is no setting; write section.field=value, as train.epochs=8")
+            raise ValueError(
+                f"{assignment!r} is no setting; write section.field=value, as train.epochs=8"
+            )
         if path in changes:
             raise ValueError(f"{path} is set twice; set it once")
         changes[path] = value
@@ -414,7 +535,13 @@ def _literal(value: Any) -> Any:
         return value.lower() == "true"
     try:
         return _tuples(ast.literal_eval(value))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # all that literal_eval may raise
         return value
 
 
@@ -434,7 +561,11 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
 
 def _fits(value: Any, annotation: Any) -> bool:
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) < float("inf")
+        )
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -13,7 +13,7 @@ import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class Runtime:
     """Where and in which precision a model runs."""
 
     device: torch.device
@@ -31,7 +31,7 @@ class Placement:
         return f"{where}, {'bf16' if self.bf16 else 'fp32'}"
 
 
-def place(device: str = "auto", precision: str = "auto", *, local_rank: int = 0) -> Placement:
+def select_device(device: str = "auto", precision: str = "auto", *, local_rank: int = 0) -> Runtime:
     """Choose device and precision; raise ValueError for a device that is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,30 +40,43 @@ def place(device: str = "auto", precision: str = "auto", *, local_rank: int = 0)
     chosen = torch.device(device)
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"the device is {device!r}, but torch sees no CUDA device here; choose cpu")
+            raise ValueError(
+                f"the device is {device!r}, but torch sees no CUDA device here; choose cpu"
+            )
         chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
         if chosen.index >= torch.cuda.device_count():
-            raise ValueError(f"the device is {chosen}, but there are {torch.cuda.device_count()} CUDA devices here")
+            raise ValueError(
+                f"the device is {chosen}, but there are {torch.cuda.device_count()} CUDA devices here"
+            )
         torch.cuda.set_device(chosen)
-    return Placement(device=chosen, bf16=precision == "bf16" or (precision == "auto" and native_bf16(chosen)))
+    return Runtime(
+        device=chosen, bf16=precision == "bf16" or (precision == "auto" and native_bf16(chosen))
+    )
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (emulation is slower than float32).
+    """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (emulation is slower
+    than float32).
 
-    Emulation can be 300 times slower: a small product shows it in 30 ms, where the one that decides takes 8 s.
-    """
+    Emulation can be 300 times slower: a small product shows it in 30 ms, where the one that
+    decides takes 8 s."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _bf16_gain(128) > 0.05 and _bf16_gain(768) > 1.3
 
 
 def _bf16_gain(size: int) -> float:
-    return matmul_rate(torch.bfloat16, size=size, seconds=0.05) / matmul_rate(torch.float32, size=size, seconds=0.05)
+    return matmul_rate(torch.bfloat16, size=size, seconds=0.05) / matmul_rate(
+        torch.float32, size=size, seconds=0.05
+    )
 
 
 def matmul_rate(
-    dtype: torch.dtype, *, size: int = 2048, seconds: float = 0.5, device: torch.device | str = "cpu"
+    dtype: torch.dtype,
+    *,
+    size: int = 2048,
+    seconds: float = 0.5,
+    device: torch.device | str = "cpu",
 ) -> float:
     """Return the best rate of a square matrix product, in floating-point operations a second."""
     generator = torch.Generator().manual_seed(0)
@@ -73,26 +86,27 @@ def matmul_rate(
     best = 0.0
     deadline = time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < deadline:
-        synchronise(a.device)
+        synchronize(a.device)
         start = time.perf_counter()
         a @ b
-        synchronise(a.device)
+        synchronize(a.device)
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until `device` has done what it was given (for timing; a CPU always has)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory for what comes next, for as long as this process lives; glibc's only.
+    """Have the C library keep freed memory for what comes next, for as long as this process lives;
+    glibc's only.
 
-    By default it gives large blocks back, and takes them anew, page by page and cleared, several times a step, which
-    cost the report's 18-layer ResNet a tenth of its processor time (benchmarks/README.md).
-    """
+    By default it gives large blocks back, and takes them anew, page by page and cleared, several
+    times a step, which cost the report's 18-layer ResNet a tenth of its processor time
+    (benchmarks/README.md)."""
     if platform.libc_ver()[0] != "glibc":
         return
     trim_threshold, mmap_max = -1, -4  # the numbers of malloc.h

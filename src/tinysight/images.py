@@ -1,13 +1,14 @@
-"""Turn any image file into square RGB uint8, the same way when data is imported and when a picture is recognised.
+"""Turn any image file into square RGB uint8, the same way when data is imported and when a picture
+is recognized.
 
 What is decided here, once, for both:
 
-- Alpha is composited on white: most cut-outs were made for a white page, and what lies under full transparency is
-  arbitrary. Of an animation the first frame counts. EXIF orientation is applied. Colour profiles are ignored: values
-  are taken as sRGB.
-- The centre square is resized with Pillow's bicubic filter, which widens its support when it shrinks, so it does not
-  alias. It keeps as much detail as Lanczos and overshoots less at the hard edges of drawings and cut-outs.
-"""
+- Alpha is composited on white: most cut-outs were made for a white page, and what lies under full
+  transparency is arbitrary. Of an animation the first frame counts. EXIF orientation is applied.
+  Color profiles are ignored: values are taken as sRGB.
+- The center square is resized with Pillow's bicubic filter, which widens its support when it
+  shrinks, so it does not alias. It keeps as much detail as Lanczos and overshoots less at the
+  hard edges of drawings and cut-outs."""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP")
 READABLE = "JPEG, PNG and WebP files"  # FORMATS, for messages
 SIGNATURE_LENGTH = 16  # bytes at the start of a file that `format_of` needs
-MAX_PIXELS = 120_000_000  # admits 108-megapixel phones; 480 MB once decoded. Pillow's own global limit is left alone
+# admits 108-megapixel phones; 480 MB once decoded. Pillow's own global limit is left alone
+MAX_PIXELS = 120_000_000
 
-# A JPEG may be scaled down while it is decoded, but never below this many times the side that is wanted. A photograph
-# of 12 megapixels then takes a third of the time (34 ms), and differs by 0.2 grey levels on average, 3 at most.
+# A JPEG may be scaled down while it is decoded, but never below this many times the side that is
+# wanted. A photograph of 12 megapixels then takes a third of the time (34 ms), and differs by 0.2
+# gray levels on average, 3 at most.
 JPEG_GAP = 3
 
 _SIGNATURES = (
@@ -67,16 +70,18 @@ class _RefusalError(Exception):
 
 
 def format_of(head: bytes) -> str | None:
-    """Name the format that a file's first SIGNATURE_LENGTH bytes announce, in FORMATS or another; None if unknown."""
+    """Name the format that a file's first SIGNATURE_LENGTH bytes announce, in FORMATS or another;
+    None if unknown.
+    """
     return next((name for at, mark, name in _SIGNATURES if head[at : at + len(mark)] == mark), None)
 
 
 def read_image(source: Path | BinaryIO | bytes, *, at_least: int | None = None) -> Image.Image:
     """Decode a JPEG, PNG or WebP file of any mode into an upright RGB image.
 
-    With `at_least`, a JPEG may be scaled down by 2, 4 or 8 while it is decoded, as long as its shorter side keeps that
-    many pixels. Raises ValueError that names the file, what is wrong and the formats that are read.
-    """
+    With `at_least`, a JPEG may be scaled down by 2, 4 or 8 while it is decoded, as long as its
+    shorter side keeps that many pixels. Raises ValueError that names the file, what is wrong and
+    the formats that are read."""
     with _told_of(source), _opened(source) as stream:
         _check_format(stream)
         return _decoded(stream, at_least)
@@ -90,13 +95,17 @@ def upright_size(path: Path) -> tuple[int, int]:
     with _told_of(path), _opened(path) as stream:
         _check_format(stream)
         with _opened_image(stream) as image:
-            return (image.height, image.width) if _orientation(image) in _ON_ITS_SIDE else image.size
+            return (
+                (image.height, image.width) if _orientation(image) in _ON_ITS_SIDE else image.size
+            )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a Pillow image of any mode to a new RGB one; alpha on white, 16-bit grey scaled to 8 bits."""
+    """Convert a Pillow image of any mode to a new RGB one; alpha on white, 16-bit gray scaled to 8
+    bits.
+    """
     if image.mode.startswith("I"):
-        image = _eight_bit_grey(image)
+        image = _eight_bit_gray(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -106,28 +115,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    """Resize the shorter side to `size` and crop the centre: uint8 (size, size, 3), RGB, a copy.
+    """Resize the shorter side to `size` and crop the center: uint8 (size, size, 3), RGB, a copy.
 
-    Only the centre square of the source is resampled, so an image of 1 x 5000 costs no more than its middle pixel. An
-    image whose shorter side is `size` keeps its very pixels.
-    """
+    Only the center square of the source is resampled, so an image of 1 x 5000 costs no more than
+    its middle pixel. An image whose shorter side is `size` keeps its very pixels."""
     if size < 1:
         raise ValueError(f"image size {size} is not possible; choose 1 or more pixels")
     if image.mode != "RGB":
         image = to_rgb(image)
-    left, top, side = centre_square(*image.size)
+    left, top, side = center_square(*image.size)
     box = (left, top, left + side, top + side)
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-def centre_square(width: int, height: int) -> tuple[int, int, int]:
-    """Return left, top and side of the largest square in the middle of an image, in whole pixels: half a one blurs."""
+def center_square(width: int, height: int) -> tuple[int, int, int]:
+    """Return left, top and side of the largest square in the middle of an image, in whole pixels:
+    half a one blurs.
+    """
     side = min(width, height)
     return (width - side) // 2, (height - side) // 2, side
 
 
 def load_square(source: Path | BinaryIO | bytes, size: int) -> npt.NDArray[np.uint8]:
-    """Read an image file as uint8 (size, size, 3); see `read_image` and `to_square` for errors and for what is done."""
+    """Read an image file as uint8 (size, size, 3); see `read_image` and `to_square` for errors and
+    for what is done.
+    """
     return to_square(read_image(source, at_least=JPEG_GAP * size), size)
 
 
@@ -140,7 +152,8 @@ def _told_of(source: Path | BinaryIO | bytes) -> Iterator[None]:
         raise _unreadable(source, str(error)) from error
     except UnidentifiedImageError as error:  # its message names an object of ours
         raise _unreadable(source, "its header is damaged or incomplete") from error
-    except Exception as error:  # Pillow's parsers raise a dozen unrelated types, SyntaxError and IndexError among them
+    # Pillow's parsers raise a dozen unrelated types, SyntaxError and IndexError among them
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _unreadable(source, f"its data cannot be decoded ({reason})") from error
 
@@ -166,7 +179,9 @@ def _opened(source: Path | BinaryIO | bytes) -> Iterator[BinaryIO]:
 
 
 def _check_format(stream: BinaryIO) -> None:
-    """Refuse what is not in FORMATS by its first bytes, whatever its name says; leave the stream at its start."""
+    """Refuse what is not in FORMATS by its first bytes, whatever its name says; leave the stream at
+    its start.
+    """
     head = stream.read(SIGNATURE_LENGTH)
     if not head:
         raise _RefusalError("it is empty")
@@ -184,7 +199,8 @@ def _decoded(stream: BinaryIO, at_least: int | None) -> Image.Image:
         upright = to_rgb(image)
         if (turn := _UPRIGHT.get(_orientation(image))) is not None:
             upright = upright.transpose(turn)
-        upright.info = {}  # an EXIF orientation left here would be applied twice by whoever saves it
+        # an EXIF orientation left here would be applied twice by whoever saves it
+        upright.info = {}
         return upright
 
 
@@ -194,13 +210,16 @@ def _opened_image(stream: BinaryIO) -> Iterator[Image.Image]:
     with _pillow_kept_quiet(), Image.open(stream, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             limit = f"{MAX_PIXELS // 1_000_000} million"
-            raise _RefusalError(f"{image.width} x {image.height} pixels are more than {limit}, scale it down first")
+            raise _RefusalError(
+                f"{image.width} x {image.height} pixels are more than {limit}, scale it down first"
+            )
         yield image
 
 
 @contextmanager
 def _pillow_kept_quiet() -> Iterator[None]:
-    """Drop Pillow's warnings (odd EXIF, nearly too large, malformed MPO): the image is read or an error says why not.
+    """Drop Pillow's warnings (odd EXIF, nearly too large, malformed MPO): the image is read or an
+    error says why not.
 
     The filter names Pillow's modules only, as `catch_warnings` is shared by all threads.
     """
@@ -216,22 +235,26 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bit_grey(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits (65535 to 255, rounded), where Pillow clips, and keep a transparent value."""
+def _eight_bit_gray(image: Image.Image) -> Image.Image:
+    """Scale 16-bit gray to 8 bits (65535 to 255, rounded), where Pillow clips, and keep a
+    transparent value.
+    """
     values = np.array(image, np.uint32)
     opaque = values != image.info.get("transparency", -1)
     values *= 255  # in place: a large image is large enough once
     values += 32767
     values //= 65535
-    grey = Image.fromarray(values.astype(np.uint8))
+    gray = Image.fromarray(values.astype(np.uint8))
     if not opaque.all():
-        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
-    return grey
+        gray.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
+    return gray
 
 
 def _unreadable(source: Path | BinaryIO | bytes, reason: str) -> ValueError:
     if isinstance(source, bytes):
         name = f"an image of {len(source)} bytes"
     else:
-        name = repr(str(source if isinstance(source, Path) else getattr(source, "name", "<stream>")))
+        name = repr(
+            str(source if isinstance(source, Path) else getattr(source, "name", "<stream>"))
+        )
     return ValueError(f"cannot read {name}: {reason}; tinysight reads {READABLE}")

@@ -1,4 +1,6 @@
-"""A run folder made up without training: a record, a log, scores of chosen quality, and, where wanted, weights."""
+"""A run folder made up without training: a record, a log, scores of chosen quality, and, where
+wanted, weights.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.config import Augment, Data, Model, Run
-from tinysight.data.listing import Listing
-from tinysight.data.pack import Pack, write_pack
-from tinysight.deploy.scores import Scores
-from tinysight.deploy.weights import Card, weights_bytes
+from tinysight.config import AugmentConfig, Config, DataConfig, ModelConfig
+from tinysight.data.build import Dataset, write_pack
+from tinysight.data.index import DatasetIndex
+from tinysight.evaluation.evaluate import write_scores
+from tinysight.evaluation.scores import Scores
 from tinysight.models import build
-from tinysight.runs import Record, write_record
-from tinysight.train.evaluate import write_scores
+from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.run import Record, write_record
 
 MakeFolder = Callable[..., Path]
 
 
 class Stripes:
-    """Decode row i of a made-up pack: stripes whose direction and colour tell rows apart; picklable."""
+    """Decode row i of a made-up pack: stripes whose direction and color tell rows apart; picklable."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -37,24 +39,33 @@ class Stripes:
 
 
 @pytest.fixture
-def make_pack(tmp_path: Path) -> Callable[..., Pack]:
-    """Write a pack of striped images: `counts` of each class in val, four of each in train and one in minival."""
+def make_pack(tmp_path: Path) -> Callable[..., Dataset]:
+    """Write a pack of striped images: `counts` of each class in val, four of each in train and one
+    in minival.
+    """
 
     def make(
-        names: Sequence[str] = ("disc", "ring", "star"), counts: Sequence[int] = (6, 6, 6), *, boxes: bool = True
-    ) -> Pack:
+        names: Sequence[str] = ("disc", "ring", "star"),
+        counts: Sequence[int] = (6, 6, 6),
+        *,
+        boxes: bool = True,
+    ) -> Dataset:
         size, num = 16, len(names)
-        labels = np.concatenate([np.repeat(np.arange(num), 4), np.arange(num), np.repeat(np.arange(num), counts)])
+        labels = np.concatenate(
+            [np.repeat(np.arange(num), 4), np.arange(num), np.repeat(np.arange(num), counts)]
+        )
         starts = (0, 4 * num, 5 * num, len(labels))
         rows = len(labels)
-        listing = Listing(
+        listing = DatasetIndex(
             name="made",
             image_size=size,
             class_names=tuple(names),
             class_ids=tuple(f"c{index}" for index in range(num)),
             files=tuple(f"{index}.png" for index in range(rows)),
             labels=labels.astype(np.int64),
-            boxes=np.tile(np.array([[4, 4, 10, 10]], np.float32), (rows if boxes else 0, 1)).reshape(-1, 4),
+            boxes=np.tile(
+                np.array([[4, 4, 10, 10]], np.float32), (rows if boxes else 0, 1)
+            ).reshape(-1, 4),
             box_labels=(labels if boxes else labels[:0]).astype(np.int64),
             box_offsets=np.arange(rows + 1) if boxes else np.zeros(rows + 1, np.int64),
             splits={"train": starts[:2], "minival": starts[1:3], "val": starts[2:4]},
@@ -67,10 +78,12 @@ def make_pack(tmp_path: Path) -> Callable[..., Pack]:
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """Write a run's folder for a pack: scores that are right for `accuracy` of the images, a log, maybe weights."""
+    """Write a run's folder for a pack: scores that are right for `accuracy` of the images, a log,
+    maybe weights.
+    """
 
     def make(
-        pack: Pack,
+        pack: Dataset,
         name: str = "run",
         *,
         accuracy: float | None = 0.5,
@@ -83,17 +96,36 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         folder = tmp_path / name
         folder.mkdir()
         num_classes = len(pack.class_names)
-        model = Model(name="resnet", options={"n": 1, "filters": (4, 8)})
-        run = Run(recipe="test", data=Data(name=pack.name), augment=Augment(crop=12), model=model)
+        model = ModelConfig(name="resnet", options={"n": 1, "filters": (4, 8)})
+        run = Config(
+            recipe="test",
+            data=DataConfig(name=pack.name),
+            augment=AugmentConfig(crop=12),
+            model=model,
+        )
         machine = {"device": "cpu", "bf16": False, "threads": 1, "processes": 1}
         record = Record(
-            folder=folder, run=run, data_digest=pack.digest, machine=machine, versions={"tinysight": "0"}, command="c"
+            folder=folder,
+            run=run,
+            data_digest=pack.digest,
+            machine=machine,
+            versions={"tinysight": "0"},
+            command="c",
         )
         write_record(record)
         if log:
             train = {"kind": "train", "loss": 2.0, "top1_error": 0.9, "lr": 0.1, "size": 12}
             lines = [train | {"step": step, "epoch": step / 10} for step in (10, 20)]
-            lines += [{"kind": "epoch", "step": 10, "epoch": 1, "loss": 1.0, "top1_error": 0.7, "top5_error": 0.1}]
+            lines += [
+                {
+                    "kind": "epoch",
+                    "step": 10,
+                    "epoch": 1,
+                    "loss": 1.0,
+                    "top1_error": 0.7,
+                    "top5_error": 0.1,
+                }
+            ]
             text = "".join(json.dumps(line) + "\n" for line in [*lines, *extra_lines])
             (folder / "log.jsonl").write_text(text)
         if accuracy is not None:
@@ -104,15 +136,19 @@ def make_folder(tmp_path: Path) -> MakeFolder:
             right = torch.rand(len(labels), generator=generator) < accuracy
             logits[right, labels[right]] += 8
             scores = Scores(logits=logits, labels=labels, rows=torch.arange(rows.start, rows.stop))
-            write_scores(folder / "scores" / f"{split}.safetensors", scores, {"split": split, "data": pack.name})
+            write_scores(
+                folder / "scores" / f"{split}.safetensors",
+                scores,
+                {"split": split, "data": pack.name},
+            )
         if weights:
             network = build("resnet", num_classes, dict(model.options))
-            card = Card(
+            metadata = ModelMetadata(
                 model="resnet", options=dict(model.options), class_names=pack.class_names, class_ids=pack.class_ids,
-                image_size=pack.image_size, crop=12, size=12, flip_average=True, recipe="test", data=pack.name,
+                image_size=pack.image_size, crop=12, input_size=12, flip_average=True, recipe="test", data=pack.name,
                 version="0",
             )  # fmt: skip
-            (folder / "weights.safetensors").write_bytes(weights_bytes(network, card))
+            (folder / "weights.safetensors").write_bytes(weights_bytes(network, metadata))
             summary = {"steps": 20, "epochs": 2, "best_monitored_error": 0.7, "seconds": 61.0}
             (folder / "summary.json").write_text(json.dumps(summary))
         return folder

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tinysight.analysis.attribution import activation_maps
 from tinysight.analysis.occlusion import blank, rows_with_halves, share_covered
-from tinysight.data.pack import Pack
+from tinysight.data.build import Dataset
 from tinysight.models import build
 
 
@@ -61,20 +61,22 @@ def test_a_deep_head_has_its_gradient_map() -> None:
 
 
 def test_a_model_that_does_not_use_its_features_is_refused() -> None:
-    with pytest.raises(ValueError, match="logits of Detached do not come from its forward_features"):
+    with pytest.raises(
+        ValueError, match="logits of Detached do not come from its forward_features"
+    ):
         activation_maps(Detached(), torch.rand(1, 3, 8, 8), torch.tensor([0]))
 
 
 def test_blanking_is_to_the_pixel() -> None:
     image = np.random.default_rng(0).integers(1, 255, (8, 8, 3), np.uint8)
-    colour = np.array([0, 0, 0], np.uint8)
-    inside = blank(image, np.array([2.0, 1.0, 5.0, 4.0]), colour, inside=True)
-    outside = blank(image, np.array([2.0, 1.0, 5.0, 4.0]), colour, inside=False)
+    color = np.array([0, 0, 0], np.uint8)
+    inside = blank(image, np.array([2.0, 1.0, 5.0, 4.0]), color, inside=True)
+    outside = blank(image, np.array([2.0, 1.0, 5.0, 4.0]), color, inside=False)
     within = np.zeros((8, 8), bool)
     within[1:4, 2:5] = True
     assert (inside[within] == 0).all() and (inside[~within] == image[~within]).all()
     assert (outside[~within] == 0).all() and (outside[within] == image[within]).all()
-    assert (blank(image, np.array([-3.0, -3.0, 99.0, 99.0]), colour, inside=True) == 0).all()
+    assert (blank(image, np.array([-3.0, -3.0, 99.0, 99.0]), color, inside=True) == 0).all()
 
 
 def test_the_share_a_box_covers_is_of_the_window() -> None:
@@ -82,7 +84,7 @@ def test_the_share_a_box_covers_is_of_the_window() -> None:
     np.testing.assert_allclose(share_covered(boxes, image_size=16, crop=12), [1, 0, 36 / 144, 0])
 
 
-def test_rows_without_exactly_one_fitting_box_are_not_tested(pack: Pack) -> None:
+def test_rows_without_exactly_one_fitting_box_are_not_tested(pack: Dataset) -> None:
     rows = np.asarray(pack.rows("val"))
     tested = rows_with_halves(pack, rows, crop=pack.image_size)
     for row, told in zip(rows, tested, strict=True):

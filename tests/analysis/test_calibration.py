@@ -11,7 +11,9 @@ from tinysight.ops.metrics import expected_calibration_error
 
 
 def test_bins_by_hand() -> None:
-    bins = reliability(np.array([0.5, 0.4, 0.9, 1.0, 0.51]), np.array([True, False, True, True, False]), num_bins=2)
+    bins = reliability(
+        np.array([0.5, 0.4, 0.9, 1.0, 0.51]), np.array([True, False, True, True, False]), num_bins=2
+    )
     assert bins.counts.tolist() == [2, 3]  # a border belongs to the bin below it
     assert bins.confidence.tolist() == pytest.approx([0.45, 2.41 / 3])
     assert bins.accuracy.tolist() == pytest.approx([0.5, 2 / 3])
@@ -28,4 +30,8 @@ def test_the_error_is_that_of_the_evaluation() -> None:
 
 def test_empty_bins_hold_nothing() -> None:
     bins = reliability(np.array([0.99]), np.array([True]))
-    assert bins.counts.sum() == 1 and np.isnan(bins.accuracy[:-1]).all() and bins.error == pytest.approx(0.01)
+    assert (
+        bins.counts.sum() == 1
+        and np.isnan(bins.accuracy[:-1]).all()
+        and bins.error == pytest.approx(0.01)
+    )

@@ -1,4 +1,6 @@
-"""The page: its numbers are the scores', odd names are escaped, odd runs give a sensible page or a clear error."""
+"""The page: its numbers are the scores', odd names are escaped, odd runs give a sensible page or a
+clear error.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ from tinysight import cli
 from tinysight.analysis.comparison import write_comparison
 from tinysight.analysis.per_class import per_class
 from tinysight.analysis.report import write_report
-from tinysight.analysis.run_data import read_run
-from tinysight.data.pack import Pack
+from tinysight.analysis.results import read_run
+from tinysight.data.build import Dataset
 
-MakePack = Callable[..., Pack]
+MakePack = Callable[..., Dataset]
 MakeFolder = Callable[..., Path]
 ODD_NAMES = ("<script>alert('x')</script>", '"quoted" & <b>', "=1+1", "$a_b$", "naïve 猫")
 
@@ -61,22 +63,29 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def report(folder: Path, pack: Pack, **arguments: object) -> tuple[Path, Page]:
+def report(folder: Path, pack: Dataset, **arguments: object) -> tuple[Path, Page]:
     path = write_report(read_run(folder, pack), folder / "report", **arguments)  # type: ignore[arg-type]
     return path, Page(path.read_text("utf-8"))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> None:
-    monkeypatch.setattr("sys.argv", ["tinysight", "report", *arguments, "--home", str(tmp_path / "packs")])
+    monkeypatch.setattr(
+        "sys.argv", ["tinysight", "report", *arguments, "--home", str(tmp_path / "packs")]
+    )
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
     with pytest.raises(SystemExit, match="0"):
         cli.main()
 
 
 def refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    *arguments: str,
 ) -> str:
-    monkeypatch.setattr("sys.argv", ["tinysight", "report", *arguments, "--home", str(tmp_path / "packs")])
+    monkeypatch.setattr(
+        "sys.argv", ["tinysight", "report", *arguments, "--home", str(tmp_path / "packs")]
+    )
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 1
@@ -97,15 +106,22 @@ def test_the_numbers_are_those_of_the_scores(make_pack: MakePack, make_folder: M
         rows = {row["class"]: row for row in csv.DictReader(file)}
     for label, name in enumerate(pack.class_names):
         own = run.judged.labels == label
-        assert (int(rows[name]["images"]), int(rows[name]["errors"])) == (own.sum(), wrong[own].sum())
+        assert (int(rows[name]["images"]), int(rows[name]["errors"])) == (
+            own.sum(),
+            wrong[own].sum(),
+        )
         assert float(rows[name]["error"]) == pytest.approx(wrong[own].mean(), abs=1e-6)
     with (path.parent / "tables/confusions.csv").open(encoding="utf-8") as file:
-        total = sum(int(row["images"]) for row in csv.DictReader(file) if row["true"] != row["called"])
+        total = sum(
+            int(row["images"]) for row in csv.DictReader(file) if row["true"] != row["called"]
+        )
     assert total == wrong.sum()
     assert f"{total} images are called something else" in page.text
 
 
-def test_the_page_stands_alone_and_is_well_formed(make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_the_page_stands_alone_and_is_well_formed(
+    make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     pack = make_pack(counts=(9, 9, 9))
     path, page = report(make_folder(pack), pack)
     assert page.faults == [] and page.open == []
@@ -121,7 +137,13 @@ def test_the_page_stands_alone_and_is_well_formed(make_pack: MakePack, make_fold
         name for name in ids if f"#{name}" in {link["href"] for link in page.of("a")}
     ]
     figures = {file.name for file in (path.parent / "figures").iterdir()}
-    assert {"curves.png", "curves.svg", "classes.png", "calibration.svg", "confidence.png"} <= figures
+    assert {
+        "curves.png",
+        "curves.svg",
+        "classes.png",
+        "calibration.svg",
+        "confidence.png",
+    } <= figures
 
 
 def test_odd_names_are_escaped_everywhere(make_pack: MakePack, make_folder: MakeFolder) -> None:
@@ -129,11 +151,13 @@ def test_odd_names_are_escaped_everywhere(make_pack: MakePack, make_folder: Make
     path, page = report(make_folder(pack, accuracy=0.3), pack)
     text = path.read_text("utf-8")
     assert len(page.of("script")) == 1 and "<script>alert" not in text
-    assert (page.faults == [] and not page.of("b")) or all("quoted" not in str(value) for value in page.of("b"))
+    assert (page.faults == [] and not page.of("b")) or all(
+        "quoted" not in str(value) for value in page.of("b")
+    )
     for name in ODD_NAMES:
         assert name in page.text or " ".join(name.split()) in page.text
-    truths = {attributes.get("data-truth") for attributes in page.of("li")}
-    assert truths - {None} <= set(ODD_NAMES), "the gallery's filter compares whole names"
+    gt_boxes = {attributes.get("data-truth") for attributes in page.of("li")}
+    assert gt_boxes - {None} <= set(ODD_NAMES), "the gallery's filter compares whole names"
     with (path.parent / "tables/classes.csv").open(encoding="utf-8") as file:
         names = {row["class"] for row in csv.DictReader(file)}
     assert names == {"'=1+1", *(name for name in ODD_NAMES if name != "=1+1")}
@@ -143,7 +167,9 @@ def test_odd_names_are_escaped_everywhere(make_pack: MakePack, make_folder: Make
 def test_one_class(make_pack: MakePack, make_folder: MakeFolder, accuracy: float) -> None:
     pack = make_pack(("only <one>",), (5,))
     _, page = report(make_folder(pack, accuracy=accuracy), pack)
-    assert "0.00 %" in page.text and "There is none" in page.text and "nothing to confuse" in page.text
+    assert (
+        "0.00 %" in page.text and "There is none" in page.text and "nothing to confuse" in page.text
+    )
 
 
 def test_no_boxes_and_few_images(make_pack: MakePack, make_folder: MakeFolder) -> None:
@@ -159,7 +185,9 @@ def test_a_class_without_images_is_named(make_pack: MakePack, make_folder: MakeF
     assert "nan" not in page.text.lower().split()
 
 
-def test_an_interrupted_training_gives_a_page_of_curves(make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_an_interrupted_training_gives_a_page_of_curves(
+    make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     pack = make_pack()
     folder = make_folder(pack, accuracy=None, weights=False)
     _, page = report(folder, pack)
@@ -175,7 +203,9 @@ def test_nothing_to_report_is_a_clear_error(make_pack: MakePack, make_folder: Ma
         report(folder, pack)
 
 
-def test_the_ranking_is_warned_of_only_where_it_is_unsure(make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_the_ranking_is_warned_of_only_where_it_is_unsure(
+    make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     names = [f"class {index}" for index in range(12)]
     pack = make_pack(names, (8,) * 12)
     folder = make_folder(pack)
@@ -188,28 +218,41 @@ def test_the_ranking_is_warned_of_only_where_it_is_unsure(make_pack: MakePack, m
     assert f"about {expected:.1f} can be expected" in page.text
 
 
-def test_distributions_are_drawn_where_they_were_recorded(make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_distributions_are_drawn_where_they_were_recorded(
+    make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     pack = make_pack()
     figures = {"max": 5.0, "mean": 1.0, "std": 0.5, "min": 0.0, "sparsity": 0.25}
     lines = [
-        {"kind": "distribution", "step": step, "layers": {"<blocks>": figures | {"std": step / 10}}} for step in (5, 10)
+        {"kind": "distribution", "step": step, "layers": {"<blocks>": figures | {"std": step / 10}}}
+        for step in (5, 10)
     ]
     path, page = report(make_folder(pack, extra_lines=lines), pack)
     assert "<blocks> : the standard deviation goes from 0.5 to 1" in page.text
     assert (path.parent / "figures/distribution-0.svg").exists()
 
 
-def test_predicted_boxes_are_judged_where_there_are_some(make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_predicted_boxes_are_judged_where_there_are_some(
+    make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     pack = make_pack()
     folder = make_folder(pack)
     rows = torch.arange(pack.rows("val").start, pack.rows("val").stop)
     boxes = torch.tensor([[4.0, 4, 10, 7]]).repeat(len(rows), 1)  # half of each true box
     save_file(
-        {"rows": rows, "boxes": boxes, "confidence": torch.ones(len(rows))}, folder / "scores/boxes-val.safetensors"
+        {"rows": rows, "boxes": boxes, "confidence": torch.ones(len(rows))},
+        folder / "scores/boxes-val.safetensors",
     )
     path, page = report(folder, pack)
-    assert "overlaps its object by 50.0 % on average" in page.text and "100.0 % are found" in page.text
-    assert (path.parent / "tables/boxes_by_size.csv").read_text().splitlines()[1].startswith("0.1,0.25,18,0.5,1.0,")
+    assert (
+        "overlaps its object by 50.0 % on average" in page.text and "100.0 % are found" in page.text
+    )
+    assert (
+        (path.parent / "tables/boxes_by_size.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith("0.1,0.25,18,0.5,1.0,")
+    )
 
 
 # The command
@@ -223,7 +266,9 @@ def test_the_command_asks_the_model_once(
     command(monkeypatch, tmp_path, "run")  # scores val first
     page = Page((folder / "report/index.html").read_text("utf-8"))
     assert "What in it spoke for" in str(page.of("img")) and "8 filters" not in page.text
-    assert "Object or background?" in page.text and "4 filters of the first convolution" in page.text
+    assert (
+        "Object or background?" in page.text and "4 filters of the first convolution" in page.text
+    )
     kept = folder / "analysis/val.safetensors"
     before = kept.stat().st_mtime_ns
     monkeypatch.setattr("tinysight.analysis.observations.observe", None)
@@ -245,10 +290,12 @@ def test_the_command_makes_observations_anew_when_the_scores_change(
     command(monkeypatch, tmp_path, "run")
     assert (folder / "analysis/val.safetensors").read_bytes() == kept
     scores = folder / "scores/val.safetensors"
-    from tinysight.deploy.scores import read_scores
+    from tinysight.evaluation.scores import read_scores
 
     old = read_scores(scores)
-    save_file({"logits": old.logits.flip(1).contiguous(), "labels": old.labels, "rows": old.rows}, scores)
+    save_file(
+        {"logits": old.logits.flip(1).contiguous(), "labels": old.labels, "rows": old.rows}, scores
+    )
     command(monkeypatch, tmp_path, "run")
     assert (folder / "analysis/val.safetensors").read_bytes() != kept
 
@@ -267,7 +314,11 @@ def test_damaged_and_foreign_scores_are_one_line(
     assert "`tinysight evaluate` writes them" in refused(monkeypatch, capsys, tmp_path, str(folder))
     count = len(pack.rows("val"))
     rows, labels = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    good = {"logits": torch.zeros(count, 3), "labels": labels, "rows": rows + pack.rows("val").start}
+    good = {
+        "logits": torch.zeros(count, 3),
+        "labels": labels,
+        "rows": rows + pack.rows("val").start,
+    }
     for change, reason in (
         ({"logits": torch.zeros(count, 4)}, "of 3 classes"),
         ({"logits": torch.full((count, 3), float("nan"))}, "not finite"),
@@ -291,7 +342,9 @@ def test_two_runs_side_by_side(
     command(monkeypatch, tmp_path, "weak", "strong")
     page = Page((tmp_path / "weak/comparison/index.html").read_text("utf-8"))
     assert (
-        page.faults == [] and "better beyond noise" in page.text and "3 of 3 classes differ beyond noise" in page.text
+        page.faults == []
+        and "better beyond noise" in page.text
+        and "3 of 3 classes differ beyond noise" in page.text
     )
     first, second = (read_run(tmp_path / name, pack).judged for name in ("weak", "strong"))
     assert first is not None and second is not None
@@ -301,19 +354,28 @@ def test_two_runs_side_by_side(
     assert f"{only_first} images only weak gets wrong" in page.text
 
 
-def test_runs_that_differ_by_noise_are_told_so(tmp_path: Path, make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_runs_that_differ_by_noise_are_told_so(
+    tmp_path: Path, make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     pack = make_pack(("a", "b", "c"), (20, 20, 20))
-    folders = [make_folder(pack, name, accuracy=0.5, seed=seed) for seed, name in enumerate(("one", "<two>"))]
+    folders = [
+        make_folder(pack, name, accuracy=0.5, seed=seed)
+        for seed, name in enumerate(("one", "<two>"))
+    ]
     path = write_comparison([read_run(folder, pack) for folder in folders], tmp_path / "out")
     page = Page(path.read_text("utf-8"))
     assert "within noise" in page.text and "No class by itself differs beyond noise" in page.text
     assert "<two>" in page.text and page.faults == []
 
 
-def test_what_cannot_be_compared_is_said(tmp_path: Path, make_pack: MakePack, make_folder: MakeFolder) -> None:
+def test_what_cannot_be_compared_is_said(
+    tmp_path: Path, make_pack: MakePack, make_folder: MakeFolder
+) -> None:
     pack = make_pack()
     good, bare = make_folder(pack, "good"), make_folder(pack, "bare", accuracy=None)
-    with pytest.raises(ValueError, match=r"bare has no scores of val; `tinysight evaluate .*bare --split val`"):
+    with pytest.raises(
+        ValueError, match=r"bare has no scores of val; `tinysight evaluate .*bare --split val`"
+    ):
         write_comparison([read_run(good, pack), read_run(bare, pack)], tmp_path / "out")
     with pytest.raises(ValueError, match="is given twice"):
         write_comparison([read_run(good, pack)] * 2, tmp_path / "out")

@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from tinysight.analysis.statistics import holm, paired_difference, rank_intervals, sign_test, wilson_intervals
+from tinysight.analysis.statistics import (
+    holm,
+    paired_difference,
+    rank_intervals,
+    sign_test,
+    wilson_intervals,
+)
 from tinysight.ops.metrics import wilson_interval
 
 
@@ -15,7 +21,9 @@ from tinysight.ops.metrics import wilson_interval
 def test_wilson_is_the_scalar_one_for_each(confidence: float) -> None:
     errors, counts = np.array([0, 1, 25, 49, 50, 3]), np.array([50, 50, 50, 50, 50, 7])
     low, high = wilson_intervals(errors, counts, confidence)
-    expected = [wilson_interval(int(e), int(n), confidence) for e, n in zip(errors, counts, strict=True)]
+    expected = [
+        wilson_interval(int(e), int(n), confidence) for e, n in zip(errors, counts, strict=True)
+    ]
     np.testing.assert_allclose(np.stack([low, high], axis=1), expected, rtol=1e-12)
 
 
@@ -41,9 +49,15 @@ def test_equal_classes_may_have_every_place() -> None:
 
 
 def test_the_chance_to_be_worse_is_the_known_one() -> None:
-    """Of two classes Beta(a, b) and Beta(c, d): the probability that one exceeds the other, by summing."""
+    """Of two classes Beta(a, b) and Beta(c, d): the probability that one exceeds the other, by
+    summing.
+    """
     ranks = rank_intervals(
-        np.array([20, 25]), np.array([50, 50]), generator=np.random.default_rng(0), num_extreme=1, num_draws=200_000
+        np.array([20, 25]),
+        np.array([50, 50]),
+        generator=np.random.default_rng(0),
+        num_extreme=1,
+        num_draws=200_000,
     )
     x = np.linspace(0, 1, 20_001)[1:-1]
 
@@ -63,11 +77,15 @@ def test_fewer_classes_than_extreme_ones() -> None:
 
 def test_the_same_generator_gives_the_same_ranks() -> None:
     errors, counts = np.arange(10), np.full(10, 20)
-    one, two = (rank_intervals(errors, counts, generator=np.random.default_rng(3)) for _ in range(2))
+    one, two = (
+        rank_intervals(errors, counts, generator=np.random.default_rng(3)) for _ in range(2)
+    )
     assert (one.low == two.low).all() and (one.among_best == two.among_best).all()
 
 
-@pytest.mark.parametrize(("first", "second"), [(0, 0), (5, 5), (0, 6), (1, 9), (30, 12), (400, 300), (3000, 2500)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(0, 0), (5, 5), (0, 6), (1, 9), (30, 12), (400, 300), (3000, 2500)]
+)
 def test_the_sign_test_is_exact(first: int, second: int) -> None:
     n, k = first + second, min(first, second)
     tail = sum(math.comb(n, i) for i in range(k + 1))
@@ -81,7 +99,9 @@ def test_holm_by_hand() -> None:
 
 
 def test_a_paired_difference_counts_and_its_interval_is_the_analytic_one() -> None:
-    first = np.repeat([False, True, True, False], [300, 200, 4000, 500])  # wrong only in the first: 300
+    first = np.repeat(
+        [False, True, True, False], [300, 200, 4000, 500]
+    )  # wrong only in the first: 300
     second = np.repeat([True, False, True, False], [300, 200, 4000, 500])
     found = paired_difference(first, second)
     assert (found.only_first_wrong, found.only_second_wrong) == (300, 200)

@@ -32,7 +32,9 @@ def test_steps_by_hand(tmp_path: Path) -> None:
 
 
 def test_what_is_no_wordnet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.noun cannot be read .*; name the folder that holds WordNet 3\.0's"):
+    with pytest.raises(
+        ValueError, match=r"data\.noun cannot be read .*; name the folder that holds WordNet 3\.0's"
+    ):
         distances(["n00000004"], tmp_path)
     (tmp_path / "data.noun").write_text(NOUNS)
     with pytest.raises(ValueError, match=r"WordNet has no entry at n12345678; use version 3\.0"):

@@ -1,4 +1,6 @@
-"""Boxes of a person's own images: the two forms of file, what a pack makes of them, and what is refused."""
+"""Boxes of a person's own images: the two forms of file, what a pack makes of them, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from tinysight.data.annotations import Annotations, read_annotations
+from tinysight.data.build import Dataset
 from tinysight.data.folder import import_folder
-from tinysight.data.pack import Pack
 
 RED = (220, 20, 20)
 COCO = '{"images": [{"id": 4, "file_name": "a"}], "annotations": [{"id": 3, "image_id": 4, "bbox": %s}]}'
@@ -30,8 +32,14 @@ _STORED = {  # EXIF orientation -> how an upright image lies in the file
 }
 
 
-def photo(root: Path, name: str, box: tuple[int, int, int, int] | None, size: tuple[int, int], turn: int = 1) -> None:
-    """Save a grey picture with a red box in it, its pixels stored as an EXIF orientation has them."""
+def photo(
+    root: Path,
+    name: str,
+    box: tuple[int, int, int, int] | None,
+    size: tuple[int, int],
+    turn: int = 1,
+) -> None:
+    """Save a gray picture with a red box in it, its pixels stored as an EXIF orientation has them."""
     image = Image.new("RGB", size, (90, 90, 90))
     if box is not None:
         image.paste(RED, box)
@@ -74,30 +82,43 @@ def as_coco(path: Path) -> Path:
         for number, (name, (_, size, _)) in enumerate(PHOTOS.items())
     ]
     annotations = [
-        {"id": number, "image_id": 10 + number, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-        for number, (x0, y0, x1, y1) in ((number, box) for number, (box, *_) in enumerate(PHOTOS.values()) if box)
+        {
+            "id": number,
+            "image_id": 10 + number,
+            "category_id": 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+        }
+        for number, (x0, y0, x1, y1) in (
+            (number, box) for number, (box, *_) in enumerate(PHOTOS.values()) if box
+        )
     ]
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
     return path
 
 
-def imported(folder: Path, boxes: Path | None, home: Path, **options: object) -> Pack:
+def imported(folder: Path, boxes: Path | None, home: Path, **options: object) -> Dataset:
     return import_folder(folder, name="pets", home=home, boxes=boxes, workers=1, **options)  # type: ignore[arg-type]
 
 
-def boxes_by_file(pack: Pack) -> dict[str, list[list[float]]]:
+def boxes_by_file(pack: Dataset) -> dict[str, list[list[float]]]:
     padded = pack.padded_boxes(range(len(pack)))
     return {
-        file: [box.tolist() for box in padded[row] if not np.isnan(box).any()] for row, file in enumerate(pack.files)
+        file: [box.tolist() for box in padded[row] if not np.isnan(box).any()]
+        for row, file in enumerate(pack.files)
     }
 
 
 @pytest.mark.parametrize("form", ["csv", "csv of another tool", "coco"])
-def test_boxes_lie_where_the_objects_are_in_the_pack(folder: Path, tmp_path: Path, form: str) -> None:
+def test_boxes_lie_where_the_objects_are_in_the_pack(
+    folder: Path, tmp_path: Path, form: str
+) -> None:
     if form == "coco":
         file = as_coco(tmp_path / "boxes.json")
     else:
-        file = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1" if form == "csv" else "filename,xmin,ymin,xmax,ymax")
+        file = as_csv(
+            tmp_path / "boxes.csv",
+            "file,x0,y0,x1,y1" if form == "csv" else "filename,xmin,ymin,xmax,ymax",
+        )
     pack = imported(folder, file, tmp_path)
     found = boxes_by_file(pack)
     assert {name: len(boxes) for name, boxes in found.items()} == {
@@ -111,7 +132,9 @@ def test_boxes_lie_where_the_objects_are_in_the_pack(folder: Path, tmp_path: Pat
         rows, columns = np.nonzero(red)
         seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert found[name][0] == pytest.approx(seen, abs=1.01), name
-    assert pack.box_labels.tolist() == [int(pack.labels[row]) for row, name in enumerate(pack.files) if found[name]]
+    assert pack.box_labels.tolist() == [
+        int(pack.labels[row]) for row, name in enumerate(pack.files) if found[name]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +147,9 @@ def test_boxes_lie_where_the_objects_are_in_the_pack(folder: Path, tmp_path: Pat
     ],
 )
 def test_what_the_square_cuts(folder: Path, tmp_path: Path, box: str, outcome: str) -> None:
-    """An object that is gone leaves its image as it is; one that is neither there nor gone takes it along."""
+    """An object that is gone leaves its image as it is; one that is neither there nor gone takes it
+    along.
+    """
     file = as_csv(tmp_path / "boxes.csv")
     with file.open("a") as stream:
         stream.write(f"cats/one.png,{box}\n")
@@ -133,7 +158,10 @@ def test_what_the_square_cuts(folder: Path, tmp_path: Path, box: str, outcome: s
     assert len(pack) == len(PHOTOS) - (outcome == "cut")
     if outcome == "cut":
         assert "cats/one.png" not in found
-        assert any("1 images whose centre square shows less than half" in note for note in pack.manifest["notes"])
+        assert any(
+            "1 images whose center square shows less than half" in note
+            for note in pack.manifest["notes"]
+        )
         assert any(note == "left out: cats/one.png" for note in pack.manifest["notes"])
     else:
         assert len(found["cats/one.png"]) == 1 + (outcome == "kept")
@@ -157,11 +185,15 @@ def test_images_without_a_label_need_no_boxes(folder: Path, tmp_path: Path) -> N
         (folder / "train" / name).parent.mkdir(exist_ok=True)
         (folder / name).rename(folder / "train" / name)
     photo(folder, "test/unknown.png", None, (64, 64))
-    pack = imported(folder, as_csv(tmp_path / "boxes.csv"), tmp_path)  # names are ends of paths: cats/one.png
+    pack = imported(
+        folder, as_csv(tmp_path / "boxes.csv"), tmp_path
+    )  # names are ends of paths: cats/one.png
     assert len(pack.boxes) == len(PHOTOS) - 1 and boxes_by_file(pack)["test/unknown.png"] == []
 
 
-def test_an_unreadable_image_is_told_as_without_boxes_or_left_out_with_its_own(folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_told_as_without_boxes_or_left_out_with_its_own(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / "dogs" / "four.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     file = as_csv(tmp_path / "boxes.csv")
     with pytest.raises(ValueError, match=r"cannot read .*four.png"):
@@ -176,7 +208,10 @@ LAST = len(PHOTOS) + 2  # the line after all others
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("cats/nine.png,1,1,5,5", "names 1 images that are not among the labelled ones: 'cats/nine.png'"),
+        (
+            "cats/nine.png,1,1,5,5",
+            "names 1 images that are not among the labeled ones: 'cats/nine.png'",
+        ),
         ("one.png,1,1,5,5", "'one.png', which may be 'cats/one.png', 'dogs/deep/one.png'"),
         ("four.png,1,1,5,5", "names one image twice, as 'dogs/four.png' and 'four.png'"),
         ("cats/one.png,5,1,5,9", f"line {LAST} of boxes.csv has the box '5,1,5,9'"),
@@ -203,7 +238,9 @@ def test_what_a_csv_may_have_wrong(folder: Path, tmp_path: Path, line: str, comp
 
 def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
     file = as_csv(tmp_path / "boxes.csv")
-    file.write_text("\n".join(line for line in file.read_text().splitlines() if "three" not in line))
+    file.write_text(
+        "\n".join(line for line in file.read_text().splitlines() if "three" not in line)
+    )
     with pytest.raises(ValueError, match=r"says nothing of 1 images: 'cats/three.png'"):
         imported(folder, file, tmp_path)
 
@@ -216,15 +253,27 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
         ("[" * 100_000, "not in COCO's form"),
         ('{"images": [{"id": 1}], "annotations": []}', "not in COCO's form"),
         (COCO.replace('"image_id": 4', '"image_id": [4]') % "[0, 0, 1, 1]", "not in COCO's form"),
-        (COCO.replace('"a"}', '"a"}, {"id": 4, "file_name": "b"}') % "[0, 0, 1, 1]", "2 images of the id 4"),
-        (COCO.replace('"a"}', '"a"}, {"id": 5, "file_name": "a"}') % "[0, 0, 1, 1]", "2 images of the file_name 'a'"),
-        (COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]", "annotation 3 of boxes.json is of an image that is not"),
+        (
+            COCO.replace('"a"}', '"a"}, {"id": 4, "file_name": "b"}') % "[0, 0, 1, 1]",
+            "2 images of the id 4",
+        ),
+        (
+            COCO.replace('"a"}', '"a"}, {"id": 5, "file_name": "a"}') % "[0, 0, 1, 1]",
+            "2 images of the file_name 'a'",
+        ),
+        (
+            COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]",
+            "annotation 3 of boxes.json is of an image that is not",
+        ),
         (COCO % "[0, 0, 1]", "has the bbox [0, 0, 1]; expected numbers x, y, width, height"),
         (COCO % "[10, 20, -1, 1]", "has the bbox [10, 20, -1, 1]; expected"),
         (COCO % '[0, 0, "1", 1]', "has the bbox [0, 0, '1', 1]; expected"),
         (COCO % "null", "has the bbox None; expected"),
         (COCO % f"[0, 0, 1{'0' * 400}, 1]", "has the bbox [0, 0, 1000"),
-        (COCO.replace('"a"', '"a", "width": "wide", "height": 3') % "[0, 0, 5, 5]", "states 'wide' x 3 pixels"),
+        (
+            COCO.replace('"a"', '"a", "width": "wide", "height": 3') % "[0, 0, 5, 5]",
+            "states 'wide' x 3 pixels",
+        ),
         (COCO % "[0.2, 0.2, 0.5, 0.5]", "all boxes of boxes.json lie within 0 to 1"),
     ],
 )
@@ -238,17 +287,23 @@ def test_what_a_coco_file_may_have_wrong(tmp_path: Path, content: str, complaint
 
 def test_another_size_than_stated_is_refused(folder: Path, tmp_path: Path) -> None:
     coco = as_coco(tmp_path / "boxes.json")
-    coco.write_text(coco.read_text().replace('"width": 160, "height": 80', '"width": 640, "height": 320'))
+    coco.write_text(
+        coco.read_text().replace('"width": 160, "height": 80', '"width": 640, "height": 320')
+    )
     table = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1,width,height")
     table.write_text(table.read_text().replace("60,10,100,50", "60,10,100,50,640,320"))
     for file in (coco, table):
-        with pytest.raises(ValueError, match=r"states 640 x 320 pixels for 'cats/one.png', the image has 160 x 80"):
+        with pytest.raises(
+            ValueError, match=r"states 640 x 320 pixels for 'cats/one.png', the image has 160 x 80"
+        ):
             imported(folder, file, tmp_path)
 
 
 def test_sizes_that_are_not_stated_are_not_compared(folder: Path, tmp_path: Path) -> None:
     file = as_coco(tmp_path / "boxes.json")
-    file.write_text(file.read_text().replace('"width": 160, "height": 80', '"width": null, "height": 0'))
+    file.write_text(
+        file.read_text().replace('"width": 160, "height": 80', '"width": null, "height": 0')
+    )
     assert len(imported(folder, file, tmp_path).boxes) == len(PHOTOS) - 1
 
 
@@ -268,7 +323,11 @@ def test_files_that_are_no_annotations(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_files_and_names_of_other_systems(tmp_path: Path, end: str) -> None:
-    lines = ["\ufefffile, x0, y0, x1, y1, class", ".\\cats\\e\u0301.png, 1, 2, 3.5, 4, cat", ",,,,,"]
+    lines = [
+        "\ufefffile, x0, y0, x1, y1, class",
+        ".\\cats\\e\u0301.png, 1, 2, 3.5, 4, cat",
+        ",,,,,",
+    ]
     file = tmp_path / "boxes.csv"
     file.write_bytes(end.join(lines).encode())
     assert read_annotations(file).marks == {"cats/é.png": [(1, 2, 3.5, 4, "cat")]}
@@ -282,7 +341,7 @@ def test_accents_may_be_encoded_either_way(folder: Path, tmp_path: Path) -> None
     assert len(imported(folder, file, tmp_path).boxes) == len(PHOTOS)
 
 
-def labelled(annotated: str, folder: Path, tmp_path: Path) -> list[str]:
+def labeled(annotated: str, folder: Path, tmp_path: Path) -> list[str]:
     """Import two.png with another box of class `annotated`; give the classes of its two boxes."""
     file = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1,class")
     text = file.read_text().replace("20,60,60,120", "20,60,60,120,cats")
@@ -293,19 +352,25 @@ def labelled(annotated: str, folder: Path, tmp_path: Path) -> list[str]:
 
 
 def test_a_box_has_the_class_that_is_stated_for_it(folder: Path, tmp_path: Path) -> None:
-    assert labelled("dogs", folder, tmp_path) == ["cats", "dogs"]
-    with pytest.raises(ValueError, match=r"has boxes of 'birds', and the folder's classes are 'cats', 'dogs'"):
-        labelled("birds", folder, tmp_path)
+    assert labeled("dogs", folder, tmp_path) == ["cats", "dogs"]
+    with pytest.raises(
+        ValueError, match=r"has boxes of 'birds', and the folder's classes are 'cats', 'dogs'"
+    ):
+        labeled("birds", folder, tmp_path)
 
 
-def test_one_class_for_all_boxes_says_nothing_and_crowds_are_left_out(folder: Path, tmp_path: Path) -> None:
+def test_one_class_for_all_boxes_says_nothing_and_crowds_are_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
     file = as_coco(tmp_path / "boxes.json")
     content = json.loads(file.read_text())
     content["categories"] = [{"id": 1, "name": "animal"}]
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
     pack = imported(folder, file, tmp_path)
-    assert len(pack.boxes) == len(PHOTOS) - 2 and {pack.class_names[n] for n in pack.box_labels} == {"cats", "dogs"}
+    assert len(pack.boxes) == len(PHOTOS) - 2 and {
+        pack.class_names[n] for n in pack.box_labels
+    } == {"cats", "dogs"}
 
 
 def test_annotations_know_their_file(tmp_path: Path) -> None:

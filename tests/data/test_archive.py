@@ -41,7 +41,9 @@ def deflate(content: bytes) -> bytes:
     return packer.compress(content) + packer.flush()
 
 
-def forge(*entries: Entry, end: dict[str, int] | None = None, comment: bytes = b"", behind: bytes = b"") -> bytes:
+def forge(
+    *entries: Entry, end: dict[str, int] | None = None, comment: bytes = b"", behind: bytes = b""
+) -> bytes:
     """Write a zip by hand."""
     body, directory = io.BytesIO(), io.BytesIO()
     for entry in entries:
@@ -65,8 +67,22 @@ def forge(*entries: Entry, end: dict[str, int] | None = None, comment: bytes = b
         "disk": 0, "start_disk": 0, "here": len(entries), "count": len(entries), "size": directory.tell(),
         "start": body.tell(),
     } | (end or {})  # fmt: skip
-    counts = (e["disk"], e["start_disk"], e["here"] & 0xFFFF, e["count"] & 0xFFFF, e["size"], e["start"], len(comment))
-    return body.getvalue() + directory.getvalue() + struct.pack("<4s4H2LH", b"PK\5\6", *counts) + comment + behind
+    counts = (
+        e["disk"],
+        e["start_disk"],
+        e["here"] & 0xFFFF,
+        e["count"] & 0xFFFF,
+        e["size"],
+        e["start"],
+        len(comment),
+    )
+    return (
+        body.getvalue()
+        + directory.getvalue()
+        + struct.pack("<4s4H2LH", b"PK\5\6", *counts)
+        + comment
+        + behind
+    )
 
 
 def _local_header(facts: dict[str, Any]) -> bytes:
@@ -88,7 +104,11 @@ def twice(name: bytes) -> bytes:
 
 
 def plain(method: int = 8) -> bytes:
-    return forge(Entry(b"top/a", TEXT, method), Entry(b"top/b", b"", method), Entry(b"top/c", os.urandom(99), method))
+    return forge(
+        Entry(b"top/a", TEXT, method),
+        Entry(b"top/b", b"", method),
+        Entry(b"top/c", os.urandom(99), method),
+    )
 
 
 def bad_name(name: bytes) -> tuple[bytes, str]:
@@ -97,8 +117,17 @@ def bad_name(name: bytes) -> tuple[bytes, str]:
 
 def fifield_bomb() -> bytes:
     """Ten members that all unpack the same bytes."""
-    same = {"offset": 0, "packed": len(deflate(TEXT)), "size": len(TEXT), "method": 8, "crc": zlib.crc32(TEXT)}
-    return forge(Entry(b"kernel", TEXT, 8), *(Entry(b"k%d" % number, b"", central=same) for number in range(9)))
+    same = {
+        "offset": 0,
+        "packed": len(deflate(TEXT)),
+        "size": len(TEXT),
+        "method": 8,
+        "crc": zlib.crc32(TEXT),
+    }
+    return forge(
+        Entry(b"kernel", TEXT, 8),
+        *(Entry(b"k%d" % number, b"", central=same) for number in range(9)),
+    )
 
 
 def russian_doll() -> bytes:
@@ -182,7 +211,9 @@ def test_hostile_archives_are_refused_by_name(tmp_path: Path, case: str) -> None
     path.write_bytes(content)
     if message.startswith("read: "):
         archive = Archive(path, LIMITS)
-        with pytest.raises(ValueError, match="evil.zip: .* is damaged: .*" + message.removeprefix("read: ")):
+        with pytest.raises(
+            ValueError, match="evil.zip: .* is damaged: .*" + message.removeprefix("read: ")
+        ):
             for name in archive.members:
                 archive.read(name)
     else:
@@ -192,7 +223,9 @@ def test_hostile_archives_are_refused_by_name(tmp_path: Path, case: str) -> None
     assert sorted(tmp_path.rglob("*")) == [path.parent, path]  # and nothing came out
 
 
-def test_a_bomb_is_not_inflated_further_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_not_inflated_further_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "bomb.zip"
     path.write_bytes(forge(Entry(content=BOMB, method=8, central={"size": 1000})))
     asked: list[int] = []
@@ -226,13 +259,17 @@ def test_a_bomb_is_not_inflated_further_than_it_says(tmp_path: Path, monkeypatch
     lambda z: setattr(z, "comment", b"a comment" * 99),
 ])  # fmt: skip
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_reads_what_zipfile_reads(tmp_path: Path, make: Callable[[zipfile.ZipFile], Any], method: int) -> None:
+def test_reads_what_zipfile_reads(
+    tmp_path: Path, make: Callable[[zipfile.ZipFile], Any], method: int
+) -> None:
     path = tmp_path / "good.zip"
     with zipfile.ZipFile(path, "w", method) as writing:
         make(writing)
     archive = Archive(path)
     with zipfile.ZipFile(path) as reading:
-        expected = {info.filename: reading.read(info) for info in reading.infolist() if not info.is_dir()}
+        expected = {
+            info.filename: reading.read(info) for info in reading.infolist() if not info.is_dir()
+        }
     assert {name: archive.read(name) for name in archive.members} == expected
 
 
@@ -264,10 +301,16 @@ def test_more_than_65535_members(tmp_path: Path) -> None:
     full = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     (tmp_path / "old.zip").write_bytes(old)
     (tmp_path / "new.zip").write_bytes(old[:-22] + end64 + locator + full)
-    assert len(check_archive(tmp_path / "old.zip")) == len(check_archive(tmp_path / "new.zip")) == 65_540
+    assert (
+        len(check_archive(tmp_path / "old.zip"))
+        == len(check_archive(tmp_path / "new.zip"))
+        == 65_540
+    )
     with zipfile.ZipFile(tmp_path / "new.zip") as reading:  # the forgery is a good one
         assert len(reading.infolist()) == 65_540
-    (tmp_path / "bad.zip").write_bytes(old[:-22] + end64.replace(b"PK\6\6", b"PK\6\5") + locator + full)
+    (tmp_path / "bad.zip").write_bytes(
+        old[:-22] + end64.replace(b"PK\6\6", b"PK\6\5") + locator + full
+    )
     with pytest.raises(ValueError, match="its zip64 end record is missing"):
         check_archive(tmp_path / "bad.zip")
 
@@ -291,7 +334,9 @@ def test_a_long_local_extra_field(tmp_path: Path) -> None:
 
 
 def test_old_names(tmp_path: Path) -> None:
-    (tmp_path / "good.zip").write_bytes(forge(Entry("grün/é".encode("cp437"))))  # not marked as UTF-8
+    (tmp_path / "good.zip").write_bytes(
+        forge(Entry("grün/é".encode("cp437")))
+    )  # not marked as UTF-8
     assert Archive(tmp_path / "good.zip").read("grün/é") == TEXT
 
 
@@ -337,5 +382,7 @@ def test_mutated_archives_give_an_error_or_the_right_bytes(tmp_path: Path, round
         except ValueError:
             refused += 1
             continue
-        assert set(read.values()) == truth[method]  # names may have changed in both headers; bytes may not
+        assert (
+            set(read.values()) == truth[method]
+        )  # names may have changed in both headers; bytes may not
     assert rounds * 0.4 < refused < rounds

@@ -1,4 +1,4 @@
-"""Batches by number: the same whoever asks, in whatever order, with however many processes."""
+"""Loader by number: the same whoever asks, in whatever order, with however many processes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.data.batches import Batch, Batches, balanced_subset, derived_seed, epoch_order, read_ahead
-from tinysight.ops.augment import Draws, draw
+from tinysight.data.batches import (
+    Batch,
+    Loader,
+    balanced_subset,
+    derived_seed,
+    epoch_order,
+    prefetch,
+)
+from tinysight.ops.augment import TransformParams, draw
 
 SIZE = 8
 
 
 def _batches(
-    num_rows: int = 23, batch_size: int = 6, *, seed: int = 0, share: slice | None = None, first: int = 5
-) -> Batches:
-    """Batches over `num_rows` rows from `first` on, each image filled with its row's number, label too."""
+    num_rows: int = 23,
+    batch_size: int = 6,
+    *,
+    seed: int = 0,
+    share: slice | None = None,
+    first: int = 5,
+) -> Loader:
+    """Loader over `num_rows` rows from `first` on, each image filled with its row's number, label
+    too.
+    """
     num_all = first + num_rows + 3
-    images = np.broadcast_to(np.arange(num_all, dtype=np.uint8)[:, None, None, None], (num_all, SIZE, SIZE, 3))
-    return Batches(
+    images = np.broadcast_to(
+        np.arange(num_all, dtype=np.uint8)[:, None, None, None], (num_all, SIZE, SIZE, 3)
+    )
+    return Loader(
         images,
         np.arange(num_all, dtype=np.int64),
         np.arange(first, first + num_rows, dtype=np.int64),
@@ -36,20 +52,31 @@ def _batches(
 
 
 def _parts(batch: Batch) -> list[torch.Tensor]:
-    return [batch.images, batch.labels, *(getattr(batch.draws, field.name) for field in fields(Draws))]
+    return [
+        batch.images,
+        batch.labels,
+        *(getattr(batch.draws, field.name) for field in fields(TransformParams)),
+    ]
 
 
 def _same(one: Batch, other: Batch) -> bool:
     return all(map(torch.equal, _parts(one), _parts(other)))
 
 
-@pytest.mark.parametrize(("num_rows", "batch_size"), [(23, 6), (24, 6), (7, 7), (9, 8), (2, 2), (3, 16), (40, 3)])
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size"), [(23, 6), (24, 6), (7, 7), (9, 8), (2, 2), (3, 16), (40, 3)]
+)
 def test_each_epoch_has_each_row_once(num_rows: int, batch_size: int) -> None:
     batches = _batches(num_rows, batch_size)
     taken = torch.cat([batches.batch(k).labels for k in range(batches.epoch_end(3))]).tolist()
     for epoch in range(4):
-        assert sorted(taken[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(5, 5 + num_rows))
-    assert all(len(batches.batch(k).labels) == min(batch_size, num_rows) for k in range(batches.epoch_end(3)))
+        assert sorted(taken[epoch * num_rows : (epoch + 1) * num_rows]) == list(
+            range(5, 5 + num_rows)
+        )
+    assert all(
+        len(batches.batch(k).labels) == min(batch_size, num_rows)
+        for k in range(batches.epoch_end(3))
+    )
 
 
 def test_epochs_differ_and_end_where_they_say() -> None:
@@ -84,13 +111,17 @@ def test_a_batch_that_straddles_two_epochs_is_the_end_of_one_and_the_start_of_th
     last, first = (5 + epoch_order(23, seed=0, epoch=epoch) for epoch in (0, 1))
     assert batch.labels.tolist() == [*last[18:], *first[:1]]
     generator = torch.Generator().manual_seed(derived_seed(2, 0, 1))
-    assert torch.equal(batch.draws.angle[5:], draw(23, source_size=SIZE, crop=4, generator=generator).angle[:1])
+    assert torch.equal(
+        batch.draws.angle[5:], draw(23, source_size=SIZE, crop=4, generator=generator).angle[:1]
+    )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
 def test_shares_of_all_processes_make_the_whole_batch(world: int) -> None:
     whole = _batches()
-    shares = [_batches(share=slice(6 * rank // world, 6 * (rank + 1) // world)) for rank in range(world)]
+    shares = [
+        _batches(share=slice(6 * rank // world, 6 * (rank + 1) // world)) for rank in range(world)
+    ]
     for k in range(9):
         expected = _parts(whole.batch(k))
         pieces = [_parts(share.batch(k)) for share in shares]
@@ -102,7 +133,7 @@ def test_shares_of_all_processes_make_the_whole_batch(world: int) -> None:
 def test_how_far_is_read_ahead_changes_nothing(depth: int) -> None:
     reference = [_batches().batch(k) for k in range(2, 13)]
     batches = _batches()
-    found = list(read_ahead(batches.batch, range(2, 13), depth))
+    found = list(prefetch(batches.batch, range(2, 13), depth))
     assert len(found) == 11 and all(map(_same, found, reference))
 
 
@@ -110,7 +141,9 @@ def test_a_balanced_subset_is_fixed_and_balanced() -> None:
     labels = np.repeat(np.arange(4), 10)
     rows = np.arange(100, 140)
     kept = balanced_subset(rows, labels, 0.3)
-    assert np.array_equal(kept, np.sort(kept)) and np.array_equal(kept, balanced_subset(rows, labels, 0.3))
+    assert np.array_equal(kept, np.sort(kept)) and np.array_equal(
+        kept, balanced_subset(rows, labels, 0.3)
+    )
     assert np.bincount(labels[kept - 100]).tolist() == [3, 3, 3, 3]
     assert balanced_subset(rows, labels, 1.0) is rows
     assert np.bincount(labels[balanced_subset(rows, labels, 0.001) - 100]).tolist() == [1, 1, 1, 1]
@@ -126,7 +159,7 @@ def test_what_the_maker_raises_reaches_the_reader() -> None:
     for depth in (0, 1, 5):
         found: list[int] = []
         with pytest.raises(ValueError, match="number 3"):
-            for number in read_ahead(make, range(10), depth):
+            for number in prefetch(make, range(10), depth):
                 found.append(number)
         assert found == [0, 1, 2]
     _no_thread_is_left()
@@ -141,13 +174,13 @@ def test_a_reader_that_stops_early_stops_the_thread() -> None:
 
     for depth in (1, 3, 64):
         made.clear()
-        reading = read_ahead(make, range(10_000), depth)
+        reading = prefetch(make, range(10_000), depth)
         assert next(reading) == 0
         reading.close()
         _no_thread_is_left()
         assert len(made) < 10_000 or depth == 64
         reading.close()  # twice does no harm
-    unread = read_ahead(make, range(3), 2)
+    unread = prefetch(make, range(3), 2)
     unread.close()
     _no_thread_is_left()
 
@@ -159,7 +192,7 @@ def test_no_more_is_made_in_advance_than_asked_for() -> None:
         made.append(number)
         return number
 
-    reading = read_ahead(make, range(50), 3)
+    reading = prefetch(make, range(50), 3)
     for taken in range(5):
         assert next(reading) == taken
         time.sleep(0.02)
@@ -176,7 +209,7 @@ def test_stopping_while_something_is_being_made_waits_for_it() -> None:
             going_on.wait(5)
         return number
 
-    reading: Iterator[int] = read_ahead(make, range(5), 1)
+    reading: Iterator[int] = prefetch(make, range(5), 1)
     assert next(reading) == 0
     threading.Timer(0.1, going_on.set).start()
     started = time.perf_counter()

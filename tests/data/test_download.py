@@ -1,4 +1,6 @@
-"""Downloads from a server that misbehaves: the right bytes under the name, or one clear error and nothing there."""
+"""Downloads from a server that misbehaves: the right bytes under the name, or one clear error and
+nothing there.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ FAULTS = (
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; each request takes the next fault of `faults`, and serves well when there is none left."""
+    """Serves CONTENT; each request takes the next fault of `faults`, and serves well when there is
+    none left.
+    """
 
     daemon_threads = True
 
@@ -74,7 +78,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if asked and start else 200)
         if asked and start:
             claimed = start + 1 if fault == "wrong range" else start
-            self.send_header("Content-Range", f"bytes {claimed}-{len(server.content) - 1}/{len(server.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {claimed}-{len(server.content) - 1}/{len(server.content)}"
+            )
         if fault != "no length":
             self.send_header("Content-Length", str(len(body)))
         if server.etag:
@@ -103,7 +109,12 @@ def server() -> Iterator[Server]:
 
 
 def fetch(server: Server, target: Path, **options: object) -> None:
-    known: dict[str, object] = {"size": len(CONTENT), "sha256": SHA256, "pause": 0.0, "timeout": 5.0}
+    known: dict[str, object] = {
+        "size": len(CONTENT),
+        "sha256": SHA256,
+        "pause": 0.0,
+        "timeout": 5.0,
+    }
     download(server.url, target, **(known | options))  # type: ignore[arg-type]
 
 
@@ -128,7 +139,9 @@ def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> N
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("fault", ["truncate", "reset", "503", "empty", "garbage", "no length", "slow"])
+@pytest.mark.parametrize(
+    "fault", ["truncate", "reset", "503", "empty", "garbage", "no length", "slow"]
+)
 def test_passing_faults_are_got_over(server: Server, tmp_path: Path, fault: str) -> None:
     server.faults = [fault]
     fetch(server, tmp_path / "set.zip")
@@ -146,7 +159,9 @@ def test_resumes_where_it_broke(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["no range", "wrong range", "416"])
-def test_restarts_where_the_server_will_not_resume(server: Server, tmp_path: Path, fault: str) -> None:
+def test_restarts_where_the_server_will_not_resume(
+    server: Server, tmp_path: Path, fault: str
+) -> None:
     (tmp_path / "set.zip.part").write_bytes(CONTENT[:100_000])
     server.faults = [fault]
     fetch(server, tmp_path / "set.zip")
@@ -175,7 +190,9 @@ def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> Non
         (["empty"] * 6, r"it ended after 0 of 300000 bytes\); call again"),
     ],
 )
-def test_lasting_faults_are_one_clear_line(server: Server, tmp_path: Path, faults: list[str], message: str) -> None:
+def test_lasting_faults_are_one_clear_line(
+    server: Server, tmp_path: Path, faults: list[str], message: str
+) -> None:
     server.faults = faults
     with pytest.raises(ValueError, match=message) as caught:
         fetch(server, tmp_path / "set.zip")
@@ -186,14 +203,19 @@ def test_lasting_faults_are_one_clear_line(server: Server, tmp_path: Path, fault
 
 
 def test_without_a_hash_only_the_same_version_is_resumed(server: Server, tmp_path: Path) -> None:
-    """A part of an earlier call is dropped; within a call If-Range asks whether the file is still the same."""
+    """A part of an earlier call is dropped; within a call If-Range asks whether the file is still
+    the same.
+    """
     (tmp_path / "set.zip.part").write_bytes(b"of something else")
     server.faults = ["truncate"]
     fetch(server, tmp_path / "set.zip", size=None, sha256=None)
     assert server.ranges[0] is None and server.ranges[1] is not None
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
-    for version in ("", 'W/"1"'):  # none to ask for, or one that only means "much the same": from the start
+    for version in (
+        "",
+        'W/"1"',
+    ):  # none to ask for, or one that only means "much the same": from the start
         server.ranges, server.faults, server.etag = [], ["truncate"], version
         fetch(server, tmp_path / "two.zip", size=None, sha256=None)
         assert server.ranges == [None, None] and (tmp_path / "two.zip").read_bytes() == CONTENT
@@ -222,7 +244,9 @@ def test_nobody_there(tmp_path: Path) -> None:
         download(url, tmp_path / "set.zip", pause=0.0, attempts=2)
 
 
-def test_a_server_that_stalls(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stalls(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/set.zip"
         with pytest.raises(ValueError, match="timed out"):
@@ -237,14 +261,18 @@ def test_files(tmp_path: Path) -> None:
         download((tmp_path / "none.zip").as_uri(), tmp_path / "two.zip")
 
 
-@pytest.mark.parametrize("url", ["ftp://host/set.zip", "set.zip", "data:,x", "", "javascript:1", "http//host"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/set.zip", "set.zip", "data:,x", "", "javascript:1", "http//host"]
+)
 def test_other_addresses_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match="expected an address that starts with"):
         download(url, tmp_path / "set.zip")
     assert files(tmp_path) == []
 
 
-def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_to_a_file_is_not_followed(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "secret").write_bytes(CONTENT)
 
     def redirect(self: Handler) -> None:
@@ -259,7 +287,9 @@ def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path, server: Server, mo
     assert files(tmp_path) == ["secret"]
 
 
-def test_a_full_disk_is_one_clear_line(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_clear_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -272,7 +302,9 @@ def test_a_full_disk_is_one_clear_line(server: Server, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("rounds", [25, pytest.param(500, marks=pytest.mark.reliability)])
-def test_random_faults_end_in_the_right_file_or_a_clear_error(server: Server, tmp_path: Path, rounds: int) -> None:
+def test_random_faults_end_in_the_right_file_or_a_clear_error(
+    server: Server, tmp_path: Path, rounds: int
+) -> None:
     generator = random.Random(rounds)
     target = tmp_path / "set.zip"
     errors = 0

@@ -14,21 +14,25 @@ import pytest
 from PIL import Image
 
 from tinysight.data.folder import import_folder, listing, split_counts
-from tinysight.data.listing import Listing, check_listing
+from tinysight.data.index import DatasetIndex, check_index
 
 
-def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (12, 10), form: str = "PNG") -> bytes:
+def picture(
+    color: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (12, 10), form: str = "PNG"
+) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, form)
+    Image.new("RGB", size, color).save(buffer, form)
     return buffer.getvalue()
 
 
 def put(root: Path, *names: str, content: bytes | None = None) -> Path:
-    """Write an image under each name, each of a colour of its own."""
+    """Write an image under each name, each of a color of its own."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(tuple(os.fsencode(name)[-7:-4].rjust(3))) if content is None else content)  # type: ignore[arg-type]
+        path.write_bytes(
+            picture(tuple(os.fsencode(name)[-7:-4].rjust(3))) if content is None else content
+        )  # type: ignore[arg-type]
     return root
 
 
@@ -36,13 +40,13 @@ def two_classes(root: Path, num: int = 10) -> Path:
     return put(root, *(f"{name}/{i:03}.png" for name in ("cat", "dog") for i in range(num)))
 
 
-def listed(root: Path, **options: object) -> Listing:
+def listed(root: Path, **options: object) -> DatasetIndex:
     made, _ = listing(root, name="pets", **options)  # type: ignore[arg-type]
-    check_listing(made)
+    check_index(made)
     return made
 
 
-def files_of(made: Listing, split: str) -> list[str]:
+def files_of(made: DatasetIndex, split: str) -> list[str]:
     start, stop = made.splits.get(split, (0, 0))
     return list(made.files[start:stop])
 
@@ -86,14 +90,23 @@ def test_split_is_the_same_wherever_the_folder_lies(tmp_path: Path) -> None:
 def test_split_is_known(tmp_path: Path) -> None:
     """Pin the rule itself: a change of it would move images from val to train of people's packs."""
     made = listed(two_classes(tmp_path))
-    assert files_of(made, "val") == ["cat/003.png", "cat/004.png", "dog/003.png", "dog/004.png"]  # 21df, 29f7
+    assert files_of(made, "val") == [
+        "cat/003.png",
+        "cat/004.png",
+        "dog/003.png",
+        "dog/004.png",
+    ]  # 21df, 29f7
     assert files_of(made, "minival") == ["cat/000.png", "dog/000.png"]  # eea2
 
 
 def test_split_does_not_depend_on_how_accents_are_encoded(tmp_path: Path) -> None:
     splits = []
     for form in ("NFC", "NFD"):
-        names = [unicodedata.normalize(form, f"{name}/é{i}.png") for name in ("cat", "dog") for i in range(20)]
+        names = [
+            unicodedata.normalize(form, f"{name}/é{i}.png")
+            for name in ("cat", "dog")
+            for i in range(20)
+        ]
         made = listed(put(tmp_path / form, *names))
         splits.append([unicodedata.normalize("NFC", file) for file in made.files])
     assert splits[0] == splits[1]
@@ -105,13 +118,26 @@ def test_one_more_image_moves_at_most_one_across_each_border(tmp_path: Path, num
     after = listed(put(tmp_path, "cat/new.png"))
     split_before = {file: split for split in before.splits for file in files_of(before, split)}
     split_after = {file: split for split in after.splits for file in files_of(after, split)}
-    moved = [(split, split_after[file]) for file, split in split_before.items() if split_after[file] != split]
+    moved = [
+        (split, split_after[file])
+        for file, split in split_before.items()
+        if split_after[file] != split
+    ]
     assert len(moved) == len(set(moved)) <= 2
     assert ("val", "minival") not in moved and ("minival", "val") not in moved
 
 
 @pytest.mark.parametrize(
-    ("num", "counts"), [(1, (0, 0)), (2, (0, 1)), (3, (1, 1)), (4, (1, 1)), (5, (1, 1)), (10, (1, 2)), (500, (50, 100))]
+    ("num", "counts"),
+    [
+        (1, (0, 0)),
+        (2, (0, 1)),
+        (3, (1, 1)),
+        (4, (1, 1)),
+        (5, (1, 1)),
+        (10, (1, 2)),
+        (500, (50, 100)),
+    ],
 )
 def test_split_counts(num: int, counts: tuple[int, int]) -> None:
     assert split_counts(num, minival_share=0.1, val_share=0.2) == counts
@@ -186,7 +212,14 @@ def test_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
 
 def test_hidden_entries_and_system_leftovers_are_ignored(tmp_path: Path) -> None:
     two_classes(tmp_path)
-    names = [".DS_Store", ".git/x.png", "__MACOSX/cat/._a.png", "cat/Thumbs.db", "cat/desktop.ini", "cat/._000.png"]
+    names = [
+        ".DS_Store",
+        ".git/x.png",
+        "__MACOSX/cat/._a.png",
+        "cat/Thumbs.db",
+        "cat/desktop.ini",
+        "cat/._000.png",
+    ]
     put(tmp_path, *names, "cat/@eaDir/thumb.jpg", "dog/Icon\r", content=b"junk")
     assert len(listed(tmp_path).files) == 20
 
@@ -215,7 +248,9 @@ NAMES = [
 
 
 def test_odd_names_work_from_end_to_end(tmp_path: Path) -> None:
-    source = put(tmp_path / "my 'own' 📷", *(f"{name}/{name} {i}.png" for name in NAMES for i in range(3)))
+    source = put(
+        tmp_path / "my 'own' 📷", *(f"{name}/{name} {i}.png" for name in NAMES for i in range(3))
+    )
     pack = import_folder(source, name="odd", home=tmp_path / "home", image_size=8, workers=1)
     assert pack.class_names == tuple(sorted(NAMES))
     assert len(pack) == 3 * len(NAMES)
@@ -227,11 +262,13 @@ def test_odd_names_work_from_end_to_end(tmp_path: Path) -> None:
 def test_files_without_a_known_suffix_are_looked_into(tmp_path: Path) -> None:
     put(two_classes(tmp_path), "cat/4f2a", "cat/a.jpg_large")
     assert len(listed(tmp_path).files) == 22
-    put(tmp_path, "dog/EMPTY.JPG", content=b"")  # an image by its name: decoding will say what is wrong with it
+    put(
+        tmp_path, "dog/EMPTY.JPG", content=b""
+    )  # an image by its name: decoding will say what is wrong with it
     assert "dog/EMPTY.JPG" in listed(tmp_path).files
 
 
-def test_accents_are_normalised_for_names_and_kept_for_opening(tmp_path: Path) -> None:
+def test_accents_are_normalized_for_names_and_kept_for_opening(tmp_path: Path) -> None:
     decomposed = unicodedata.normalize("NFD", "café")
     put(tmp_path / "train", f"{decomposed}/{decomposed}.png", f"{decomposed}/b.png", "thé/a.png")
     made, decode = listing(put(tmp_path, "val/café/v.png"), name="pets", image_size=8)
@@ -261,7 +298,10 @@ def test_folder_missing_or_no_folder(tmp_path: Path) -> None:
 
 def test_folder_without_class_folders(tmp_path: Path) -> None:
     refused(tmp_path, "has no class folder; expected FOLDER/<class>")
-    refused(put(tmp_path, "a.png", "b.jpg"), r"images outside of class folders \('a.png', 'b.jpg'\); expected FOLDER/")
+    refused(
+        put(tmp_path, "a.png", "b.jpg"),
+        r"images outside of class folders \('a.png', 'b.jpg'\); expected FOLDER/",
+    )
 
 
 def test_empty_class(tmp_path: Path) -> None:
@@ -271,10 +311,10 @@ def test_empty_class(tmp_path: Path) -> None:
 
 
 def test_single_class(tmp_path: Path) -> None:
-    refused(put(tmp_path, "cat/a.png"), "only one class, 'cat'; a recogniser needs at least two")
+    refused(put(tmp_path, "cat/a.png"), "only one class, 'cat'; a recognizer needs at least two")
 
 
-def test_one_folder_too_many_is_recognised(tmp_path: Path) -> None:
+def test_one_folder_too_many_is_recognized(tmp_path: Path) -> None:
     two_classes(tmp_path / "unpacked")
     refused(tmp_path, "did you mean its folder 'unpacked', with 'cat', 'dog'")
 
@@ -295,7 +335,10 @@ def test_classes_that_differ_by_accents_encoding_only(tmp_path: Path) -> None:
 
 def test_class_of_val_that_train_lacks(tmp_path: Path) -> None:
     two_classes(tmp_path / "train")
-    refused(put(tmp_path, "val/cats/a.png"), r"val/cats is not a class of train/ \(did you mean 'cat'\?\)")
+    refused(
+        put(tmp_path, "val/cats/a.png"),
+        r"val/cats is not a class of train/ \(did you mean 'cat'\?\)",
+    )
 
 
 def test_folder_of_test_images_that_is_no_class(tmp_path: Path) -> None:
@@ -321,15 +364,20 @@ def test_split_folders_without_train(tmp_path: Path) -> None:
 def test_other_files_in_a_class_are_named_with_the_formats(tmp_path: Path) -> None:
     put(two_classes(tmp_path), "cat/notes.txt", content=b"buy milk")
     put(tmp_path, "cat/clip.gif", content=b"GIF89a")
-    refused(tmp_path, "no images of a kind that .*JPEG, PNG and WebP files.: 'cat/clip.gif', 'cat/notes.txt'; convert")
+    refused(
+        tmp_path,
+        "no images of a kind that .*JPEG, PNG and WebP files.: 'cat/clip.gif', 'cat/notes.txt'; convert",
+    )
 
 
-def test_tiny_imagenet_is_recognised(tmp_path: Path) -> None:
+def test_tiny_imagenet_is_recognized(tmp_path: Path) -> None:
     put(tmp_path / "train", "n01/images/a.png", "n01/n01_boxes.txt", "n02/images/b.png")
     refused(put(tmp_path, "wnids.txt", content=b"n01\n"), "use: tinysight data get tiny-imagenet")
 
 
-@pytest.mark.parametrize("name", ["cat/a\nb.png", "c\tat/a.png", "cat/bell\a.png", "cat/\u2028.png"])
+@pytest.mark.parametrize(
+    "name", ["cat/a\nb.png", "c\tat/a.png", "cat/bell\a.png", "cat/\u2028.png"]
+)
 def test_control_characters_in_names(tmp_path: Path, name: str) -> None:
     refused(put(two_classes(tmp_path), name), "line break, another control character")
 
@@ -355,7 +403,9 @@ def test_folder_that_links_to_one_above_it(tmp_path: Path) -> None:
     refused(tmp_path, "is a link to a folder that holds it")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="rights do not bind this user (root)")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="rights do not bind this user (root)"
+)
 @pytest.mark.parametrize("name", ["cat", "cat/000.png", "cat/notes"])
 def test_no_right_to_read(tmp_path: Path, name: str) -> None:
     locked = put(two_classes(tmp_path / "source"), "cat/notes") / name
@@ -379,7 +429,12 @@ def test_settings_out_of_range(tmp_path: Path) -> None:
     two_classes(tmp_path)
     for size in (0, -1, 100_000):
         refused(tmp_path, f"image_size is {size}, expected 1 to", image_size=size)
-    for shares in ({"val_share": -0.1}, {"val_share": 1.0}, {"minival_share": 0.9}, {"val_share": float("nan")}):
+    for shares in (
+        {"val_share": -0.1},
+        {"val_share": 1.0},
+        {"minival_share": 0.9},
+        {"val_share": float("nan")},
+    ):
         refused(tmp_path, "together be under 1", **shares)
 
 
@@ -390,7 +445,9 @@ def test_decode_gives_squares_of_the_size_and_can_be_sent_to_a_worker(tmp_path: 
     put(two_classes(tmp_path, 3), "cat/000.png", content=picture((9, 8, 7), (3, 50)))
     made, decode = listing(tmp_path, name="pets", image_size=16)
     row = made.files.index("cat/000.png")
-    assert np.array_equal(pickle.loads(pickle.dumps(decode))(row), np.full((16, 16, 3), (9, 8, 7), np.uint8))
+    assert np.array_equal(
+        pickle.loads(pickle.dumps(decode))(row), np.full((16, 16, 3), (9, 8, 7), np.uint8)
+    )
 
 
 def test_import_makes_a_pack_of_all_formats(tmp_path: Path) -> None:
@@ -399,7 +456,12 @@ def test_import_makes_a_pack_of_all_formats(tmp_path: Path) -> None:
     put(source, "dog/b.webp", content=picture((0, 0, 255), form="WEBP"))
     seen: list[tuple[int, int]] = []
     pack = import_folder(
-        source, name="pets", home=tmp_path / "home", image_size=8, workers=1, progress=lambda *at: seen.append(at)
+        source,
+        name="pets",
+        home=tmp_path / "home",
+        image_size=8,
+        workers=1,
+        progress=lambda *at: seen.append(at),
     )
     assert pack.images.shape == (8, 8, 8, 3) and pack.verify() == ()
     assert seen[-1] == (8, 8)
@@ -408,16 +470,24 @@ def test_import_makes_a_pack_of_all_formats(tmp_path: Path) -> None:
     assert pack.source_state() == "same"
 
 
-def test_second_import_is_a_look_and_a_change_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_import_is_a_look_and_a_change_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, home = two_classes(tmp_path / "source"), tmp_path / "home"
     first = import_folder(source, name="pets", home=home, image_size=8, workers=1)
     with monkeypatch.context() as patch:
         patch.setattr("tinysight.data.folder.listing", lambda *_, **__: pytest.fail("listed again"))
-        assert import_folder(source, name="pets", home=home, image_size=8, workers=1).digest == first.digest
+        assert (
+            import_folder(source, name="pets", home=home, image_size=8, workers=1).digest
+            == first.digest
+        )
     put(source, "cat/new.png")
     assert first.source_state() == "changed"
     said: list[str] = []
-    assert len(import_folder(source, name="pets", home=home, image_size=8, workers=1, say=said.append)) == 21
+    assert (
+        len(import_folder(source, name="pets", home=home, image_size=8, workers=1, say=said.append))
+        == 21
+    )
     assert any("changed" in line for line in said)
     assert import_folder(source, name="pets", home=home, image_size=9, workers=1).image_size == 9
     more_val = import_folder(source, name="pets", home=home, image_size=9, workers=1, val_share=0.3)
@@ -433,7 +503,9 @@ def test_name_taken_by_another_folder(tmp_path: Path) -> None:
         two_classes(tmp_path / name, 3)
     import_folder(tmp_path / "one", name="pets", home=tmp_path / "home", image_size=8, workers=1)
     with pytest.raises(ValueError, match="made from another source"):
-        import_folder(tmp_path / "two", name="pets", home=tmp_path / "home", image_size=8, workers=1)
+        import_folder(
+            tmp_path / "two", name="pets", home=tmp_path / "home", image_size=8, workers=1
+        )
 
 
 def test_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None:
@@ -444,6 +516,8 @@ def test_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None
         import_folder(source, name="pets", home=home, image_size=8, workers=1)
     assert "\n" not in str(caught.value)
     assert str(caught.value).count("cannot read") == 1
-    pack = import_folder(source, name="pets", home=home, image_size=8, workers=1, on_unreadable="skip")
+    pack = import_folder(
+        source, name="pets", home=home, image_size=8, workers=1, on_unreadable="skip"
+    )
     assert len(pack) == 20
     assert sum("broken one.jpg" in note or "page.jpg" in note for note in pack.notes) == 2

@@ -1,4 +1,4 @@
-"""How scenes look: stable pixels, things where their boxes say, and colour that tells no class."""
+"""How scenes look: stable pixels, things where their boxes say, and color that tells no class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("place", GOLDEN)
-def test_pixels_never_change_by_more_than_one_grey_level(place: tuple[str, int, tuple[int, int]]) -> None:
+def test_pixels_never_change_by_more_than_one_gray_level(
+    place: tuple[str, int, tuple[int, int]],
+) -> None:
     split, index, objects = place
     image = draw(plan(0, split, index, objects=objects))
     assert image.dtype == np.uint8 and image.shape == (64, 64, 3) and image.flags.c_contiguous
@@ -44,7 +46,9 @@ def test_a_scene_is_drawn_the_same_each_time() -> None:
 
 @pytest.mark.parametrize("objects", [(1, 1), (3, 3)])
 def test_pixels_change_where_the_boxes_say(objects: tuple[int, int]) -> None:
-    """Take one thing away: what changes lies in its box but for the soft edge, and touches all its four sides."""
+    """Take one thing away: what changes lies in its box but for the soft edge, and touches all its
+    four sides.
+    """
     for index in range(24):
         scene = plan(1, "train", index, objects=objects)
         for number, box in enumerate(boxes(scene).astype(int)):
@@ -52,7 +56,9 @@ def test_pixels_change_where_the_boxes_say(objects: tuple[int, int]) -> None:
             changed = (draw(scene) != draw(replace(scene, things=rest))).any(axis=2)
             rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
             seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            pointed = CLASS_NAMES[scene.things[number].label].endswith(("triangle", "star", "crescent"))
+            pointed = CLASS_NAMES[scene.things[number].label].endswith(
+                ("triangle", "star", "crescent")
+            )
             margin = 2 if pointed else 1  # sharp tips end in pixels covered by less than half
             if number == 0:  # drawn over all others: wholly visible
                 assert (abs(seen - box) <= margin).all()
@@ -62,7 +68,7 @@ def test_pixels_change_where_the_boxes_say(objects: tuple[int, int]) -> None:
 def test_the_first_thing_is_drawn_over_the_others() -> None:
     scene = plan(1, "train", 0)
     first = scene.things[0]
-    other = replace(first, radius=0.8 * first.radius, colours=first.colours[::-1])
+    other = replace(first, radius=0.8 * first.radius, colors=first.colors[::-1])
     assert (draw(replace(scene, things=(first, other))) == draw(scene)).all()
     assert (draw(replace(scene, things=(other, first))) != draw(scene)).any()
 
@@ -85,34 +91,46 @@ def test_images_use_the_whole_range_and_are_not_burnt_out() -> None:
     assert (images == 255).mean() < 0.08 and (images == 0).mean() < 0.08
 
 
-def colours(images: np.ndarray) -> np.ndarray:
-    """What is left of images when places are forgotten: 4x4x4 histograms, as they are and sorted, means, deviations."""
+def colors(images: np.ndarray) -> np.ndarray:
+    """What is left of images when places are forgotten: 4x4x4 histograms, as they are and sorted,
+    means, deviations.
+    """
     red, green, blue = np.moveaxis(images >> 6, 3, 0)
     bins = red << 4 | green << 2 | blue
-    histograms = np.stack([np.bincount(image.ravel(), minlength=64) for image in bins]) / bins[0].size
+    histograms = (
+        np.stack([np.bincount(image.ravel(), minlength=64) for image in bins]) / bins[0].size
+    )
     moments = np.concatenate([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1) / 255
     return np.concatenate(
-        [np.sqrt(histograms), np.sort(histograms, axis=1), moments, np.ones((len(images), 1))], axis=1
+        [np.sqrt(histograms), np.sort(histograms, axis=1), moments, np.ones((len(images), 1))],
+        axis=1,
     )
 
 
-def top1_by_colour(train: np.ndarray, val: np.ndarray) -> float:
-    """Fit one-hot labels by ridge regression on colours of round-robin images; the better of it and class means."""
-    features, asked = colours(train), colours(val)
+def top1_by_color(train: np.ndarray, val: np.ndarray) -> float:
+    """Fit one-hot labels by ridge regression on colors of round-robin images; the better of it and
+    class means.
+    """
+    features, asked = colors(train), colors(val)
     deviation = features.std(axis=0) + 1e-6
     features, asked = features / deviation, asked / deviation
     targets, truth = np.eye(24)[np.arange(len(train)) % 24], np.arange(len(val)) % 24
-    weights = np.linalg.solve(features.T @ features + 10 * np.eye(features.shape[1]), features.T @ targets)
+    weights = np.linalg.solve(
+        features.T @ features + 10 * np.eye(features.shape[1]), features.T @ targets
+    )
     means = np.stack([features[label::24].mean(axis=0) for label in range(24)])
     nearest = ((asked[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
-    return max(float(((asked @ weights).argmax(axis=1) == truth).mean()), float((nearest == truth).mean()))
-
-
-def test_colour_alone_does_not_tell_the_class() -> None:
-    train, val = (
-        np.stack([draw(plan(0, split, i)) for i in range(num)]) for split, num in (("train", 1440), ("val", 720))
+    return max(
+        float(((asked @ weights).argmax(axis=1) == truth).mean()), float((nearest == truth).mean())
     )
-    assert top1_by_colour(train, val) < 3 / 24
+
+
+def test_color_alone_does_not_tell_the_class() -> None:
+    train, val = (
+        np.stack([draw(plan(0, split, i)) for i in range(num)])
+        for split, num in (("train", 1440), ("val", 720))
+    )
+    assert top1_by_color(train, val) < 3 / 24
     # The same classifier finds a faint tint that goes with the class: the check above can fail.
     tints = np.linspace(-24, 24, 24)
 
@@ -120,4 +138,4 @@ def test_colour_alone_does_not_tell_the_class() -> None:
         shift = tints[np.arange(len(images)) % 24][:, None, None, None] * np.array([1, -1, 0])
         return np.clip(images + shift, 0, 255).astype(np.uint8)
 
-    assert top1_by_colour(tinted(train), tinted(val)) > 3 / 24
+    assert top1_by_color(tinted(train), tinted(val)) > 3 / 24

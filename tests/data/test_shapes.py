@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinysight.data import shapes
-from tinysight.data.listing import check_listing
+from tinysight.data.index import check_index
 from tinysight.data.scenes import boxes
 
 SMALL: dict[str, Any] = {"num_train": 50, "num_minival": 24, "num_val": 26, "num_test": 10}
@@ -18,8 +18,13 @@ SMALL: dict[str, Any] = {"num_train": 50, "num_minival": 24, "num_val": 26, "num
 
 def test_a_listing_is_balanced_and_whole() -> None:
     listing, _ = shapes.listing(**SMALL)
-    check_listing(listing)
-    assert listing.splits == {"train": (0, 50), "minival": (50, 74), "val": (74, 100), "test": (100, 110)}
+    check_index(listing)
+    assert listing.splits == {
+        "train": (0, 50),
+        "minival": (50, 74),
+        "val": (74, 100),
+        "test": (100, 110),
+    }
     for split in ("train", "minival", "val"):
         start, stop = listing.splits[split]
         counts = np.bincount(listing.labels[start:stop], minlength=24)
@@ -30,7 +35,7 @@ def test_a_listing_is_balanced_and_whole() -> None:
     assert (listing.box_labels == listing.labels[:100]).all()
 
 
-def test_test_rows_are_unlabelled_but_their_truth_is_known() -> None:
+def test_test_rows_are_unlabeled_but_their_truth_is_known() -> None:
     listing, decode = shapes.listing(**SMALL, seed=4)
     assert (listing.labels[100:] == -1).all()
     assert (listing.box_offsets[100:] == 100).all()
@@ -44,7 +49,9 @@ def test_labels_and_boxes_of_a_listing_are_those_of_the_scenes_drawn() -> None:
     listing, decode = shapes.listing(**SMALL, objects=(1, 4), image_size=48)
     assert len(listing.boxes) > 150
     for split, (start, stop) in list(listing.splits.items())[:3]:
-        for row, scene in enumerate(shapes.truth(split, stop - start, objects=(1, 4), image_size=48), start=start):
+        for row, scene in enumerate(
+            shapes.truth(split, stop - start, objects=(1, 4), image_size=48), start=start
+        ):
             mine = slice(listing.box_offsets[row], listing.box_offsets[row + 1])
             assert (listing.boxes[mine] == boxes(scene)).all()
             assert listing.box_labels[mine].tolist() == [thing.label for thing in scene.things]
@@ -88,7 +95,9 @@ def test_decode_survives_pickling_and_refuses_a_row_that_is_not_there() -> None:
         ({"objects": (1, 9)}, "most <= 8"),
     ],
 )
-def test_numbers_out_of_range_are_refused(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_numbers_out_of_range_are_refused(
+    wrong: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         shapes.listing(**wrong)
     assert "\n" not in str(caught.value)
@@ -111,7 +120,9 @@ def test_a_pack_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (again.images[0] == drawn.images[0]).all() and said == []
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"num_val": 27}, {"image_size": 48}, {"objects": (1, 2)}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"num_val": 27}, {"image_size": 48}, {"objects": (1, 2)}]
+)
 def test_other_scenes_replace_a_pack(change: dict[str, Any], tmp_path: Path) -> None:
     shapes.prepare(home=tmp_path, **SMALL, workers=1)
     said: list[str] = []

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tinysight.data import tiny_imagenet
-from tinysight.data.pack import write_pack
+from tinysight.data.build import write_pack
 from tinysight.data.tiny_imagenet import Counts, decode_image, listing, name_classes, prepare
 
 EXPECT = Counts(classes=4, train_per_class=6, minival_per_class=2, val=5, test=3)
@@ -50,14 +50,17 @@ def make_set(root: Path) -> Path:
     for wnid in WNIDS:
         lines = []
         for image in reversed(range(6)):
-            files[f"train/{wnid}/images/{wnid}_{image}.JPEG"] = jpeg(number, "L" if image == 3 else "RGB")
+            files[f"train/{wnid}/images/{wnid}_{image}.JPEG"] = jpeg(
+                number, "L" if image == 3 else "RGB"
+            )
             lines.append(f"{wnid}_{image}.JPEG\t{number}\t2\t{number + 10}\t63\n")
             number += 1
         files[f"train/{wnid}/{wnid}_boxes.txt"] = "".join(lines).encode()
     for image in range(5):
         files[f"val/images/val_{image}.JPEG"] = jpeg(100 + image)
     files["val/val_annotations.txt"] = "".join(
-        f"val_{image}.JPEG\t{WNIDS[image % 4]}\t{image}\t{image}\t{image}\t{image}\n" for image in range(5)
+        f"val_{image}.JPEG\t{WNIDS[image % 4]}\t{image}\t{image}\t{image}\t{image}\n"
+        for image in range(5)
     ).encode()
     for image in range(3):
         files[f"test/images/test_{image}.JPEG"] = jpeg(200 + image)
@@ -89,23 +92,40 @@ def test_rows_labels_and_boxes(drawn: Path) -> None:
     made, decode = listing(drawn, expect=EXPECT)
     assert made.class_ids == tuple(sorted(WNIDS))
     assert made.class_names == ("crane", "goldfish", "Egyptian cat", "potter's wheel")
-    assert made.extra["words"]["n12267677"] == "potter's wheel, crane" and len(made.extra["words"]) == 4
+    assert (
+        made.extra["words"]["n12267677"] == "potter's wheel, crane"
+        and len(made.extra["words"]) == 4
+    )
     assert made.splits == {"train": (0, 16), "minival": (16, 24), "val": (24, 29), "test": (29, 32)}
     assert made.files[24:] == tuple(
-        [f"val/images/val_{i}.JPEG" for i in range(5)] + [f"test/images/test_{i}.JPEG" for i in range(3)]
+        [f"val/images/val_{i}.JPEG" for i in range(5)]
+        + [f"test/images/test_{i}.JPEG" for i in range(3)]
     )
     assert (
         made.labels.tolist()
-        == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [0, 0, 1, 1, 2, 2, 3, 3] + [1, 0, 2, 3, 1] + [-1] * 3
+        == [0] * 4
+        + [1] * 4
+        + [2] * 4
+        + [3] * 4
+        + [0, 0, 1, 1, 2, 2, 3, 3]
+        + [1, 0, 2, 3, 1]
+        + [-1] * 3
     )
     for row, file in enumerate(made.files[:24]):
         wnid, image = file.removesuffix(".JPEG").rpartition("/")[2].split("_")
         number = WNIDS.index(wnid) * 6 + 5 - int(image)  # how make_set numbered it
         assert made.class_ids[made.labels[row]] == wnid
-        assert made.boxes[made.box_offsets[row]].tolist() == [number, 2, number + 11, 64]  # half-open
-        grey = image == "3"
+        assert made.boxes[made.box_offsets[row]].tolist() == [
+            number,
+            2,
+            number + 11,
+            64,
+        ]  # half-open
+        gray = image == "3"
         expected = np.asarray(Image.open(drawn / file).convert("RGB"))
-        assert np.array_equal(decode(row), expected) and (np.ptp(expected, axis=2).max() == 0) == grey
+        assert (
+            np.array_equal(decode(row), expected) and (np.ptp(expected, axis=2).max() == 0) == gray
+        )
     assert made.boxes[made.box_offsets[26]].tolist() == [2, 2, 3, 3]  # equal edges are one pixel
     assert made.box_offsets[29] == made.box_offsets[32] == 29
     assert made.box_labels.tolist() == made.labels[:29].tolist()
@@ -120,7 +140,8 @@ def test_train_and_minival_are_sorted_and_balanced(drawn: Path) -> None:
     chosen = {file.rpartition("/")[2] for file in made.files[16:24]}
     for wnid in WNIDS:  # those of the lowest digests, whatever else there is
         names = sorted(
-            (f"{wnid}_{i}.JPEG" for i in range(6)), key=lambda name: hashlib.sha256(name.encode()).hexdigest()
+            (f"{wnid}_{i}.JPEG" for i in range(6)),
+            key=lambda name: hashlib.sha256(name.encode()).hexdigest(),
         )
         assert set(names[:2]) == {name for name in chosen if name.startswith(wnid)}
 
@@ -171,11 +192,20 @@ def test_from_an_address(folder: Path, tmp_path: Path) -> None:
     archive = zip_up(folder, tmp_path / "set.zip")
     home, said, steps = tmp_path / "home", [], []
     made = prepare(
-        archive.as_uri(), home=home, expect=EXPECT, say=said.append, download_progress=lambda *s: steps.append(s)
+        archive.as_uri(),
+        home=home,
+        expect=EXPECT,
+        say=said.append,
+        download_progress=lambda *s: steps.append(s),
     )
-    assert made.manifest["source"]["url"] == archive.as_uri() and steps[-1] == (archive.stat().st_size,) * 2
+    assert (
+        made.manifest["source"]["url"] == archive.as_uri()
+        and steps[-1] == (archive.stat().st_size,) * 2
+    )
     archive.unlink()
-    assert prepare(made.manifest["source"]["url"], home=home, expect=EXPECT, say=said.append) == made
+    assert (
+        prepare(made.manifest["source"]["url"], home=home, expect=EXPECT, say=said.append) == made
+    )
     assert len(said) == 1 and said[0].startswith("downloading file:")
 
 
@@ -346,7 +376,9 @@ def test_names_are_unique() -> None:
 def test_both_decoders_agree(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     for seed in range(20):
-        assert np.array_equal(decode_image(jpeg(seed, mode), fast=True), decode_image(jpeg(seed, mode)))
+        assert np.array_equal(
+            decode_image(jpeg(seed, mode), fast=True), decode_image(jpeg(seed, mode))
+        )
     for bad in (b"", jpeg(1)[:700], jpeg(1, size=32)):
         with pytest.raises(ValueError):
             decode_image(bad, fast=True)
@@ -367,7 +399,9 @@ def test_mutated_images_give_an_error_or_an_image(rounds: int, fast: bool) -> No
     for _ in range(rounds):
         content = bytearray(generator.choice(good))
         for _ in range(generator.choice((1, 2, 4, 16))):
-            content[generator.randrange(min(len(content), generator.choice((700, 10_000))))] = generator.randrange(256)
+            content[generator.randrange(min(len(content), generator.choice((700, 10_000))))] = (
+                generator.randrange(256)
+            )
         if generator.random() < 0.2:
             del content[generator.randrange(len(content)) :]
         try:
@@ -386,10 +420,14 @@ def test_decode_is_picklable(drawn: Path) -> None:
 
 @pytest.mark.data
 def test_the_published_set(tmp_path: Path) -> None:
-    """All 120,000: counts, the boxes of FACTS, duplicates, and that both decoders agree on every hundredth image."""
+    """All 120,000: counts, the boxes of FACTS, duplicates, and that both decoders agree on every
+    hundredth image.
+    """
     source = os.environ.get("TINYSIGHT_TINY_IMAGENET")
     if not source:
-        pytest.skip("TINYSIGHT_TINY_IMAGENET is not set: the folder or archive of the published set")
+        pytest.skip(
+            "TINYSIGHT_TINY_IMAGENET is not set: the folder or archive of the published set"
+        )
     made, decode = listing(Path(source))
     assert made.splits == {
         "train": (0, 95_000),
@@ -397,7 +435,9 @@ def test_the_published_set(tmp_path: Path) -> None:
         "val": (100_000, 110_000),
         "test": (110_000, 120_000),
     }
-    assert set(np.bincount(made.labels[:95_000])) == {475} and set(np.bincount(made.labels[95_000:100_000])) == {25}
+    assert set(np.bincount(made.labels[:95_000])) == {475} and set(
+        np.bincount(made.labels[95_000:100_000])
+    ) == {25}
     assert set(np.bincount(made.labels[100_000:110_000])) == {50}
     train = made.boxes[:100_000]
     assert (train == [0, 0, 64, 64]).all(axis=1).sum() == 5_706
@@ -405,6 +445,8 @@ def test_the_published_set(tmp_path: Path) -> None:
     for row in range(0, 120_000, 100):
         assert decode(row).shape == (64, 64, 3)
     pack = write_pack(made, decode, home=tmp_path)
-    conflicts = [group for group in pack.manifest["duplicates"] if len(set(group["labels"]) - {None}) > 1]
+    conflicts = [
+        group for group in pack.manifest["duplicates"] if len(set(group["labels"]) - {None}) > 1
+    ]
     assert len(pack.manifest["duplicates"]) == 37 and len(conflicts) == 27
     assert pack.images.shape == (120_000, 64, 64, 3)

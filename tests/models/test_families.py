@@ -1,4 +1,6 @@
-"""What every family promises, on narrow members: shapes, learning, precision, layout, processes, files."""
+"""What every family promises, on narrow members: shapes, learning, precision, layout, processes,
+files.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tinysight.data import shapes
-from tinysight.deploy.weights import Card, load_weights, weights_bytes
 from tinysight.models import MODELS, build
-from tinysight.models.initialisation import variance_scaling
+from tinysight.models.init import variance_scaling
+from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
 
 VGG = {"filters": (8, 16, 32, 32, 32), "hidden": 64}
-FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {  # model, options, what the features' size is divided by
+FAMILIES: dict[
+    str, tuple[str, dict[str, Any], int]
+] = {  # model, options, what the features' size is divided by
     "resnet": ("resnet", {"n": 1, "filters": (16, 32)}, 4),
     "inception_resnet": ("inception_resnet", {"n": 1, "width": 0.125}, 8),
     "inception_resnet-v4": ("inception_resnet", {"n": 1, "width": 0.125, "stem": "v4"}, 8),
@@ -65,19 +69,23 @@ def test_any_number_of_classes(family: str, num_classes: int) -> None:
 
 
 @every_family
-def test_bytes_and_floats_are_normalised_alike(family: str) -> None:
+def test_bytes_and_floats_are_normalized_alike(family: str) -> None:
     images, model = _images(2), _build(family)
-    model.normalise.set_statistics(torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 0.0, 60.0]))
-    normalised = model.normalise(images)
-    assert torch.equal(normalised, model.normalise(images.float()))
-    assert torch.allclose(normalised[:, 0], (images[:, 0].float() - 100) / 50)
-    assert torch.allclose(normalised[:, 1], images[:, 1].float() - 120)  # a deviation of 0 does not divide
-    assert {"normalise.mean", "normalise.std"} <= model.state_dict().keys()
+    model.normalize.set_statistics(
+        torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 0.0, 60.0])
+    )
+    normalized = model.normalize(images)
+    assert torch.equal(normalized, model.normalize(images.float()))
+    assert torch.allclose(normalized[:, 0], (images[:, 0].float() - 100) / 50)
+    assert torch.allclose(
+        normalized[:, 1], images[:, 1].float() - 120
+    )  # a deviation of 0 does not divide
+    assert {"normalize.mean", "normalize.std"} <= model.state_dict().keys()
     seen: list[torch.Tensor] = []
-    model.normalise.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.normalize.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.no_grad():
         model(images)
-    assert len(seen) == 1 and torch.equal(seen[0], normalised)
+    assert len(seen) == 1 and torch.equal(seen[0], normalized)
 
 
 @every_family
@@ -109,12 +117,12 @@ def test_it_overfits_64_drawn_images(family: str) -> None:
     images = torch.from_numpy(np.stack([draw(row) for row in range(64)])).permute(0, 3, 1, 2)
     labels = torch.arange(64) % 24
     model = _build(family, 24, **({} if family == "resnet" else {"dropout": 0.0})).train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.005)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     for _ in range(30):
         loss = nn.functional.cross_entropy(model(images), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         assert (model.eval()(images).argmax(dim=1) == labels).float().mean() > 0.95
 
@@ -133,7 +141,9 @@ def test_dropout_strikes_in_training_only(family: str) -> None:
 
 
 def _still(model: nn.Module) -> nn.Module:
-    """Put batch norms on their running statistics: dropout is then all that training does differently."""
+    """Put batch norms on their running statistics: dropout is then all that training does
+    differently.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.eval()
@@ -160,24 +170,24 @@ def test_a_step_of_processes_reaches_every_parameter(family: str) -> None:
 def test_a_file_of_weights_gives_the_model_back(family: str, tmp_path: Path) -> None:
     name, options, _ = FAMILIES[family]
     model = _build(family, 3)
-    card = Card(
+    metadata = ModelMetadata(
         model=name,
         options=options,
         class_names=("a", "b", "c"),
         class_ids=("1", "2", "3"),
         image_size=32,
         crop=32,
-        size=32,
+        input_size=32,
         flip_average=False,
         recipe="test",
         data="small",
         version="0",
     )
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(weights_bytes(model, card))
+    path.write_bytes(weights_bytes(model, metadata))
     found, read = load_weights(path)
     with torch.no_grad():
-        assert read == card and torch.equal(found(_images(2)), model(_images(2)))
+        assert read == metadata and torch.equal(found(_images(2)), model(_images(2)))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -188,7 +198,8 @@ def test_it_is_built_without_memory(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("resnett", "resnet"), ("inception-resnet", "inception_resnet"), ("vgg16", "vgg")]
+    ("name", "nearest"),
+    [("resnett", "resnet"), ("inception-resnet", "inception_resnet"), ("vgg16", "vgg")],
 )
 def test_an_unknown_model_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean {nearest}\\?"):

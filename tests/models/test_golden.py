@@ -1,4 +1,6 @@
-"""Exact numbers of every model at 200 classes: trainable parameters, and multiply-adds of one image at 56 pixels."""
+"""Exact numbers of every model at 200 classes: trainable parameters, and multiply-adds of one image
+at 56 pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import torch
 
 from tinysight.models import MODELS, build, count_multiply_adds, count_parameters
 
-# Wu et al. 2017 print 11.28 M (ResNet, 18 layers), 8.3 M (Inception-ResNet), 36.7 M (VGG-16) and 40.2 M (VGG-19, which
-# no reading gives).
+# Wu et al. 2017 print 11.28 M (ResNet, 18 layers), 8.3 M (Inception-ResNet), 36.7 M (VGG-16) and
+# 40.2 M (VGG-19, which no reading gives).
 GOLDEN: list[tuple[str, dict[str, Any], int, int]] = [
     ("resnet", {"n": 2}, 11_283_336, 488_161_280),
     ("resnet", {"n": 2, "first_stride": 1}, 11_279_112, 1_725_153_280),

@@ -1,4 +1,6 @@
-"""The report's Inception-ResNet: sizes and widths along the way, the scaled residual, batch norms, options."""
+"""The report's Inception-ResNet: sizes and widths along the way, the scaled residual, batch norms,
+options.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def test_a_batch_norm_follows_every_convolution() -> None:
         for layer, following in pairwise(layers):
             if isinstance(layer, nn.Conv2d):
                 assert layer.bias is None
-                assert isinstance(following, nn.BatchNorm2d) and following.num_features == layer.out_channels
+                assert (
+                    isinstance(following, nn.BatchNorm2d)
+                    and following.num_features == layer.out_channels
+                )
 
 
 def test_a_module_adds_its_scaled_residual_and_rectifies_the_sum() -> None:
@@ -47,8 +52,12 @@ def test_a_module_adds_its_scaled_residual_and_rectifies_the_sum() -> None:
 
 
 def test_the_scale_changes_what_a_network_says() -> None:
-    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    one, other = (build("inception_resnet", 5, {**SMALL, "scale": scale}).eval() for scale in (0.1, 0.2))
+    images = torch.randint(
+        0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    one, other = (
+        build("inception_resnet", 5, {**SMALL, "scale": scale}).eval() for scale in (0.1, 0.2)
+    )
     other.load_state_dict(one.state_dict())
     with torch.no_grad():
         assert not torch.allclose(one(images), other(images))
@@ -57,7 +66,9 @@ def test_the_scale_changes_what_a_network_says() -> None:
 def test_the_report_s_stem_joins_pooled_and_convolved_maps() -> None:
     model: Any = build("inception_resnet", 5, SMALL).eval()
     with torch.no_grad():
-        trunk = model.stem[:3](torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+        trunk = model.stem[:3](
+            torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        )
         out = model.stem[3](trunk)
     assert torch.equal(out[:, : trunk.shape[1]], nn.functional.max_pool2d(trunk, 3, 2, 1))
     assert out.shape[2:] == (4, 4)

@@ -8,7 +8,7 @@ from torch import nn
 
 from tinysight.models import layers
 from tinysight.models.layers import Convolution, SubsampledConvolution, convolution
-from tinysight.ops.convolution import convolve
+from tinysight.ops.conv import convolve
 
 
 @pytest.mark.parametrize("size", [8, 7])
@@ -46,8 +46,12 @@ def test_products_convolve_where_they_are_faster_and_nowhere_else(
     situation: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
-    monkeypatch.setattr(layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1])
-    layer = convolution(64 if situation == "few channels" else 128, 8, 3, 2 if situation.endswith("halved") else 1)
+    monkeypatch.setattr(
+        layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1]
+    )
+    layer = convolution(
+        64 if situation == "few channels" else 128, 8, 3, 2 if situation.endswith("halved") else 1
+    )
     if situation == "same":
         layer = Convolution(128, 8, 3, padding="same")
     if situation == "reflect":
@@ -61,15 +65,21 @@ def test_products_convolve_where_they_are_faster_and_nowhere_else(
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 1), 2), ((1, 7), 1)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 1), 2), ((1, 7), 1)]
+)
 def test_products_convolve_like_the_plain_convolution_in_bf16(
     kernel: tuple[int, int], stride: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     used = []
-    monkeypatch.setattr(layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1])
+    monkeypatch.setattr(
+        layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1]
+    )
     padding = (kernel[0] // 2, kernel[1] // 2)
-    layer = Convolution(128, 24, kernel, stride, padding, bias=bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer = Convolution(128, 24, kernel, stride, padding, bias=bias).to(
+        memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
     plain = nn.Conv2d(128, 24, kernel, stride, padding, bias=bias)
     plain.load_state_dict(layer.state_dict())
     images = torch.randn(5, 128, 8, 8).to(memory_format=torch.channels_last)
@@ -81,8 +91,14 @@ def test_products_convolve_like_the_plain_convolution_in_bf16(
             outputs = module(x)
         assert outputs.dtype == (torch.bfloat16 if enabled else torch.float32)
         (outputs.float() * weights).sum().backward()
-        results.append([outputs.float(), x.grad, *(parameter.grad for parameter in module.parameters())])
+        results.append(
+            [outputs.float(), x.grad, *(parameter.grad for parameter in module.parameters())]
+        )
     assert used == [1]
-    assert layer.weight.grad is not None and layer.weight.grad.is_contiguous(memory_format=torch.channels_last)
+    assert layer.weight.grad is not None and layer.weight.grad.is_contiguous(
+        memory_format=torch.channels_last
+    )
     for ours, theirs in zip(*results, strict=True):
-        assert float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.006  # a rounding to 8 bits is 0.003
+        assert (
+            float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.006
+        )  # a rounding to 8 bits is 0.003

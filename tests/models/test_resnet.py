@@ -1,4 +1,6 @@
-"""The ResNet of the report: its strides and its options; test_families.py has what every family promises."""
+"""The ResNet of the report: its strides and its options; test_families.py has what every family
+promises.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from tinysight.models import build
-from tinysight.models.initialisation import variance_scaling
+from tinysight.models.init import variance_scaling
 
 SMALL = {"n": 1, "filters": (4, 8)}
 

@@ -1,4 +1,6 @@
-"""The report's VGG: layers in their order, pools that round up, the grid before the linear layers, options."""
+"""The report's VGG: layers in their order, pools that round up, the grid before the linear layers,
+options.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,14 @@ def test_depth_counts_the_layers_with_weights(depth: int, linear: bool) -> None:
 
 
 def test_a_batch_norm_comes_before_each_activation_with_a_slope_a_channel() -> None:
-    layers = _layers(build("vgg", 5, SMALL), nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU)
+    layers = _layers(
+        build("vgg", 5, SMALL), nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU
+    )
     assert isinstance(layers.pop(), nn.Linear)  # the logits
     for weighted, norm, activation in zip(*[iter(layers)] * 3, strict=True):
-        assert isinstance(weighted, nn.Conv2d | nn.Linear) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert isinstance(weighted, nn.Conv2d | nn.Linear) and isinstance(
+            norm, nn.BatchNorm1d | nn.BatchNorm2d
+        )
         assert isinstance(activation, nn.PReLU) and activation.num_parameters == norm.num_features
 
 
@@ -50,7 +56,9 @@ def test_pools_round_up_and_see_no_zero_beyond_the_edge() -> None:
 @pytest.mark.parametrize(("size", "identity"), [(32, False), (56, True), (64, True), (128, False)])
 def test_maps_are_averaged_to_the_grid_from_other_sizes_only(size: int, identity: bool) -> None:
     model: Any = build("vgg", 5, SMALL).eval()
-    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         features = model.forward_features(images)
         grid = nn.functional.adaptive_avg_pool2d(features, 4)

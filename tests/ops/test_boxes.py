@@ -17,12 +17,16 @@ CANVAS = 24
 # Sixteenths, on which moves and products are exact in double precision.
 coordinate = st.integers(-1600, 1600).map(lambda sixteenths: sixteenths / 16)
 side = st.integers(0, 1600).map(lambda sixteenths: sixteenths / 16)
-box_strategy = st.tuples(coordinate, coordinate, side, side).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+box_strategy = st.tuples(coordinate, coordinate, side, side).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
 
 
 def whole_boxes(count: int, seed: int) -> Tensor:
     """Draw boxes (count, 4) with whole, ordered coordinates on the canvas, some of them empty."""
-    corners = torch.randint(0, CANVAS + 1, (count, 2, 2), generator=torch.Generator().manual_seed(seed))
+    corners = torch.randint(
+        0, CANVAS + 1, (count, 2, 2), generator=torch.Generator().manual_seed(seed)
+    )
     return corners.sort(1).values.reshape(count, 4).float()
 
 
@@ -50,8 +54,12 @@ def test_area_and_overlaps_equal_a_count_of_pixels() -> None:
     expected = np.array([[counted(box, other) for other in others] for box in boxes])  # (40, 30, 2)
     np.testing.assert_allclose(ops.pairwise_iou(boxes, others), expected[..., 0], atol=1e-6)
     np.testing.assert_allclose(ops.pairwise_giou(boxes, others), expected[..., 1], atol=1e-6)
-    np.testing.assert_allclose(ops.iou(boxes[:30], others), expected[range(30), range(30), 0], atol=1e-6)
-    np.testing.assert_allclose(ops.giou(boxes[:30], others), expected[range(30), range(30), 1], atol=1e-6)
+    np.testing.assert_allclose(
+        ops.iou(boxes[:30], others), expected[range(30), range(30), 0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        ops.giou(boxes[:30], others), expected[range(30), range(30), 1], atol=1e-6
+    )
 
 
 def test_overlaps_known_by_hand() -> None:
@@ -99,7 +107,10 @@ def test_overlaps_keep_their_bounds_and_symmetry(first: list[float], second: lis
     assert -1 <= giou <= iou + 1e-9
     assert iou == float(ops.iou(other, box))
     moved = float(
-        ops.iou(ops.flip(ops.shift(box, x=7, y=-3), width=64), ops.flip(ops.shift(other, x=7, y=-3), width=64))
+        ops.iou(
+            ops.flip(ops.shift(box, x=7, y=-3), width=64),
+            ops.flip(ops.shift(other, x=7, y=-3), width=64),
+        )
     )
     assert moved == iou
     if ops.area(box) > 0:
@@ -145,8 +156,13 @@ def test_padding_keeps_no_share() -> None:
 
 
 def test_gradients_are_finite_where_boxes_are_empty_or_apart() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 5, 5], [0, 0, 0, 0], [3, 3, 1, 1], [0, 0, 4, 4]], requires_grad=True)
-    others = torch.tensor([[20.0, 0, 30, 10], [5, 5, 5, 5], [0, 0, 0, 0], [0, 0, 4, 4], [2, 0, 6, 4]])
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [5, 5, 5, 5], [0, 0, 0, 0], [3, 3, 1, 1], [0, 0, 4, 4]],
+        requires_grad=True,
+    )
+    others = torch.tensor(
+        [[20.0, 0, 30, 10], [5, 5, 5, 5], [0, 0, 0, 0], [0, 0, 4, 4], [2, 0, 6, 4]]
+    )
     (1 - ops.giou(boxes, others)).sum().backward()
     assert boxes.grad is not None
     assert boxes.grad.isfinite().all()

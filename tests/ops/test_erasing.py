@@ -14,9 +14,10 @@ def test_it_is_the_plain_loop() -> None:
     expected = images.clone()
     for index in range(12):
         x0, y0, x1, y1 = (
-            round(share * side) for share, side in zip(erasures.window[index].tolist(), (7, 9, 7, 9), strict=True)
+            round(share * side)
+            for share, side in zip(erasures.window[index].tolist(), (7, 9, 7, 9), strict=True)
         )
-        expected[index, :, y0:y1, x0:x1] = erasures.colour[index][:, None, None]
+        expected[index, :, y0:y1, x0:x1] = erasures.color[index][:, None, None]
     erased = erasing.apply(images, erasures)
     assert torch.equal(erased, expected)
     assert (erased != images).flatten(1).any(1).sum() > 4
@@ -31,7 +32,7 @@ def test_windows_have_the_papers_areas_and_aspects() -> None:
     area, aspect = (width * height)[whole], (height / width)[whole]
     assert 0.0199 < area.min() < 0.04 and 0.2 < area.max() < 0.3301
     assert 0.2999 < aspect.min() < 0.4 and 2.5 < aspect.max() < 3.334
-    assert erasures.colour.min() >= 0 and 250 < erasures.colour.max() <= 255
+    assert erasures.color.min() >= 0 and 250 < erasures.color.max() <= 255
 
 
 def test_a_probability_out_of_range_is_refused() -> None:

@@ -14,23 +14,32 @@ from torch import Tensor
 from tinysight.ops.matching import OVERLAPS, cells_of, match, overlaps, scalar_costs
 
 A, B = (16.0, 16.0, 16.0, 16.0), (44.0, 44.0, 16.0, 16.0)
-FIGURE_5 = [(18.0, 16.0, 16.0, 16.0), (17.0, 16.0, 16.0, 16.0), (44.0, 26.0, 16.0, 16.0), (46.0, 45.0, 16.0, 16.0)]
+FIGURE_5 = [
+    (18.0, 16.0, 16.0, 16.0),
+    (17.0, 16.0, 16.0, 16.0),
+    (44.0, 26.0, 16.0, 16.0),
+    (46.0, 45.0, 16.0, 16.0),
+]
 LARGE = (32.0, 32.0, 40.0, 40.0)
 
 Box = tuple[float, float, float, float]
 
 
-def _match(candidates: list[Box], truths: list[Box], overlap: str = "iou") -> dict[int, int]:
+def _match(candidates: list[Box], gt_boxes: list[Box], overlap: str = "iou") -> dict[int, int]:
     """Match one example; return {truth: candidate}, both from 1."""
-    assigned = match(torch.tensor([candidates]), torch.tensor([truths]), overlap=overlap)[0].tolist()
+    assigned = match(torch.tensor([candidates]), torch.tensor([gt_boxes]), overlap=overlap)[
+        0
+    ].tolist()
     return {truth + 1: rank + 1 for rank, truth in enumerate(assigned) if truth >= 0}
 
 
-def _total(candidates: list[Box], truths: list[Box], pairs: dict[int, int], overlap: str = "iou") -> Box:
+def _total(
+    candidates: list[Box], gt_boxes: list[Box], pairs: dict[int, int], overlap: str = "iou"
+) -> Box:
     """Add up (overlap, precedence, distance) of pairs as the definition says."""
     o, r, d = 0, 0, 0.0
     for truth, rank in pairs.items():
-        one, other = torch.tensor(candidates[rank - 1]), torch.tensor(truths[truth - 1])
+        one, other = torch.tensor(candidates[rank - 1]), torch.tensor(gt_boxes[truth - 1])
         o += not bool(overlaps(one, other, rule=overlap))
         r += rank
         d += float((one - other).abs().sum())
@@ -39,16 +48,14 @@ def _total(candidates: list[Box], truths: list[Box], pairs: dict[int, int], over
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
 def test_figure_5_of_the_method(overlap: str) -> None:
-    totals = {
-        (1, 4): (0, 5, 5),
-        (2, 4): (0, 6, 4),
-        (1, 3): (1, 4, 20),
-        (2, 3): (1, 5, 19),
-    }
+    totals = {(1, 4): (0, 5, 5), (2, 4): (0, 6, 4), (1, 3): (1, 4, 20), (2, 3): (1, 5, 19)}
     for (first, second), total in totals.items():
         assert _total(FIGURE_5, [A, B], {1: first, 2: second}, overlap) == total
     assert _match(FIGURE_5, [A, B], overlap) == {1: 1, 2: 4}
-    assert _match(FIGURE_5, [B, A], overlap) == {1: 4, 2: 1}  # the order of the truths means nothing
+    assert _match(FIGURE_5, [B, A], overlap) == {
+        1: 4,
+        2: 1,
+    }  # the order of the gt_boxes means nothing
 
 
 def test_distance_alone_would_choose_otherwise() -> None:
@@ -77,18 +84,18 @@ def test_where_nothing_overlaps_the_first_answers() -> None:
 def test_the_two_rules_differ() -> None:
     candidates = [(32.0, 32.0, 10.0, 10.0), (40.0, 32.0, 40.0, 40.0)]
     assert _match(candidates, [LARGE], "iou") == {1: 2}
-    assert _match(candidates, [LARGE], "centre") == {1: 1}
+    assert _match(candidates, [LARGE], "center") == {1: 1}
 
 
 def test_distance_decides_between_equal_ranks() -> None:
-    truths = [(34.0, 32.0, 40.0, 40.0), (30.0, 32.0, 40.0, 40.0)]
-    candidates = [truths[1], truths[0]]
-    assert _match(candidates, truths) == {1: 2, 2: 1}
-    assert _total(candidates, truths, {1: 2, 2: 1})[2] == 0
+    gt_boxes = [(34.0, 32.0, 40.0, 40.0), (30.0, 32.0, 40.0, 40.0)]
+    candidates = [gt_boxes[1], gt_boxes[0]]
+    assert _match(candidates, gt_boxes) == {1: 2, 2: 1}
+    assert _total(candidates, gt_boxes, {1: 2, 2: 1})[2] == 0
 
 
 def test_three_truths() -> None:
-    truths: list[Box] = [B, (16.0, 48.0, 14.0, 14.0), A]
+    gt_boxes: list[Box] = [B, (16.0, 48.0, 14.0, 14.0), A]
     candidates: list[Box] = [
         A,
         (17.0, 17.0, 16.0, 16.0),
@@ -96,9 +103,9 @@ def test_three_truths() -> None:
         (16.0, 48.0, 16.0, 16.0),
         (44.0, 45.0, 16.0, 16.0),
     ]
-    pairs = _match(candidates, truths)
+    pairs = _match(candidates, gt_boxes)
     assert pairs == {1: 3, 2: 4, 3: 1}
-    assert _total(candidates, truths, pairs) == (0, 8, 4)
+    assert _total(candidates, gt_boxes, pairs) == (0, 8, 4)
 
 
 def test_more_truths_than_candidates_leave_some_without() -> None:
@@ -109,8 +116,8 @@ def test_more_truths_than_candidates_leave_some_without() -> None:
 def test_examples_without_truths_and_padding_match_nothing() -> None:
     nan = (math.nan,) * 4
     candidates = torch.tensor([FIGURE_5] * 3)
-    truths = torch.tensor([[nan, nan], [nan, A], [B, A]])
-    assert match(candidates, truths).tolist() == [[-1] * 4, [1, -1, -1, -1], [1, -1, -1, 0]]
+    gt_boxes = torch.tensor([[nan, nan], [nan, A], [B, A]])
+    assert match(candidates, gt_boxes).tolist() == [[-1] * 4, [1, -1, -1, -1], [1, -1, -1, 0]]
     assert match(candidates, torch.empty(3, 0, 4)).tolist() == [[-1] * 4] * 3
 
 
@@ -120,15 +127,15 @@ def test_a_diverging_training_is_matched_somehow_and_noticed_by_its_loss() -> No
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="allowed: iou, centre"):
+    with pytest.raises(ValueError, match="allowed: iou, center"):
         overlaps(torch.tensor(A), torch.tensor(B), rule="l1")
 
 
 def _brute_force(hits: Tensor, distances: Tensor) -> tuple[int, int, float]:
     """Try every one-to-one assignment; return the least (o, r, d), compared in that order."""
-    num_candidates, num_truths = distances.shape
+    num_candidates, num_gt_boxes = distances.shape
     best = (10**9, 10**9, math.inf)
-    for ranks in itertools.permutations(range(num_candidates), num_truths):
+    for ranks in itertools.permutations(range(num_candidates), num_gt_boxes):
         o = sum(not bool(hits[rank, truth]) for truth, rank in enumerate(ranks))
         r = sum(rank + 1 for rank in ranks)
         d = sum(float(distances[rank, truth]) for truth, rank in enumerate(ranks))
@@ -142,32 +149,34 @@ def _brute_force(hits: Tensor, distances: Tensor) -> tuple[int, int, float]:
     st.sampled_from([1, 8, 64, 5000]),
     st.integers(0, 2**31),
 )
-def test_one_number_a_pair_orders_as_the_triples_do(sizes: tuple[int, int], scale: int, seed: int) -> None:
+def test_one_number_a_pair_orders_as_the_triples_do(
+    sizes: tuple[int, int], scale: int, seed: int
+) -> None:
     from scipy.optimize import linear_sum_assignment
 
     generator = torch.Generator().manual_seed(seed)
     hits = torch.rand(sizes, generator=generator) < 0.5
     # Quarters of whole numbers add up exactly, so that equal sums are equal.
     distances = torch.randint(0, 4 * scale, sizes, generator=generator).double() / 4
-    ranks, truths = linear_sum_assignment(scalar_costs(hits, distances).numpy())
-    o = int((~hits)[ranks, truths].sum())
+    ranks, gt_boxes = linear_sum_assignment(scalar_costs(hits, distances).numpy())
+    o = int((~hits)[ranks, gt_boxes].sum())
     r = int(ranks.sum()) + len(ranks)
-    assert (o, r, float(distances[ranks, truths].sum())) == _brute_force(hits, distances)
+    assert (o, r, float(distances[ranks, gt_boxes].sum())) == _brute_force(hits, distances)
 
 
-def test_a_centre_on_a_border_belongs_to_one_cell() -> None:
-    for centre in ((0.5, 0.5), (0.25, 0.1), (0.0, 1.0), (1.0, 1.0), (0.999, 0.75)):
-        truths = torch.tensor([[[*centre, 0.2, 0.2]]])
-        held = ~cells_of(truths, rows=4, columns=4).isnan().any(-1)[0, ..., 0]
-        row, column = (min(3, int(4 * value)) for value in (centre[1], centre[0]))
-        assert held.nonzero().tolist() == [[row, column]], centre
+def test_a_center_on_a_border_belongs_to_one_cell() -> None:
+    for center in ((0.5, 0.5), (0.25, 0.1), (0.0, 1.0), (1.0, 1.0), (0.999, 0.75)):
+        gt_boxes = torch.tensor([[[*center, 0.2, 0.2]]])
+        held = ~cells_of(gt_boxes, rows=4, columns=4).isnan().any(-1)[0, ..., 0]
+        row, column = (min(3, int(4 * value)) for value in (center[1], center[0]))
+        assert held.nonzero().tolist() == [[row, column]], center
 
 
-def test_a_wide_focus_lets_neighbours_share() -> None:
-    truths = torch.tensor([[[0.5, 0.5, 0.2, 0.2]]])
-    held = ~cells_of(truths, rows=4, columns=4, focus=1.8).isnan().any(-1)[0, ..., 0]
+def test_a_large_cell_scale_lets_neighbors_share() -> None:
+    gt_boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2]]])
+    held = ~cells_of(gt_boxes, rows=4, columns=4, cell_scale=1.8).isnan().any(-1)[0, ..., 0]
     assert held.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
     at_middle = torch.tensor([[[0.625, 0.625, 0.2, 0.2]]])
-    assert int((~cells_of(at_middle, rows=4, columns=4, focus=1.8).isnan().any(-1)).sum()) == 1
+    assert int((~cells_of(at_middle, rows=4, columns=4, cell_scale=1.8).isnan().any(-1)).sum()) == 1
     padding = torch.full((1, 1, 4), torch.nan)
-    assert cells_of(padding, rows=4, columns=4, focus=1.8).isnan().all()
+    assert cells_of(padding, rows=4, columns=4, cell_scale=1.8).isnan().all()

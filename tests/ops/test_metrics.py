@@ -26,11 +26,29 @@ def test_topk_equals_sorting(k: int) -> None:
 
 def test_topk_of_ties_nan_and_infinity() -> None:
     nan, inf = math.nan, math.inf
-    logits = torch.tensor([[1.0, 1, 1], [1, 1, 1], [nan, 0, 9], [nan, nan, nan], [inf, 0, -inf], [nan, 0, 1]])
+    logits = torch.tensor(
+        [[1.0, 1, 1], [1, 1, 1], [nan, 0, 9], [nan, nan, nan], [inf, 0, -inf], [nan, 0, 1]]
+    )
     labels = torch.tensor([0, 1, 2, 0, 0, 0])
-    assert metrics.topk_correct(logits, labels, 1).tolist() == [True, False, False, False, True, False]
-    assert metrics.topk_correct(logits, labels, 3).tolist() == [True, True, False, False, True, False]
-    assert metrics.topk_correct(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 1).shape == (0,)
+    assert metrics.topk_correct(logits, labels, 1).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert metrics.topk_correct(logits, labels, 3).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert metrics.topk_correct(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 1).shape == (
+        0,
+    )
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -50,7 +68,9 @@ def test_topk_refuses_a_k_beyond_the_classes(k: int) -> None:
         (20, 20, (0.8389, 1.0)),
     ],
 )
-def test_wilson_interval_equals_published_values(errors: int, count: int, expected: tuple[float, float]) -> None:
+def test_wilson_interval_equals_published_values(
+    errors: int, count: int, expected: tuple[float, float]
+) -> None:
     assert metrics.wilson_interval(errors, count) == pytest.approx(expected, abs=5e-5)
 
 
@@ -59,7 +79,9 @@ def test_wilson_interval_narrows_with_confidence_and_count() -> None:
         low, high = metrics.wilson_interval(count // 2, count, confidence)
         return high - low
 
-    assert width(10_000, 0.95) == pytest.approx(2 * 0.0098, rel=0.01)  # the interval of 50 % on 10,000 images
+    assert width(10_000, 0.95) == pytest.approx(
+        2 * 0.0098, rel=0.01
+    )  # the interval of 50 % on 10,000 images
     assert width(100, 0.8) < width(100, 0.95) < width(100, 0.99)
     assert width(1_000, 0.95) < width(100, 0.95)
 
@@ -79,34 +101,49 @@ def test_wilson_interval_refuses_impossible_counts(errors: int, count: int) -> N
 
 
 def test_calibration_error_by_hand() -> None:
-    # Bin (0.8, 1.0]: confidence 0.9, accuracy 0.5, 4 of 6 images. Bin (0.4, 0.6]: confidence 0.5, accuracy 1, 2 of 6.
+    # Bin (0.8, 1.0]: confidence 0.9, accuracy 0.5, 4 of 6 images. Bin (0.4, 0.6]: confidence 0.5,
+    # accuracy 1, 2 of 6.
     probabilities = torch.tensor([0.9, 0.9, 0.9, 0.9, 0.5, 0.5])
     correct = torch.tensor([1, 0, 1, 0, 1, 1]).bool()
     expected = 4 / 6 * 0.4 + 2 / 6 * 0.5
-    assert metrics.expected_calibration_error(probabilities, correct, bins=5) == pytest.approx(expected, abs=1e-6)
+    assert metrics.expected_calibration_error(probabilities, correct, bins=5) == pytest.approx(
+        expected, abs=1e-6
+    )
     # One bin sees the means alone.
     overall = abs(4 / 6 - float(probabilities.mean()))
-    assert metrics.expected_calibration_error(probabilities, correct, bins=1) == pytest.approx(overall, abs=1e-6)
+    assert metrics.expected_calibration_error(probabilities, correct, bins=1) == pytest.approx(
+        overall, abs=1e-6
+    )
 
 
 def test_calibration_error_equals_a_loop_over_bins() -> None:
     generator = torch.Generator().manual_seed(0)
     # Quarters are exact in binary and lie on the borders of 4 bins: each belongs to the bin below.
-    probabilities = torch.cat((torch.rand(500, generator=generator), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0] * 20)))
+    probabilities = torch.cat(
+        (torch.rand(500, generator=generator), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0] * 20))
+    )
     correct = torch.rand(600, generator=generator) < 0.4
     expected = 0.0
     for index in range(4):
         low, high = index / 4, (index + 1) / 4
-        inside = [i for i, p in enumerate(probabilities.tolist()) if low < p <= high or (index == 0 and p == 0)]
+        inside = [
+            i
+            for i, p in enumerate(probabilities.tolist())
+            if low < p <= high or (index == 0 and p == 0)
+        ]
         right = sum(bool(correct[i]) for i in inside)
         expected += abs(right - sum(float(probabilities[i]) for i in inside)) / 600
-    assert metrics.expected_calibration_error(probabilities, correct, bins=4) == pytest.approx(expected, abs=1e-9)
+    assert metrics.expected_calibration_error(probabilities, correct, bins=4) == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_calibration_error_refuses_what_is_no_probability() -> None:
     for bad in (1.5, -0.1, math.nan):
         with pytest.raises(ValueError, match="reach outside"):
-            metrics.expected_calibration_error(torch.tensor([0.5, bad]), torch.tensor([True, False]))
+            metrics.expected_calibration_error(
+                torch.tensor([0.5, bad]), torch.tensor([True, False])
+            )
     with pytest.raises(ValueError, match="no prediction"):
         metrics.expected_calibration_error(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
 
@@ -127,7 +164,10 @@ def test_a_paired_interval_covers_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(400):
         uniform = torch.rand(200, generator=generator)
-        correct, others = uniform < 0.6, (uniform < 0.45) | (uniform > 0.9)  # 0.6 against 0.55, correlated
+        correct, others = (
+            uniform < 0.6,
+            (uniform < 0.45) | (uniform > 0.9),
+        )  # 0.6 against 0.55, correlated
         _, low, high = metrics.paired_difference(correct, others)
         covered += low <= 0.05 <= high
     assert 0.92 < covered / 400 < 0.98
@@ -135,4 +175,6 @@ def test_a_paired_interval_covers_as_often_as_it_says() -> None:
 
 def test_a_paired_difference_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="for every image"):
-        metrics.paired_difference(torch.zeros(3, dtype=torch.bool), torch.zeros(2, dtype=torch.bool))
+        metrics.paired_difference(
+            torch.zeros(3, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+        )

@@ -10,19 +10,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinysight.ops import mixing
-from tinysight.ops.mixing import Mixes, Targets, cross_entropy
+from tinysight.ops.mixing import MixParams, Targets, cross_entropy
 
 
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _draw(count: int, **changes: float) -> Mixes:
-    return mixing.draw(count, generator=_generator(), **{"mixup": 0.4, "cutmix": 1.0, "probability": 0.8, **changes})
+def _draw(count: int, **changes: float) -> MixParams:
+    return mixing.draw(
+        count,
+        generator=_generator(),
+        **{"mixup": 0.4, "cutmix": 1.0, "probability": 0.8, **changes},
+    )
 
 
-def _mixed_plainly(images: Tensor, labels: list[int], mixes: Mixes, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mix pixel by pixel; return images and each image's weights (B, K) of all labels, counted on the way."""
+def _mixed_plainly(
+    images: Tensor, labels: list[int], mixes: MixParams, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Mix pixel by pixel; return images and each image's weights (B, K) of all labels, counted on
+    the way.
+    """
     count, _, height, width = images.shape
     mixed, weights = images.clone(), torch.zeros(count, num_classes, dtype=torch.float64)
     for index in range(count):
@@ -31,7 +39,9 @@ def _mixed_plainly(images: Tensor, labels: list[int], mixes: Mixes, num_classes:
         own = float(mixes.own[index])
         x0, y0, x1, y1 = (
             round(share * side)
-            for share, side in zip(mixes.window[index].tolist(), (width, height, width, height), strict=True)
+            for share, side in zip(
+                mixes.window[index].tolist(), (width, height, width, height), strict=True
+            )
         )
         for row in range(height):
             for column in range(width):
@@ -45,7 +55,9 @@ def _mixed_plainly(images: Tensor, labels: list[int], mixes: Mixes, num_classes:
 
 @pytest.mark.parametrize("count", [8, 7, 1])
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.0}, {"cutmix": 0.0}, {"probability": 1.0}])
-def test_it_is_the_plain_loop_and_weights_match_the_pixels(count: int, changes: dict[str, float]) -> None:
+def test_it_is_the_plain_loop_and_weights_match_the_pixels(
+    count: int, changes: dict[str, float]
+) -> None:
     images = torch.rand(count, 3, 7, 9, generator=_generator(1)) * 255
     labels = torch.arange(count) % 5
     mixes = _draw(count, **changes)
@@ -70,14 +82,20 @@ def test_each_image_takes_one_method_with_the_probability_given() -> None:
     mixes = _draw(20_000, probability=0.6)
     up, cut = mixes.own < 1, (mixes.window[:, 2] > mixes.window[:, 0])
     assert not (up & cut).any()
-    assert abs(float(up.float().mean()) - 0.3) < 0.015 and abs(float(cut.float().mean()) - 0.3) < 0.015
-    assert not (_draw(1000, cutmix=0.0).window != 0).any() and (_draw(1000, mixup=0.0).own == 1).all()
+    assert (
+        abs(float(up.float().mean()) - 0.3) < 0.015 and abs(float(cut.float().mean()) - 0.3) < 0.015
+    )
+    assert (
+        not (_draw(1000, cutmix=0.0).window != 0).any() and (_draw(1000, mixup=0.0).own == 1).all()
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_shares_are_of_the_beta_distribution(alpha: float) -> None:
     own = _draw(4000, mixup=alpha, cutmix=0.0, probability=1.0).own.double().numpy()
-    own = np.concatenate([own[own < 1], np.ones(int((own == 1).sum()))])  # a float32 may round up to 1
+    own = np.concatenate(
+        [own[own < 1], np.ones(int((own == 1).sum()))]
+    )  # a float32 may round up to 1
     assert stats.kstest(own, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
@@ -87,8 +105,8 @@ def test_cutmix_windows_have_the_area_of_beta_where_they_are_not_clipped() -> No
     assert whole.sum() > 500
     sides = window[whole, 2:] - window[whole, :2]
     assert torch.allclose(sides[:, 0], sides[:, 1], atol=1e-5)
-    # A window of side s lies wholly inside with probability (1 - s)^2, and s^2 is uniform: s has the density
-    # 12 s (1 - s)^2, so P(side < s) = 6 s^2 - 8 s^3 + 3 s^4.
+    # A window of side s lies wholly inside with probability (1 - s)^2, and s^2 is uniform: s has
+    # the density 12 s (1 - s)^2, so P(side < s) = 6 s^2 - 8 s^3 + 3 s^4.
     side = sides[:, 0].double().numpy()
     assert stats.kstest(side, lambda s: 6 * s**2 - 8 * s**3 + 3 * s**4).pvalue > 0.01
 
@@ -101,9 +119,9 @@ def test_the_loss_is_torchs_against_soft_labels(label_smoothing: float) -> None:
         partners=torch.tensor([1, 1, 0, 4, 3, 2]),
         own=torch.tensor([1.0, 0.3, 0.6, 0.5, 0.0, 0.9], dtype=torch.float64),
     )
-    soft = targets.own[:, None] * F.one_hot(targets.labels, 5) + (1 - targets.own[:, None]) * F.one_hot(
-        targets.partners, 5
-    )
+    soft = targets.own[:, None] * F.one_hot(targets.labels, 5) + (
+        1 - targets.own[:, None]
+    ) * F.one_hot(targets.partners, 5)
     expected = F.cross_entropy(logits, soft, label_smoothing=label_smoothing)
     assert torch.allclose(cross_entropy(logits, targets, label_smoothing=label_smoothing), expected)
     assert targets.main.tolist() == [0, 1, 2, 3, 3, 0]
@@ -115,10 +133,14 @@ def test_shares_of_a_batch_are_mixed_as_the_whole(world: int) -> None:
     mixes = _draw(8)
     whole, _ = mixing.apply(images, labels, mixes)
     parts = [slice(8 * rank // world, 8 * (rank + 1) // world) for rank in range(world)]
-    assert torch.equal(torch.cat([mixing.apply(images[p], labels[p], mixes[p])[0] for p in parts]), whole)
+    assert torch.equal(
+        torch.cat([mixing.apply(images[p], labels[p], mixes[p])[0] for p in parts]), whole
+    )
 
 
-@pytest.mark.parametrize("changes", [{"mixup": -1.0}, {"cutmix": float("nan")}, {"probability": 1.5}])
+@pytest.mark.parametrize(
+    "changes", [{"mixup": -1.0}, {"cutmix": float("nan")}, {"probability": 1.5}]
+)
 def test_draws_out_of_range_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="give"):
         _draw(4, **changes)

@@ -12,8 +12,8 @@ def _logits(*probabilities: list[float]) -> torch.Tensor:
     return torch.tensor(probabilities, dtype=torch.float64).log()
 
 
-# Three members, three classes, two images. The first: two votes for class 0, but class 1 has the larger mean. The
-# second: a vote for each class, so that the mean decides.
+# Three members, three classes, two images. The first: two votes for class 0, but class 1 has the
+# larger mean. The second: a vote for each class, so that the mean decides.
 MEMBERS = [
     _logits([0.5, 0.4, 0.1], [0.6, 0.3, 0.1]),
     _logits([0.5, 0.45, 0.05], [0.2, 0.7, 0.1]),

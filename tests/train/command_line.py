@@ -1,4 +1,6 @@
-"""The command line with one more model, small enough for tests: run it as `python -m tinysight` is run."""
+"""The command line with one more model, small enough for tests: run it as `python -m tinysight` is
+run.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,21 @@ import time
 import torch
 from torch import Tensor, nn
 
-from tinysight.models.layers import Normalise
+from tinysight.models.layers import Normalize
 
 
 class Small(nn.Module):
-    """A few weights with all that has a state: dropout and, with `norm`, batch norm's running statistics.
+    """A few weights with all that has a state: dropout and, with `norm`, batch norm's running
+    statistics.
 
-    To try failures of one process among several, $TINYSIGHT_TEST_FAIL_RANK names a process whose third step fails.
-    """
+    To try failures of one process among several, $TINYSIGHT_TEST_FAIL_RANK names a process whose
+    third step fails."""
 
-    def __init__(self, num_classes: int, *, dropout: float = 0.0, norm: bool = True, seconds: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int, *, dropout: float = 0.0, norm: bool = True, seconds: float = 0.0
+    ) -> None:
         super().__init__()
-        self.normalise = Normalise()
+        self.normalize = Normalize()
         self.convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -30,12 +35,15 @@ class Small(nn.Module):
         self.num_calls = 0
 
     def forward_features(self, images: Tensor) -> Tensor:
-        features: Tensor = torch.relu(self.norm(self.convolution(self.normalise(images))))
+        features: Tensor = torch.relu(self.norm(self.convolution(self.normalize(images))))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
         self.num_calls += 1
-        if os.environ.get("TINYSIGHT_TEST_FAIL_RANK") == os.environ.get("RANK", "") and self.num_calls == 3:
+        if (
+            os.environ.get("TINYSIGHT_TEST_FAIL_RANK") == os.environ.get("RANK", "")
+            and self.num_calls == 3
+        ):
             raise ValueError("this process fails, as the test asked")
         time.sleep(self.seconds)
         return self.forward_head(self.forward_features(images))
@@ -47,9 +55,9 @@ class Small(nn.Module):
 
 
 if __name__ == "__main__":
-    from tinysight.cli import main, studying
+    from tinysight.cli import main, study
     from tinysight.models import MODELS
 
     MODELS["small"] = Small
-    studying.PROGRAM = (sys.executable, __file__)  # a study's members know it, too
+    study.PROGRAM = (sys.executable, __file__)  # a study's members know it, too
     main()

@@ -1,4 +1,6 @@
-"""Checkpoints are whole or refused: damage, crashes before every file operation, full disks, and what is kept."""
+"""Checkpoints are whole or refused: damage, crashes before every file operation, full disks, and
+what is kept.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from tinysight.files import write_atomic
 from tinysight.train import checkpoint
-from tinysight.train.checkpoint import State, load, load_newest, prune, replace_durably, save, saved
+from tinysight.train.checkpoint import State, load, load_newest, prune, save, saved
 
 
 def _state(step: int, size: int = 3) -> State:
@@ -28,9 +31,14 @@ def _state(step: int, size: int = 3) -> State:
             "model|weight": torch.randn(size, size, generator=generator),
             "model|count": torch.tensor(step),
             "random|0|cpu": torch.randint(0, 256, (16,), dtype=torch.uint8, generator=generator),
-            "optimiser|weight|empty": torch.zeros(0, 2),
+            "optimizer|weight|empty": torch.zeros(0, 2),
         },
-        scalars={"step": step, "best_error": None, "rate": {"scale": 0.1, "best": 0.25}, "log_bytes": 10 * step},
+        scalars={
+            "step": step,
+            "best_error": None,
+            "rate": {"scale": 0.1, "best": 0.25},
+            "log_bytes": 10 * step,
+        },
     )
 
 
@@ -46,7 +54,11 @@ def _same(one: State, other: State) -> bool:
 def test_a_state_comes_back_equal(tmp_path: Path) -> None:
     path = save(_state(7), tmp_path / "runs" / "checkpoints")
     assert path.name == "step-00000007" and _same(load(path), _state(7))
-    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "state.json", "state.safetensors"]
+    assert sorted(file.name for file in path.iterdir()) == [
+        "manifest.json",
+        "state.json",
+        "state.safetensors",
+    ]
 
 
 def test_tensors_in_any_layout_are_kept_by_value(tmp_path: Path) -> None:
@@ -92,7 +104,9 @@ def _flip(path: Path, position: int, mask: int) -> Callable[[], None]:
 
 
 def _check_flips(folder: Path, rounds: int) -> None:
-    """Flip a byte somewhere in the newer of two states: it must be refused by name, and the older one used."""
+    """Flip a byte somewhere in the newer of two states: it must be refused by name, and the older
+    one used.
+    """
     older = _state(1)
     save(older, folder)
     choices = random.Random(rounds)
@@ -103,7 +117,10 @@ def _check_flips(folder: Path, rounds: int) -> None:
         _flip(file, position, choices.randrange(1, 256))
         with pytest.raises(ValueError) as error:
             load(newer)
-        assert str(newer) in str(error.value) and "\n" not in str(error.value), (file.name, position)
+        assert str(newer) in str(error.value) and "\n" not in str(error.value), (
+            file.name,
+            position,
+        )
         state, complaints = load_newest(folder)
         assert state is not None and _same(state, older)
         assert len(complaints) == 1 and str(newer) in complaints[0]
@@ -163,7 +180,9 @@ def test_another_format_is_refused_as_such(tmp_path: Path, monkeypatch: pytest.M
 def test_when_every_state_is_damaged_nothing_is_begun_anew_in_silence(tmp_path: Path) -> None:
     for step in (1, 2):
         (save(_state(step), tmp_path) / "state.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"no state .* is whole; remove that folder to train from the start"):
+    with pytest.raises(
+        ValueError, match=r"no state .* is whole; remove that folder to train from the start"
+    ):
         load_newest(tmp_path)
     assert len(saved(tmp_path)) == 2
 
@@ -192,7 +211,11 @@ def test_damaged_states_neither_push_good_ones_out_nor_stay(tmp_path: Path) -> N
     assert load_newest(tmp_path)[1] == []
     save(_state(12), tmp_path)
     prune(tmp_path, keep=2, best=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000005", "step-00000012"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000001",
+        "step-00000005",
+        "step-00000012",
+    ]
 
 
 # ---------------------------------------------------------------- crashes and full disks
@@ -222,7 +245,9 @@ def _saves(folder: Path) -> None:
 def _in_a_child(work: Callable[[], None]) -> int:
     """Run `work` in a forked process and return its exit status."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # newer Pythons warn of forks beside threads
         pid = os.fork()
     if pid == 0:
         try:
@@ -237,7 +262,9 @@ _OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 def _crash_before(number: int, work: Callable[[], None], report: Path | None = None) -> int:
-    """Run `work` and end it before its operation `number`; what was not yet synced then is half lost."""
+    """Run `work` and end it before its operation `number`; what was not yet synced then is half
+    lost.
+    """
 
     def child() -> None:
         countdown = _Countdown(number)
@@ -311,7 +338,9 @@ def test_a_full_disk_leaves_earlier_states_and_nothing_else(
     assert all(_same(load(tmp_path / f"step-{step:08d}"), _state(step)) for step in (1, 2))
 
 
-def test_a_rename_that_fails_gives_the_old_state_its_name_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_that_fails_gives_the_old_state_its_name_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(_state(2), tmp_path)
     real = Path.rename
 
@@ -327,10 +356,12 @@ def test_a_rename_that_fails_gives_the_old_state_its_name_back(tmp_path: Path, m
     assert _same(load(tmp_path / "step-00000002"), _state(2))
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "summary.json"
-    replace_durably(path, b"old")
-    replace_durably(path, b"new")
+    write_atomic(path, b"old")
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
 
     def full(descriptor: int) -> NoReturn:
@@ -338,5 +369,5 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        replace_durably(path, json.dumps({"a": 1}).encode())
+        write_atomic(path, json.dumps({"a": 1}).encode())
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

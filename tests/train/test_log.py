@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tinysight.runs import read_lines
-from tinysight.train.log import Journal
+from tinysight.run import read_lines
+from tinysight.train.log import RunLogger
 
 
 def _write(folder: Path, steps: range, *, step: int = 0, log_bytes: int = 0) -> int:
-    journal = Journal(folder, step=step, log_bytes=log_bytes)
+    journal = RunLogger(folder, step=step, log_bytes=log_bytes)
     for number in steps:
         journal.write("train", number, {"loss": number / 3}, images_per_s=100.0)
     length = journal.sync()
@@ -33,15 +33,21 @@ def test_what_a_checkpoint_does_not_know_of_is_written_anew(tmp_path: Path) -> N
     assert [line["step"] for line in read_lines(other / "log.jsonl")] == list(range(1, 9))
 
 
-def test_the_clocks_file_goes_on_behind_a_line_cut_short_and_counts_all_sittings(tmp_path: Path) -> None:
+def test_the_clocks_file_goes_on_behind_a_line_cut_short_and_counts_all_sittings(
+    tmp_path: Path,
+) -> None:
     length = _write(tmp_path, range(1, 4))
     lines = [{"kind": "train", "step": step, "seconds": 100.0 * step} for step in range(1, 6)]
     for _ in range(3):  # killed again and again
-        (tmp_path / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+        (tmp_path / "timing.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr'
+        )
         _write(tmp_path, range(4, 6), step=3, log_bytes=length)
         found = read_lines(tmp_path / "timing.jsonl")
         assert [line["step"] for line in found] == [1, 2, 3, 4, 5]
-        assert found[3]["seconds"] >= 500.0  # the time of steps that were lost is spent all the same
+        assert (
+            found[3]["seconds"] >= 500.0
+        )  # the time of steps that were lost is spent all the same
 
 
 def test_a_log_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
@@ -73,7 +79,7 @@ def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
 def test_a_damaged_line_of_the_clock_stops_no_training(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(b"")
     (tmp_path / "timing.jsonl").write_bytes(b"\x00\x00\n")
-    journal = Journal(tmp_path, step=0, log_bytes=0)
+    journal = RunLogger(tmp_path, step=0, log_bytes=0)
     journal.close()
     (tmp_path / "log.jsonl").write_bytes(b'{"kind": "train"}\n\x00\n')
     with pytest.raises(ValueError, match=r"log.jsonl, line 2, is damaged"):

@@ -1,4 +1,6 @@
-"""The loop: interrupted and resumed is uninterrupted to the byte, faults stop it cleanly, a seed decides everything."""
+"""The loop: interrupted and resumed is uninterrupted to the byte, faults stop it cleanly, a seed
+decides everything.
+"""
 
 from __future__ import annotations
 
@@ -23,26 +25,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinysight import runs
-from tinysight.config import Run, override
+from tinysight import run as runs
+from tinysight.config import Config, override
 from tinysight.data.batches import Batch
-from tinysight.data.pack import Pack
-from tinysight.deploy.weights import load_weights
-from tinysight.device import Placement
-from tinysight.runs import read_lines
-from tinysight.train import checkpoint, launch, loop, training
-from tinysight.train.evaluate import evaluate_run, measure
-from tinysight.train.log import Journal
-from tinysight.train.loop import Interrupted, NonFinite, Quiet
-from tinysight.train.schedules import LearningRate
-from tinysight.train.training import Training
-from tinysight.train.world import World
+from tinysight.data.build import Dataset
+from tinysight.device import Runtime
+from tinysight.evaluation.evaluate import evaluate_run, measure
+from tinysight.files import write_atomic
+from tinysight.predict.weights import load_weights
+from tinysight.run import read_lines
+from tinysight.train import checkpoint, launch, loop, trainer
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.log import RunLogger
+from tinysight.train.loop import Interrupted, NonFinite, NullReporter
+from tinysight.train.schedules import LRSchedule
+from tinysight.train.trainer import Trainer
 
-CPU = Placement(device=torch.device("cpu"), bf16=False)
-MakeRun = Callable[..., Run]
+CPU = Runtime(device=torch.device("cpu"), bf16=False)
+MakeRun = Callable[..., Config]
 
 
-class Listener(Quiet):
+class Listener(NullReporter):
     """A reporter that keeps what was said."""
 
     def __init__(self) -> None:
@@ -56,27 +59,33 @@ class Listener(Quiet):
 @contextmanager
 def signalled(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
     """Send a signal amid the step that ends as number `step`."""
-    real = Training.step
+    real = Trainer.step
 
-    def take(self: Training, batch: Batch) -> torch.Tensor:
+    def take(self: Trainer, batch: Batch) -> torch.Tensor:
         if self.step_number == step - 1:
             os.kill(os.getpid(), number)
         return real(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "step", take)
+        patch.setattr(Trainer, "step", take)
         yield
 
 
-def go(run: Run, pack: Pack, folder: Path, reporter: Quiet | None = None) -> None:
+def go(run: Config, pack: Dataset, folder: Path, reporter: NullReporter | None = None) -> None:
     """Train in `folder`, from where it stands."""
     folder.mkdir(exist_ok=True)
     loop.train(
-        run, pack, folder, placement=CPU, world=World(), reporter=reporter or Quiet(), versions={"tinysight": "0"}
+        run,
+        pack,
+        folder,
+        runtime=CPU,
+        distributed=DistributedContext(),
+        reporter=reporter or NullReporter(),
+        versions={"tinysight": "0"},
     )
 
 
-def stop_at(run: Run, pack: Pack, folder: Path, step: int) -> None:
+def stop_at(run: Config, pack: Dataset, folder: Path, step: int) -> None:
     """Train up to `step`, where a signal comes."""
     with pytest.raises(Interrupted), signalled(step):
         go(run, pack, folder)
@@ -86,10 +95,15 @@ def stop_at(run: Run, pack: Pack, folder: Path, step: int) -> None:
 def traces(folder: Path) -> dict[str, Any]:
     """Everything of a finished run that must not depend on interruptions, by name."""
     last = checkpoint.load(checkpoint.saved(folder / "checkpoints")[-1])
-    found: dict[str, Any] = {f"state {name}": value.numpy().tobytes() for name, value in last.tensors.items()}
+    found: dict[str, Any] = {
+        f"state {name}": value.numpy().tobytes() for name, value in last.tensors.items()
+    }
     found |= {f"scalar {name}": value for name, value in last.scalars.items()}
     found["log"] = (folder / "log.jsonl").read_bytes()
-    found |= {name: value.numpy().tobytes() for name, value in load_file(folder / "weights.safetensors").items()}
+    found |= {
+        name: value.numpy().tobytes()
+        for name, value in load_file(folder / "weights.safetensors").items()
+    }
     found["weights"] = (folder / "weights.safetensors").read_bytes()
     found |= {path.name: path.read_bytes() for path in runs.snapshots(folder)}
     return found
@@ -107,10 +121,12 @@ def uninterrupted() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def whole(uninterrupted: dict[str, dict[str, Any]], pack: Pack, tmp_path: Path) -> Callable[[Run], dict[str, Any]]:
+def whole(
+    uninterrupted: dict[str, dict[str, Any]], pack: Dataset, tmp_path: Path
+) -> Callable[[Config], dict[str, Any]]:
     """Give the traces of a run that was not interrupted."""
 
-    def train(run: Run) -> dict[str, Any]:
+    def train(run: Config) -> dict[str, Any]:
         key = repr(run)
         if key not in uninterrupted:
             folder = tmp_path / f"whole-{len(uninterrupted)}"
@@ -124,11 +140,15 @@ def whole(uninterrupted: dict[str, dict[str, Any]], pack: Pack, tmp_path: Path) 
 # ---------------------------------------------------------------- resuming
 
 
-# 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: amid an epoch and between lines of the log; 5, 9: at an epoch's end,
-# before its evaluation; 8: right behind a line of the log; 14: the last step
+# 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: amid an epoch and between lines of the log; 5, 9: at
+# an epoch's end, before its evaluation; 8: right behind a line of the log; 14: the last step
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 8, 9, 11, 14])
 def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
-    step: int, make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    step: int,
+    make_run: MakeRun,
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", step)
@@ -139,21 +159,34 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schedule__name": "cosine", "train__average_decay": 0.0},
-        {"train__final": "best", "train__sizes": ((0.0, 16), (0.5, 24)), "data__fraction": 0.5},
-        {"data__train": "train+minival", "data__monitor": "none", "schedule__name": "linear", "data__prefetch": 0},
-        {"model__options": {"norm": False}, "optimiser__decay_all": True, "train__flip_average": False},
+        {"schedule__name": "cosine", "train__ema_decay": 0.0},
         {
-            "optimiser__name": "rmsprop",
-            "optimiser__epsilon": 1.0,
+            "train__keep_weights": "best",
+            "train__sizes": ((0.0, 16), (0.5, 24)),
+            "data__fraction": 0.5,
+        },
+        {
+            "data__train": "train+minival",
+            "data__monitor": "none",
+            "schedule__name": "linear",
+            "data__prefetch": 0,
+        },
+        {
+            "model__options": {"norm": False},
+            "optimizer__decay_all": True,
+            "train__flip_average": False,
+        },
+        {
+            "optimizer__name": "rmsprop",
+            "optimizer__epsilon": 1.0,
             "schedule__name": "exponential",
             "schedule__factor": 0.9,
-            "augment__trivial": True,
+            "augment__trivial_augment": True,
             "augment__erase": 0.5,
         },
         {
-            "optimiser__name": "adam",
-            "optimiser__lr": 0.001,
+            "optimizer__name": "adam",
+            "optimizer__lr": 0.001,
             "schedule__name": "cyclic",
             "schedule__cycles": 3,
             "train__snapshots": 3,
@@ -162,19 +195,23 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
             "augment__mix_until": 0.6,
         },
         {
-            "localise__head": "lstm",
-            "localise__grid": 4,
-            "localise__giou_weight": 0.5,
+            "localizer__head": "lstm",
+            "localizer__grid": 4,
+            "localizer__giou_weight": 0.5,
             "augment__crop": 0,
             "augment__rotation": 5.0,
-            "optimiser__name": "muon",
-            "optimiser__lr": 0.02,
-            "train__final": "best",
+            "optimizer__name": "muon",
+            "optimizer__lr": 0.02,
+            "train__keep_weights": "best",
         },
     ],
 )
 def test_so_are_runs_of_every_kind_stopped_again_and_again(
-    changes: dict[str, Any], make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    changes: dict[str, Any],
+    make_run: MakeRun,
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     run = make_run(**changes)
     for step in (2, 5, 7):
@@ -184,7 +221,7 @@ def test_so_are_runs_of_every_kind_stopped_again_and_again(
 
 
 def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
-    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
 ) -> None:
     run = make_run()
 
@@ -192,7 +229,7 @@ def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
         if step == 9:  # the report of an epoch's last step comes right before the evaluation
             os.kill(os.getpid(), signal.SIGTERM)
 
-    reporter = Quiet()
+    reporter = NullReporter()
     reporter.stepped = signal_too_late_for_the_step  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         go(run, pack, tmp_path / "run", reporter)
@@ -205,18 +242,18 @@ def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
 
 
 def test_checkpoints_amid_an_epoch_change_nothing(
-    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
 ) -> None:
     go(make_run(train__checkpoint_minutes=1e-9), pack, tmp_path / "run")
     assert differences(traces(tmp_path / "run"), whole(make_run())) == []
     assert len(checkpoint.saved(tmp_path / "run" / "checkpoints")) == 2
 
 
-def _keeping(name: str) -> Callable[[Training, checkpoint.State], None]:
+def _keeping(name: str) -> Callable[[Trainer, checkpoint.State], None]:
     """A restore that forgets one thing: afterwards it is as it was before."""
-    real = Training.restore
+    real = Trainer.restore
 
-    def restore(self: Training, state: checkpoint.State) -> None:
+    def restore(self: Trainer, state: checkpoint.State) -> None:
         random_state, rate = torch.get_rng_state(), vars(self.rate).copy()
         assert self.average is not None
         average = {key: value.clone() for key, value in self.average.model.state_dict().items()}
@@ -227,9 +264,9 @@ def _keeping(name: str) -> Callable[[Training, checkpoint.State], None]:
         elif name == "average":
             self.average.model.load_state_dict(average)
         elif name == "momentum":
-            self.optimiser.state.clear()
+            self.optimizer.state.clear()
         elif name == "schedule":
-            self.rate = LearningRate(**rate)
+            self.rate = LRSchedule(**rate)
         elif name == "norm buffers":
             buffers = {key: value for key, value in model.items() if "running" in key}
             self.model.load_state_dict({**self.model.state_dict(), **buffers})
@@ -250,7 +287,15 @@ def _keeping(name: str) -> Callable[[Training, checkpoint.State], None]:
 
 
 FORGOTTEN = [
-    *("random state", "average", "momentum", "schedule", "norm buffers", "sums", "position in the epoch"),
+    *(
+        "random state",
+        "average",
+        "momentum",
+        "schedule",
+        "norm buffers",
+        "sums",
+        "position in the epoch",
+    ),
     *("one batch more", "one batch less", "best step"),
 ]
 
@@ -259,20 +304,20 @@ FORGOTTEN = [
 def test_the_comparison_notices_whatever_a_resumption_forgets(
     forgotten: str,
     make_run: MakeRun,
-    pack: Pack,
-    whole: Callable[[Run], dict[str, Any]],
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", 11)
-    monkeypatch.setattr(Training, "restore", _keeping(forgotten))
+    monkeypatch.setattr(Trainer, "restore", _keeping(forgotten))
     go(run, pack, tmp_path / "run")
     assert bool(differences(traces(tmp_path / "run"), whole(run))) == (forgotten != "nothing")
 
 
 def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_bytes(
-    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
 ) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", 11)
@@ -285,10 +330,15 @@ def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_byte
     (warning,) = [text for text in listener.said if "warning" in text]
     assert "step-00000011/state.safetensors is damaged" in warning and "state before it" in warning
     assert differences(traces(tmp_path / "run"), whole(run)) == []
-    assert [path.name[-2:] for path in checkpoint.saved(tmp_path / "run" / "checkpoints")] == ["09", "14"]
+    assert [path.name[-2:] for path in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [
+        "09",
+        "14",
+    ]
 
 
-def test_when_no_state_is_whole_it_does_not_begin_anew(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+def test_when_no_state_is_whole_it_does_not_begin_anew(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", 3)
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
@@ -307,8 +357,8 @@ class Crash(BaseException):
 
 def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
     make_run: MakeRun,
-    pack: Pack,
-    whole: Callable[[Run], dict[str, Any]],
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -327,10 +377,17 @@ def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
         return call
 
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no power is cut here
-    for owner, name in ((Journal, "write"), (Journal, "sync"), (checkpoint, "save"), (checkpoint, "prune")):
+    for owner, name in (
+        (RunLogger, "write"),
+        (RunLogger, "sync"),
+        (checkpoint, "save"),
+        (checkpoint, "prune"),
+    ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-    monkeypatch.setattr(checkpoint, "replace_durably", counted(checkpoint.replace_durably))
-    for number in range(1, 21):  # 6 + 3 lines, 3 times a log synced, a state saved and old ones removed, 2 last files
+    monkeypatch.setattr(loop, "write_atomic", counted(write_atomic))
+    for number in range(
+        1, 21
+    ):  # 6 + 3 lines, 3 times a log synced, a state saved and old ones removed, 2 last files
         left = number
         with pytest.raises(Crash):
             go(run, pack, tmp_path / f"run-{number}")
@@ -343,7 +400,9 @@ def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
 
 def _forked(work: Callable[[], None]) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # newer Pythons warn of forks beside threads
         pid = os.fork()
     if pid == 0:
         status = 1
@@ -356,8 +415,12 @@ def _forked(work: Callable[[], None]) -> int:
     return pid
 
 
-def _kill_again_and_again(run: Run, pack: Pack, expected: dict[str, Any], folder: Path, kills: int) -> None:
-    """Train in child processes that are killed at random times, until `kills` have been; compare every finished run."""
+def _kill_again_and_again(
+    run: Config, pack: Dataset, expected: dict[str, Any], folder: Path, kills: int
+) -> None:
+    """Train in child processes that are killed at random times, until `kills` have been; compare
+    every finished run.
+    """
     chance = random.Random(kills)
     killed, number, finished = 0, 0, 0
     while killed < kills:
@@ -380,7 +443,7 @@ def _kill_again_and_again(run: Run, pack: Pack, expected: dict[str, Any], folder
 
 
 def test_killed_at_random_times_it_ends_with_the_same_bytes(
-    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
 ) -> None:
     expected = whole(make_run())
     run = make_run(train__checkpoint_minutes=0.0005, model__options={"dropout": 0.3})
@@ -388,32 +451,39 @@ def test_killed_at_random_times_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.reliability
-def test_200_kills(make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path) -> None:
+def test_200_kills(
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+) -> None:
     expected = whole(make_run())
-    _kill_again_and_again(make_run(train__checkpoint_minutes=0.0005), pack, expected, tmp_path, kills=200)
+    _kill_again_and_again(
+        make_run(train__checkpoint_minutes=0.0005), pack, expected, tmp_path, kills=200
+    )
 
 
 # ---------------------------------------------------------------- faults
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_optimisers_step(
-    make_run: MakeRun, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_loss_that_is_not_finite_stops_before_the_optimizers_step(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
-    real = Training.step
+    real = Trainer.step
     seen: list[torch.Tensor] = []
 
-    def spoil(self: Training, batch: Any) -> torch.Tensor:
+    def spoil(self: Trainer, batch: Any) -> torch.Tensor:
         if self.step_number == 7:
-            self.model.normalise.mean.fill_(torch.nan)  # type: ignore[union-attr,operator]
+            self.model.normalize.mean.fill_(torch.nan)  # type: ignore[union-attr,operator]
             seen.extend(parameter.detach().clone() for parameter in self.model.parameters())
         finite = real(self, batch)
         if self.step_number == 7 and seen:
             assert all(map(torch.equal, seen, self.model.parameters())), "the step was taken"
         return finite
 
-    monkeypatch.setattr(Training, "step", spoil)
-    with pytest.raises(NonFinite, match=r"at step 8 \(epoch 2, lr 0\.05\); the last good state is step-00000005; try"):
+    monkeypatch.setattr(Trainer, "step", spoil)
+    with pytest.raises(
+        NonFinite,
+        match=r"at step 8 \(epoch 2, lr 0\.05\); the last good state is step-00000005; try",
+    ):
         go(run, pack, tmp_path / "run")
     assert seen
     (kept,) = checkpoint.saved(tmp_path / "run" / "checkpoints")
@@ -422,41 +492,50 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimisers_step(
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
-def test_a_learning_rate_beyond_reason_stops_it(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    with pytest.raises(NonFinite, match=r"no state had been saved yet; try a lower optimiser\.lr"):
-        go(make_run(optimiser__lr=1e30), pack, tmp_path / "run")
+def test_a_learning_rate_beyond_reason_stops_it(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(NonFinite, match=r"no state had been saved yet; try a lower optimizer\.lr"):
+        go(make_run(optimizer__lr=1e30), pack, tmp_path / "run")
 
 
 def test_a_disk_that_is_full_stops_it_and_it_goes_on_later(
     make_run: MakeRun,
-    pack: Pack,
-    whole: Callable[[Run], dict[str, Any]],
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = make_run()
     expected = whole(run)
-    real = checkpoint.write_durably
+    real = checkpoint.write_durable
 
     def full(path: Path, content: bytes) -> None:
         if "step-00000009" in str(path) and path.name == "state.safetensors":
             raise OSError(28, "No space left on device", str(path))
         real(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_durably", full)
+    monkeypatch.setattr(checkpoint, "write_durable", full)
     with pytest.raises(OSError, match="No space left"):
         go(run, pack, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
-    monkeypatch.setattr(checkpoint, "write_durably", real)
+    monkeypatch.setattr(checkpoint, "write_durable", real)
     go(run, pack, tmp_path / "run")
     assert differences(traces(tmp_path / "run"), expected) == []
 
 
-def test_no_thread_is_left_however_it_ends(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    for name, changes, ending in (("stopped", {}, Interrupted), ("diverged", {"optimiser__lr": 1e30}, NonFinite)):
+def test_no_thread_is_left_however_it_ends(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
+    for name, changes, ending in (
+        ("stopped", {}, Interrupted),
+        ("diverged", {"optimizer__lr": 1e30}, NonFinite),
+    ):
         with pytest.raises(ending) as kept, signalled(3):
             go(make_run(data__prefetch=1, **changes), pack, tmp_path / name)
-        assert kept.traceback and not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+        assert kept.traceback and not [
+            thread for thread in threading.enumerate() if thread.name == "read-ahead"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -470,110 +549,178 @@ def test_no_thread_is_left_however_it_ends(make_run: MakeRun, pack: Pack, tmp_pa
     ],
 )
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
-    changes: dict[str, Any], complaint: str, make_run: MakeRun, pack: Pack, tmp_path: Path
+    changes: dict[str, Any], complaint: str, make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        launch.start(make_run(**changes), pack, world=World(), reporter=Quiet(), name=str(tmp_path / "run"))
+        launch.start(
+            make_run(**changes),
+            pack,
+            distributed=DistributedContext(),
+            reporter=NullReporter(),
+            name=str(tmp_path / "run"),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refused(
-    make_run: MakeRun, pack: Pack, data_home: Path
+    make_run: MakeRun, pack: Dataset, data_home: Path
 ) -> None:
     from tinysight.data import shapes
 
-    with pytest.raises(ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"):
-        training.check(make_run(), pack, World(size=3))
+    with pytest.raises(
+        ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"
+    ):
+        trainer.check(make_run(), pack, DistributedContext(size=3))
     bare = shapes.prepare(
-        home=data_home, num_train=24, num_minival=0, num_val=0, num_test=0, image_size=32, name="bare", workers=1
+        home=data_home,
+        num_train=24,
+        num_minival=0,
+        num_val=0,
+        num_test=0,
+        image_size=32,
+        name="bare",
+        workers=1,
     )
-    with pytest.raises(ValueError, match=r"no labelled image in minival.*set data\.monitor=none"):
-        training.check(make_run(), bare, World())
-    training.check(make_run(data__monitor="none", schedule__name="cosine"), bare, World())
+    with pytest.raises(ValueError, match=r"no labeled image in minival.*set data\.monitor=none"):
+        trainer.check(make_run(), bare, DistributedContext())
+    trainer.check(
+        make_run(data__monitor="none", schedule__name="cosine"), bare, DistributedContext()
+    )
 
 
 # ---------------------------------------------------------------- runs: start and resume
 
 
-def _started(run: Run, pack: Pack, folder: Path, stop: int) -> None:
+def _started(run: Config, pack: Dataset, folder: Path, stop: int) -> None:
     with pytest.raises(Interrupted), signalled(stop):
-        launch.start(run, pack, world=World(), reporter=Quiet(), name=str(folder), command="tinysight train")
+        launch.start(
+            run,
+            pack,
+            distributed=DistributedContext(),
+            reporter=NullReporter(),
+            name=str(folder),
+            command="tinysight train",
+        )
 
 
 def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
-    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=6)
     listener = Listener()
-    outcome = launch.resume(folder, pack, world=World(), reporter=listener)
+    outcome = launch.resume(folder, pack, distributed=DistributedContext(), reporter=listener)
     assert any("going on after step-00000006" in text for text in listener.said)
     assert not any("warning" in text for text in listener.said)
     found, expected = traces(folder), whole(make_run())
-    assert differences(found, expected) in ([], ["weights"])  # the card tells the commit
+    assert differences(found, expected) in ([], ["weights"])  # the metadata tells the commit
     assert outcome.step == 14 and outcome.weights == folder / "weights.safetensors"
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["steps"], summary["epochs"]) == (14, 3) and summary["seconds"] > 0
-    errors = [line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"]
+    errors = [
+        line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"
+    ]
     assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
-    _, _, metrics = evaluate_run(folder, "minival", pack=pack, placement=CPU)
+    _, _, metrics = evaluate_run(folder, "minival", pack=pack, runtime=CPU)
     assert metrics.top1_error == pytest.approx(errors[-1]) and metrics == outcome.monitored
 
 
 def test_a_training_goes_on_with_another_rate_and_tells_since_when(
-    make_run: MakeRun, pack: Pack, tmp_path: Path
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     run = make_run(schedule__name="constant", schedule__warmup=0.0)
     _started(run, pack, folder, stop=6)
     for settings, complaint in (
-        (["train.batch_size=8"], "train.batch_size cannot change amid a training; what can: optimiser.lr"),
+        (
+            ["train.batch_size=8"],
+            "train.batch_size cannot change amid a training; what can: optimizer.lr",
+        ),
         (["train.epochs=1"], "train.epochs is 1, but 1 are done"),
-        (["optimiser.lr=-1"], "optimiser.lr is -1"),
-        (["optimiser.lrr=1"], "optimiser.lrr cannot change"),
+        (["optimizer.lr=-1"], "optimizer.lr is -1"),
+        (["optimizer.lrr=1"], "optimizer.lrr cannot change"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=settings)
+            launch.resume(
+                folder,
+                pack,
+                distributed=DistributedContext(),
+                reporter=NullReporter(),
+                settings=settings,
+            )
     assert runs.read_record(folder).run == run
-    launch.resume(folder, pack, world=World(), reporter=Quiet(), settings=["optimiser.lr=0.01", "train.epochs=2"])
+    launch.resume(
+        folder,
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        settings=["optimizer.lr=0.01", "train.epochs=2"],
+    )
     record = runs.read_record(folder)
-    assert record.run == replace(run, optimiser=replace(run.optimiser, lr=0.01), train=replace(run.train, epochs=2))
-    assert record.command.endswith("  # stopped at step 6\ntinysight resume run optimiser.lr=0.01 train.epochs=2")
-    rates = {line["step"]: line["lr"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "train"}
+    assert record.run == replace(
+        run, optimizer=replace(run.optimizer, lr=0.01), train=replace(run.train, epochs=2)
+    )
+    assert record.command.endswith(
+        "  # stopped at step 6\ntinysight resume run optimizer.lr=0.01 train.epochs=2"
+    )
+    rates = {
+        line["step"]: line["lr"]
+        for line in read_lines(folder / "log.jsonl")
+        if line["kind"] == "train"
+    }
     assert rates[4] == 0.05 and rates[8] == rates[9] == 0.01 and max(rates) == 9
 
 
 def test_a_finished_run_changed_data_and_a_second_process_are_refused(
-    make_run: MakeRun, pack: Pack, data_home: Path, tmp_path: Path
+    make_run: MakeRun, pack: Dataset, data_home: Path, tmp_path: Path
 ) -> None:
     from tinysight.data import shapes
 
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=3)
     other = shapes.prepare(
-        home=data_home, num_train=72, num_minival=24, num_val=24, num_test=11, image_size=32, name="other", workers=1
+        home=data_home,
+        num_train=72,
+        num_minival=24,
+        num_val=24,
+        num_test=11,
+        image_size=32,
+        name="other",
+        workers=1,
     )
     with pytest.raises(ValueError, match=r"the data other are not those that .* began with"):
-        launch.resume(folder, other, world=World(), reporter=Quiet())
+        launch.resume(folder, other, distributed=DistributedContext(), reporter=NullReporter())
 
     def resume_too(step: int, values: dict[str, Any] | None) -> None:
         if step == 5:
-            with pytest.raises(ValueError, match=r"another process is training .*/run; wait for it"):
-                launch.resume(folder, pack, world=World(), reporter=Quiet())
+            with pytest.raises(
+                ValueError, match=r"another process is training .*/run; wait for it"
+            ):
+                launch.resume(
+                    folder, pack, distributed=DistributedContext(), reporter=NullReporter()
+                )
             refused.append(step)
 
     refused: list[int] = []
-    reporter = Quiet()
+    reporter = NullReporter()
     reporter.stepped = resume_too  # type: ignore[method-assign]
-    launch.resume(folder, pack, world=World(), reporter=reporter)
+    launch.resume(folder, pack, distributed=DistributedContext(), reporter=reporter)
     assert refused
     with pytest.raises(ValueError, match="is finished; `tinysight evaluate"):
-        launch.resume(folder, pack, world=World(), reporter=Quiet())
+        launch.resume(folder, pack, distributed=DistributedContext(), reporter=NullReporter())
     with pytest.raises(ValueError, match="exists; go on with it by `tinysight resume"):
-        launch.start(make_run(), pack, world=World(), reporter=Quiet(), name=str(folder))
+        launch.start(
+            make_run(),
+            pack,
+            distributed=DistributedContext(),
+            reporter=NullReporter(),
+            name=str(folder),
+        )
 
 
-def test_another_machine_or_version_is_told(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+def test_another_machine_or_version_is_told(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=3)
     content = json.loads((folder / "run.json").read_text())
@@ -581,26 +728,40 @@ def test_another_machine_or_version_is_told(make_run: MakeRun, pack: Pack, tmp_p
     content["versions"]["torch"] = "2.0"
     (folder / "run.json").write_text(json.dumps(content))
     listener = Listener()
-    launch.resume(folder, pack, world=World(), reporter=listener)
+    launch.resume(folder, pack, distributed=DistributedContext(), reporter=listener)
     (warning,) = [text for text in listener.said if "warning" in text]
-    assert "threads 99 -> " in warning and "torch 2.0 -> " in warning and "not the same bytes" in warning
+    assert (
+        "threads 99 -> " in warning
+        and "torch 2.0 -> " in warning
+        and "not the same bytes" in warning
+    )
 
 
-def test_a_kill_between_the_last_files_can_be_resumed(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+def test_a_kill_between_the_last_files_can_be_resumed(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
-    launch.start(make_run(), pack, world=World(), reporter=Quiet(), name=str(folder))
+    launch.start(
+        make_run(),
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        name=str(folder),
+    )
     expected = traces(folder)
     (folder / "weights.safetensors").unlink()
-    launch.resume(folder, pack, world=World(), reporter=Quiet())
+    launch.resume(folder, pack, distributed=DistributedContext(), reporter=NullReporter())
     assert differences(traces(folder), expected) == [] and (folder / "summary.json").exists()
 
 
 def test_the_best_weights_are_kept_when_asked_for(
-    make_run: MakeRun, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, pack: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(train__final="best", train__epochs=5)
+    run = make_run(train__keep_weights="best", train__epochs=5)
     errors = iter([0.9, 0.2, 0.7, 0.2, 0.8])
-    monkeypatch.setattr(loop, "measure", lambda scores: replace(measure(scores), top1_error=next(errors)))
+    monkeypatch.setattr(
+        loop, "measure", lambda scores: replace(measure(scores), top1_error=next(errors))
+    )
     go(run, pack, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "step-00000009"
     assert [path.name[-2:] for path in checkpoint.saved(best.parent)] == ["09", "18", "23"]
@@ -615,8 +776,10 @@ def test_the_best_weights_are_kept_when_asked_for(
     assert any("keeping the last weights in place of the best" in text for text in listener.said)
 
 
-def test_snapshots_are_the_weights_after_the_last_epochs(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    go(make_run(train__snapshots=2, train__final="last"), pack, tmp_path / "run")
+def test_snapshots_are_the_weights_after_the_last_epochs(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
+    go(make_run(train__snapshots=2, train__keep_weights="last"), pack, tmp_path / "run")
     kept = runs.snapshots(tmp_path / "run")
     assert [path.name for path in kept] == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
     first, last = (load_weights(path) for path in kept)
@@ -627,13 +790,20 @@ def test_snapshots_are_the_weights_after_the_last_epochs(make_run: MakeRun, pack
     assert not torch.equal(first[0].state_dict()["head.weight"], final.state_dict()["head.weight"])
 
 
-def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack: Pack) -> None:
-    """A network that is sure of the heavier label counts as right, mixed or not; mixing stops at `mix_until`."""
-    run = make_run(augment__mixup=1.0, augment__mix=1.0, augment__mix_until=0.5, train__average_decay=0.0)
-    training = Training(run, pack, CPU, World())
+def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack: Dataset) -> None:
+    """A network that is sure of the heavier label counts as right, mixed or not; mixing stops at
+    `mix_until`.
+    """
+    run = make_run(
+        augment__mixup=1.0,
+        augment__mix_probability=1.0,
+        augment__mix_until=0.5,
+        train__ema_decay=0.0,
+    )
+    training = Trainer(run, pack, CPU, DistributedContext())
     seen: list[torch.Tensor] = []
     training.forward.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    plain = Training(make_run(train__average_decay=0.0), pack, CPU, World())
+    plain = Trainer(make_run(train__ema_decay=0.0), pack, CPU, DistributedContext())
     unmixed: list[torch.Tensor] = []
     plain.forward.register_forward_pre_hook(lambda _, inputs: unmixed.append(inputs[0].clone()))
     for number in range(training.total):
@@ -647,27 +817,33 @@ def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack
 
 
 def test_a_seed_decides_every_byte(
-    make_run: MakeRun, pack: Pack, whole: Callable[[Run], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
 ) -> None:
     torch.manual_seed(12345)  # the caller's: of no influence, and left as it is
     before = torch.get_rng_state()
     for prefetch in (0, 7):
         folder = tmp_path / f"again-{prefetch}"
-        launch.start(make_run(data__prefetch=prefetch), pack, world=World(), reporter=Quiet(), name=str(folder))
+        launch.start(
+            make_run(data__prefetch=prefetch),
+            pack,
+            distributed=DistributedContext(),
+            reporter=NullReporter(),
+            name=str(folder),
+        )
         assert differences(traces(folder), whole(make_run())) in ([], ["weights"])
     assert torch.equal(before, torch.get_rng_state())
     changed = differences(whole(make_run(train__seed=1)), whole(make_run()))
     assert {"log", "head.weight", "state average|head.weight"} <= set(changed)
 
 
-def test_handlers_of_signals_are_put_back(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+def test_handlers_of_signals_are_put_back(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     stop_at(make_run(), pack, tmp_path / "run", 2)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
-    class Impatient(Quiet):
+def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
+    class Impatient(NullReporter):
         def stepped(self, step: int, values: dict[str, Any] | None) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
@@ -676,32 +852,43 @@ def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Pack, tmp_path: 
         go(make_run(), pack, tmp_path / "run", Impatient())
 
 
-def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack: Pack) -> None:
-    training = Training(make_run(model__name="resnet", model__options={"n": 1, "filters": (4, 8)}), pack, CPU, World())
+def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack: Dataset) -> None:
+    training = Trainer(
+        make_run(model__name="resnet", model__options={"n": 1, "filters": (4, 8)}),
+        pack,
+        CPU,
+        DistributedContext(),
+    )
     for number in range(2):
         training.step(training.batches.batch(number))
     for parameter in training.model.parameters():
         assert parameter.grad is not None and parameter.grad.stride() == parameter.stride()
 
 
-def test_the_log_says_what_was_learnt_from(make_run: MakeRun, pack: Pack, tmp_path: Path) -> None:
+def test_the_log_says_what_was_learned_from(
+    make_run: MakeRun, pack: Dataset, tmp_path: Path
+) -> None:
     go(make_run(train__sizes=((0.0, 16), (0.5, 24))), pack, tmp_path)
     lines = [line for line in read_lines(tmp_path / "log.jsonl") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [4, 5, 8, 9, 12, 14]
     assert [line["size"] for line in lines] == [16, 16, 24, 24, 24, 24]
-    assert [line["epoch"] for line in lines] == pytest.approx([s * 16 / 72 for s in (4, 5, 8, 9, 12, 14)], abs=1e-4)
+    assert [line["epoch"] for line in lines] == pytest.approx(
+        [s * 16 / 72 for s in (4, 5, 8, 9, 12, 14)], abs=1e-4
+    )
     assert all(0 < line["loss"] < 10 and 0 <= line["top1_error"] <= 1 for line in lines)
 
 
 def test_channel_statistics_are_numpys() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
-    mean, std = training.channel_statistics(images, np.arange(3, 17))
-    assert np.allclose(mean, images[3:17].mean(axis=(0, 1, 2))) and np.allclose(std, images[3:17].std(axis=(0, 1, 2)))
+    mean, std = trainer.channel_statistics(images, np.arange(3, 17))
+    assert np.allclose(mean, images[3:17].mean(axis=(0, 1, 2))) and np.allclose(
+        std, images[3:17].std(axis=(0, 1, 2))
+    )
     flat = np.full((5, 4, 4, 3), 77, dtype=np.uint8)
-    assert training.channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
+    assert trainer.channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(
-        training.channel_statistics(images, np.arange(20), limit=5)[0],
-        training.channel_statistics(images[::4], np.arange(5))[0],
+        trainer.channel_statistics(images, np.arange(20), limit=5)[0],
+        trainer.channel_statistics(images[::4], np.arange(5))[0],
     )
 
 
@@ -709,16 +896,26 @@ def test_channel_statistics_are_numpys() -> None:
 
 
 @pytest.fixture
-def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def program(
+    command_line: Path, data_home: Path, pack: Dataset, tmp_path: Path
+) -> Iterator[Callable[..., Any]]:
     """Start the command line with the small models; what still runs at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
     files = ExitStack()
     settings = [
-        *("data.name=small", "augment.crop=24", "model.name=small", "train.batch_size=16", "train.log_every=4"),
-        *("train.device=cpu", "train.precision=fp32", "schedule.warmup=0", "train.average_decay=0.9"),
+        *(
+            "data.name=small",
+            "augment.crop=24",
+            "model.name=small",
+            "train.batch_size=16",
+            "train.log_every=4",
+        ),
+        *("train.device=cpu", "train.precision=fp32", "schedule.warmup=0", "train.ema_decay=0.9"),
     ]
 
-    def start(command: str, *arguments: str, prefix: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[bytes]:
+    def start(
+        command: str, *arguments: str, prefix: tuple[str, ...] = (), **options: Any
+    ) -> subprocess.Popen[bytes]:
         named = {argument.partition("=")[0] for argument in arguments}
         own = [setting for setting in settings if setting.partition("=")[0] not in named]
         told = [*arguments, *(own if command == "train" else ())]
@@ -745,7 +942,9 @@ def program(command_line: Path, data_home: Path, pack: Pack, tmp_path: Path) -> 
     files.close()
 
 
-def _wait_for_lines(folder: Path, count: int, process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def _wait_for_lines(
+    folder: Path, count: int, process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     deadline = time.monotonic() + 60
     while len(read_lines(folder / "log.jsonl")) < count:
         assert process.poll() is None, (tmp_path / "stderr").read_text()
@@ -755,15 +954,22 @@ def _wait_for_lines(folder: Path, count: int, process: subprocess.Popen[bytes], 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
-    number: int, status: int, program: Callable[..., Any], pack: Pack, small_models: ModuleType, tmp_path: Path
+    number: int,
+    status: int,
+    program: Callable[..., Any],
+    pack: Dataset,
+    small_models: ModuleType,
+    tmp_path: Path,
 ) -> None:
-    options = (
-        "model.options={'dropout': 0.2, 'seconds': 0.05}"  # so long a step that the signal comes amid the training
+    # so long a step that the signal comes amid the training
+    options = "model.options={'dropout': 0.2, 'seconds': 0.05}"
+    process = program(
+        "train", "quickstart", "--name", "run", "train.epochs=2", options, stderr=subprocess.PIPE
     )
-    process = program("train", "quickstart", "--name", "run", "train.epochs=2", options, stderr=subprocess.PIPE)
     _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
     if number == signal.SIGINT:
-        process.stderr.close()  # as `tinysight train ... 2>&1 | tee log`: Ctrl-C ends the reader, too
+        # as `tinysight train ... 2>&1 | tee log`: Ctrl-C ends the reader, too
+        process.stderr.close()
     process.send_signal(number)
     begun = time.monotonic()
     assert process.wait(20) == status
@@ -776,14 +982,20 @@ def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     assert 4 <= checkpoint.load(newest).step < 9
 
     run = runs.read_record(tmp_path / "run").run
-    launch.resume(tmp_path / "run", pack, world=World(), reporter=Quiet())
-    launch.start(run, pack, world=World(), reporter=Quiet(), name=str(tmp_path / "whole"))
+    launch.resume(tmp_path / "run", pack, distributed=DistributedContext(), reporter=NullReporter())
+    launch.start(
+        run,
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        name=str(tmp_path / "whole"),
+    )
     assert differences(traces(tmp_path / "run"), traces(tmp_path / "whole")) == []
 
 
 def test_a_training_that_diverges_ends_the_program_with_one_line(
     make_run: MakeRun,
-    pack: Pack,
+    pack: Dataset,
     data_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -793,7 +1005,7 @@ def test_a_training_that_diverges_ends_the_program_with_one_line(
 
     monkeypatch.setitem(recipes.RECIPES, "test", make_run)
     monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
-    arguments = ["tinysight", "train", "test", "optimiser.lr=1e30", "--name", str(tmp_path / "run")]
+    arguments = ["tinysight", "train", "test", "optimizer.lr=1e30", "--name", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as ending:
         cli.main()
@@ -804,17 +1016,30 @@ def test_a_training_that_diverges_ends_the_program_with_one_line(
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-TOGETHER = ("train", "quickstart", "--name", "run", "train.epochs=3", "model.options={'norm': False, 'seconds': 0.03}")
+TOGETHER = (
+    "train",
+    "quickstart",
+    "--name",
+    "run",
+    "train.epochs=3",
+    "model.options={'norm': False, 'seconds': 0.03}",
+)
 
 
-FINDING = ("augment.crop=0", "localise.head=lstm", "localise.grid=4", "localise.box_weight=1", "optimiser.lr=0.01")
+FINDING = (
+    "augment.crop=0",
+    "localizer.head=lstm",
+    "localizer.grid=4",
+    "localizer.box_weight=1",
+    "optimizer.lr=0.01",
+)
 
 
 @pytest.mark.parametrize("settings", [(), FINDING])
 def test_two_processes_learn_what_one_does_and_stop_when_told(
     settings: tuple[str, ...],
     program: Callable[..., Any],
-    pack: Pack,
+    pack: Dataset,
     small_models: ModuleType,
     tmp_path: Path,
 ) -> None:
@@ -828,21 +1053,41 @@ def test_two_processes_learn_what_one_does_and_stop_when_told(
     assert record.machine["processes"] == 2
 
     listener = Listener()
-    launch.resume(tmp_path / "run", pack, world=World(), reporter=listener)  # one process goes on for two
+    launch.resume(
+        tmp_path / "run", pack, distributed=DistributedContext(), reporter=listener
+    )  # one process goes on for two
     assert any("processes 2 -> 1" in text for text in listener.said)
-    launch.start(record.run, pack, world=World(), reporter=Quiet(), name=str(tmp_path / "alone"))
+    launch.start(
+        record.run,
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        name=str(tmp_path / "alone"),
+    )
     together, alone = (read_lines(tmp_path / name / "log.jsonl") for name in ("run", "alone"))
     assert [line["step"] for line in together] == [line["step"] for line in alone]
-    exactly = 0.01 if settings else 1e-4  # a head has batch norms, which each process takes of its own images
+    exactly = (
+        0.01 if settings else 1e-4
+    )  # a head has batch norms, which each process takes of its own images
     for one, other in zip(together, alone, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=exactly)  # the same images, in the same order
+        assert one["loss"] == pytest.approx(
+            other["loss"], rel=exactly
+        )  # the same images, in the same order
         assert one["top1_error"] == pytest.approx(other["top1_error"], abs=0.05)
 
 
 @pytest.mark.reliability
-def test_two_processes_with_batch_norm_resume_to_the_byte(program: Callable[..., Any], tmp_path: Path) -> None:
-    arguments = ("train.epochs=2", "model.options={'dropout': 0.2, 'seconds': 0.03}", "optimiser.lr=0.5")
-    assert program("train", "quickstart", "--name", "whole", *arguments, prefix=TORCHRUN).wait(60) == 0
+def test_two_processes_with_batch_norm_resume_to_the_byte(
+    program: Callable[..., Any], tmp_path: Path
+) -> None:
+    arguments = (
+        "train.epochs=2",
+        "model.options={'dropout': 0.2, 'seconds': 0.03}",
+        "optimizer.lr=0.5",
+    )
+    assert (
+        program("train", "quickstart", "--name", "whole", *arguments, prefix=TORCHRUN).wait(60) == 0
+    )
     process = program("train", "quickstart", "--name", "run", *arguments, prefix=TORCHRUN)
     _wait_for_lines(tmp_path / "run", 1, process, tmp_path)
     process.send_signal(signal.SIGTERM)
@@ -852,7 +1097,9 @@ def test_two_processes_with_batch_norm_resume_to_the_byte(program: Callable[...,
 
 
 @pytest.mark.reliability
-def test_a_process_that_fails_does_not_leave_the_others_waiting(program: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_process_that_fails_does_not_leave_the_others_waiting(
+    program: Callable[..., Any], tmp_path: Path
+) -> None:
     process = program(*TOGETHER, prefix=TORCHRUN, env={"TINYSIGHT_TEST_FAIL_RANK": "1"})
     assert process.wait(60) not in (0, None)
     assert "this process fails, as the test asked" in (tmp_path / "stderr").read_text()

@@ -1,4 +1,6 @@
-"""Recording activations: exact figures, the same log after an interruption, no trace in the training, refusals."""
+"""Recording activations: exact figures, the same log after an interruption, no trace in the
+training, refusals.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tinysight import config
-from tinysight.config import Run, Train
-from tinysight.data.pack import Pack
-from tinysight.runs import read_lines
-from tinysight.train import training
+from tinysight.config import Config, TrainConfig
+from tinysight.data.build import Dataset
+from tinysight.run import read_lines
+from tinysight.train import trainer
+from tinysight.train.distributed import DistributedContext
 from tinysight.train.recording import SAMPLE, Recorder, check_layers, describe
-from tinysight.train.world import World
 
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., Config]
 _spec = importlib.util.spec_from_file_location("loop_tests", Path(__file__).parent / "test_loop.py")
 assert _spec is not None and _spec.loader is not None
 loop_tests = importlib.util.module_from_spec(_spec)
@@ -30,7 +32,9 @@ go, stop_at = loop_tests.go, loop_tests.stop_at
 
 @pytest.mark.parametrize("count", [1, 1000, SAMPLE, SAMPLE + 1, 5 * SAMPLE + 3])
 def test_figures_are_those_of_all_values(count: int) -> None:
-    values = torch.randn(count, generator=torch.Generator().manual_seed(0)).relu() * 3 - 0.25 * (count == 1)
+    values = torch.randn(count, generator=torch.Generator().manual_seed(0)).relu() * 3 - 0.25 * (
+        count == 1
+    )
     figures, sample = describe(values.reshape(1, -1))
     array = values.double().numpy()
     expected = [array.max(), array.mean(), array.std(), array.min(), (array == 0).mean()]
@@ -48,7 +52,12 @@ def test_only_the_steps_that_are_due_are_recorded_and_no_hook_stays() -> None:
             model(images * step)
         assert not model[0]._forward_hooks and not model[1]._forward_hooks
     recorded = recorder.take()
-    assert [(item.step, item.layer) for item in recorded] == [(3, "0"), (3, "1"), (6, "0"), (6, "1")]
+    assert [(item.step, item.layer) for item in recorded] == [
+        (3, "0"),
+        (3, "1"),
+        (6, "0"),
+        (6, "1"),
+    ]
     with torch.no_grad():
         linear = model[0](images * 3)
     assert recorded[0].figures["min"] == pytest.approx(float(linear.min()))
@@ -57,49 +66,80 @@ def test_only_the_steps_that_are_due_are_recorded_and_no_hook_stays() -> None:
     assert recorder.take() == []
 
 
-def test_the_log_is_the_same_after_an_interruption(tmp_path: Path, pack: Pack, make_run: MakeRun) -> None:
+def test_the_log_is_the_same_after_an_interruption(
+    tmp_path: Path, pack: Dataset, make_run: MakeRun
+) -> None:
     run = make_run(train__record=("norm", "head"), train__record_every=3)
     go(run, pack, tmp_path / "whole")
-    stop_at(run, pack, tmp_path / "broken", 7)  # between two lines of the log, behind step 6, which was recorded
+    stop_at(
+        run, pack, tmp_path / "broken", 7
+    )  # between two lines of the log, behind step 6, which was recorded
     go(run, pack, tmp_path / "broken")
-    assert (tmp_path / "broken/log.jsonl").read_bytes() == (tmp_path / "whole/log.jsonl").read_bytes()
-    lines = [line for line in read_lines(tmp_path / "whole/log.jsonl") if line["kind"] == "distribution"]
+    assert (tmp_path / "broken/log.jsonl").read_bytes() == (
+        tmp_path / "whole/log.jsonl"
+    ).read_bytes()
+    lines = [
+        line for line in read_lines(tmp_path / "whole/log.jsonl") if line["kind"] == "distribution"
+    ]
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert all(set(line["layers"]) == {"norm", "head"} for line in lines)
-    assert all(values["min"] <= values["mean"] <= values["max"] for line in lines for values in line["layers"].values())
+    assert all(
+        values["min"] <= values["mean"] <= values["max"]
+        for line in lines
+        for values in line["layers"].values()
+    )
 
 
-def test_recording_changes_nothing_else(tmp_path: Path, pack: Pack, make_run: MakeRun) -> None:
+def test_recording_changes_nothing_else(tmp_path: Path, pack: Dataset, make_run: MakeRun) -> None:
     go(make_run(train__epochs=1), pack, tmp_path / "plain")
-    go(make_run(train__epochs=1, train__record=("norm",), train__record_every=2), pack, tmp_path / "recorded")
-    plain, recorded = (load_file(tmp_path / name / "weights.safetensors") for name in ("plain", "recorded"))
+    go(
+        make_run(train__epochs=1, train__record=("norm",), train__record_every=2),
+        pack,
+        tmp_path / "recorded",
+    )
+    plain, recorded = (
+        load_file(tmp_path / name / "weights.safetensors") for name in ("plain", "recorded")
+    )
     assert all(torch.equal(plain[name], recorded[name]) for name in plain)
-    kept = [line for line in read_lines(tmp_path / "recorded/log.jsonl") if line["kind"] != "distribution"]
+    kept = [
+        line
+        for line in read_lines(tmp_path / "recorded/log.jsonl")
+        if line["kind"] != "distribution"
+    ]
     assert kept == read_lines(tmp_path / "plain/log.jsonl")
 
 
-def test_histograms_are_on_the_board(tmp_path: Path, pack: Pack, make_run: MakeRun) -> None:
+def test_histograms_are_on_the_board(tmp_path: Path, pack: Dataset, make_run: MakeRun) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    go(make_run(train__epochs=1, train__record=("head",), train__record_every=2), pack, tmp_path / "run")
+    go(
+        make_run(train__epochs=1, train__record=("head",), train__record_every=2),
+        pack,
+        tmp_path / "run",
+    )
     board = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"histograms": 0})
     board.Reload()
     assert [event.step for event in board.Histograms("activations/head")] == [2, 4]
 
 
-def test_an_unknown_layer_is_refused_before_anything_is_written(pack: Pack, make_run: MakeRun) -> None:
+def test_an_unknown_layer_is_refused_before_anything_is_written(
+    pack: Dataset, make_run: MakeRun
+) -> None:
     with pytest.raises(
-        ValueError, match=r"train\.record names 'nrom', which the model does not have; near it are norm"
+        ValueError,
+        match=r"train\.record names 'nrom', which the model does not have; near it are norm",
     ):
-        training.check(make_run(train__record=("nrom",)), pack, World())
+        trainer.check(make_run(train__record=("nrom",)), pack, DistributedContext())
     with pytest.raises(ValueError, match="near it are"):
         check_layers(nn.Sequential(nn.Linear(2, 2)), ["zzzz"])
 
 
 def test_layers_come_from_the_command_line_and_from_json() -> None:
-    run = config.override(Run(recipe="test"), {"train.record": "blocks.3.0,head"})
+    run = config.override(Config(recipe="test"), {"train.record": "blocks.3.0,head"})
     assert run.train.record == ("blocks.3.0", "head")
     assert config.override(run, {"train.record": ""}).train.record == ()
     assert config.from_dict(config.to_dict(run) | {"recipe": "test"}) == run
-    with pytest.raises(ValueError, match=r"train.compile is True; allowed: false while train.record names layers"):
-        Train(record=("head",), compile=True)
+    with pytest.raises(
+        ValueError, match=r"train.compile is True; allowed: false while train.record names layers"
+    ):
+        TrainConfig(record=("head",), compile=True)

@@ -1,8 +1,9 @@
-"""Predicted boxes on pictures: one image for a person who asked, and a sheet like Wu et al. 2017, Fig. 15.
+"""Predicted boxes on pictures: one image for a person who asked, and a sheet like Wu et al. 2017,
+Fig. 15.
 
-An accepted box has a solid line and its confidence on it, a rejected one a thin grey dashed line and a small figure, a
-true one a solid line in another colour and no figure. So they can be told apart without colours, too.
-"""
+An accepted box has a solid line and its confidence on it, a rejected one a thin gray dashed line
+and a small figure, a true one a solid line in another color and no figure. So they can be told
+apart without colors, too."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from tinysight.analysis.sheets import (
     font_of,
     visible_boxes,
 )
-from tinysight.data.pack import Pack
+from tinysight.data.build import Dataset
 from tinysight.ops.boxes import pairwise_iou
 
 Pixels = npt.NDArray[np.uint8]
@@ -48,42 +49,56 @@ def draw_boxes(
     confidence: Floats,
     threshold: float = 0.5,
     *,
-    truths: Boxes | None = None,
+    gt_boxes: Boxes | None = None,
     scale: int | None = None,
     most_rejected: int = 8,
 ) -> Pixels:
-    """Enlarge an image, uint8 (H, W, 3), `scale` times and draw boxes (n, 4) with confidences (n,) on it.
+    """Enlarge an image, uint8 (H, W, 3), `scale` times and draw boxes (n, 4) with confidences (n,)
+    on it.
 
-    Boxes are half-open, in pixels of the image; from `threshold` on they are accepted. Of the others the
-    `most_rejected` most confident are drawn, unless under 5 %. Truths (m, 4) may go with them. Without a scale, the
-    shorter side gets at least 384 pixels. Returns uint8 (scale * H, scale * W, 3). Raises ValueError for other forms.
-    """
+    Boxes are half-open, in pixels of the image; from `threshold` on they are accepted. Of the
+    others the `most_rejected` most confident are drawn, unless under 5 %. Truths (m, 4) may go
+    with them. Without a scale, the shorter side gets at least 384 pixels. Returns uint8 (scale *
+    H, scale * W, 3). Raises ValueError for other forms."""
     height, width = _checked(image)
     boxes, confidence = np.asarray(boxes, np.float64), np.asarray(confidence, np.float64)
     if boxes.ndim != 2 or boxes.shape[1:] != (4,) or confidence.shape != (len(boxes),):
-        raise ValueError(f"boxes are {boxes.shape} with confidences {confidence.shape}; give (n, 4) and (n,)")
+        raise ValueError(
+            f"boxes are {boxes.shape} with confidences {confidence.shape}; give (n, 4) and (n,)"
+        )
     scale = scale or max(1, math.ceil(LEAST_SIDE / min(height, width)))
     large = Image.fromarray(np.ascontiguousarray(image)).resize(
         (scale * width, scale * height), Image.Resampling.NEAREST
     )
     pen = ImageDraw.Draw(large)
-    order = [place for place in np.argsort(-confidence, kind="stable").tolist() if confidence[place] > 0]
+    order = [
+        place for place in np.argsort(-confidence, kind="stable").tolist() if confidence[place] > 0
+    ]
     accepted = [place for place in order if confidence[place] >= threshold]
-    rejected = [place for place in order if WORTH_A_LINE <= confidence[place] < threshold][:most_rejected]
+    rejected = [place for place in order if WORTH_A_LINE <= confidence[place] < threshold][
+        :most_rejected
+    ]
     # What matters most is drawn last
     for place in reversed(rejected):
         for box in visible_boxes(boxes[place, None], image.shape):
             _draw_thin(pen, [scale * edge for edge in box])
-    for box in visible_boxes(truths, image.shape) if truths is not None else ():
+    for box in visible_boxes(gt_boxes, image.shape) if gt_boxes is not None else ():
         draw_box(pen, _within([scale * edge for edge in box], large.size, 3), TRUE_BOX, False)
     for place in reversed(accepted):
         for box in visible_boxes(boxes[place, None], image.shape):
-            draw_box(pen, _within([scale * edge for edge in box], large.size, 3), PREDICTED_BOX, False)
+            draw_box(
+                pen, _within([scale * edge for edge in box], large.size, 3), PREDICTED_BOX, False
+            )
     taken: list[tuple[int, int, int, int]] = []
     for place in [*accepted, *rejected]:
         for box in visible_boxes(boxes[place, None], image.shape):
             _draw_figure(
-                pen, [scale * edge for edge in box], float(confidence[place]), place in accepted, large.size, taken
+                pen,
+                [scale * edge for edge in box],
+                float(confidence[place]),
+                place in accepted,
+                large.size,
+                taken,
             )
     return np.asarray(large)
 
@@ -93,7 +108,7 @@ def box_sheet(
     boxes: Sequence[Boxes],
     confidence: Sequence[Floats],
     *,
-    truths: Sequence[Boxes] | None = None,
+    gt_boxes: Sequence[Boxes] | None = None,
     threshold: float = 0.5,
     captions: Sequence[str] | None = None,
     columns: int = 4,
@@ -102,11 +117,10 @@ def box_sheet(
 ) -> Image.Image:
     """Lay out N images with their boxes as a grid, like Wu et al. 2017, Fig. 15, with a legend.
 
-    Every image is enlarged by a whole number, to `side` pixels or more. Under each stands its caption; by default the
-    IoU of its most confident box with the truth it fits best, where truths are given. Raises ValueError for lists of
-    different lengths and for no image.
-    """
-    lists = {"boxes": boxes, "confidences": confidence, "truths": truths, "captions": captions}
+    Every image is enlarged by a whole number, to `side` pixels or more. Under each stands its
+    caption; by default the IoU of its most confident box with the truth it fits best, where
+    gt_boxes are given. Raises ValueError for lists of different lengths and for no image."""
+    lists = {"boxes": boxes, "confidences": confidence, "gt_boxes": gt_boxes, "captions": captions}
     if not len(images):
         raise ValueError("there is no image to show; give at least one")
     for what, values in lists.items():
@@ -118,13 +132,13 @@ def box_sheet(
             boxes[number],
             confidence[number],
             threshold,
-            truths=None if truths is None else truths[number],
+            gt_boxes=None if gt_boxes is None else gt_boxes[number],
             scale=max(1, math.ceil(side / min(image.shape[:2]))),
         )
         for number, image in enumerate(images)
     ]
-    if captions is None and truths is not None:
-        captions = [_told(*answer) for answer in zip(boxes, confidence, truths, strict=True)]
+    if captions is None and gt_boxes is not None:
+        captions = [_told(*answer) for answer in zip(boxes, confidence, gt_boxes, strict=True)]
     columns = min(columns, len(images))
     wide, high = (max(picture.shape[axis] for picture in shown) for axis in (1, 0))
     font, large = font_of(TEXT_SIZE), font_of(TITLE_SIZE, bold=True)
@@ -132,7 +146,7 @@ def box_sheet(
     top = MARGIN + (sum(large.getmetrics()) + GAP if title else 0)
     pitch = high + GAP + (line if captions is not None else 0)
     width = 2 * MARGIN + columns * (wide + GAP) - GAP
-    legend = _legend(threshold, truths is not None)
+    legend = _legend(threshold, gt_boxes is not None)
     width = max(width, 2 * MARGIN + sum(40 + math.ceil(font.getlength(text)) for _, text in legend))
     rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (width, top + line + GAP + rows * pitch - GAP + MARGIN), PAPER)
@@ -141,15 +155,18 @@ def box_sheet(
         pen.text((MARGIN, MARGIN), title, INK, large)
     _draw_legend(pen, legend, (MARGIN, top), font)
     for number, picture in enumerate(shown):
-        left, upper = MARGIN + number % columns * (wide + GAP), top + line + GAP + number // columns * pitch
+        left, upper = (
+            MARGIN + number % columns * (wide + GAP),
+            top + line + GAP + number // columns * pitch,
+        )
         sheet.paste(Image.fromarray(picture), (left, upper))
         if captions is not None:
             pen.text((left, upper + picture.shape[0] + 3), captions[number], QUIET, font)
     return sheet
 
 
-def localisation_figure(
-    pack: Pack,
+def localization_figure(
+    pack: Dataset,
     split: str,
     boxes: Tensor,
     confidence: Tensor,
@@ -158,24 +175,33 @@ def localisation_figure(
     threshold: float = 0.5,
     title: str | None = None,
 ) -> Image.Image:
-    """Show `count` images of a split, evenly chosen among those with true boxes, and what was found: Fig. 15.
+    """Show `count` images of a split, evenly chosen among those with true boxes, and what was
+    found: Fig. 15.
 
-    `boxes` (N, M, 4) and `confidence` (N, M) are those of all the split's images, in row order. Which images are shown
-    does not depend on how well they went. Raises ValueError where the predictions do not fit or no image has a box.
-    """
+    `boxes` (N, M, 4) and `confidence` (N, M) are those of all the split's images, in row order.
+    Which images are shown does not depend on how well they went. Raises ValueError where the
+    predictions do not fit or no image has a box."""
     rows = pack.rows(split)
     if len(boxes) != len(rows) or confidence.shape != boxes.shape[:2]:
-        raise ValueError(f"{pack.name} {split} has {len(rows)} images; boxes are {tuple(boxes.shape)}")
+        raise ValueError(
+            f"{pack.name} {split} has {len(rows)} images; boxes are {tuple(boxes.shape)}"
+        )
     able = [row for row in rows if len(pack.boxes_of(row))]
     if not able:
         raise ValueError(f"no image of {pack.name} {split} has a true box to compare with")
-    shown = [able[place] for place in np.linspace(0, len(able) - 1, min(count, len(able))).round().astype(int).tolist()]
+    shown = [
+        able[place]
+        for place in np.linspace(0, len(able) - 1, min(count, len(able)))
+        .round()
+        .astype(int)
+        .tolist()
+    ]
     found, sure = boxes.detach().cpu().numpy(), confidence.detach().cpu().numpy()
     return box_sheet(
         [pack.images[row] for row in shown],
         [found[row - rows.start] for row in shown],
         [sure[row - rows.start] for row in shown],
-        truths=[pack.boxes_of(row) for row in shown],
+        gt_boxes=[pack.boxes_of(row) for row in shown],
         threshold=threshold,
         title=title or f"{pack.name} {split}",
     )
@@ -190,7 +216,8 @@ def photographs_with_boxes(
     captions: Sequence[str],
     threshold: float,
 ) -> Image.Image:
-    """Draw what was found in photographs on the squares that were looked at: one picture, or a sheet of several.
+    """Draw what was found in photographs on the squares that were looked at: one picture, or a
+    sheet of several.
 
     Args:
         squares: of each photograph, uint8 (S, S, 3).
@@ -199,7 +226,9 @@ def photographs_with_boxes(
     """
     moved = []
     for square, (left, top, width), own in zip(squares, frames, boxes, strict=True):
-        from_corner = np.array(own, np.float32).reshape(-1, 4) - np.array([left, top, left, top], np.float32)
+        from_corner = np.array(own, np.float32).reshape(-1, 4) - np.array(
+            [left, top, left, top], np.float32
+        )
         moved.append(from_corner * (len(square) / width))
     sure = [np.array(values, np.float32) for values in confidences]
     if len(squares) == 1:
@@ -213,9 +242,9 @@ def _checked(image: Pixels) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _told(boxes: Boxes, confidence: Floats, truths: Boxes) -> str:
+def _told(boxes: Boxes, confidence: Floats, gt_boxes: Boxes) -> str:
     """Say how well the most confident box lies."""
-    true = torch.tensor(np.asarray(truths, np.float64).reshape(-1, 4))
+    true = torch.tensor(np.asarray(gt_boxes, np.float64).reshape(-1, 4))
     counts = np.asarray(confidence) > 0
     if not len(true):
         return "nothing to find"
@@ -226,7 +255,9 @@ def _told(boxes: Boxes, confidence: Floats, truths: Boxes) -> str:
 
 
 def _within(box: Sequence[float], size: tuple[int, int], room: int) -> list[float]:
-    """Move the edges of a box that reach the picture's edge inwards, so that the line round it can be seen."""
+    """Move the edges of a box that reach the picture's edge inwards, so that the line round it can
+    be seen.
+    """
     x0, y0, x1, y1 = box
     x0, y0 = max(x0, room), max(y0, room)
     x1, y1 = max(min(x1, size[0] - room), x0 + 1), max(min(y1, size[1] - room), y0 + 1)
@@ -257,17 +288,29 @@ def _draw_figure(
     size: tuple[int, int],
     taken: list[tuple[int, int, int, int]],
 ) -> None:
-    """Write a confidence at a corner of its box that no other figure has; a rejected one goes where there is room."""
+    """Write a confidence at a corner of its box that no other figure has; a rejected one goes where
+    there is room.
+    """
     font = font_of(TEXT_SIZE, bold=True) if accepted else font_of(TEXT_SIZE - 2)
     text = f"{confidence:.0%}"
     wide, high = math.ceil(font.getlength(text)) + 6, sum(font.getmetrics())
     x0, y0, x1, y1 = (round(edge) for edge in box)
-    corners = [(x0, y0), (x1 - wide, y0), (x0, y1 - high), (x1 - wide, y1 - high), (x0, y0 - high), (x0, y1)]
+    corners = [
+        (x0, y0),
+        (x1 - wide, y0),
+        (x0, y1 - high),
+        (x1 - wide, y1 - high),
+        (x0, y0 - high),
+        (x0, y1),
+    ]
     places = [(min(max(x, 0), size[0] - wide), min(max(y, 0), size[1] - high)) for x, y in corners]
     free = [
         (x, y)
         for x, y in places
-        if not any(x < right and left < x + wide and y < low and top < y + high for left, top, right, low in taken)
+        if not any(
+            x < right and left < x + wide and y < low and top < y + high
+            for left, top, right, low in taken
+        )
     ]
     if not free and not accepted:
         return
@@ -283,7 +326,10 @@ def _legend(threshold: float, with_truths: bool) -> list[tuple[str, str]]:
 
 
 def _draw_legend(
-    pen: ImageDraw.ImageDraw, legend: list[tuple[str, str]], corner: tuple[int, int], font: ImageFont.FreeTypeFont
+    pen: ImageDraw.ImageDraw,
+    legend: list[tuple[str, str]],
+    corner: tuple[int, int],
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     x, y = corner
     for kind, text in legend:
@@ -291,6 +337,11 @@ def _draw_legend(
             pen.rectangle((x, y, x + 23, y + 14), QUIET)
             _draw_thin(pen, [x + 2, y + 2, x + 22, y + 13])
         else:
-            draw_box(pen, [x + 3, y + 3, x + 21, y + 12], TRUE_BOX if kind == "true" else PREDICTED_BOX, False)
+            draw_box(
+                pen,
+                [x + 3, y + 3, x + 21, y + 12],
+                TRUE_BOX if kind == "true" else PREDICTED_BOX,
+                False,
+            )
         pen.text((x + 30, y), text, QUIET, font)
         x += 40 + math.ceil(font.getlength(text))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinysight.analysis.run_data import Bools, Floats, Ints
+from tinysight.analysis.results import Bools, Floats, Ints
 from tinysight.analysis.statistics import wilson_intervals
 
 NUM_BINS = 15  # as `ops.metrics.expected_calibration_error`
@@ -14,7 +14,9 @@ NUM_BINS = 15  # as `ops.metrics.expected_calibration_error`
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """Images in bins of equal width by confidence: (low, high] each; means are NaN where a bin is empty."""
+    """Images in bins of equal width by confidence: (low, high] each; means are NaN where a bin is
+    empty.
+    """
 
     borders: Floats  # (bins + 1,)
     counts: Ints
@@ -41,4 +43,6 @@ def reliability(confidence: Floats, correct: Bools, *, num_bins: int = NUM_BINS)
         mean = np.bincount(which, confidence, minlength=num_bins) / counts
         accuracy = right / counts
     low, high = wilson_intervals(right, counts)
-    return Reliability(borders=borders, counts=counts, confidence=mean, accuracy=accuracy, low=low, high=high)
+    return Reliability(
+        borders=borders, counts=counts, confidence=mean, accuracy=accuracy, low=low, high=high
+    )

@@ -1,4 +1,6 @@
-"""Two or more runs on the same images, side by side: errors, paired differences, and which classes differ."""
+"""Two or more runs on the same images, side by side: errors, paired differences, and which classes
+differ.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tinysight.analysis import charts
+from tinysight.analysis import plots
 from tinysight.analysis.calibration import reliability
 from tinysight.analysis.curves import overlaid_curves
 from tinysight.analysis.report import Drawing, Folder, summary
-from tinysight.analysis.run_data import Bools, Floats, Ints, Judged, RunData
+from tinysight.analysis.results import Bools, EvalResults, Floats, Ints, RunResults
 from tinysight.analysis.statistics import Difference, holm, paired_difference, sign_test
 
 LEVEL = 0.05  # of the adjusted p-values below which a class differs
@@ -39,16 +41,24 @@ class ClassDifferences:
         return np.asarray(self.adjusted <= LEVEL)
 
 
-def compare_classes(first: Judged, second: Judged) -> ClassDifferences:
-    """Compare two runs class by class; classes without images differ by 0 and with certainty by nothing."""
+def compare_classes(first: EvalResults, second: EvalResults) -> ClassDifferences:
+    """Compare two runs class by class; classes without images differ by 0 and with certainty by
+    nothing.
+    """
     num_classes = len(first.class_names)
     found: list[Difference | None] = []
     for label in range(num_classes):
         own = first.labels == label
-        found.append(paired_difference(first.correct[own], second.correct[own]) if own.any() else None)
-    none = Difference(value=0.0, low=0.0, high=0.0, only_first_wrong=0, only_second_wrong=0, p_value=1.0)
+        found.append(
+            paired_difference(first.correct[own], second.correct[own]) if own.any() else None
+        )
+    none = Difference(
+        value=0.0, low=0.0, high=0.0, only_first_wrong=0, only_second_wrong=0, p_value=1.0
+    )
     filled = [difference or none for difference in found]
-    p_values = np.array([sign_test(item.only_first_wrong, item.only_second_wrong) for item in filled])
+    p_values = np.array(
+        [sign_test(item.only_first_wrong, item.only_second_wrong) for item in filled]
+    )
     return ClassDifferences(
         counts=np.bincount(first.labels, minlength=num_classes),
         only_first_wrong=np.array([item.only_first_wrong for item in filled]),
@@ -60,8 +70,9 @@ def compare_classes(first: Judged, second: Judged) -> ClassDifferences:
     )
 
 
-def write_comparison(runs: Sequence[RunData], out: Path) -> Path:
-    """Write index.html, figures/ and tables/ under `out`; every other run is compared with the first.
+def write_comparison(runs: Sequence[RunResults], out: Path) -> Path:
+    """Write index.html, figures/ and tables/ under `out`; every other run is compared with the
+    first.
 
     Raises:
         ValueError: a run has no scores, or they are of other images than the first's.
@@ -72,13 +83,21 @@ def write_comparison(runs: Sequence[RunData], out: Path) -> Path:
     first = judged[0]
     rows = [_run_row(name, run, item) for name, run, item in zip(names, runs, judged, strict=True)]
     _write_runs_table(folder, rows)
-    pairs = [_pair(names[0], names[number], first, judged[number], folder, number) for number in range(1, len(runs))]
+    pairs = [
+        _pair(names[0], names[number], first, judged[number], folder, number)
+        for number in range(1, len(runs))
+    ]
     curves = None
     if any(run.log for run in runs):
         figure = overlaid_curves([(name, run.log) for name, run in zip(names, runs, strict=True)])
         curves = folder.draw(figure, "curves", f"Monitored error by epoch of {', '.join(names)}.")
-    bins = [(name, reliability(item.confidence, item.correct)) for name, item in zip(names, judged, strict=True)]
-    calibration = folder.draw(charts.reliability_figure(bins), "calibration", "Right answers by confidence, each run.")
+    bins = [
+        (name, reliability(item.confidence, item.correct))
+        for name, item in zip(names, judged, strict=True)
+    ]
+    calibration = folder.draw(
+        plots.reliability_figure(bins), "calibration", "Right answers by confidence, each run."
+    )
     values: dict[str, Any] = {
         "runs": rows,
         "pairs": pairs,
@@ -93,7 +112,7 @@ def write_comparison(runs: Sequence[RunData], out: Path) -> Path:
     return folder.page("comparison.html.j2", values)
 
 
-def distinct_names(runs: Sequence[RunData]) -> list[str]:
+def distinct_names(runs: Sequence[RunResults]) -> list[str]:
     """Name each run by its folder, with as much of the path above it as tells them apart."""
     parts = [run.folder.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
@@ -104,7 +123,7 @@ def distinct_names(runs: Sequence[RunData]) -> list[str]:
     raise ValueError(f"{doubled} is given twice; give each run once")
 
 
-def _same_images(runs: Sequence[RunData]) -> list[Judged]:
+def _same_images(runs: Sequence[RunResults]) -> list[EvalResults]:
     judged = []
     for run in runs:
         if run.judged is None:
@@ -114,7 +133,9 @@ def _same_images(runs: Sequence[RunData]) -> list[Judged]:
             )
         judged.append(run.judged)
     for run, item in zip(runs[1:], judged[1:], strict=True):
-        if item.pack.digest != judged[0].pack.digest or not np.array_equal(item.rows, judged[0].rows):
+        if item.pack.digest != judged[0].pack.digest or not np.array_equal(
+            item.rows, judged[0].rows
+        ):
             raise ValueError(
                 f"{run.folder} was scored on other images ({item.pack.name}) than {runs[0].folder} "
                 f"({judged[0].pack.name}); a comparison needs the same"
@@ -122,7 +143,7 @@ def _same_images(runs: Sequence[RunData]) -> list[Judged]:
     return judged
 
 
-def _run_row(name: str, run: RunData, judged: Judged) -> dict[str, Any]:
+def _run_row(name: str, run: RunResults, judged: EvalResults) -> dict[str, Any]:
     about = summary(run)
     return {
         "name": name,
@@ -148,19 +169,31 @@ def _write_runs_table(folder: Folder, rows: Sequence[dict[str, Any]]) -> None:
     )
     others = ("parameters", "multiply_adds", "seconds", "epochs")
     table = [
-        (row["name"], row["recipe"], *(getattr(row["metrics"], key) for key in figures), *(row[key] for key in others))
+        (
+            row["name"],
+            row["recipe"],
+            *(getattr(row["metrics"], key) for key in figures),
+            *(row[key] for key in others),
+        )
         for row in rows
     ]
     folder.table("runs", ("run", "recipe", *figures, *others), table)
 
 
 def _pair(
-    first_name: str, second_name: str, first: Judged, second: Judged, folder: Folder, number: int
+    first_name: str,
+    second_name: str,
+    first: EvalResults,
+    second: EvalResults,
+    folder: Folder,
+    number: int,
 ) -> dict[str, Any]:
     names = first.class_names
     overall = paired_difference(first.correct, second.correct)
     classes = compare_classes(first, second)
-    order = np.lexsort((-np.abs(classes.value), classes.adjusted))  # those beyond noise first, then the largest
+    order = np.lexsort(
+        (-np.abs(classes.value), classes.adjusted)
+    )  # those beyond noise first, then the largest
     order = order[classes.counts[order] > 0]
     rows = [
         {
@@ -176,13 +209,24 @@ def _pair(
         }
         for index in order
     ]
-    header = ("class", "images", "difference", "low", "high", "only_first_wrong", "only_second_wrong", "holm_p_value")
-    folder.table(f"classes-{number}", (*header, "beyond_noise"), [tuple(row.values()) for row in rows])
+    header = (
+        "class",
+        "images",
+        "difference",
+        "low",
+        "high",
+        "only_first_wrong",
+        "only_second_wrong",
+        "holm_p_value",
+    )
+    folder.table(
+        f"classes-{number}", (*header, "significant"), [tuple(row.values()) for row in rows]
+    )
     shown = order[:NUM_SHOWN]
     shown = shown[np.argsort(classes.value[shown], kind="stable")]
     drawn: Drawing | None = None
     if len(shown) > 1 and classes.value.any():
-        figure = charts.difference_figure(
+        figure = plots.difference_figure(
             classes.value[shown],
             classes.low[shown],
             classes.high[shown],
@@ -205,11 +249,15 @@ def _pair(
     }
 
 
-def _differing_settings(names: Sequence[str], runs: Sequence[RunData]) -> list[tuple[str, list[object]]]:
+def _differing_settings(
+    names: Sequence[str], runs: Sequence[RunResults]
+) -> list[tuple[str, list[object]]]:
     """List the settings in which the runs are not the same, with each run's value."""
     flat = []
     for run in runs:
         sections = summary(run)["config"]
-        flat.append({f"{section}.{key}": value for section, values in sections for key, value in values})
+        flat.append(
+            {f"{section}.{key}": value for section, values in sections for key, value in values}
+        )
     keys = [key for key in flat[0] if any(values.get(key) != flat[0][key] for values in flat[1:])]
     return [(key, [values.get(key) for values in flat]) for key in keys]

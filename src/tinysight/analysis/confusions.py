@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinysight.analysis.run_data import Ints
+from tinysight.analysis.results import Ints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two classes that are mistaken for each other: images of the first called the second, and the reverse."""
+    """Two classes that are mistaken for each other: images of the first called the second, and the
+    reverse.
+    """
 
     first: int
     second: int
@@ -30,10 +32,11 @@ def count_confusions(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
 
 
 def confused_pairs(confusions: Ints, *, limit: int = 20) -> list[Pair]:
-    """Return the pairs of classes with the most mistakes between them, both ways together, most first.
+    """Return the pairs of classes with the most mistakes between them, both ways together, most
+    first.
 
-    The direction with more mistakes comes first in a pair. Pairs of equal number keep the order of the classes.
-    """
+    The direction with more mistakes comes first in a pair. Pairs of equal number keep the order
+    of the classes."""
     both = np.triu(confusions + confusions.T, k=1)
     places = np.flatnonzero(both)
     places = places[np.argsort(-both.flat[places], kind="stable")][:limit]
@@ -52,12 +55,12 @@ def confused_pairs(confusions: Ints, *, limit: int = 20) -> list[Pair]:
     return pairs
 
 
-def most_entangled(confusions: Ints, *, limit: int = 24) -> list[int]:
-    """Choose at most `limit` classes with the most mistakes among them, and put those confused side by side.
+def most_confused_classes(confusions: Ints, *, limit: int = 24) -> list[int]:
+    """Choose at most `limit` classes with the most mistakes among them, and put those confused side
+    by side.
 
-    Pairs are taken in order of their mistakes until the places are full; each class then stands behind the one placed
-    before it that it is most confused with.
-    """
+    Pairs are taken in order of their mistakes until the places are full; each class then stands
+    behind the one placed before it that it is most confused with."""
     chosen: list[int] = []
     for pair in confused_pairs(confusions, limit=len(confusions) ** 2):
         new = [index for index in (pair.first, pair.second) if index not in chosen]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinysight.analysis.run_data import Ints, Judged
+from tinysight.analysis.results import EvalResults, Ints
 
 
-def choose_mistakes(judged: Judged, *, limit: int = 36, per_pair: int = 2) -> Ints:
-    """Return places (n,) of the most confident mistakes, most confident first, at most `per_pair` of a kind.
+def choose_mistakes(judged: EvalResults, *, limit: int = 36, per_pair: int = 2) -> Ints:
+    """Return places (n,) of the most confident mistakes, most confident first, at most `per_pair`
+    of a kind.
 
-    A kind is a true class and what it was called; without that limit one confusion could fill the page.
-    """
+    A kind is a true class and what it was called; without that limit one confusion could fill
+    the page."""
     taken: dict[tuple[int, int], int] = {}
     chosen = []
     wrong = np.flatnonzero(~judged.correct)
@@ -25,8 +26,10 @@ def choose_mistakes(judged: Judged, *, limit: int = 36, per_pair: int = 2) -> In
     return np.array(chosen, dtype=np.int64)
 
 
-def examples_of(judged: Judged, label: int, *, limit: int = 6) -> Ints:
-    """Return places (n,) of a class's images, evenly over how sure the model was of the label: surest first."""
+def examples_of(judged: EvalResults, label: int, *, limit: int = 6) -> Ints:
+    """Return places (n,) of a class's images, evenly over how sure the model was of the label:
+    surest first.
+    """
     places = np.flatnonzero(judged.labels == label)
     ordered = places[np.argsort(-judged.probabilities[places, label], kind="stable")]
     if len(ordered) <= limit:
@@ -35,17 +38,21 @@ def examples_of(judged: Judged, label: int, *, limit: int = 6) -> Ints:
 
 
 def suspected_labels(
-    judged: Judged, neighbour_labels: Ints | None, *, limit: int = 12, least_confidence: float = 0.5
+    judged: EvalResults,
+    neighbor_labels: Ints | None,
+    *,
+    limit: int = 12,
+    least_confidence: float = 0.5,
 ) -> Ints:
     """Return places (n,) of images whose label looks wrong, most suspected first.
 
-    The model gives another class at least `least_confidence`, and, where the labels of the nearest training images
-    (N, k) are known, more than half of those are of that class and none of the labelled one.
-    """
+    The model gives another class at least `least_confidence`, and, where the labels of the
+    nearest training images (N, k) are known, more than half of those are of that class and none
+    of the labeled one."""
     suspected = ~judged.correct & (judged.confidence >= least_confidence)
-    if neighbour_labels is not None:
-        agree = (neighbour_labels == judged.predictions[:, None]).mean(axis=1) > 0.5
-        own = (neighbour_labels == judged.labels[:, None]).any(axis=1)
+    if neighbor_labels is not None:
+        agree = (neighbor_labels == judged.predictions[:, None]).mean(axis=1) > 0.5
+        own = (neighbor_labels == judged.labels[:, None]).any(axis=1)
         suspected &= agree & ~own
     places = np.flatnonzero(suspected)
     own_probability = judged.probabilities[places, judged.labels[places]]

@@ -1,8 +1,8 @@
 """What a report needs of the model itself, asked once and kept in `RUN/analysis/`.
 
-Neighbours, similarity of classes, survival of blanking and maps of the mistakes shown. The file names the weights and
-the scores it was made from, so that it is made anew when either has changed.
-"""
+Neighbors, similarity of classes, survival of blanking and maps of the mistakes shown. The file
+names the weights and the scores it was made from, so that it is made anew when either has
+changed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tinysight.analysis.attribution import activation_maps
-from tinysight.analysis.neighbours import class_similarity, embed, nearest
+from tinysight.analysis.neighbors import class_similarity, embed, nearest
 from tinysight.analysis.occlusion import Survival, survival
-from tinysight.analysis.run_data import Ints, Judged, RunData, scores_path
+from tinysight.analysis.results import EvalResults, Ints, RunResults, scores_path
 from tinysight.data.batches import balanced_subset
-from tinysight.deploy.predictor import Predictor
+from tinysight.predict.predictor import Predictor
 
 FORMAT = 1
-MOST_CANDIDATES = 20_000  # training images looked at for neighbours, as many of each class
+MOST_CANDIDATES = 20_000  # training images looked at for neighbors, as many of each class
 
 Progress = Callable[[str, int, int], None]
 
@@ -35,36 +35,61 @@ Progress = Callable[[str, int, int], None]
 class Observations:
     """N images of the split, K classes, G mistakes shown; rows are the pack's."""
 
-    neighbours: Tensor  # (N, k) rows of the training images most alike, nearest first
-    neighbour_similarity: Tensor  # (N, k), cosines
+    neighbors: Tensor  # (N, k) rows of the training images most alike, nearest first
+    neighbor_similarity: Tensor  # (N, k), cosines
     class_similarity: Tensor  # (K, K), cosines of the classes' means
-    object_only: Tensor  # (N,) what is said with the outside of the box blanked; -1 where not tested
+    object_only: (
+        Tensor  # (N,) what is said with the outside of the box blanked; -1 where not tested
+    )
     background_only: Tensor  # (N,) with its inside blanked
     shown: Tensor  # (G,) places among the N
     maps: Tensor  # (G, h, w) what spoke for the prediction
-    num_candidates: Tensor  # () training images that neighbours were looked for among
+    num_candidates: Tensor  # () training images that neighbors were looked for among
 
     @property
     def survival(self) -> Survival:
-        return Survival(object_only=self.object_only.numpy(), background_only=self.background_only.numpy())
+        return Survival(
+            object_only=self.object_only.numpy(), background_only=self.background_only.numpy()
+        )
 
 
-def observe(run: RunData, judged: Judged, predictor: Predictor, shown: Ints, *, progress: Progress) -> Observations:
-    """Ask the model all of this about a split; some minutes for 10,000 images and 20,000 candidates on a CPU."""
+def observe(
+    run: RunResults, judged: EvalResults, predictor: Predictor, shown: Ints, *, progress: Progress
+) -> Observations:
+    """Ask the model all of this about a split; some minutes for 10,000 images and 20,000 candidates
+    on a CPU.
+    """
     pack = run.pack
     train = np.asarray(pack.rows(run.record.run.data.train), dtype=np.int64)
-    train = np.setdiff1d(train[pack.labels[train] >= 0], judged.rows)  # an image is no neighbour of itself
-    candidates = balanced_subset(train, pack.labels[train], min(1.0, MOST_CANDIDATES / max(len(train), 1)))
-    known = embed(predictor, pack.images, candidates, each_batch=lambda n: progress("features", n, len(candidates)))
-    asked = embed(predictor, pack.images, judged.rows, each_batch=lambda n: progress("features", n, len(judged)))
+    train = np.setdiff1d(
+        train[pack.labels[train] >= 0], judged.rows
+    )  # an image is no neighbor of itself
+    candidates = balanced_subset(
+        train, pack.labels[train], min(1.0, MOST_CANDIDATES / max(len(train), 1))
+    )
+    known = embed(
+        predictor,
+        pack.images,
+        candidates,
+        each_batch=lambda n: progress("features", n, len(candidates)),
+    )
+    asked = embed(
+        predictor,
+        pack.images,
+        judged.rows,
+        each_batch=lambda n: progress("features", n, len(judged)),
+    )
     similarity, places = nearest(asked, known)
     labels = torch.from_numpy(np.array(pack.labels[candidates]))
     blanked = survival(
-        predictor, pack, judged.rows, each_batch=lambda n: progress("blanking objects and backgrounds", n, len(judged))
+        predictor,
+        pack,
+        judged.rows,
+        each_batch=lambda n: progress("blanking objects and backgrounds", n, len(judged)),
     )
     return Observations(
-        neighbours=torch.from_numpy(candidates)[places],
-        neighbour_similarity=similarity,
+        neighbors=torch.from_numpy(candidates)[places],
+        neighbor_similarity=similarity,
         class_similarity=class_similarity(known, labels, len(pack.class_names)),
         object_only=torch.from_numpy(blanked.object_only),
         background_only=torch.from_numpy(blanked.background_only),
@@ -74,7 +99,7 @@ def observe(run: RunData, judged: Judged, predictor: Predictor, shown: Ints, *, 
     )
 
 
-def _maps(predictor: Predictor, judged: Judged, shown: Ints) -> Tensor:
+def _maps(predictor: Predictor, judged: EvalResults, shown: Ints) -> Tensor:
     if not len(shown):
         return torch.empty(0, 1, 1)
     images = predictor.views(np.take(judged.pack.images, judged.rows[shown], axis=0))
@@ -83,9 +108,11 @@ def _maps(predictor: Predictor, judged: Judged, shown: Ints) -> Tensor:
 
 
 def kept_observations(
-    run: RunData, judged: Judged, shown: Ints, predictor: Predictor, *, progress: Progress
+    run: RunResults, judged: EvalResults, shown: Ints, predictor: Predictor, *, progress: Progress
 ) -> Observations:
-    """Return the observations kept in the run's folder, or make and keep them where these do not fit any more."""
+    """Return the observations kept in the run's folder, or make and keep them where these do not
+    fit any more.
+    """
     scores = scores_path(run.record, run.pack, run.split)
     path = run.folder / "analysis" / scores.name
     made_from = {
@@ -112,7 +139,9 @@ def _read(path: Path, made_from: dict[str, object]) -> Observations | None:
         with safe_open(path, framework="pt") as file:
             if json.loads((file.metadata() or {}).get("tinysight", "null")) != made_from:
                 return None
-            return Observations(**{field.name: file.get_tensor(field.name) for field in fields(Observations)})
+            return Observations(
+                **{field.name: file.get_tensor(field.name) for field in fields(Observations)}
+            )
     except (OSError, SafetensorError, ValueError):  # nothing kept, or damaged: it is made anew
         return None
 

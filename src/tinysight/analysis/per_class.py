@@ -1,4 +1,6 @@
-"""Errors of each class, how sure they are, and which classes are best and worst (Wu et al. 2017, Table 2, Fig. 7)."""
+"""Errors of each class, how sure they are, and which classes are best and worst (Wu et al. 2017,
+Table 2, Fig. 7).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinysight.analysis.confusions import count_confusions
-from tinysight.analysis.run_data import Floats, Ints, Judged
+from tinysight.analysis.results import EvalResults, Floats, Ints
 from tinysight.analysis.statistics import Ranks, rank_intervals, wilson_intervals
 
 NUM_EXTREME = 5  # as in the report's Table 2
@@ -29,7 +31,9 @@ class PerClass:
 
     @property
     def order(self) -> Ints:
-        """The classes that have images, lowest error first; of equal ones that of the lower number first."""
+        """The classes that have images, lowest error first; of equal ones that of the lower number
+        first.
+        """
         there = np.flatnonzero(self.counts > 0)
         return there[np.argsort(self.share[there], kind="stable")]
 
@@ -42,7 +46,7 @@ class PerClass:
         return self.order[::-1][:num]
 
     @property
-    def surely_apart(self) -> bool:
+    def clearly_separated(self) -> bool:
         """Whether each of the worst ones named is truly among them with a probability above 95 %."""
         order = self.order
         if len(order) <= self.ranks.num_extreme:
@@ -51,7 +55,7 @@ class PerClass:
         return bool(self.ranks.among_worst[worst].min() > 0.95)
 
 
-def per_class(judged: Judged, *, generator: np.random.Generator) -> PerClass:
+def per_class(judged: EvalResults, *, generator: np.random.Generator) -> PerClass:
     """Count errors by true class; rank intervals are drawn from `generator`."""
     num_classes = len(judged.class_names)
     confusions = count_confusions(judged.labels, judged.predictions, num_classes)

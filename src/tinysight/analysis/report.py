@@ -1,8 +1,7 @@
 """Write what there is to know of a run as one page, with its figures and tables beside it.
 
-`write_report` gathers sections, each from functions of this package that can be used alone, and fills a template; the
-sentences are in the template, the numbers come from here.
-"""
+`write_report` gathers sections, each from functions of this package that can be used alone, and
+fills a template; the sentences are in the template, the numbers come from here."""
 
 from __future__ import annotations
 
@@ -20,24 +19,24 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tinysight import __version__, models
-from tinysight.analysis import charts
+from tinysight.analysis import plots
 from tinysight.analysis.calibration import reliability
-from tinysight.analysis.confusions import confused_pairs, count_confusions, most_entangled
+from tinysight.analysis.confusions import confused_pairs, count_confusions, most_confused_classes
 from tinysight.analysis.curves import curves_figure
 from tinysight.analysis.distributions import bands_figure, read_distributions
 from tinysight.analysis.evidence import ALIKE, NEAR, PairEvidence, weigh
-from tinysight.analysis.figures import write_figure
 from tinysight.analysis.filters import filter_tiles, first_filters
-from tinysight.analysis.localisation import MISS, by_size, overlaps, read_boxes
+from tinysight.analysis.localization import MISS, by_size, overlaps, read_boxes
 from tinysight.analysis.mistakes import choose_mistakes, examples_of, suspected_labels
 from tinysight.analysis.observations import Observations
 from tinysight.analysis.per_class import PerClass, per_class
 from tinysight.analysis.pictures import data_uri, png_uri, with_boxes, with_heat
-from tinysight.analysis.run_data import Ints, Judged, RunData
+from tinysight.analysis.plot_style import write_figure
+from tinysight.analysis.results import EvalResults, Ints, RunResults
 from tinysight.analysis.tables import write_table
-from tinysight.config import Run, to_dict
-from tinysight.deploy.predictor import Predictor
-from tinysight.runs import duration
+from tinysight.config import Config, to_dict
+from tinysight.predict.predictor import Predictor
+from tinysight.run import duration
 
 SEED = 0  # of the draws behind the intervals: the same run gives the same page
 NUM_DUPLICATES_SHOWN = 8
@@ -75,7 +74,9 @@ class Folder:
         """Fill a template and write index.html."""
         text = environment().get_template(template).render(version=__version__, **values).lstrip()
         path = self.path / "index.html"
-        path.write_text(text, encoding="utf-8", errors="replace")  # half a surrogate pair, as file names can hold
+        path.write_text(
+            text, encoding="utf-8", errors="replace"
+        )  # half a surrogate pair, as file names can hold
         return path
 
 
@@ -96,7 +97,7 @@ def environment() -> jinja2.Environment:
 
 
 def write_report(
-    run: RunData,
+    run: RunResults,
     out: Path,
     *,
     observations: Observations | None = None,
@@ -114,15 +115,22 @@ def write_report(
         ValueError: the run has neither a line in its log nor scores.
     """
     if run.judged is None and not any(line["kind"] == "train" for line in run.log):
-        raise ValueError(f"{run.folder} holds neither scores nor a line of a training yet; there is nothing to report")
+        raise ValueError(
+            f"{run.folder} holds neither scores nor a line of a training yet; there is nothing to report"
+        )
     folder = Folder(out)
-    values: dict[str, Any] = {"run": run, "summary": summary(run), "curves": None, "judged": run.judged}
+    values: dict[str, Any] = {
+        "run": run,
+        "summary": summary(run),
+        "curves": None,
+        "judged": run.judged,
+    }
     if any(line["kind"] == "train" for line in run.log):
         error = run.judged.metrics.top1_error if run.judged else None
         figure = curves_figure(run.log, final_error=error, split=run.split)
         values["curves"] = folder.draw(figure, "curves", _curves_alt(run))
     values |= judged_sections(run.judged, folder, observations, distances) if run.judged else {}
-    values["localisation"] = _localisation(run, folder)
+    values["localization"] = _localization(run, folder)
     values["filters"] = _filters(predictor, folder) if predictor else None
     values["distributions"] = _distributions(run, folder)
     return folder.page("report.html.j2", values)
@@ -131,7 +139,7 @@ def write_report(
 # Sections
 
 
-def summary(run: RunData) -> dict[str, Any]:
+def summary(run: RunResults) -> dict[str, Any]:
     """Gather what the run is: model, parameters, time, data, configuration."""
     config, pack = run.record.run, run.pack
     parameters, multiply_adds = _size_of(config, len(pack.class_names), pack.image_size)
@@ -150,7 +158,7 @@ def summary(run: RunData) -> dict[str, Any]:
 
 
 def judged_sections(
-    judged: Judged, folder: Folder, observations: Observations | None, distances: Ints | None
+    judged: EvalResults, folder: Folder, observations: Observations | None, distances: Ints | None
 ) -> dict[str, Any]:
     """Gather every section that follows from the scores, with what the observations add."""
     generator = np.random.default_rng(SEED)
@@ -168,29 +176,58 @@ def judged_sections(
     }
 
 
-def _classes(judged: Judged, classes: PerClass, folder: Folder) -> dict[str, Any]:
+def _classes(judged: EvalResults, classes: PerClass, folder: Folder) -> dict[str, Any]:
     names = judged.class_names
     rows = [_class_row(classes, names, int(index)) for index in classes.order]
-    header = ("class", "images", "errors", "error", "low", "high", "place_low", "place_high", "mean_confidence")
-    keys = ("name", "count", "errors", "share", "low", "high", "place_low", "place_high", "confidence", "rival")
+    header = (
+        "class",
+        "images",
+        "errors",
+        "error",
+        "low",
+        "high",
+        "place_low",
+        "place_high",
+        "mean_confidence",
+    )
+    keys = (
+        "name",
+        "count",
+        "errors",
+        "share",
+        "low",
+        "high",
+        "place_low",
+        "place_high",
+        "confidence",
+        "rival",
+    )
     folder.table(
-        "classes", (*header, "most_often_called", "times"), [[row[k] for k in (*keys, "times")] for row in rows]
+        "classes",
+        (*header, "most_often_called", "times"),
+        [[row[k] for k in (*keys, "times")] for row in rows],
     )
     worst, best = classes.worst(), classes.best()
     chosen = {int(index) for index in (*worst, *best)}
     examples = {index: _examples(judged, index) for index in chosen}
     return {
         "rows": rows,
-        "best": [_class_row(classes, names, int(index)) | {"examples": examples[int(index)]} for index in best],
-        "worst": [_class_row(classes, names, int(index)) | {"examples": examples[int(index)]} for index in worst],
+        "best": [
+            _class_row(classes, names, int(index)) | {"examples": examples[int(index)]}
+            for index in best
+        ],
+        "worst": [
+            _class_row(classes, names, int(index)) | {"examples": examples[int(index)]}
+            for index in worst
+        ],
         "without": [names[index] for index in np.flatnonzero(classes.counts == 0)],
         "figure": folder.draw(
-            charts.class_errors_figure(classes, names),
+            plots.class_errors_figure(classes, names),
             "classes",
             f"Error of each of {len(rows)} classes with 95 % intervals, from {rows[0]['name']} at "
             f"{100 * rows[0]['share']:.1f} % to {rows[-1]['name']} at {100 * rows[-1]['share']:.1f} %.",
         ),
-        "sure": classes.surely_apart,
+        "sure": classes.clearly_separated,
         "fewest": int(classes.counts[classes.order].min()),
         "most": int(classes.counts.max()),
         "num_extreme": classes.ranks.num_extreme,
@@ -218,16 +255,22 @@ def _class_row(classes: PerClass, names: Sequence[str], index: int) -> dict[str,
     }
 
 
-def _examples(judged: Judged, label: int) -> list[dict[str, Any]]:
+def _examples(judged: EvalResults, label: int) -> list[dict[str, Any]]:
     found = []
     for place in examples_of(judged, label).tolist():
         called = judged.class_names[judged.predictions[place]]
-        found.append({"image": _image(judged, place), "called": called, "right": bool(judged.correct[place])})
+        found.append(
+            {"image": _image(judged, place), "called": called, "right": bool(judged.correct[place])}
+        )
     return found
 
 
 def _confusion(
-    judged: Judged, confusions: Ints, folder: Folder, observations: Observations | None, distances: Ints | None
+    judged: EvalResults,
+    confusions: Ints,
+    folder: Folder,
+    observations: Observations | None,
+    distances: Ints | None,
 ) -> dict[str, Any]:
     names = judged.class_names
     pairs = confused_pairs(confusions)
@@ -238,7 +281,15 @@ def _confusion(
         survival=observations.survival if observations else None,
         distances=distances,
     )
-    header = ("true", "called", "mistakes", "reverse", "similarity", "share_of_pairs_less_similar", "wordnet_distance")
+    header = (
+        "true",
+        "called",
+        "mistakes",
+        "reverse",
+        "similarity",
+        "share_of_pairs_less_similar",
+        "wordnet_distance",
+    )
     rows = [_evidence_row(item, names) for item in evidence]
     keys = (
         "first",
@@ -259,13 +310,15 @@ def _confusion(
     )
     everywhere = zip(*np.nonzero(confusions), strict=True)
     folder.table(
-        "confusions", ("true", "called", "images"), [(names[i], names[j], int(confusions[i, j])) for i, j in everywhere]
+        "confusions",
+        ("true", "called", "images"),
+        [(names[i], names[j], int(confusions[i, j])) for i, j in everywhere],
     )
-    chosen = most_entangled(confusions)
+    chosen = most_confused_classes(confusions)
     figure = None
     if len(chosen) >= 2:
         alt = f"Confusions among the {len(chosen)} classes most often mistaken for each other, as in the table."
-        figure = folder.draw(charts.confusion_figure(confusions, chosen, names), "confusions", alt)
+        figure = folder.draw(plots.confusion_figure(confusions, chosen, names), "confusions", alt)
     return {
         "rows": rows,
         "figure": figure,
@@ -296,7 +349,7 @@ def _evidence_row(item: PairEvidence, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _blanking(judged: Judged, observations: Observations | None) -> dict[str, Any] | None:
+def _blanking(judged: EvalResults, observations: Observations | None) -> dict[str, Any] | None:
     """How far right answers and mistakes survive when object or background is blanked."""
     if observations is None or not observations.survival.tested.any():
         return None
@@ -307,13 +360,17 @@ def _blanking(judged: Judged, observations: Observations | None) -> dict[str, An
         said = judged.predictions[chosen]
         found[name] = {
             "count": int(chosen.sum()),
-            "by_object": float((survival.object_only[chosen] == said).mean()) if chosen.any() else 0.0,
-            "by_background": float((survival.background_only[chosen] == said).mean()) if chosen.any() else 0.0,
+            "by_object": float((survival.object_only[chosen] == said).mean())
+            if chosen.any()
+            else 0.0,
+            "by_background": float((survival.background_only[chosen] == said).mean())
+            if chosen.any()
+            else 0.0,
         }
     return found
 
 
-def _gallery(judged: Judged, observations: Observations | None) -> dict[str, Any]:
+def _gallery(judged: EvalResults, observations: Observations | None) -> dict[str, Any]:
     names = judged.class_names
     shown = choose_mistakes(judged)
     items = []
@@ -330,34 +387,56 @@ def _gallery(judged: Judged, observations: Observations | None) -> dict[str, Any
         }
         if observations is not None:
             item["heat"] = _heat(judged, place, observations.maps[number].numpy())
-            item["near"] = _neighbours(judged, observations, place)
+            item["near"] = _neighbors(judged, observations, place)
         items.append(item)
     return {
         "items": items,
-        "truths": sorted({item["truth"] for item in items}),
+        "labels": sorted({item["truth"] for item in items}),
         "calleds": sorted({item["called"] for item in items}),
         "num_mistakes": int((~judged.correct).sum()),
     }
 
 
-def _neighbours(judged: Judged, observations: Observations, place: int, limit: int = 3) -> list[dict[str, Any]]:
+def _neighbors(
+    judged: EvalResults, observations: Observations, place: int, limit: int = 3
+) -> list[dict[str, Any]]:
     pack = judged.pack
-    near = zip(observations.neighbours[place].tolist(), observations.neighbour_similarity[place].tolist(), strict=True)
+    near = zip(
+        observations.neighbors[place].tolist(),
+        observations.neighbor_similarity[place].tolist(),
+        strict=True,
+    )
     return [
-        {"image": data_uri(pack.images[row]), "name": judged.class_names[pack.labels[row]], "similarity": similarity}
+        {
+            "image": data_uri(pack.images[row]),
+            "name": judged.class_names[pack.labels[row]],
+            "similarity": similarity,
+        }
         for row, similarity in list(near)[:limit]
     ]
 
 
-def _heat(judged: Judged, place: int, heat: Any) -> str:
+def _heat(judged: EvalResults, place: int, heat: Any) -> str:
     return data_uri(with_heat(judged.pack.images[judged.rows[place]], heat, window=judged.window))
 
 
-def _calibration(judged: Judged, folder: Folder) -> dict[str, Any]:
+def _calibration(judged: EvalResults, folder: Folder) -> dict[str, Any]:
     bins = reliability(judged.confidence, judged.correct)
     header = ("above", "up_to", "images", "mean_confidence", "right", "low", "high")
-    columns = (bins.borders[:-1], bins.borders[1:], bins.counts, bins.confidence, bins.accuracy, bins.low, bins.high)
-    folder.table("calibration", header, [[_plain(value) for value in row] for row in zip(*columns, strict=True)])
+    columns = (
+        bins.borders[:-1],
+        bins.borders[1:],
+        bins.counts,
+        bins.confidence,
+        bins.accuracy,
+        bins.low,
+        bins.high,
+    )
+    folder.table(
+        "calibration",
+        header,
+        [[_plain(value) for value in row] for row in zip(*columns, strict=True)],
+    )
     mean, right = float(judged.confidence.mean()), float(judged.correct.mean())
     text = f"Share of right predictions by confidence; calibration error {100 * bins.error:.1f} %."
     sure = judged.confidence >= 0.9
@@ -367,9 +446,9 @@ def _calibration(judged: Judged, folder: Folder) -> dict[str, Any]:
         "right": right,
         "sure": int(sure.sum()),
         "sure_right": float(judged.correct[sure].mean()) if sure.any() else None,
-        "figure": folder.draw(charts.reliability_figure([("this run", bins)]), "calibration", text),
+        "figure": folder.draw(plots.reliability_figure([("this run", bins)]), "calibration", text),
         "histogram": folder.draw(
-            charts.confidence_figure(judged.confidence, judged.correct),
+            plots.confidence_figure(judged.confidence, judged.correct),
             "confidence",
             f"Confidence: right predictions average {100 * _mean(judged.confidence[judged.correct]):.0f} %, "
             f"wrong ones {100 * _mean(judged.confidence[~judged.correct]):.0f} %.",
@@ -377,9 +456,11 @@ def _calibration(judged: Judged, folder: Folder) -> dict[str, Any]:
     }
 
 
-def _labels(judged: Judged, folder: Folder, observations: Observations | None) -> dict[str, Any]:
+def _labels(
+    judged: EvalResults, folder: Folder, observations: Observations | None
+) -> dict[str, Any]:
     pack, names = judged.pack, judged.class_names
-    near = np.array(pack.labels)[observations.neighbours.numpy()] if observations else None
+    near = np.array(pack.labels)[observations.neighbors.numpy()] if observations else None
     every = suspected_labels(judged, near, limit=len(judged))
     table = [
         (
@@ -403,7 +484,7 @@ def _labels(judged: Judged, folder: Folder, observations: Observations | None) -
     return {"items": items, "total": len(every), **_duplicates(judged, folder)}
 
 
-def _duplicates(judged: Judged, folder: Folder) -> dict[str, Any]:
+def _duplicates(judged: EvalResults, folder: Folder) -> dict[str, Any]:
     pack = judged.pack
     groups = pack.manifest.get("duplicates", [])
     name_of = dict(zip(pack.class_ids, pack.class_names, strict=True))
@@ -411,7 +492,9 @@ def _duplicates(judged: Judged, folder: Folder) -> dict[str, Any]:
     described = [
         [
             {"file": file, "label": name_of.get(label, "no label"), "split": split}
-            for file, label, split in zip(group["files"], group["labels"], group["splits"], strict=True)
+            for file, label, split in zip(
+                group["files"], group["labels"], group["splits"], strict=True
+            )
         ]
         for group in groups
     ]
@@ -420,20 +503,31 @@ def _duplicates(judged: Judged, folder: Folder) -> dict[str, Any]:
         ("group", "file", "label", "split"),
         [(n, *member.values()) for n, group in enumerate(described, start=1) for member in group],
     )
-    conflicts = [group for group in described if len({m["label"] for m in group} - {"no label"}) > 1]
+    conflicts = [
+        group for group in described if len({m["label"] for m in group} - {"no label"}) > 1
+    ]
     across = [group for group in described if len({m["split"] for m in group}) > 1]
-    first = sorted(described, key=lambda group: judged.split not in {m["split"] for m in group})[:NUM_DUPLICATES_SHOWN]
+    first = sorted(described, key=lambda group: judged.split not in {m["split"] for m in group})[
+        :NUM_DUPLICATES_SHOWN
+    ]
     return {
-        "groups": [{"image": data_uri(pack.images[rows[group[0]["file"]]]), "members": group} for group in first],
+        "groups": [
+            {"image": data_uri(pack.images[rows[group[0]["file"]]]), "members": group}
+            for group in first
+        ],
         "num_groups": len(described),
         "num_conflicts": len(conflicts),
         "num_across": len(across),
-        "num_leaked": sum({"train", judged.split} <= {m["split"] for m in group} for group in described),
+        "num_leaked": sum(
+            {"train", judged.split} <= {m["split"] for m in group} for group in described
+        ),
     }
 
 
-def _localisation(run: RunData, folder: Folder) -> dict[str, Any] | None:
-    found = read_boxes(run.folder / "scores" / f"boxes-{run.split}.safetensors", run.pack, run.split)
+def _localization(run: RunResults, folder: Folder) -> dict[str, Any] | None:
+    found = read_boxes(
+        run.folder / "scores" / f"boxes-{run.split}.safetensors", run.pack, run.split
+    )
     if found is None:
         return None
     pack = run.pack
@@ -445,9 +539,11 @@ def _localisation(run: RunData, folder: Folder) -> dict[str, Any] | None:
     chosen = order[np.linspace(0, len(order) - 1, min(12, len(order))).round().astype(int)]
     examples = []
     for row, value in zip(rows[chosen].tolist(), best[chosen].tolist(), strict=True):
-        shown = found.boxes_of(row, threshold=run.record.run.localise.threshold)
+        shown = found.boxes_of(row, threshold=run.record.run.localizer.threshold)
         picture = with_boxes(pack.images[row], pack.boxes_of(row), shown)
-        examples.append({"image": data_uri(picture), "iou": value, "name": pack.class_names[pack.labels[row]]})
+        examples.append(
+            {"image": data_uri(picture), "iou": value, "name": pack.class_names[pack.labels[row]]}
+        )
     return {
         "count": len(rows),
         "mean": float(best.mean()),
@@ -464,10 +560,15 @@ def _filters(predictor: Predictor, folder: Folder) -> dict[str, Any]:
         return {"why_not": str(error)}
     sheet = filter_tiles(filters)
     sheet.save(folder.path / "figures" / "filters.png")
-    return {"image": png_uri(sheet), "num": len(filters), "size": tuple(filters.shape[2:]), "width": sheet.width}
+    return {
+        "image": png_uri(sheet),
+        "num": len(filters),
+        "size": tuple(filters.shape[2:]),
+        "width": sheet.width,
+    }
 
 
-def _distributions(run: RunData, folder: Folder) -> list[dict[str, Any]]:
+def _distributions(run: RunResults, folder: Folder) -> list[dict[str, Any]]:
     found = []
     for number, (layer, series) in enumerate(read_distributions(run.log).items()):
         last = {name: float(values[-1]) for name, values in series.items()}
@@ -487,17 +588,21 @@ def _distributions(run: RunData, folder: Folder) -> list[dict[str, Any]]:
 # Parts of sections
 
 
-def _image(judged: Judged, place: int, *, boxes: bool = False) -> str:
+def _image(judged: EvalResults, place: int, *, boxes: bool = False) -> str:
     row = int(judged.rows[place])
     image = judged.pack.images[row]
     return data_uri(with_boxes(image, judged.pack.boxes_of(row)) if boxes else image)
 
 
-def _settings(config: Run) -> list[tuple[str, list[tuple[str, object]]]]:
-    return [(section, list(values.items())) for section, values in to_dict(config).items() if isinstance(values, dict)]
+def _settings(config: Config) -> list[tuple[str, list[tuple[str, object]]]]:
+    return [
+        (section, list(values.items()))
+        for section, values in to_dict(config).items()
+        if isinstance(values, dict)
+    ]
 
 
-def _size_of(config: Run, num_classes: int, image_size: int) -> tuple[int, int]:
+def _size_of(config: Config, num_classes: int, image_size: int) -> tuple[int, int]:
     """Return parameters and multiply-adds an image without making the model's tensors."""
     sizes = config.train.sizes
     with torch.device("meta"):
@@ -506,10 +611,10 @@ def _size_of(config: Run, num_classes: int, image_size: int) -> tuple[int, int]:
     return models.count_parameters(model), models.count_multiply_adds(model, size)
 
 
-def _curves_alt(run: RunData) -> str:
+def _curves_alt(run: RunResults) -> str:
     epochs = [line for line in run.log if line["kind"] == "epoch"]
     if not epochs:
-        return "Training error, loss and learning rate by epoch."
+        return "Trainer error, loss and learning rate by epoch."
     first, last = (100 * epochs[index]["top1_error"] for index in (0, -1))
     return f"Errors, loss and learning rate by epoch: the minival error goes from {first:.1f} % to {last:.1f} %."
 

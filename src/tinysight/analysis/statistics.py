@@ -1,4 +1,6 @@
-"""What may be concluded from counts of errors: intervals, ranks, and differences of two runs on the same images."""
+"""What may be concluded from counts of errors: intervals, ranks, and differences of two runs on the
+same images.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +22,29 @@ NUM_DRAWS = 4000
 
 
 def wilson_intervals(errors: Ints, counts: Ints, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """Return the Wilson score intervals (low, high), each (K,), of shares of `errors` in `counts`; 0 to 1 where none.
+    """Return the Wilson score intervals (low, high), each (K,), of shares of `errors` in `counts`;
+    0 to 1 where none.
 
     The same as `ops.metrics.wilson_interval` for each (Wilson 1927).
     """
     n = np.maximum(counts, 1).astype(np.float64)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = errors / n
-    centre = share + z * z / (2 * n)
+    center = share + z * z / (2 * n)
     half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    low = np.where(errors == 0, 0.0, (centre - half) / scale)
-    high = np.where(errors == counts, 1.0, (centre + half) / scale)
+    low = np.where(errors == 0, 0.0, (center - half) / scale)
+    high = np.where(errors == counts, 1.0, (center + half) / scale)
     return low, high
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which place each class (K,) may have among those that have images, 1 the lowest error; 0 where there are none.
+    """Which place each class (K,) may have among those that have images, 1 the lowest error; 0
+    where there are none.
 
-    `among_worst` is the probability that a class is truly one of the `num_extreme` of highest error, and `among_best`
-    of lowest.
-    """
+    `among_worst` is the probability that a class is truly one of the `num_extreme` of highest
+    error, and `among_best` of lowest."""
 
     low: Ints
     high: Ints
@@ -59,11 +62,12 @@ def rank_intervals(
     confidence: float = 0.95,
     num_draws: int = NUM_DRAWS,
 ) -> Ranks:
-    """Draw what each class's true error (K,) may be, rank the draws, and return the range that holds `confidence`.
+    """Draw what each class's true error (K,) may be, rank the draws, and return the range that
+    holds `confidence`.
 
-    A Bayesian bootstrap of each class's images (Rubin 1981): an error rate is drawn from Beta(errors + 1/2,
-    right + 1/2). Unlike resampling the images it does not take a class without a seen error for perfect.
-    """
+    A Bayesian bootstrap of each class's images (Rubin 1981): an error rate is drawn from
+    Beta(errors + 1/2, right + 1/2). Unlike resampling the images it does not take a class
+    without a seen error for perfect."""
     there = np.flatnonzero(counts > 0)
     num_extreme = min(num_extreme, len(there))
     wrong, right = errors[there] + 0.5, (counts - errors)[there] + 0.5
@@ -87,20 +91,26 @@ def rank_intervals(
 
 
 def sign_test(first: int, second: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test: the images that only one of two runs got wrong.
+    """Return the exact two-sided p-value of McNemar's test: the images that only one of two runs
+    got wrong.
 
     Under no difference each of the first + second images fell to either run by a fair coin.
     """
     n, k = first + second, min(first, second)
     if first == second:
         return 1.0
-    terms = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)]
+    terms = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
+        for i in range(k + 1)
+    ]
     largest = max(terms)
     return min(1.0, 2 * math.exp(largest) * math.fsum(math.exp(term - largest) for term in terms))
 
 
 def holm(p_values: Floats) -> Floats:
-    """Adjust p-values (K,) for being many (Holm 1979): those of at most 0.05 are all real with 95 % confidence."""
+    """Adjust p-values (K,) for being many (Holm 1979): those of at most 0.05 are all real with 95 %
+    confidence.
+    """
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
@@ -111,7 +121,9 @@ def holm(p_values: Floats) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The second run's error less the first's on the same images: share, 95 % interval, McNemar's p-value."""
+    """The second run's error less the first's on the same images: share, 95 % interval, McNemar's
+    p-value.
+    """
 
     value: float
     low: float
@@ -122,7 +134,9 @@ class Difference:
 
 
 def paired_difference(first_correct: Bools, second_correct: Bools) -> Difference:
-    """Compare two runs on the same images (N,): `ops.metrics.paired_difference`, and McNemar's test beside it."""
+    """Compare two runs on the same images (N,): `ops.metrics.paired_difference`, and McNemar's test
+    beside it.
+    """
     first, second = torch.from_numpy(first_correct), torch.from_numpy(second_correct)
     value, low, high = metrics.paired_difference(first, second)
     first_only, second_only = int((second & ~first).sum()), int((first & ~second).sum())

@@ -10,7 +10,9 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows under a header, UTF-8; a text that a spreadsheet would take for a formula gets an apostrophe first."""
+    """Write rows under a header, UTF-8; a text that a spreadsheet would take for a formula gets an
+    apostrophe first.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

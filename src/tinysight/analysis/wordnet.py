@@ -1,9 +1,9 @@
 """How far apart classes lie in WordNet, read from WordNet 3.0's own file of nouns.
 
-A wnid such as n01443537 is the place of its entry in that file, `data.noun` (Debian and Ubuntu install it with
-`wordnet-base` under /usr/share/wordnet; it also comes in the archive of WordNet 3.0). Its licence lets everyone have
-it, but no package for Python that we know of carries it without a download at run time: the person names the folder.
-"""
+A wnid such as n01443537 is the place of its entry in that file, `data.noun` (Debian and Ubuntu
+install it with `wordnet-base` under /usr/share/wordnet; it also comes in the archive of WordNet
+3.0). Its license lets everyone have it, but no package for Python that we know of carries it
+without a download at run time: the person names the folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinysight.analysis.run_data import Ints
+from tinysight.analysis.results import Ints
 
 _WNID = re.compile(r"n\d{8}")
 
@@ -24,13 +24,16 @@ def are_wnids(class_ids: Sequence[str]) -> bool:
 
 
 def distances(class_ids: Sequence[str], folder: Path) -> Ints:
-    """Return the steps between classes (K, K), up to the nearest common hypernym and down; -1 where there is none.
+    """Return the steps between classes (K, K), up to the nearest common hypernym and down; -1 where
+    there is none.
 
     Raises:
-        ValueError: the folder has no `data.noun`, or not that of WordNet 3.0, or the classes are no wnids.
-    """
+        ValueError: the folder has no `data.noun`, or not that of WordNet 3.0, or the classes are
+    no wnids."""
     if not are_wnids(class_ids):
-        raise ValueError("these classes are no wnids (as n01443537), so WordNet says nothing of them")
+        raise ValueError(
+            "these classes are no wnids (as n01443537), so WordNet says nothing of them"
+        )
     above = _heights(class_ids, _hypernyms(folder / "data.noun"))
     result = np.full((len(class_ids),) * 2, -1, np.int64)
     for i, first in enumerate(above):
@@ -58,7 +61,9 @@ def _heights(class_ids: Sequence[str], hypernyms: dict[str, list[str]]) -> list[
     found = []
     for name in class_ids:
         if name[1:] not in hypernyms:
-            raise ValueError(f"WordNet has no entry at {name}; use version 3.0, whose places the wnids are")
+            raise ValueError(
+                f"WordNet has no entry at {name}; use version 3.0, whose places the wnids are"
+            )
         steps, reached = {name[1:]: 0}, [name[1:]]
         for entry in reached:  # grows while it is gone through: breadth first
             for higher in hypernyms.get(entry, ()):

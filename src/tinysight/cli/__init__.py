@@ -1,4 +1,6 @@
-"""The command line: parse, call one function, print. Heavy imports stay inside the commands: --help is instant."""
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands: --help
+is instant.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +10,31 @@ from collections.abc import Callable
 
 import typer
 
-from tinysight.cli import data, evaluating, reporting, studying, training, using
+from tinysight.cli import data, evaluate, predict, report, study, train
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Train recognisers of small images from scratch, find what is where in them, see why they err, and ship them.",
+    help="Train recognizers of small images from scratch, find what is where in them, see why they err, and ship them.",
     epilog="Begin with:  tinysight train quickstart --data shapes",
 )
 app.add_typer(data.app, name="data")
 COMMANDS: tuple[Callable[..., None], ...] = (
-    training.recipes,
-    training.train,
-    training.resume,
-    studying.studies,
-    studying.study,
-    evaluating.evaluate,
-    using.predict,
-    reporting.report,
-    using.submit,
-    evaluating.export,
-    using.ensemble,
-    using.bench,
-    using.version,
+    train.recipes,
+    train.train,
+    train.resume,
+    study.studies,
+    study.study,
+    evaluate.evaluate,
+    predict.predict,
+    report.report,
+    predict.submit,
+    evaluate.export,
+    predict.ensemble,
+    predict.bench,
+    predict.version,
 )
 for command in COMMANDS:
     app.command()(command)
@@ -47,10 +49,16 @@ def main() -> None:
         sys.exit(141)
     except (ValueError, OSError) as error:
         _fail(error)
-    except RuntimeError as error:  # torch's, for want of memory; any other is a fault of ours and shows its traceback
+    except (
+        RuntimeError
+    ) as error:  # torch's, for want of memory; any other is a fault of ours and shows its traceback
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        _fail(ValueError("the memory does not suffice; lower train.batch_size, or take a smaller model"))
+        _fail(
+            ValueError(
+                "the memory does not suffice; lower train.batch_size, or take a smaller model"
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(130)
 

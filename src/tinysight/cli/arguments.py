@@ -9,18 +9,33 @@ import typer
 
 Home = Annotated[
     Path | None,
-    typer.Option("--home", help="Where packs are kept.", show_default="$TINYSIGHT_DATA or ~/.cache/tinysight"),
+    typer.Option(
+        "--home", help="Where packs are kept.", show_default="$TINYSIGHT_DATA or ~/.cache/tinysight"
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="all cores")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace a pack of this name that another source made.")]
-SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that decode.", show_default="all cores")
+]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Replace a pack of this name that another source made.")
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")
+]
 Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, as train.epochs=8.")
+    list[str] | None,
+    typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, as train.epochs=8."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under runs/.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, or its name under runs/.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Of a localiser: the confidence from which a box is accepted.", show_default="its own"),
+    typer.Option(
+        help="Of a localizer: the confidence from which a box is accepted.", show_default="its own"
+    ),
 ]
-Decoding = Annotated[str | None, typer.Option(help="Of a localiser: filter or stop.", show_default="its own")]
+Decoding = Annotated[
+    str | None, typer.Option(help="Of a localizer: filter or stop.", show_default="its own")
+]

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tinysight.cli.arguments import Home, Replace, SkipUnreadable, Workers
-from tinysight.cli.packs import open_or_draw, packs_home
+from tinysight.cli.datasets import open_or_draw, packs_home
 from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
-    from tinysight.data.pack import Pack
+    from tinysight.data.build import Dataset
 
-app = typer.Typer(no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode="rich")
+app = typer.Typer(
+    no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode="rich"
+)
 
 
 @app.command("get")
@@ -22,20 +24,29 @@ def get(
     name: Annotated[str, typer.Argument(help="tiny-imagenet or shapes.")],
     source: Annotated[
         str | None,
-        typer.Option(help="Tiny ImageNet's URL, zip archive or folder.", show_default="the published URL"),
+        typer.Option(
+            help="Tiny ImageNet's URL, zip archive or folder.", show_default="the published URL"
+        ),
     ] = None,
     objects: Annotated[
-        str | None, typer.Option(metavar="FEWEST,MOST", help="Objects in a scene of shapes.", show_default="1,1")
+        str | None,
+        typer.Option(
+            metavar="FEWEST,MOST", help="Objects in a scene of shapes.", show_default="1,1"
+        ),
     ] = None,
     called: Annotated[
-        str | None, typer.Option("--name", help="What the shapes will be called.", show_default="shapes-FEWEST-MOST")
+        str | None,
+        typer.Option(
+            "--name", help="What the shapes will be called.", show_default="shapes-FEWEST-MOST"
+        ),
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
     home: Home = None,
     workers: Workers = None,
 ) -> None:
-    """Prepare a known data set: Tiny ImageNet (published archive, your copy of it, or its folder), or the drawn shapes.
+    """Prepare a known data set: Tiny ImageNet (published archive, your copy of it, or its folder),
+    or the drawn shapes.
 
     A second call is instant; an interrupted one leaves nothing wrong.
 
@@ -64,7 +75,8 @@ def get(
             pack = shapes.prepare(
                 home=where,
                 objects=number,
-                name=called or ("shapes" if number == (1, 1) else f"shapes-{number[0]}-{number[1]}"),
+                name=called
+                or ("shapes" if number == (1, 1) else f"shapes-{number[0]}-{number[1]}"),
                 workers=workers,
                 progress=progress,
                 replace=replace,
@@ -88,11 +100,16 @@ def get(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
+    folder: Annotated[
+        Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")
+    ],
     name: Annotated[str, typer.Option(help="What the data will be called.")],
-    size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and centre crop.")] = 64,
+    size: Annotated[
+        int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and center crop.")
+    ] = 64,
     boxes: Annotated[
-        Path | None, typer.Option(help="Where the objects are: a .csv (file,x0,y0,x1,y1) or COCO's .json.")
+        Path | None,
+        typer.Option(help="Where the objects are: a .csv (file,x0,y0,x1,y1) or COCO's .json."),
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
@@ -101,8 +118,8 @@ def import_(
 ) -> None:
     """Prepare your own images: one folder a class, JPEG, PNG or WebP of any size.
 
-    Without train/ and val/ a split is made, balanced by class, and kept. With --boxes the localisers learn from them,
-    too: every image has its boxes there, or is named without one.
+    Without train/ and val/ a split is made, balanced by class, and kept. With --boxes the
+    localizers learn from them, too: every image has its boxes there, or is named without one.
 
     [bold]Examples[/bold]
       tinysight data import ~/Pictures/pets --name pets
@@ -129,27 +146,35 @@ def import_(
 
 @app.command("one-class")
 def one_class(
-    name: Annotated[str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")],
+    name: Annotated[
+        str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")
+    ],
     only: Annotated[str, typer.Argument(metavar="CLASS", help="A class's name or id.")],
-    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of its images is held out.")] = 0,
+    fold: Annotated[
+        int, typer.Option(min=0, max=4, help="Which fifth of its images is held out.")
+    ] = 0,
     negatives: Annotated[
-        int | None, typer.Option(min=0, help="Images of ten other classes beside.", show_default="as many")
+        int | None,
+        typer.Option(min=0, help="Images of ten other classes beside.", show_default="as many"),
     ] = None,
     called: Annotated[
-        str | None, typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS")
+        str | None,
+        typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS"),
     ] = None,
     replace: Replace = False,
     home: Home = None,
 ) -> None:
-    """Cut one class out of a pack, to train a localiser on: four fifths of its images, one held out, and negatives.
+    """Cut one class out of a pack, to train a localizer on: four fifths of its images, one held
+    out, and negatives.
 
-    `tinysight train` makes such a pack by itself where its name, as tiny-imagenet.goldfish.fold2, says how.
+    `tinysight train` makes such a pack by itself where its name, as tiny-imagenet.goldfish.fold2,
+    says how.
 
     [bold]Examples[/bold]
       tinysight data one-class tiny-imagenet goldfish
       tinysight data one-class tiny-imagenet n02124075 --fold 2 --negatives 0
     """
-    from tinysight.data import one_class as cut
+    from tinysight.data import subset as cut
 
     source = open_or_draw(name, home)
     _describe(
@@ -168,95 +193,98 @@ def one_class(
 
 @app.command("mosaics")
 def mosaics(
-    name: Annotated[str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")],
+    name: Annotated[
+        str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")
+    ],
     only: Annotated[
-        str | None, typer.Argument(metavar="[CLASS]", help="A class's name or id; none: every box counts.")
+        str | None,
+        typer.Argument(metavar="[CLASS]", help="A class's name or id; none: every box counts."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="How many canvases.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
     called: Annotated[
-        str | None, typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS.mosaics")
+        str | None,
+        typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS.mosaics"),
     ] = None,
     replace: Replace = False,
     home: Home = None,
 ) -> None:
-    """Lay four val images side by side, one to four of them of a class: several objects with known boxes, to evaluate.
+    """Lay four val images side by side, one to four of them of a class: several objects with known
+    boxes, to evaluate.
 
     [bold]Examples[/bold]
       tinysight data mosaics tiny-imagenet goldfish
       tinysight data mosaics tiny-imagenet
     """
-    from tinysight.data import mosaics as made
+    from tinysight.data import composites as made
 
     source = open_or_draw(name, home)
     _describe(
-        made.prepare(source, only, home=packs_home(home), num=count, seed=seed, name=called, replace=replace, say=say)
-    )
-
-
-@app.command("pasted")
-def pasted(
-    name: Annotated[str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")],
-    only: Annotated[str, typer.Argument(metavar="CLASS", help="A class's name or id.")],
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many scenes.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
-    called: Annotated[
-        str | None, typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS.pasted")
-    ] = None,
-    replace: Replace = False,
-    home: Home = None,
-) -> None:
-    """Paste one to four objects of a class, cut out of val, on other images among distractors, to evaluate.
-
-    [bold]Examples[/bold]
-      tinysight data pasted tiny-imagenet goldfish
-      tinysight data show tiny-imagenet.goldfish.pasted --split val
-    """
-    from tinysight.data import pasted as made
-
-    source = open_or_draw(name, home)
-    _describe(
-        made.prepare(source, only, home=packs_home(home), num=count, seed=seed, name=called, replace=replace, say=say)
+        made.prepare(
+            source,
+            only,
+            home=packs_home(home),
+            num=count,
+            seed=seed,
+            name=called,
+            replace=replace,
+            say=say,
+        )
     )
 
 
 @app.command("info")
 def info(
-    name: Annotated[str | None, typer.Argument(help="A pack's name or folder; none lists all.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check every image against its checksum.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="A pack's name or folder; none lists all.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every image against its checksum.")
+    ] = False,
     home: Home = None,
 ) -> None:
-    """Tell what a data set holds, where it came from, whether its source has changed, and what is odd in it.
+    """Tell what a data set holds, where it came from, whether its source has changed, and what is
+    odd in it.
 
     [bold]Examples[/bold]
       tinysight data info
       tinysight data info tiny-imagenet --verify
     """
-    from tinysight.data.pack import list_packs, open_pack
+    from tinysight.data.build import list_datasets, open_dataset
 
     where = packs_home(home)
     if name is None:
-        names = list_packs(where)
-        print("\n".join(names) if names else f"{where} holds no data yet; begin with `tinysight data get shapes`")
+        names = list_datasets(where)
+        print(
+            "\n".join(names)
+            if names
+            else f"{where} holds no data yet; begin with `tinysight data get shapes`"
+        )
         return
-    pack = open_pack(name, home=where)
+    pack = open_dataset(name, home=where)
     _describe(pack, full=True)
     if verify:
         with counting("checking") as progress:
             damaged = pack.verify(progress=progress)
         if damaged:
-            raise ValueError(f"{len(damaged)} images of {pack.name} are damaged, as {damaged[0]}; prepare it anew")
+            raise ValueError(
+                f"{len(damaged)} images of {pack.name} are damaged, as {damaged[0]}; prepare it anew"
+            )
         print("every image is as it was written")
 
 
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
-    out: Annotated[Path | None, typer.Option(help="The PNG to write.", show_default="NAME-SPLIT.png")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The PNG to write.", show_default="NAME-SPLIT.png")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, minival, val or test.")] = "train",
     count: Annotated[int, typer.Option(min=1, max=2000, help="How many images.")] = 48,
     seed: Annotated[int, typer.Option(min=0, help="Which images.")] = 0,
-    only: Annotated[str | None, typer.Option("--class", help="Only this class (name or id).")] = None,
+    only: Annotated[
+        str | None, typer.Option("--class", help="Only this class (name or id).")
+    ] = None,
     home: Home = None,
 ) -> None:
     """Draw a contact sheet: images with their labels and boxes, as a PNG.
@@ -268,10 +296,10 @@ def show(
     import numpy as np
 
     from tinysight.analysis.sheets import contact_sheet
-    from tinysight.data.one_class import find_class
-    from tinysight.data.pack import open_pack
+    from tinysight.data.build import open_dataset
+    from tinysight.data.subset import find_class
 
-    pack = open_pack(name, home=packs_home(home))
+    pack = open_dataset(name, home=packs_home(home))
     rows = np.asarray(pack.rows(split))
     if only is not None:
         rows = rows[pack.labels[rows] == find_class(pack, only)]
@@ -294,7 +322,9 @@ def show(
 @app.command("augment")
 def augment(
     name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
-    out: Annotated[Path | None, typer.Option(help="The PNG to write.", show_default="NAME-augment.png")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The PNG to write.", show_default="NAME-augment.png")
+    ] = None,
     row: Annotated[int, typer.Option(min=0, help="Which image.")] = 0,
     home: Home = None,
 ) -> None:
@@ -307,14 +337,18 @@ def augment(
     import torch
 
     from tinysight.analysis.sheets import augmentation_figure
-    from tinysight.data.pack import open_pack
+    from tinysight.data.build import open_dataset
     from tinysight.ops.augment import panels
 
-    pack = open_pack(name, home=packs_home(home))
+    pack = open_dataset(name, home=packs_home(home))
     if row >= len(pack):
         raise ValueError(f"{pack.name} has rows 0 to {len(pack) - 1}, not {row}")
     image = pack.images[row]
-    methods = [(caption, panel.numpy()) for caption, panel in panels(torch.tensor(image)) if caption != "original"]
+    methods = [
+        (caption, panel.numpy())
+        for caption, panel in panels(torch.tensor(image))
+        if caption != "original"
+    ]
     figure = augmentation_figure(image, methods)
     _write_picture(figure, out or Path(f"{pack.name}-augment.png"))
 
@@ -326,9 +360,13 @@ def _two_numbers(text: str) -> tuple[int, int]:
     return int(fewest), int(most)
 
 
-def _describe(pack: Pack, *, full: bool = False) -> None:
-    counts = ", ".join(f"{split} {stop - start:,}" for split, (start, stop) in pack.splits.items() if stop > start)
-    print(f"{pack.name}: {len(pack):,} images of {pack.image_size}x{pack.image_size}, {len(pack.class_names)} classes")
+def _describe(pack: Dataset, *, full: bool = False) -> None:
+    counts = ", ".join(
+        f"{split} {stop - start:,}" for split, (start, stop) in pack.splits.items() if stop > start
+    )
+    print(
+        f"{pack.name}: {len(pack):,} images of {pack.image_size}x{pack.image_size}, {len(pack.class_names)} classes"
+    )
     print(f"  {counts}")
     for note in pack.notes:
         print(f"  note: {note}")

@@ -31,12 +31,25 @@ class Count(Protocol):
 @contextmanager
 def counting(what: str) -> Iterator[Count]:
     """Show a bar on a terminal for work of which (done, total) is told."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = _console()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     hidden = not console.is_terminal
-    with Progress(*columns, console=console, refresh_per_second=4, transient=True, disable=hidden) as bar:
+    with Progress(
+        *columns, console=console, refresh_per_second=4, transient=True, disable=hidden
+    ) as bar:
         task = bar.add_task(what, total=None)
 
         def count(done: int, total: int, what: str = what) -> None:

@@ -1,13 +1,15 @@
-"""Where the objects are in a person's own images: from a CSV file, or from COCO's JSON, which most tools export.
+"""Where the objects are in a person's own images: from a CSV file, or from COCO's JSON, which most
+tools export.
 
-CSV with a first line of names, `file,x0,y0,x1,y1` (or `filename`, `xmin` to `ymax`; `class`, `width` and `height` are
-read where they are there, other columns ignored), then a line a box; an image that shows no object has one line, with
-its name alone. COCO: `images`, and `annotations` with `bbox` (x, y, width, height); an image without one shows no
-object, and what is marked as a crowd is left out.
+CSV with a first line of names, `file,x0,y0,x1,y1` (or `filename`, `xmin` to `ymax`; `class`,
+`width` and `height` are read where they are there, other columns ignored), then a line a box; an
+image that shows no object has one line, with its name alone. COCO: `images`, and `annotations` with
+`bbox` (x, y, width, height); an image without one shows no object, and what is marked as a crowd is
+left out.
 
-Boxes are half-open, in pixels of the upright image, as viewers show it. A name is an image's path below the folder of
-classes, or as much of the path's end as no other image has; how accents are encoded does not matter.
-"""
+Boxes are half-open, in pixels of the upright image, as viewers show it. A name is an image's
+path below the folder of classes, or as much of the path's end as no other image has; how accents
+are encoded does not matter."""
 
 from __future__ import annotations
 
@@ -26,11 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.names import few, nfc
-from tinysight.images import centre_square, upright_size
+from tinysight.images import center_square, upright_size
 
 LEAST_SIDE = 0.1  # pixels of a box
 OVERSHOOT = 1.0  # pixels by which a box may reach beyond its image: tools round
-LEAST_KEPT = 0.5  # share of its area that a box keeps in the square that is cut out, as in training (train.treatment)
+# share of its area that a box keeps in the square that is cut out, as in training (train.treatment)
+LEAST_KEPT = 0.5
 _COLUMNS = (("file", "filename"), ("x0", "xmin"), ("y0", "ymin"), ("x1", "xmax"), ("y1", "ymax"))
 
 
@@ -63,7 +66,9 @@ class Found(NamedTuple):
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read a CSV or COCO file; raise ValueError that names the line or entry for anything that is not as it should."""
+    """Read a CSV or COCO file; raise ValueError that names the line or entry for anything that is
+    not as it should.
+    """
     if path.suffix.lower() not in (".csv", ".json"):
         raise ValueError(f"boxes come from a .csv file or COCO's .json, not from {str(path)!r}")
     try:
@@ -72,21 +77,25 @@ def read_annotations(path: Path) -> Annotations:
     except OSError as error:
         raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read {str(path)!r}: it is no UTF-8 text; save it as UTF-8") from error
+        raise ValueError(
+            f"cannot read {str(path)!r}: it is no UTF-8 text; save it as UTF-8"
+        ) from error
     marks, sizes = (_from_csv if path.suffix.lower() == ".csv" else _from_coco)(path.name, text)
     furthest = max((max(mark[:4]) for of_image in marks.values() for mark in of_image), default=2.0)
     if furthest <= 1:
-        raise ValueError(f"all boxes of {path.name} lie within 0 to 1: expected pixels, not shares of the image")
+        raise ValueError(
+            f"all boxes of {path.name} lie within 0 to 1: expected pixels, not shares of the image"
+        )
     return Annotations(path.name, hashlib.sha256(content).hexdigest(), marks, sizes)
 
 
 def boxes_of(annotations: Annotations, root: Path, images: Sequence[str], side: int) -> list[Found]:
-    """Give each image (its path below `root`, with /) its boxes in the centre square of `side` pixels that is kept.
+    """Give each image (its path below `root`, with /) its boxes in the center square of `side`
+    pixels that is kept.
 
     Raises:
-        ValueError: the file's names and the images do not fit each other, a stated size is not an image's, or a box
-            lies outside of its image.
-    """
+        ValueError: the file's names and the images do not fit each other, a stated size is not
+            an image's, or a box lies outside of its image."""
     names = _names_of(annotations, images)
     found = []
     for image in images:
@@ -108,8 +117,10 @@ def _size_of(path: Path) -> tuple[int, int] | None:
 
 
 def _in_square(marks: Sequence[Mark], size: tuple[int, int], side: int) -> Found:
-    """Move an image's boxes into its centre square, resized to `side`; in numpy, as data is prepared without torch."""
-    left, top, shorter = centre_square(*size)
+    """Move an image's boxes into its center square, resized to `side`; in numpy, as data is
+    prepared without torch.
+    """
+    left, top, shorter = center_square(*size)
     moved = (np.array([mark[:4] for mark in marks]) - (left, top, left, top)) * (side / shorter)
     clipped = moved.clip(0, side)
     share = _areas(clipped) / _areas(moved)
@@ -135,10 +146,12 @@ def _names_of(annotations: Annotations, images: Sequence[str]) -> dict[str, str]
         parts = key.split("/")
         for start in range(1, len(parts)):
             by_end.setdefault("/".join(parts[start:]), []).append(image)
-    fitting = {name: [whole[name]] if name in whole else by_end.get(name, []) for name in annotations.marks}
+    fitting = {
+        name: [whole[name]] if name in whole else by_end.get(name, []) for name in annotations.marks
+    }
     if strange := [name for name, fits in fitting.items() if not fits]:
         raise ValueError(
-            f"{where} names {len(strange)} images that are not among the labelled ones: {few(map(repr, strange))}; "
+            f"{where} names {len(strange)} images that are not among the labeled ones: {few(map(repr, strange))}; "
             "expected their paths below the folder, or the ends of these"
         )
     names: dict[str, str] = {}
@@ -148,7 +161,9 @@ def _names_of(annotations: Annotations, images: Sequence[str]) -> dict[str, str]
                 f"{where} names {name!r}, which may be {few(map(repr, fits))}; give the path below the folder"
             )
         if (other := names.setdefault(fits[0], name)) != name:
-            raise ValueError(f"{where} names one image twice, as {other!r} and {name!r}; use one name")
+            raise ValueError(
+                f"{where} names one image twice, as {other!r} and {name!r}; use one name"
+            )
     if missing := [image for image in images if image not in names]:
         raise ValueError(
             f"{where} says nothing of {len(missing)} images: {few(map(repr, missing))}; give them boxes, or name them "
@@ -158,7 +173,9 @@ def _names_of(annotations: Annotations, images: Sequence[str]) -> dict[str, str]
 
 
 def _check(annotations: Annotations, name: str, size: tuple[int, int]) -> None:
-    """Raise ValueError where the file states another size than an image has, or a box reaches out of it."""
+    """Raise ValueError where the file states another size than an image has, or a box reaches out
+    of it.
+    """
     where, (width, height) = annotations.name, size
     stated = annotations.sizes.get(name, size)
     if stated != size:
@@ -183,7 +200,9 @@ def _from_csv(where: str, text: str) -> tuple[dict[str, list[Mark]], dict[str, t
         there = rows.fieldnames or ()
         columns = [next((name for name in names if name in there), "") for names in _COLUMNS]
         if not all(columns):
-            raise ValueError(f"the first line of {where} is {','.join(there)!r}; expected file,x0,y0,x1,y1")
+            raise ValueError(
+                f"the first line of {where} is {','.join(there)!r}; expected file,x0,y0,x1,y1"
+            )
         for row in rows:
             line = f"line {rows.line_num} of {where}"
             name, *numbers = (row[column] or "" for column in columns)
@@ -198,7 +217,9 @@ def _from_csv(where: str, text: str) -> tuple[dict[str, list[Mark]], dict[str, t
             if row.get("width") and row.get("height"):
                 sizes[_path(name)] = _size(row["width"], row["height"], line)
     except csv.Error as error:
-        raise ValueError(f"{where} is no CSV that can be read, near line {rows.line_num}: {error}") from error
+        raise ValueError(
+            f"{where} is no CSV that can be read, near line {rows.line_num}: {error}"
+        ) from error
     return marks, sizes
 
 
@@ -223,16 +244,27 @@ def _from_coco(where: str, text: str) -> tuple[dict[str, list[Mark]], dict[str, 
             f"{where} is not in COCO's form ({type(error).__name__}: {error}); expected images with id and file_name, "
             "and annotations with image_id and bbox"
         ) from error
-    for what, values in (("id", [number for number, *_ in images]), ("file_name", [name for _, name, _ in images])):
+    for what, values in (
+        ("id", [number for number, *_ in images]),
+        ("file_name", [name for _, name, _ in images]),
+    ):
         for value, count in Counter(values).most_common(1):
             if count > 1:
-                raise ValueError(f"{where} has {count} images of the {what} {value!r}; expected one")
+                raise ValueError(
+                    f"{where} has {count} images of the {what} {value!r}; expected one"
+                )
     marks: dict[str, list[Mark]] = {name: [] for name in file_names.values()}
     for number, name, bbox, class_name in found:
         if name is None:
-            raise ValueError(f"annotation {number} of {where} is of an image that is not among its images")
+            raise ValueError(
+                f"annotation {number} of {where} is of an image that is not among its images"
+            )
         corners = []
-        if isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(value, int | float) for value in bbox):
+        if (
+            isinstance(bbox, list)
+            and len(bbox) == 4
+            and all(isinstance(value, int | float) for value in bbox)
+        ):
             corners = [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]]
         told = f"annotation {number} of {where} has the bbox {bbox}; expected numbers x, y, width, height"
         marks[name].append(_mark(corners, class_name, told))
@@ -259,7 +291,9 @@ def _size(width: Any, height: Any, where: str) -> tuple[int, int]:
     try:
         return int(width), int(height)
     except (TypeError, ValueError):
-        raise ValueError(f"{where} states {width!r} x {height!r} pixels; expected whole numbers") from None
+        raise ValueError(
+            f"{where} states {width!r} x {height!r} pixels; expected whole numbers"
+        ) from None
 
 
 def _path(name: str) -> str:

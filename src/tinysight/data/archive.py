@@ -1,9 +1,10 @@
-"""Read the members of a zip that may be hostile: checked as a whole before the first read, never unpacked to the disk.
+"""Read the members of a zip that may be hostile: checked as a whole before the first read, never
+unpacked to the disk.
 
-The directory is parsed here and not by `zipfile`, because a whole check of 120,000 members is then as quick as their
-listing there, and because reading a member is one pread (about 10 us; a ZipFile takes about 50 and cannot be shared by
-processes). Only what the published archives need is accepted: stored or deflated members, no encryption, no links.
-"""
+The directory is parsed here and not by `zipfile`, because a whole check of 120,000 members is
+then as quick as their listing there, and because reading a member is one pread (about 10 us; a
+ZipFile takes about 50 and cannot be shared by processes). Only what the published archives need
+is accepted: stored or deflated members, no encryption, no links."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.files import read_at
+
 STORED, DEFLATED = 0, 8
 END, END64, LOCATOR64, ENTRY, LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
 END_BYTES, END64_BYTES, LOCATOR64_BYTES, ENTRY_BYTES, LOCAL_BYTES = 22, 56, 20, 46, 30
@@ -28,7 +31,9 @@ MOST_DEFLATE_GAINS = 1032  # no deflated byte gives more
 MADE_ON_UNIX = 3  # and so with a mode among its attributes
 UTF8_FLAG = 0x800
 UNSUPPORTED_FLAGS = 0x1 | 0x20 | 0x40 | 0x2000  # encrypted, patch, strongly encrypted, masked
-MOST_BYTES = 1 << 60  # larger numbers are taken for this one, so that sums of them are still numbers
+MOST_BYTES = (
+    1 << 60
+)  # larger numbers are taken for this one, so that sums of them are still numbers
 EXTRA_GUESS = 64  # bytes of a local extra field that come with the first read
 
 
@@ -53,7 +58,9 @@ class Member(NamedTuple):
 
 
 class Members(Mapping[str, Member]):
-    """The files of an archive by name: a table, which processes share better than a hundred thousand objects."""
+    """The files of an archive by name: a table, which processes share better than a hundred
+    thousand objects.
+    """
 
     def __init__(self, rows: dict[str, int], table: npt.NDArray[np.void]) -> None:
         self._rows, self._table = rows, table
@@ -72,7 +79,9 @@ class Archive:
     """A checked zip: `names` of its files, `read(name)`. Picklable, and good to use after a fork."""
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
-        """Check the archive as a whole. Raises ValueError naming the member and what is wrong with it."""
+        """Check the archive as a whole. Raises ValueError naming the member and what is wrong with
+        it.
+        """
         self.path = path
         self.members = check_archive(path, limits)
         self._descriptor: int | None = None
@@ -84,7 +93,9 @@ class Archive:
         try:
             return _read_member(self._descriptor, name, self.members[name])
         except ValueError as error:
-            raise ValueError(f"{self.path}: {name} is damaged: {error}; get the archive anew") from None
+            raise ValueError(
+                f"{self.path}: {name} is damaged: {error}; get the archive anew"
+            ) from None
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -103,9 +114,9 @@ class Archive:
 def check_archive(path: Path, limits: Limits | None = None) -> Members:
     """List the files of a zip by name, after checking all that its directory says. Reads no member.
 
-    Refused with ValueError: more or larger members than `limits`, names that leave the archive's folder (absolute,
-    `..`, backslash, drive), links, devices, duplicates, encrypted, overlapping or outlying members, impossible sizes.
-    """
+    Refused with ValueError: more or larger members than `limits`, names that leave the archive's
+    folder (absolute, `..`, backslash, drive), links, devices, duplicates, encrypted, overlapping
+    or outlying members, impossible sizes."""
     limits = limits or Limits()
     try:
         with path.open("rb") as file:
@@ -120,7 +131,9 @@ def check_archive(path: Path, limits: Limits | None = None) -> Members:
 
 
 def _read_directory(file: BinaryIO) -> tuple[bytes, int, int]:
-    """Find and read the central directory; return it with its place and the number of members that it should have."""
+    """Find and read the central directory; return it with its place and the number of members that
+    it should have.
+    """
     length = file.seek(0, os.SEEK_END)
     tail_start = max(0, length - END_BYTES - FULL16)
     file.seek(tail_start)
@@ -148,11 +161,13 @@ def _read_directory(file: BinaryIO) -> tuple[bytes, int, int]:
 
 
 def _ends_file(tail: bytes, at: int) -> bool:
-    return len(tail) - at >= END_BYTES and at + END_BYTES + struct.unpack_from("<H", tail, at + 20)[0] == len(tail)
+    return len(tail) - at >= END_BYTES and at + END_BYTES + struct.unpack_from("<H", tail, at + 20)[
+        0
+    ] == len(tail)
 
 
 def _pread(file: BinaryIO, offset: int, length: int) -> bytes:
-    return os.pread(file.fileno(), length, offset) if 0 <= offset < 1 << 62 else b""
+    return read_at(file.fileno(), length, offset) if 0 <= offset < 1 << 62 else b""
 
 
 def _check_members(directory: bytes, directory_start: int, stated: int, limits: Limits) -> Members:
@@ -168,7 +183,9 @@ def _check_members(directory: bytes, directory_start: int, stated: int, limits: 
             starts.tolist(), entries["name_length"].tolist(), entries["flags"].tolist(), strict=True
         )
     ]
-    packed, size, offset = (entries[column].astype(np.int64) for column in ("packed", "size", "offset"))
+    packed, size, offset = (
+        entries[column].astype(np.int64) for column in ("packed", "size", "offset")
+    )
     for row in np.flatnonzero((packed == FULL32) | (size == FULL32) | (offset == FULL32)).tolist():
         extra_start = int(starts[row]) + ENTRY_BYTES + int(entries["name_length"][row])
         extra = directory[extra_start : extra_start + int(entries["extra_length"][row])]
@@ -191,22 +208,29 @@ def _check_members(directory: bytes, directory_start: int, stated: int, limits: 
     refuse((flags & UNSUPPORTED_FLAGS) != 0, "is encrypted or a patch")
     refuse(~np.isin(kind, (0, stat.S_IFREG, stat.S_IFDIR)), "is a link or a device, not a file")
     refuse(
-        (kind == stat.S_IFDIR) & ~is_folder | is_folder & (size > 0), "is a folder by one mark and a file by another"
+        (kind == stat.S_IFDIR) & ~is_folder | is_folder & (size > 0),
+        "is a folder by one mark and a file by another",
     )
     refuse(
-        ~np.isin(method, (STORED, DEFLATED)), "is compressed by method {method}, expected stored (0) or deflated (8)"
+        ~np.isin(method, (STORED, DEFLATED)),
+        "is compressed by method {method}, expected stored (0) or deflated (8)",
     )
     impossible = (method == STORED) & (packed != size) | (size > packed * MOST_DEFLATE_GAINS)
     refuse(impossible, "states impossible sizes ({packed} bytes packed, {size} unpacked)")
     refuse(~np.isin(entries["disk"], (0, FULL16)), "lies in another part")
-    refuse(size > limits.member_bytes, f"unpacks to {{size}} bytes, at most {limits.member_bytes} are taken")
+    refuse(
+        size > limits.member_bytes,
+        f"unpacks to {{size}} bytes, at most {limits.member_bytes} are taken",
+    )
     if size.sum() > limits.total_bytes:
         raise ValueError(f"it unpacks to more than {limits.total_bytes} bytes")
     rows = {name: row for row, name in enumerate(names)}
     if len(rows) < len(names):
         twice = next(name for row, name in enumerate(names) if rows[name] != row)
         raise ValueError(f"{twice!r} comes twice")
-    _refuse_overlaps(names, offset, offset + LOCAL_BYTES + entries["name_length"] + packed, directory_start)
+    _refuse_overlaps(
+        names, offset, offset + LOCAL_BYTES + entries["name_length"] + packed, directory_start
+    )
 
     table = np.empty(len(names), MEMBER_TYPE)
     for column, values in (("packed", packed), ("size", size), ("offset", offset)):
@@ -237,11 +261,16 @@ def _entry_starts(directory: bytes, most: int) -> npt.NDArray[np.int64]:
 def _decode_name(raw_name: bytes, flags: int) -> str:
     if raw_name.isascii():  # the same in both, and the one that is quick
         return raw_name.decode("ascii")
-    return raw_name.decode("utf-8" if flags & UTF8_FLAG else "cp437")  # UnicodeDecodeError is a ValueError
+    return raw_name.decode(
+        "utf-8" if flags & UTF8_FLAG else "cp437"
+    )  # UnicodeDecodeError is a ValueError
 
 
 def _refuse_overlaps(
-    names: list[str], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], directory_start: int
+    names: list[str],
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    directory_start: int,
 ) -> None:
     order = np.argsort(starts, kind="stable")
     following = np.append(starts[order][1:], directory_start)
@@ -263,20 +292,43 @@ ENTRY_TYPE = np.dtype(
     }
 )  # fmt: skip
 MEMBER_TYPE = np.dtype(
-    [("flags", "u2"), ("method", "u2"), ("crc", "u4"), *((c, "i8") for c in ("packed", "size", "offset"))]
+    [
+        ("flags", "u2"),
+        ("method", "u2"),
+        ("crc", "u4"),
+        *((c, "i8") for c in ("packed", "size", "offset")),
+    ]
 )
-ORDINARY_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*/?")  # no need to look closer: most of them
+ORDINARY_NAME = re.compile(
+    r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*/?"
+)  # no need to look closer: most of them
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def _zip64_fields(extra: bytes, size: int, packed: int, offset: int, name: str) -> tuple[int, int, int]:
-    """Take the fields that are full from the zip64 extra field, which holds just those, in this order."""
+def _zip64_fields(
+    extra: bytes, size: int, packed: int, offset: int, name: str
+) -> tuple[int, int, int]:
+    """Take the fields that are full from the zip64 extra field, which holds just those, in this
+    order.
+    """
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
         if kind == 1:
-            wide = iter((*struct.unpack_from(f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4), 0, 0, 0))
-            fields = [min(next(wide), MOST_BYTES) if field == FULL32 else field for field in (size, packed, offset)]
+            wide = iter(
+                (
+                    *struct.unpack_from(
+                        f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4
+                    ),
+                    0,
+                    0,
+                    0,
+                )
+            )
+            fields = [
+                min(next(wide), MOST_BYTES) if field == FULL32 else field
+                for field in (size, packed, offset)
+            ]
             return fields[0], fields[1], fields[2]
         at += 4 + length
     raise ValueError(f"{name!r} has no sizes")
@@ -294,18 +346,24 @@ def _why_name_is_refused(name: str) -> str:
 
 
 def _read_member(descriptor: int, name: str, member: Member) -> bytes:
-    """Read and unpack one member; never more than its stated size. Raises ValueError saying what is wrong."""
+    """Read and unpack one member; never more than its stated size. Raises ValueError saying what is
+    wrong.
+    """
     raw_name = name.encode("utf-8" if name.isascii() or member.flags & UTF8_FLAG else "cp437")
     guess = LOCAL_BYTES + len(raw_name) + EXTRA_GUESS + member.packed
-    data = os.pread(descriptor, guess, member.offset)
+    data = read_at(descriptor, guess, member.offset)
     if data[:4] != LOCAL or len(data) < LOCAL_BYTES:
         raise ValueError("it does not start with a local header")
     flags, method, name_length, extra_length = LOCAL_FORMAT.unpack_from(data)
     start = LOCAL_BYTES + name_length + extra_length
-    if data[LOCAL_BYTES : LOCAL_BYTES + name_length] != raw_name or method != member.method or flags & 1:
+    if (
+        data[LOCAL_BYTES : LOCAL_BYTES + name_length] != raw_name
+        or method != member.method
+        or flags & 1
+    ):
         raise ValueError("its local header contradicts the directory")
     if start + member.packed > len(data):  # a long extra field
-        packed = os.pread(descriptor, member.packed, member.offset + start)
+        packed = read_at(descriptor, member.packed, member.offset + start)
     else:
         packed = data[start : start + member.packed]
     if len(packed) != member.packed:
@@ -322,7 +380,9 @@ LOCAL_FORMAT = struct.Struct("<6x2H16x2H")  # flags, method, lengths of name and
 def _inflate(packed: bytes, size: int) -> bytes:
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = unpacker.decompress(packed, size + 1)  # one more than stated is enough to know that it lies
+        content = unpacker.decompress(
+            packed, size + 1
+        )  # one more than stated is enough to know that it lies
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if len(content) != size:

@@ -1,9 +1,9 @@
-"""Training batches by number. Batch k is a function of (seed, k) alone: a loader has nothing to save but one integer.
+"""Trainer batches by number. Batch k is a function of (seed, k) alone: a loader has nothing to save
+but one integer.
 
-The rows of all epochs form one endless stream: epoch e's order is a permutation drawn from (seed, e), and batch k holds
-the stream's positions [k B, (k + 1) B). So every epoch sees every row exactly once, no batch is short, and a batch may
-straddle two epochs.
-"""
+The rows of all epochs form one endless stream: epoch e's order is a permutation drawn from
+(seed, e), and batch k holds the stream's positions [k B, (k + 1) B). So every epoch sees every
+row exactly once, no batch is short, and a batch may straddle two epochs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tinysight.ops.rows import Rows
+from tinysight.data.dataset import Dataset
+from tinysight.ops.tensor_rows import TensorRows
 
 Thing = TypeVar("Thing")
-Drawn = TypeVar("Drawn", bound=Rows)
+Drawn = TypeVar("Drawn", bound=TensorRows)
 _ORDER, _DRAWS = 1, 2  # what a random stream is for: each purpose has its own
 
 
@@ -38,23 +39,34 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def balanced_subset(
     rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], fraction: float
 ) -> npt.NDArray[np.int64]:
-    """Keep `fraction` of the rows of each class (at least one), always the same ones, in ascending order."""
+    """Keep `fraction` of the rows of each class (at least one), always the same ones, in ascending
+    order.
+    """
     if fraction == 1.0:
         return rows
     kept = []
     for label in np.unique(labels):
         members = rows[labels == label]
-        order = np.random.Generator(np.random.Philox(derived_seed(_ORDER, int(label)))).permutation(len(members))
+        order = np.random.Generator(np.random.Philox(derived_seed(_ORDER, int(label)))).permutation(
+            len(members)
+        )
         kept.append(members[order[: max(1, round(fraction * len(members)))]])
     return np.sort(np.concatenate(kept))
 
 
+def chosen_rows(dataset: Dataset, split: str, fraction: float) -> npt.NDArray[np.int64]:
+    """Return the rows of a split, or a class-balanced `fraction` of them, in ascending order."""
+    rows = np.asarray(dataset.rows(split), dtype=np.int64)
+    return balanced_subset(rows, dataset.labels[rows], fraction)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Drawn]):
-    """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's share of B.
+    """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's
+    share of B.
 
-    Boxes (b, G, 4) are there where they are learned from: half-open pixels of the stored images, padded with NaN.
-    """
+    Boxes (b, G, 4) are there where they are learned from: half-open pixels of the stored images,
+    padded with NaN."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -62,11 +74,12 @@ class Batch(Generic[Drawn]):
     boxes: torch.Tensor | None = None
 
 
-class Batches(Generic[Drawn]):
+class Loader(Generic[Drawn]):
     """The batches of a training, by number.
 
     Args:
-        images: uint8 (N_all, S, S, 3), memory-mapped; taken onto `device` whole when it is a GPU with room for it.
+        images: uint8 (N_all, S, S, 3), memory-mapped; taken onto `device` whole when it is a GPU
+            with room for it.
         labels: int64 (N_all,).
         rows: the N rows of `images` to learn from.
         draw: (count, generator) -> what happens to each of that many images.
@@ -142,7 +155,9 @@ class Batches(Generic[Drawn]):
         else:
             images = torch.from_numpy(np.take(self._images, order[part], axis=0))
             if self._device.type == "cuda":
-                with torch.cuda.device(self._device):  # a reading thread begins with the first device
+                with torch.cuda.device(
+                    self._device
+                ):  # a reading thread begins with the first device
                     images = images.pin_memory().to(self._device, non_blocking=True)
             else:
                 images = images.to(self._device)
@@ -154,7 +169,9 @@ class Batches(Generic[Drawn]):
         )
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]:
-        """Make an epoch's order and draws all at once: a GPU gets them once an epoch, no step waits for the host."""
+        """Make an epoch's order and draws all at once: a GPU gets them once an epoch, no step waits
+        for the host.
+        """
         if epoch not in self._epochs:
             order = self._rows[epoch_order(self.num_rows, seed=self._seed, epoch=epoch)]
             generator = torch.Generator().manual_seed(derived_seed(_DRAWS, self._seed, epoch))
@@ -164,8 +181,11 @@ class Batches(Generic[Drawn]):
         return self._epochs[epoch]
 
 
-def read_ahead(make: Callable[[int], Thing], numbers: range, depth: int) -> Generator[Thing, None, None]:
-    """Yield make(n) for each n, up to `depth` of them made in advance by a thread; 0 makes each when it is asked for.
+def prefetch(
+    make: Callable[[int], Thing], numbers: range, depth: int
+) -> Generator[Thing, None, None]:
+    """Yield make(n) for each n, up to `depth` of them made in advance by a thread; 0 makes each
+    when it is asked for.
 
     Close it when not all are read: that ends the thread.
     """

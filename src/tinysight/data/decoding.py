@@ -1,4 +1,6 @@
-"""Decode the rows of a source into one file, in worker processes, with flat memory and no orphan left behind."""
+"""Decode the rows of a source into one file, in worker processes, with flat memory and no orphan
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.files import write_at
+
 Decode = Callable[[int], npt.NDArray[np.uint8]]
 Progress = Callable[[int, int], None]
 Failure = tuple[int, str]  # row, why
@@ -29,7 +33,8 @@ Failure = tuple[int, str]  # row, why
 CHUNK_ROWS = 256  # one task of a worker
 WRITE_BYTES = (
     1 << 19
-)  # written at once: what stays in the cache, and makes malloc neither map nor trim (9 % of the time)
+    # written at once: what stays in the cache, and makes malloc neither map nor trim (9 % of the time)
+)
 TASKS_AHEAD = 2  # one being decoded, one waiting, so that no worker waits for the parent
 
 
@@ -45,19 +50,24 @@ def decode_rows(
     progress: Progress | None = None,
     start_method: str | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[Failure]]:
-    """Write the images of `num_rows` rows into an existing file from byte `offset` on; return their SHA-256s (N, 32).
+    """Write the images of `num_rows` rows into an existing file from byte `offset` on; return their
+    SHA-256s (N, 32).
 
-    A row for which `decode` raises ValueError is written as zeros and returned among the failures, by row; past
-    `max_failures` of them the rest is left undone. Any other exception of `decode` is raised here. A worker that dies
-    is a ChildProcessError. The file's data is on its way to the disk while decoding goes on, but not yet durable.
-    """
+    A row for which `decode` raises ValueError is written as zeros and returned among the
+    failures, by row; past `max_failures` of them the rest is left undone. Any other exception of
+    `decode` is raised here. A worker that dies is a ChildProcessError. The file's data is on its
+    way to the disk while decoding goes on, but not yet durable."""
     num_workers = min(workers or usable_cores(), -(-num_rows // max(1, CHUNK_ROWS // 8)))
-    share = -(-num_rows // (8 * num_workers)) if num_rows else 1  # a few hundred photographs still keep all cores busy
+    share = (
+        -(-num_rows // (8 * num_workers)) if num_rows else 1
+    )  # a few hundred photographs still keep all cores busy
     chunk = max(1, min(CHUNK_ROWS, share))
     chunks = ((start, min(start + chunk, num_rows)) for start in range(0, num_rows, chunk))
     job = (decode, path, offset, image_size)
     results = (
-        _results_from_workers(job, chunks, num_workers, start_method) if num_workers > 1 else _results_here(job, chunks)
+        _results_from_workers(job, chunks, num_workers, start_method)
+        if num_workers > 1
+        else _results_here(job, chunks)
     )
     digests = np.zeros((num_rows, 32), np.uint8)
     failures: list[Failure] = []
@@ -87,7 +97,9 @@ Job = tuple[Decode, Path, int, int]
 Result = tuple[int, int, bytes, list[Failure]]  # start, stop, digests, failures
 
 
-def _decode_chunk(decode: Decode, descriptor: int, offset: int, image_size: int, start: int, stop: int) -> Result:
+def _decode_chunk(
+    decode: Decode, descriptor: int, offset: int, image_size: int, start: int, stop: int
+) -> Result:
     shape = (image_size, image_size, 3)
     row_bytes = image_size * image_size * 3
     pending: list[memoryview] = []
@@ -100,22 +112,16 @@ def _decode_chunk(decode: Decode, descriptor: int, offset: int, image_size: int,
             failures.append((row, str(error)))
             image = np.zeros(shape, np.uint8)
         if image.shape != shape or image.dtype != np.uint8:
-            raise TypeError(f"decode({row}) gave {image.dtype} {image.shape}, expected uint8 {shape}")
+            raise TypeError(
+                f"decode({row}) gave {image.dtype} {image.shape}, expected uint8 {shape}"
+            )
         pixels = np.ascontiguousarray(image).data.cast("B")
         pending.append(pixels)
         digests.append(hashlib.sha256(pixels).digest())
         if len(pending) * row_bytes >= WRITE_BYTES or row + 1 == stop:
-            _write_at(descriptor, pending, offset + (row + 1 - len(pending)) * row_bytes)
+            write_at(descriptor, pending, offset + (row + 1 - len(pending)) * row_bytes)
             pending = []
     return start, stop, b"".join(digests), failures
-
-
-def _write_at(descriptor: int, images: list[memoryview], offset: int) -> None:
-    """Write the images one behind the other, without first copying them together where the system can."""
-    length = sum(image.nbytes for image in images)
-    written = os.pwritev(descriptor, images, offset) if hasattr(os, "pwritev") else 0
-    while written < length:  # a short write, or no pwritev
-        written += os.pwrite(descriptor, memoryview(b"".join(images))[written:], offset + written)
 
 
 def _results_here(job: Job, chunks: Iterator[tuple[int, int]]) -> Generator[Result, None, None]:
@@ -147,7 +153,8 @@ def _results_from_workers(
                     yield answer
     finally:
         for process in team.values():
-            process.kill()  # idle by now, or not wanted any more; a signal that no inherited handler can catch
+            # idle by now, or not wanted any more; a signal that no inherited handler can catch
+            process.kill()
         for connection, process in team.items():
             process.join()
             process.close()
@@ -155,7 +162,9 @@ def _results_from_workers(
 
 
 def _safe_start_method() -> str:
-    """Choose fork only where nothing but this thread can hold a lock: no torch (thread pools), no other thread."""
+    """Choose fork only where nothing but this thread can hold a lock: no torch (thread pools), no
+    other thread.
+    """
     if sys.platform != "linux":
         return "spawn"
     return "fork" if "torch" not in sys.modules and threading.active_count() == 1 else "forkserver"
@@ -167,7 +176,8 @@ def _start_worker(context: BaseContext, job: Job, number: int) -> tuple[Connecti
         target=_work, args=(theirs, *job), name=f"decode-{number}", daemon=True
     )
     with warnings.catch_warnings(), _holding_back_interrupts():
-        # Python 3.12 and later warn of a fork beside ANY thread, also those that BLAS handles itself at a fork.
+        # Python 3.12 and later warn of a fork beside ANY thread, also those that BLAS handles
+        # itself at a fork.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
     theirs.close()  # so that its death ends the pipe
@@ -176,7 +186,9 @@ def _start_worker(context: BaseContext, job: Job, number: int) -> tuple[Connecti
 
 @contextmanager
 def _holding_back_interrupts() -> Iterator[None]:
-    """Let no Ctrl-C reach a child before it has learnt to ignore it; the parent gets it right afterwards."""
+    """Let no Ctrl-C reach a child before it has learned to ignore it; the parent gets it right
+    afterwards.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -185,11 +197,15 @@ def _holding_back_interrupts() -> Iterator[None]:
 
 
 def _send_next(connection: Connection, chunks: Iterator[tuple[int, int]]) -> int:
-    """Send one more chunk; return how many were sent (0 when there is none left, or nobody to send to)."""
+    """Send one more chunk; return how many were sent (0 when there is none left, or nobody to send
+    to).
+    """
     task = next(chunks, None)
     if task is None:
         return 0
-    with suppress(BrokenPipeError, ConnectionResetError):  # dead: the end of its pipe says so on reading
+    with suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # dead: the end of its pipe says so on reading
         connection.send(task)
     return 1
 
@@ -220,9 +236,12 @@ def _ending(exitcode: int | None) -> str:
 
 def _work(tasks: Connection, decode: Decode, path: Path, offset: int, image_size: int) -> None:
     """Decode chunks until the parent is gone or kills us: the whole life of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group: the parent ends us
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    gc.freeze()  # what was inherited by a fork stays shared: looking through it would copy its pages
+    # what was inherited by a fork stays shared: looking through it would copy its pages
+    gc.freeze()
     parent = multiprocessing.parent_process()
     assert parent is not None
     descriptor = os.open(path, os.O_WRONLY)

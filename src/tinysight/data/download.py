@@ -1,4 +1,6 @@
-"""Fetch one file over a network that fails: resumed, checked, and under its name only when it is whole and right."""
+"""Fetch one file over a network that fails: resumed, checked, and under its name only when it is
+whole and right.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 import filelock
+
+from tinysight.files import sync_folder
 
 BLOCK_BYTES = 1 << 18
 PASSING_STATUSES = (408, 425, 429)  # of the 4xx, those worth another attempt
@@ -33,16 +37,20 @@ def download(
     pause: float = 1.0,
     timeout: float = 30.0,
 ) -> None:
-    """Fetch `url` (http, https or file) into `target`, by way of `<target>.part` beside it; a no-op where it is there.
+    """Fetch `url` (http, https or file) into `target`, by way of `<target>.part` beside it; a no-op
+    where it is there.
 
-    A dropped connection is resumed where it broke, by range; after `attempts` in a row that brought nothing new, with
-    pauses of `pause` seconds doubling in between, the error is raised, and the next call goes on from the part. A part
-    of an earlier call is trusted only where a `sha256` checks the whole. `progress(done, total)` counts bytes, total 0
-    where unknown. Raises ValueError: bad URL, refused by the server, out of attempts, wrong size or hash, disk full.
-    """
+    A dropped connection is resumed where it broke, by range; after `attempts` in a row that
+    brought nothing new, with pauses of `pause` seconds doubling in between, the error is raised,
+    and the next call goes on from the part. A part of an earlier call is trusted only where a
+    `sha256` checks the whole. `progress(done, total)` counts bytes, total 0 where unknown.
+    Raises ValueError: bad URL, refused by the server, out of attempts, wrong size or hash, disk
+    full."""
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in ("http", "https", "file"):
-        raise ValueError(f"cannot download {url!r}: expected an address that starts with http://, https:// or file://")
+        raise ValueError(
+            f"cannot download {url!r}: expected an address that starts with http://, https:// or file://"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):  # a second process finds the work done
@@ -50,14 +58,27 @@ def download(
             if target.exists() and not _what_is_wrong(target, size, sha256):
                 return
             trusted = sha256 is not None
-            _fill(part, url, size, progress, trusted=trusted, attempts=attempts, pause=pause, timeout=timeout)
+            _fill(
+                part,
+                url,
+                size,
+                progress,
+                trusted=trusted,
+                attempts=attempts,
+                pause=pause,
+                timeout=timeout,
+            )
             if wrong := _what_is_wrong(part, size, sha256):
                 part.unlink()
-                raise ValueError(f"{url} is not the file that was expected: {wrong}; it was deleted")
+                raise ValueError(
+                    f"{url} is not the file that was expected: {wrong}; it was deleted"
+                )
             _publish(part, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(f"the disk of {target.parent} is full; make room and call again: it goes on") from None
+            raise ValueError(
+                f"the disk of {target.parent} is full; make room and call again: it goes on"
+            ) from None
         raise ValueError(f"cannot write {target}: {error.strerror or error}") from None
 
 
@@ -78,9 +99,8 @@ def _fill(
 ) -> None:
     """Bring the part to its full length, in as many connections as it takes.
 
-    `trusted`: a hash will check the whole, so a part may be continued without the server's word (If-Range) that the
-    file is still the same one.
-    """
+    `trusted`: a hash will check the whole, so a part may be continued without the server's word
+    (If-Range) that the file is still the same one."""
     validator = ""
     best = failures = 0
     while True:
@@ -98,12 +118,18 @@ def _fill(
             failures = 1 if length > best else failures + 1
             best = max(best, length)
             if failures >= attempts:
-                raise ValueError(f"cannot download {url} ({error}); call again to go on from {length} bytes") from None
+                raise ValueError(
+                    f"cannot download {url} ({error}); call again to go on from {length} bytes"
+                ) from None
             time.sleep(min(pause * 2 ** (failures - 1), 60.0))
 
 
-def _append(response: Any, part: Path, have: int, size: int | None, progress: Progress | None) -> None:
-    """Write what one connection brings behind the first `have` bytes, or from the start where the range was ignored."""
+def _append(
+    response: Any, part: Path, have: int, size: int | None, progress: Progress | None
+) -> None:
+    """Write what one connection brings behind the first `have` bytes, or from the start where the
+    range was ignored.
+    """
     start = 0
     if getattr(response, "status", None) == 206:
         start = have
@@ -114,7 +140,9 @@ def _append(response: Any, part: Path, have: int, size: int | None, progress: Pr
     total = start + int(length) if length.isdecimal() else size
     if size is not None and total != size:
         part.unlink(missing_ok=True)
-        raise ValueError(f"{response.url} has {total} bytes, expected {size}: another file lies there")
+        raise ValueError(
+            f"{response.url} has {total} bytes, expected {size}: another file lies there"
+        )
     done = start
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
@@ -130,14 +158,20 @@ def _append(response: Any, part: Path, have: int, size: int | None, progress: Pr
 
 
 def _validator(headers: Any) -> str:
-    """Give what names this version of the file to the server: a strong ETag, else its date, else nothing."""
+    """Give what names this version of the file to the server: a strong ETag, else its date, else
+    nothing.
+    """
     tag = str(headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified", ""))
 
 
 def _receive(response: Any) -> bytes:
     try:
-        return bytes(response.read1(BLOCK_BYTES) if hasattr(response, "read1") else response.read(BLOCK_BYTES))
+        return bytes(
+            response.read1(BLOCK_BYTES)
+            if hasattr(response, "read1")
+            else response.read(BLOCK_BYTES)
+        )
     except http.client.IncompleteRead as error:
         raise _DroppedError(f"it ended early: {_line(error)}") from None
     except (http.client.HTTPException, OSError) as error:
@@ -154,16 +188,24 @@ def _open(url: str, have: int, validator: str, timeout: float, part: Path) -> An
         return _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing behind what we have, and yet not whole: not a part of this file
+        if (
+            error.code == 416
+        ):  # nothing behind what we have, and yet not whole: not a part of this file
             part.unlink(missing_ok=True)
             raise _DroppedError("the server has no such range") from None
         if 400 <= error.code < 500 and error.code not in PASSING_STATUSES:
-            raise ValueError(f"cannot download {url}: the server answered {error.code} {_line(error.reason)}") from None
+            raise ValueError(
+                f"cannot download {url}: the server answered {error.code} {_line(error.reason)}"
+            ) from None
         raise _DroppedError(f"the server answered {error.code} {_line(error.reason)}") from None
     except (URLError, http.client.HTTPException, OSError) as error:
         if url.startswith("file:"):
-            raise ValueError(f"cannot read {url}: {_line(getattr(error, 'reason', error))}") from None
-        raise _DroppedError(_line(getattr(error, "reason", error)) or type(error).__name__) from None
+            raise ValueError(
+                f"cannot read {url}: {_line(getattr(error, 'reason', error))}"
+            ) from None
+        raise _DroppedError(
+            _line(getattr(error, "reason", error)) or type(error).__name__
+        ) from None
 
 
 def _line(said: object) -> str:
@@ -172,7 +214,9 @@ def _line(said: object) -> str:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Open http, https and file only; a redirect leads to the first two (so says its handler), never to a file."""
+    """Open http, https and file only; a redirect leads to the first two (so says its handler),
+    never to a file.
+    """
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -204,8 +248,4 @@ def _publish(part: Path, target: Path) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)

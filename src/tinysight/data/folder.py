@@ -1,17 +1,18 @@
 """A person's own images: a folder of class folders, in the same form as every other data set.
 
-`FOLDER/<class>/*` has its val and minival made here; `FOLDER/train/<class>/*` with `FOLDER/val/<class>/*` keeps its
-val, and has minival made out of train. `FOLDER/test/` may hold loose images without labels, or class folders. Where
-there is `train/` without `val/`, val is made out of it too.
+`FOLDER/<class>/*` has its val and minival made here; `FOLDER/train/<class>/*` with
+`FOLDER/val/<class>/*` keeps its val, and has minival made out of train. `FOLDER/test/` may hold
+loose images without labels, or class folders. Where there is `train/` without `val/`, val is made
+out of it too.
 
-- Folders inside a class folder belong to the class; links are followed. Hidden entries and what systems leave behind
-  (.DS_Store, Thumbs.db, __MACOSX, ...) are ignored. Any other file in a class folder that is no image is an error.
-- Classes are in code-point order of their names, normalised to NFC, so that macOS and Linux agree; rows of a split are
-  ordered by (class, file). A class's id is its name.
-- A file's split follows from the SHA-256 of its name inside the class folder: the lowest are val, the highest minival.
-  So a split depends on neither the order of files nor the machine, and adding an image moves at most one image of its
-  class across each border.
-"""
+- Folders inside a class folder belong to the class; links are followed. Hidden entries and what
+  systems leave behind (.DS_Store, Thumbs.db, __MACOSX, ...) are ignored. Any other file in a class
+  folder that is no image is an error.
+- Classes are in code-point order of their names, normalized to NFC, so that macOS and Linux agree;
+  rows of a split are ordered by (class, file). A class's id is its name.
+- A file's split follows from the SHA-256 of its name inside the class folder: the lowest are
+  val, the highest minival. So a split depends on neither the order of files nor the machine, and
+  adding an image moves at most one image of its class across each border."""
 
 from __future__ import annotations
 
@@ -28,27 +29,38 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.annotations import Annotations, boxes_of, read_annotations
+from tinysight.data.build import OnUnreadable, Say, prepare
+from tinysight.data.dataset import Dataset, source_fingerprint
 from tinysight.data.decoding import Decode, Progress
-from tinysight.data.listing import SPLITS, Listing, check_name, without_rows
+from tinysight.data.index import SPLITS, DatasetIndex, check_name, without_rows
 from tinysight.data.names import FEW, few, nfc
-from tinysight.data.opening import Pack, source_fingerprint
-from tinysight.data.pack import OnUnreadable, Say, prepare
 from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, format_of, load_square
 
 LAYOUT = "expected FOLDER/<class>/<image>, or FOLDER/train/<class>/<image> and FOLDER/val/<class>/<image>"
 MAX_IMAGE_SIZE = 1024
 
-_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}  # trusted; any other file is looked into
+_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+}  # trusted; any other file is looked into
 _LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
-Classes = dict[str, list[str]]  # NFC name -> its images, relative to FOLDER, as they are spelt on disk
+Classes = dict[
+    str, list[str]
+]  # NFC name -> its images, relative to FOLDER, as they are spelled on disk
 Rows = dict[str, list[tuple[int, str]]]  # split -> (label, image), in the order of the pack
 
 
 @dataclass(frozen=True)
 class FolderDecode:
-    """Decode row i of a listing: `files[i]` below `root`, as uint8 (size, size, 3); ValueError names the file."""
+    """Decode row i of a listing: `files[i]` below `root`, as uint8 (size, size, 3); ValueError
+    names the file.
+    """
 
     root: Path
     files: tuple[str, ...]
@@ -66,15 +78,19 @@ def listing(
     minival_share: float = 0.1,
     val_share: float = 0.2,
     annotations: Annotations | None = None,
-) -> tuple[Listing, Decode]:
+) -> tuple[DatasetIndex, Decode]:
     """List the images of a folder with their classes, splits and boxes; decode none.
 
-    Shares are of each class's images (of train, where val is given), rounded, at least 1; see `split_counts` for tiny
-    classes. Raises ValueError in one line for everything a folder or its annotations can have wrong.
-    """
+    Shares are of each class's images (of train, where val is given), rounded, at least 1; see
+    `split_counts` for tiny classes. Raises ValueError in one line for everything a folder or its
+    annotations can have wrong."""
     root = _existing_folder(folder)
     source = _source(
-        root, image_size=image_size, minival_share=minival_share, val_share=val_share, annotations=annotations
+        root,
+        image_size=image_size,
+        minival_share=minival_share,
+        val_share=val_share,
+        annotations=annotations,
     )
     check_name(name)
     try:
@@ -100,12 +116,12 @@ def import_folder(
     progress: Progress | None = None,
     replace: bool = False,
     say: Say | None = None,
-) -> Pack:
-    """Make the pack `<home>/<name>` of a folder of images, or open it where folder and settings are unchanged.
+) -> Dataset:
+    """Make the pack `<home>/<name>` of a folder of images, or open it where folder and settings are
+    unchanged.
 
-    `boxes` is a file that says where the objects are, see `data.annotations`. See `listing` for the folder's form and
-    `data.pack.prepare` for the rest. Raises ValueError.
-    """
+    `boxes` is a file that says where the objects are, see `data.annotations`. See `listing` for
+    the folder's form and `data.pack.prepare` for the rest. Raises ValueError."""
     root = _existing_folder(folder)
     settings: dict[str, Any] = {
         "image_size": image_size,
@@ -140,16 +156,25 @@ def split_counts(num_images: int, *, minival_share: float, val_share: float) -> 
 
 
 def _list(
-    root: Path, name: str, image_size: int, minival_share: float, val_share: float, source: dict[str, Any]
-) -> Listing:
+    root: Path,
+    name: str,
+    image_size: int,
+    minival_share: float,
+    val_share: float,
+    source: dict[str, Any],
+) -> DatasetIndex:
     split_names = _split_folders(root)
     train = _images_of_classes(root, "train" if split_names else "", allow_empty=False)
     if len(train) < 2:
-        raise ValueError(f"{_only_class(root, train)}; a recogniser needs at least two")
-    given = {split: _images_of_classes(root, split, allow_empty=True) for split in split_names if split != "train"}
+        raise ValueError(f"{_only_class(root, train)}; a recognizer needs at least two")
+    given = {
+        split: _images_of_classes(root, split, allow_empty=True)
+        for split in split_names
+        if split != "train"
+    }
     for split, classes in given.items():
         _check_known(split, classes, train)
-    unlabelled = _images_below(root, "test", recurse=False) if "test" in given else []
+    unlabeled = _images_below(root, "test", recurse=False) if "test" in given else []
     class_names = tuple(sorted(train))
     rows: Rows = {split: [] for split in SPLITS}
     for label, class_name in enumerate(class_names):
@@ -163,29 +188,45 @@ def _list(
             rows[split] += [(label, image) for image in images]
         for split, classes in given.items():
             rows[split] += [(label, image) for image in classes.get(class_name, [])]
-    rows["test"] += [(-1, image) for image in unlabelled]
+    rows["test"] += [(-1, image) for image in unlabeled]
     for split in SPLITS:
         rows[split].sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))  # without a label: last
     return _assemble(name, image_size, class_names, rows, source)
 
 
-def _split(images: list[str], *, depth: int, minival_share: float, val_share: float) -> dict[str, list[str]]:
-    """Divide a class's images among train, minival and val; `depth` folders lie above a name inside the class."""
-    num_minival, num_val = split_counts(len(images), minival_share=minival_share, val_share=val_share)
+def _split(
+    images: list[str], *, depth: int, minival_share: float, val_share: float
+) -> dict[str, list[str]]:
+    """Divide a class's images among train, minival and val; `depth` folders lie above a name inside
+    the class.
+    """
+    num_minival, num_val = split_counts(
+        len(images), minival_share=minival_share, val_share=val_share
+    )
     ranked = sorted(images, key=lambda image: _split_key(image.split("/", depth)[depth]))
     first_minival = len(ranked) - num_minival
-    return {"train": ranked[num_val:first_minival], "minival": ranked[first_minival:], "val": ranked[:num_val]}
+    return {
+        "train": ranked[num_val:first_minival],
+        "minival": ranked[first_minival:],
+        "val": ranked[:num_val],
+    }
 
 
-def _assemble(name: str, image_size: int, class_names: tuple[str, ...], rows: Rows, source: dict[str, Any]) -> Listing:
+def _assemble(
+    name: str, image_size: int, class_names: tuple[str, ...], rows: Rows, source: dict[str, Any]
+) -> DatasetIndex:
     ordered = [row for split in SPLITS for row in rows[split]]
     ends = np.cumsum([len(rows[split]) for split in SPLITS]).tolist()
-    return Listing(
+    return DatasetIndex(
         name=name,
         image_size=image_size,
         class_names=class_names,
         class_ids=class_names,
-        splits={split: (end - len(rows[split]), end) for split, end in zip(SPLITS, ends, strict=True) if rows[split]},
+        splits={
+            split: (end - len(rows[split]), end)
+            for split, end in zip(SPLITS, ends, strict=True)
+            if rows[split]
+        },
         files=tuple(image for _, image in ordered),
         labels=np.array([label for label, _ in ordered], np.int64),
         boxes=np.zeros((0, 4), np.float32),
@@ -196,31 +237,42 @@ def _assemble(name: str, image_size: int, class_names: tuple[str, ...], rows: Ro
     )
 
 
-def _with_boxes(made: Listing, annotations: Annotations, root: Path) -> Listing:
-    """Give every labelled image of a listing its boxes; leave out those whose object the square cuts in two."""
-    labelled = [row for row, label in enumerate(made.labels) if label >= 0]
-    found = boxes_of(annotations, root, [made.files[row] for row in labelled], made.image_size)
+def _with_boxes(made: DatasetIndex, annotations: Annotations, root: Path) -> DatasetIndex:
+    """Give every labeled image of a listing its boxes; leave out those whose object the square cuts
+    in two.
+    """
+    labeled = [row for row, label in enumerate(made.labels) if label >= 0]
+    found = boxes_of(annotations, root, [made.files[row] for row in labeled], made.image_size)
     counts = np.zeros(len(made.files), np.int64)
-    counts[labelled] = [len(image.boxes) for image in found]
+    counts[labeled] = [len(image.boxes) for image in found]
     stated = [name for image in found for name in image.class_names]
     made = dataclasses.replace(
         made,
         boxes=np.concatenate([image.boxes for image in found]),
-        box_labels=_box_labels(annotations, made.class_names, stated, np.repeat(made.labels, counts)),
+        box_labels=_box_labels(
+            annotations, made.class_names, stated, np.repeat(made.labels, counts)
+        ),
         box_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
     )
-    cut = [(row, made.files[row]) for row, image in zip(labelled, found, strict=True) if image.cut]
+    cut = [(row, made.files[row]) for row, image in zip(labeled, found, strict=True) if image.cut]
     if not cut:
         return made
     keep = np.ones(len(made.files), bool)
     keep[[row for row, _ in cut]] = False
-    return without_rows(made, keep, cut, what="images whose centre square shows less than half of an object")
+    return without_rows(
+        made, keep, cut, what="images whose center square shows less than half of an object"
+    )
 
 
 def _box_labels(
-    annotations: Annotations, class_names: tuple[str, ...], stated: list[str], of_images: npt.NDArray[np.int64]
+    annotations: Annotations,
+    class_names: tuple[str, ...],
+    stated: list[str],
+    of_images: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Label boxes (N,) by the classes that the file states, if it knows several, else by their images' (N,)."""
+    """Label boxes (N,) by the classes that the file states, if it knows several, else by their
+    images' (N,).
+    """
     known = {mark.class_name for marks in annotations.marks.values() for mark in marks} - {""}
     if len(known) < 2:
         return of_images
@@ -231,12 +283,15 @@ def _box_labels(
         )
     numbers = {name: label for label, name in enumerate(class_names)}
     return np.array(
-        [numbers.get(name, label) for name, label in zip(stated, of_images.tolist(), strict=True)], np.int64
+        [numbers.get(name, label) for name, label in zip(stated, of_images.tolist(), strict=True)],
+        np.int64,
     )
 
 
 def _split_key(name: str) -> tuple[bytes, str]:
-    """Order the images of a class for splitting, by the hash of their names inside the class folder."""
+    """Order the images of a class for splitting, by the hash of their names inside the class
+    folder.
+    """
     return hashlib.sha256(nfc(name).encode()).digest(), name
 
 
@@ -247,12 +302,16 @@ def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
         there = {label for label, _ in rows[split]}
         missing = [repr(name) for label, name in enumerate(class_names) if label not in there]
         if missing:
-            notes.append(f"no image in {split} for {len(missing)} of {len(class_names)} classes: {few(missing)}")
+            notes.append(
+                f"no image in {split} for {len(missing)} of {len(class_names)} classes: {few(missing)}"
+            )
     return tuple(notes)
 
 
 def _split_folders(root: Path) -> tuple[str, ...]:
-    """Find which of train/, val/ and test/ there are, or none where FOLDER holds the class folders itself."""
+    """Find which of train/, val/ and test/ there are, or none where FOLDER holds the class folders
+    itself.
+    """
     if (root / "wnids.txt").is_file():
         raise ValueError(
             f"{str(root)!r} looks like Tiny ImageNet; use: tinysight data get tiny-imagenet --source FOLDER"
@@ -260,33 +319,45 @@ def _split_folders(root: Path) -> tuple[str, ...]:
     folders = [entry.name for entry in _visible(root) if entry.is_dir()]
     if "train" in folders and any(entry.is_dir() for entry in _visible(root / "train")):
         if strangers := [repr(name) for name in folders if name not in ("train", "val", "test")]:
-            raise ValueError(f"beside train/ there is {few(strangers)} in {str(root)!r}; {LAYOUT}, and perhaps test/")
+            raise ValueError(
+                f"beside train/ there is {few(strangers)} in {str(root)!r}; {LAYOUT}, and perhaps test/"
+            )
         return tuple(split for split in SPLITS if split in folders)
     if folders and {name.lower() for name in folders} <= _SPLIT_LIKE:
         names = few([repr(name) for name in folders])
-        raise ValueError(f"{str(root)!r} has {names} but no class folder in train/; {LAYOUT}, in these very names")
+        raise ValueError(
+            f"{str(root)!r} has {names} but no class folder in train/; {LAYOUT}, in these very names"
+        )
     return ()
 
 
 def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes:
-    """List the images of every class folder in `root/inside`; loose images beside them are allowed in test/ only."""
+    """List the images of every class folder in `root/inside`; loose images beside them are allowed
+    in test/ only.
+    """
     entries = _visible(root / inside)
-    if inside != "test" and (loose := [repr(e.name) for e in entries if not e.is_dir() and _is_image(e)]):
-        raise ValueError(f"{str(root / inside)!r} has images outside of class folders ({few(loose)}); {LAYOUT}")
-    spelt: dict[str, str] = {}  # lower-case NFC -> as on disk
+    if inside != "test" and (
+        loose := [repr(e.name) for e in entries if not e.is_dir() and _is_image(e)]
+    ):
+        raise ValueError(
+            f"{str(root / inside)!r} has images outside of class folders ({few(loose)}); {LAYOUT}"
+        )
+    spelled: dict[str, str] = {}  # lower-case NFC -> as on disk
     classes: Classes = {}
     for entry in entries:
         if not entry.is_dir():
             continue
         class_name = nfc(entry.name)
-        if (other := spelt.setdefault(class_name.lower(), entry.name)) != entry.name:
+        if (other := spelled.setdefault(class_name.lower(), entry.name)) != entry.name:
             raise ValueError(
                 f"the class folders {other!r} and {entry.name!r} in {str(root / inside)!r} differ only by case or in "
                 "how accents are encoded, and would be one folder on other systems; rename or merge one"
             )
         classes[class_name] = _images_below(root, f"{inside}/{entry.name}".lstrip("/"))
     if empty := [repr(name) for name, images in classes.items() if not images and not allow_empty]:
-        raise ValueError(f"no image in the class folder {few(empty)} of {str(root / inside)!r}; fill or remove it")
+        raise ValueError(
+            f"no image in the class folder {few(empty)} of {str(root / inside)!r}; fill or remove it"
+        )
     return classes
 
 
@@ -296,7 +367,11 @@ def _only_class(root: Path, classes: Classes) -> str:
         return f"{str(root)!r} has no class folder; {LAYOUT}"
     (only,) = classes
     inner = sorted({image.split("/")[1] for image in classes[only] if image.count("/") > 1})
-    hint = f" (did you mean its folder {only!r}, with {few([repr(name) for name in inner])}?)" if inner else ""
+    hint = (
+        f" (did you mean its folder {only!r}, with {few([repr(name) for name in inner])}?)"
+        if inner
+        else ""
+    )
     return f"{str(root)!r} has only one class, {only!r}{hint}"
 
 
@@ -306,11 +381,15 @@ def _check_known(split: str, classes: Classes, train: Classes) -> None:
             near = difflib.get_close_matches(name, train, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             where = "; put test images without a label into test/ itself" if split == "test" else ""
-            raise ValueError(f"{split}/{name} is not a class of train/{hint}; classes need images in train/{where}")
+            raise ValueError(
+                f"{split}/{name} is not a class of train/{hint}; classes need images in train/{where}"
+            )
 
 
 def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]:
-    """List the images in `root/folder`, relative to root with /; raise ValueError for any other visible file."""
+    """List the images in `root/folder`, relative to root with /; raise ValueError for any other
+    visible file.
+    """
     images: list[str] = []
     strangers: list[str] = []
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
@@ -338,9 +417,15 @@ def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """List a folder's entries by name, without hidden ones. Raises ValueError for a name that would break output."""
+    """List a folder's entries by name, without hidden ones. Raises ValueError for a name that would
+    break output.
+    """
     with os.scandir(folder) as entries:
-        found = [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in _LEFT_BY_SYSTEMS]
+        found = [
+            entry
+            for entry in entries
+            if entry.name[0] != "." and entry.name.lower() not in _LEFT_BY_SYSTEMS
+        ]
     for entry in found:
         if not entry.name.isprintable() and any(
             unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in entry.name
@@ -353,7 +438,9 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Trust the suffixes of images; look into any other file. Raises ValueError for what is no file."""
+    """Trust the suffixes of images; look into any other file. Raises ValueError for what is no
+    file.
+    """
     if not entry.is_file():
         what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
         raise ValueError(f"{entry.path!r} is {what}; remove it")
@@ -366,18 +453,31 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 def _existing_folder(folder: Path) -> Path:
     try:
         root = folder.resolve(strict=True)
-    except (OSError, ValueError, RuntimeError) as error:  # too long, no rights, a NUL, a circle of links
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # too long, no rights, a NUL, a circle of links
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"cannot open the folder {str(folder)!r}: {reason}; {LAYOUT}") from error
     if not root.is_dir():
-        raise ValueError(f"{str(folder)!r} is a file, not a folder (an archive is to be unpacked first); {LAYOUT}")
+        raise ValueError(
+            f"{str(folder)!r} is a file, not a folder (an archive is to be unpacked first); {LAYOUT}"
+        )
     return root
 
 
 def _source(
-    root: Path, *, image_size: int, minival_share: float, val_share: float, annotations: Annotations | None
+    root: Path,
+    *,
+    image_size: int,
+    minival_share: float,
+    val_share: float,
+    annotations: Annotations | None,
 ) -> dict[str, Any]:
-    """State where a pack comes from; the same again means that there is nothing to do. Raises ValueError."""
+    """State where a pack comes from; the same again means that there is nothing to do. Raises
+    ValueError.
+    """
     if not 1 <= image_size <= MAX_IMAGE_SIZE:
         raise ValueError(f"image_size is {image_size}, expected 1 to {MAX_IMAGE_SIZE} pixels")
     if not (minival_share >= 0 and val_share >= 0 and minival_share + val_share < 1):
@@ -388,7 +488,11 @@ def _source(
         fingerprint = source_fingerprint(root)
     except OSError as error:
         raise _inaccessible(error) from error
-    settings: dict[str, Any] = {"image_size": image_size, "minival_share": minival_share, "val_share": val_share}
+    settings: dict[str, Any] = {
+        "image_size": image_size,
+        "minival_share": minival_share,
+        "val_share": val_share,
+    }
     if annotations is not None:
         settings["boxes"] = annotations.digest
     return {"kind": "folder", "path": str(root), "fingerprint": fingerprint, "settings": settings}

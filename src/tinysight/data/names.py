@@ -9,7 +9,9 @@ FEW = 5  # named in one line
 
 
 def nfc(text: str) -> str:
-    """Return a name as NFC has it: macOS keeps accents apart from their letters, Linux as they were written."""
+    """Return a name as NFC has it: macOS keeps accents apart from their letters, Linux as they were
+    written.
+    """
     return unicodedata.normalize("NFC", text)
 
 

@@ -1,8 +1,8 @@
 """Shapes, textures and fragments as signed distances to an edge, negative inside.
 
-Rotation and anti-aliased edges then cost nothing, and the pixels of an object are those whose centre lies inside.
-Distances are exact along straight and round edges; outside a corner they are too short and say no more than "outside".
-"""
+Rotation and anti-aliased edges then cost nothing, and the pixels of an object are those whose
+center lies inside. Distances are exact along straight and round edges; outside a corner they are
+too short and say no more than "outside"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 Plane = npt.NDArray[np.floating[Any]]  # float32 throughout: Python floats do not widen it
-Edge = Callable[[Plane, Plane], Plane]  # (u, v) -> signed distance, in the unit of u and v; v points down
+Edge = Callable[
+    [Plane, Plane], Plane
+]  # (u, v) -> signed distance, in the unit of u and v; v points down
 
 # Shapes, in radii: each lies in (about) the unit circle and stands upright
 
@@ -44,10 +46,11 @@ def _triangle(u: Plane, v: Plane) -> Plane:
 
 
 def _star(u: Plane, v: Plane) -> Plane:
-    """Be inside at least four of the pentagram's five half-planes: the second largest distance counts.
+    """Be inside at least four of the pentagram's five half-planes: the second largest distance
+    counts.
 
-    The circle round the tips ends them: beside so sharp a corner the half-planes alone would blur it over two pixels.
-    """
+    The circle round the tips ends them: beside so sharp a corner the half-planes alone would
+    blur it over two pixels."""
     largest, *others = _half_planes(u, -v, 5)
     second = np.full_like(largest, -np.inf)
     for plane in others:
@@ -93,7 +96,7 @@ SHAPES: dict[str, Edge] = {
     "crescent": _crescent,
 }
 
-# Textures, in periods: the distance to the part in the second colour
+# Textures, in periods: the distance to the part in the second color
 
 
 def _plain(u: Plane, v: Plane) -> Plane:
@@ -112,7 +115,9 @@ TEXTURES: dict[str, Edge] = {"plain": _plain, "striped": _striped, "dotted": _do
 
 CLASS_NAMES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
 
-EDGES = tuple((shape, texture) for shape in SHAPES.values() for texture in TEXTURES.values())  # by label
+EDGES = tuple(
+    (shape, texture) for shape in SHAPES.values() for texture in TEXTURES.values()
+)  # by label
 
 
 # Fragments, in radii: distractors, smaller than any object and of no class

@@ -1,8 +1,8 @@
-"""The embedded data set `shapes`: plain, striped and dotted shapes over clutter, drawn from a seed, with exact boxes.
+"""The embedded data set `shapes`: plain, striped and dotted shapes over clutter, drawn from a seed,
+with exact boxes.
 
-It lets everything work, be taught and be tested without a download. Its 24 classes are 8 shapes x 3 textures.
-See `scenes` for what a scene holds and `painting` for how it is drawn.
-"""
+It lets everything work, be taught and be tested without a download. Its 24 classes are 8 shapes
+x 3 textures. See `scenes` for what a scene holds and `painting` for how it is drawn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data import pack
+from tinysight.data import build
 from tinysight.data.decoding import Decode, Progress
-from tinysight.data.listing import SPLITS, Listing
+from tinysight.data.index import SPLITS, DatasetIndex
 from tinysight.data.outlines import CLASS_NAMES
 from tinysight.data.painting import draw
 from tinysight.data.scenes import NATURAL_SIZE, Scene, boxes, plan
 
-VERSION = 1  # of the drawing: part of the fingerprint, so a changed scene is never taken for an old one
+VERSION = (
+    1  # of the drawing: part of the fingerprint, so a changed scene is never taken for an old one
+)
 MAX_OBJECTS = 8
 CLASS_IDS = tuple(name.replace(" ", "-") for name in CLASS_NAMES)
 
@@ -39,7 +41,9 @@ class _Form:
             if count < 0:
                 raise ValueError(f"num_{split} is {count}; give a number of scenes, 0 or more")
         if not any(self.counts):
-            raise ValueError("there is no scene to draw: num_train, num_minival, num_val and num_test are all 0")
+            raise ValueError(
+                "there is no scene to draw: num_train, num_minival, num_val and num_test are all 0"
+            )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {self.seed}; give a whole number from 0 to 2**64 - 1")
         if not 32 <= self.image_size <= 512:
@@ -70,7 +74,9 @@ class _Form:
 
     def source(self) -> dict[str, object]:
         counts, objects = ("x".join(map(str, numbers)) for numbers in (self.counts, self.objects))
-        fingerprint = f"shapes{VERSION}-seed{self.seed}-{counts}-{self.image_size}px-objects{objects}"
+        fingerprint = (
+            f"shapes{VERSION}-seed{self.seed}-{counts}-{self.image_size}px-objects{objects}"
+        )
         return {"kind": "shapes", "path": "", "fingerprint": fingerprint}
 
 
@@ -84,13 +90,13 @@ def listing(
     image_size: int = NATURAL_SIZE,
     objects: tuple[int, int] = (1, 1),
     name: str = "shapes",
-) -> tuple[Listing, Decode]:
+) -> tuple[DatasetIndex, Decode]:
     """List the scenes of a pack, classes in turn, with a picklable function that draws a row.
 
-    With several `objects` (fewest, most) in a scene, its label is that of the object of the largest radius, whose box
-    comes first; `box_labels` has all. Rows of `test` carry no label and no box: `truth` says what they show.
-    Raises ValueError for numbers out of range. A tenth of a millisecond a scene.
-    """
+    With several `objects` (fewest, most) in a scene, its label is that of the object of the
+    largest radius, whose box comes first; `box_labels` has all. TensorRows of `test` carry no
+    label and no box: `truth` says what they show. Raises ValueError for numbers out of range. A
+    tenth of a millisecond a scene."""
     form = _Form(seed, (num_train, num_minival, num_val, num_test), image_size, objects)
     ends = [sum(form.counts[: i + 1]) for i in range(len(SPLITS))]
     num_told = ends[2]  # all but test
@@ -98,30 +104,50 @@ def listing(
     offsets = np.zeros(ends[3] + 1, dtype=np.int64)
     np.cumsum([len(scene.things) for scene in scenes], out=offsets[1 : num_told + 1])
     offsets[num_told + 1 :] = offsets[num_told]
-    found = Listing(
+    found = DatasetIndex(
         name=name,
         image_size=image_size,
         class_names=CLASS_NAMES,
         class_ids=CLASS_IDS,
-        splits={split: (end - count, end) for split, end, count in zip(SPLITS, ends, form.counts, strict=True)},
+        splits={
+            split: (end - count, end)
+            for split, end, count in zip(SPLITS, ends, form.counts, strict=True)
+        },
         files=tuple(
-            f"{split}/{index:05d}" for split, count in zip(SPLITS, form.counts, strict=True) for index in range(count)
+            f"{split}/{index:05d}"
+            for split, count in zip(SPLITS, form.counts, strict=True)
+            for index in range(count)
         ),
         labels=np.array([scene.label for scene in scenes] + [-1] * num_test, dtype=np.int64),
-        boxes=np.concatenate([boxes(scene) for scene in scenes] or [np.zeros((0, 4), dtype=np.float32)]),
-        box_labels=np.array([thing.label for scene in scenes for thing in scene.things], dtype=np.int64),
+        boxes=np.concatenate(
+            [boxes(scene) for scene in scenes] or [np.zeros((0, 4), dtype=np.float32)]
+        ),
+        box_labels=np.array(
+            [thing.label for scene in scenes for thing in scene.things], dtype=np.int64
+        ),
         box_offsets=offsets,
         source=form.source(),
-        notes=("drawn scenes, not photographs: what a model scores here says nothing of real images",),
+        notes=(
+            "drawn scenes, not photographs: what a model scores here says nothing of real images",
+        ),
     )
     return found, form
 
 
 def truth(
-    split: str, num: int, *, seed: int = 0, image_size: int = NATURAL_SIZE, objects: tuple[int, int] = (1, 1)
+    split: str,
+    num: int,
+    *,
+    seed: int = 0,
+    image_size: int = NATURAL_SIZE,
+    objects: tuple[int, int] = (1, 1),
 ) -> list[Scene]:
-    """Tell what the first `num` scenes of a split show, test too: see `Scene.label` and `scenes.boxes`."""
-    return [plan(seed, split, index, image_size=image_size, objects=objects) for index in range(num)]
+    """Tell what the first `num` scenes of a split show, test too: see `Scene.label` and
+    `scenes.boxes`.
+    """
+    return [
+        plan(seed, split, index, image_size=image_size, objects=objects) for index in range(num)
+    ]
 
 
 def prepare(
@@ -139,11 +165,13 @@ def prepare(
     progress: Progress | None = None,
     replace: bool = False,
     say: Callable[[str], None] | None = None,
-) -> pack.Pack:
-    """Draw the pack `<home>/<name>`, or open it at once where it holds these very scenes; see `listing`."""
+) -> build.Dataset:
+    """Draw the pack `<home>/<name>`, or open it at once where it holds these very scenes; see
+    `listing`.
+    """
     form = _Form(seed, (num_train, num_minival, num_val, num_test), image_size, objects)
 
-    def make_listing() -> tuple[Listing, Decode]:
+    def make_listing() -> tuple[DatasetIndex, Decode]:
         return listing(
             seed=seed,
             num_train=num_train,
@@ -155,6 +183,13 @@ def prepare(
             name=name,
         )
 
-    return pack.prepare(
-        name, make_listing, form.source(), home=home, workers=workers, progress=progress, replace=replace, say=say
+    return build.prepare(
+        name,
+        make_listing,
+        form.source(),
+        home=home,
+        workers=workers,
+        progress=progress,
+        replace=replace,
+        say=say,
     )

@@ -1,10 +1,11 @@
-"""Read Tiny ImageNet (Wu et al. 2017, section 1) from its published archive or folder, and check all that it says.
+"""Read Tiny ImageNet (Wu et al. 2017, section 1) from its published archive or folder, and check
+all that it says.
 
-Rows are in the order train, minival, val, test. Classes are in the order of their wnids. Rows of train and of minival
-are sorted by (class, number), those of val and test by number. `minival` is 25 images a class out of train: those whose
-file names have the lowest SHA-256, so that it depends on no seed, platform or order of files. The box files hold
-inclusive pixel indices 0..63; boxes become half-open here, and only here.
-"""
+TensorRows are in the order train, minival, val, test. Classes are in the order of their wnids.
+TensorRows of train and of minival are sorted by (class, number), those of val and test by
+number. `minival` is 25 images a class out of train: those whose file names have the lowest
+SHA-256, so that it depends on no seed, platform or order of files. The box files hold inclusive
+pixel indices 0..63; boxes become half-open here, and only here."""
 
 from __future__ import annotations
 
@@ -27,19 +28,19 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinysight.data.archive import Archive
-from tinysight.data.download import download
-from tinysight.data.pack import (
+from tinysight.data.build import (
+    Dataset,
+    DatasetIndex,
     Decode,
-    Listing,
     OnUnreadable,
-    Pack,
     Progress,
     Say,
-    list_packs,
-    open_pack,
+    list_datasets,
+    open_dataset,
     source_fingerprint,
 )
-from tinysight.data.pack import prepare as prepare_pack
+from tinysight.data.build import prepare as prepare_pack
+from tinysight.data.download import download
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 ARCHIVE_BYTES = 248_100_043
@@ -76,15 +77,16 @@ def prepare(
     say: Say | None = None,
     replace: bool = False,
     expect: Counts = PUBLISHED,
-) -> Pack:
-    """Give the pack of Tiny ImageNet, made where it is missing: from an address, a .zip, its folder, or (None) `URL`.
+) -> Dataset:
+    """Give the pack of Tiny ImageNet, made where it is missing: from an address, a .zip, its
+    folder, or (None) `URL`.
 
-    Without a source, a pack that is there is taken as it is. An address is downloaded into `<home>/.downloads` and
-    kept there; `progress` counts images, `download_progress` bytes. Raises ValueError: see `listing` and `download`.
-    """
-    if source is None and name in list_packs(home) and not replace:
+    Without a source, a pack that is there is taken as it is. An address is downloaded into
+    `<home>/.downloads` and kept there; `progress` counts images, `download_progress` bytes.
+    Raises ValueError: see `listing` and `download`."""
+    if source is None and name in list_datasets(home) and not replace:
         try:
-            return open_pack(name, home=home)
+            return open_dataset(name, home=home)
         except ValueError as error:
             if say is not None:
                 say(f"{error}: doing so")
@@ -107,12 +109,17 @@ def prepare(
     )
 
 
-def fetch(url: str = URL, *, home: Path, progress: Progress | None = None, say: Say | None = None) -> Path:
-    """Download an archive into `<home>/.downloads`, or find it there; the published one must have its hash."""
+def fetch(
+    url: str = URL, *, home: Path, progress: Progress | None = None, say: Say | None = None
+) -> Path:
+    """Download an archive into `<home>/.downloads`, or find it there; the published one must have
+    its hash.
+    """
     published = url == URL
     file = Path(urlsplit(url).path).name or "archive.zip"
     if not published:
-        file = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file}"  # other addresses, other files
+        # other addresses, other files
+        file = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file}"
     target = home / ".downloads" / file
     if say is not None and not target.exists():
         say(f"downloading {url} to {target}")
@@ -126,19 +133,23 @@ def fetch(url: str = URL, *, home: Path, progress: Progress | None = None, say: 
     return target
 
 
-def listing(source: Path, *, name: str = "tiny-imagenet", expect: Counts = PUBLISHED) -> tuple[Listing, Decode]:
-    """List the images of an archive or folder in its published layout, in pack order, and how to decode each.
+def listing(
+    source: Path, *, name: str = "tiny-imagenet", expect: Counts = PUBLISHED
+) -> tuple[DatasetIndex, Decode]:
+    """List the images of an archive or folder in its published layout, in pack order, and how to
+    decode each.
 
-    Every count, name and box is checked; the size of an image is checked when it is decoded. Raises ValueError naming
-    the file, what was expected and what to do.
-    """
+    Every count, name and box is checked; the size of an image is checked when it is decoded.
+    Raises ValueError naming the file, what was expected and what to do."""
     path = _checked_path(source)
     return _listing(path, _origin(path), name, expect)
 
 
 @contextmanager
 def _collection_paused() -> Iterator[None]:
-    """Spare the garbage collector a million new objects of which none is garbage: a fifth of the time of a listing."""
+    """Spare the garbage collector a million new objects of which none is garbage: a fifth of the
+    time of a listing.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -149,7 +160,9 @@ def _collection_paused() -> Iterator[None]:
 
 
 @_collection_paused()
-def _listing(path: Path, origin: dict[str, Any], name: str, expect: Counts) -> tuple[Listing, Decode]:
+def _listing(
+    path: Path, origin: dict[str, Any], name: str, expect: Counts
+) -> tuple[DatasetIndex, Decode]:
     files = _open(path)
     by_folder = _by_folder(files.names)
     wnids = _read_wnids(files, expect)
@@ -157,10 +170,14 @@ def _listing(path: Path, origin: dict[str, Any], name: str, expect: Counts) -> t
     rows: dict[str, list[_Row]] = {"train": [], "minival": []}
     for label, wnid in enumerate(wnids):
         images = _read_class(files, by_folder, wnid, label, expect)
-        minival = set(sorted((row.file for row in images), key=_name_digest)[: expect.minival_per_class])
+        minival = set(
+            sorted((row.file for row in images), key=_name_digest)[: expect.minival_per_class]
+        )
         rows["train"] += [row for row in images if row.file not in minival]
         rows["minival"] += [row for row in images if row.file in minival]
-    if strays := [f for f in by_folder if re.match(r"train/[^/]+", f) and f.split("/")[1] not in wnids]:
+    if strays := [
+        f for f in by_folder if re.match(r"train/[^/]+", f) and f.split("/")[1] not in wnids
+    ]:
         raise _departure(files, strays[0], "a folder", "only the classes of wnids.txt")
     rows["val"] = _read_val(files, by_folder, wnids, expect)
     rows["test"] = _read_test(files, by_folder, expect)
@@ -171,7 +188,7 @@ def _listing(path: Path, origin: dict[str, Any], name: str, expect: Counts) -> t
     boxed = labels >= 0
     boxes = np.array([row.box for row in ordered if row.box], np.float32).reshape(-1, 4)
     boxes[:, 2:] += 1  # inclusive -> half-open
-    return Listing(
+    return DatasetIndex(
         name=name,
         image_size=IMAGE_SIZE,
         class_names=name_classes(words),
@@ -188,7 +205,9 @@ def _listing(path: Path, origin: dict[str, Any], name: str, expect: Counts) -> t
 
 
 class _Row:
-    """One image: its file, its label (-1: none) and its box as it is written, inclusive (empty: none)."""
+    """One image: its file, its label (-1: none) and its box as it is written, inclusive (empty:
+    none).
+    """
 
     __slots__ = ("box", "file", "label")
 
@@ -218,7 +237,9 @@ class _FolderFiles:
         try:
             size = os.fstat(descriptor).st_size
             if size > MOST_BYTES:
-                raise ValueError(f"{self._prefix}{name} has {size} bytes, at most {MOST_BYTES} are taken")
+                raise ValueError(
+                    f"{self._prefix}{name} has {size} bytes, at most {MOST_BYTES} are taken"
+                )
             return os.read(descriptor, size)
         finally:
             os.close(descriptor)
@@ -228,10 +249,16 @@ class _ArchiveFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._archive = Archive(path)
-        tops = [name.removesuffix("wnids.txt") for name in self._archive.members if name.endswith("wnids.txt")]
+        tops = [
+            name.removesuffix("wnids.txt")
+            for name in self._archive.members
+            if name.endswith("wnids.txt")
+        ]
         self._prefix = min(tops, key=len, default="")
         start = len(self._prefix)
-        self.names = tuple(name[start:] for name in self._archive.members if name.startswith(self._prefix))
+        self.names = tuple(
+            name[start:] for name in self._archive.members if name.startswith(self._prefix)
+        )
 
     def read(self, name: str) -> bytes:
         return self._archive.read(self._prefix + name)
@@ -255,20 +282,31 @@ def _open(path: Path) -> _Files:
 
 
 def _checked_path(path: Path) -> Path:
-    """Make it absolute, and point into the published top folder where one was unpacked. Raises ValueError."""
+    """Make it absolute, and point into the published top folder where one was unpacked. Raises
+    ValueError.
+    """
     if not path.exists():
-        raise ValueError(f"{path} does not exist; expected a .zip, its unpacked folder, or an address")
+        raise ValueError(
+            f"{path} does not exist; expected a .zip, its unpacked folder, or an address"
+        )
     if path.is_dir():
         inner = path / FOLDER
         path = inner if inner.is_dir() and not (path / "wnids.txt").exists() else path
         if not (path / "wnids.txt").exists():
-            raise ValueError(f"{path} has no wnids.txt; expected the folder {FOLDER} or one of its layout")
+            raise ValueError(
+                f"{path} has no wnids.txt; expected the folder {FOLDER} or one of its layout"
+            )
     return path.absolute()
 
 
 def _origin(path: Path) -> dict[str, Any]:
     kind = "tiny-imagenet folder" if path.is_dir() else "tiny-imagenet archive"
-    return {"kind": kind, "path": str(path), "fingerprint": source_fingerprint(path), "decoder": _decoder_name()}
+    return {
+        "kind": kind,
+        "path": str(path),
+        "fingerprint": source_fingerprint(path),
+        "decoder": _decoder_name(),
+    }
 
 
 def _departure(files: _Files, name: str, found: str, expected: str) -> ValueError:
@@ -303,7 +341,9 @@ def _read_wnids(files: _Files, expect: Counts) -> tuple[str, ...]:
         if not re.fullmatch(r"n\d{8}", wnid, re.ASCII):
             raise _departure(files, "wnids.txt", repr(wnid), "lines like n01443537")
     if len(set(wnids)) != expect.classes or len(wnids) != expect.classes:
-        raise _departure(files, "wnids.txt", f"{len(set(wnids))} different wnids", f"{expect.classes}, each once")
+        raise _departure(
+            files, "wnids.txt", f"{len(set(wnids))} different wnids", f"{expect.classes}, each once"
+        )
     return tuple(sorted(wnids))
 
 
@@ -317,7 +357,9 @@ def _read_words(files: _Files, wnids: tuple[str, ...]) -> dict[str, str]:
 
 
 def name_classes(words: dict[str, str]) -> tuple[str, ...]:
-    """Name each class by its first synonym, by more of them where two would share a name, at last with its wnid."""
+    """Name each class by its first synonym, by more of them where two would share a name, at last
+    with its wnid.
+    """
     synonyms = {wnid: line.split(", ") for wnid, line in words.items()}
     names = {wnid: parts[0] for wnid, parts in synonyms.items()}
     for count in range(2, max(map(len, synonyms.values()), default=0) + 1):
@@ -337,25 +379,37 @@ def _name_digest(file: str) -> bytes:
     return hashlib.sha256(file.rpartition("/")[2].encode()).digest()
 
 
-def _check_images(files: _Files, folder: str, found: set[str], pattern: str, count: int) -> list[str]:
+def _check_images(
+    files: _Files, folder: str, found: set[str], pattern: str, count: int
+) -> list[str]:
     """Require exactly pattern.format(0..count-1) in a folder; return those names in order."""
     expected = [pattern.format(number) for number in range(count)]
     if found != set(expected):
         missing, strange = sorted(set(expected) - found), sorted(found - set(expected))
         what = f"no {missing[0]}" if missing else f"also {strange[0]}"
-        raise _departure(files, folder, f"{len(found)} files, {what}", f"{expected[0]} .. {expected[-1]}")
+        raise _departure(
+            files, folder, f"{len(found)} files, {what}", f"{expected[0]} .. {expected[-1]}"
+        )
     return expected
 
 
-def _read_class(files: _Files, by_folder: dict[str, set[str]], wnid: str, label: int, expect: Counts) -> list[_Row]:
+def _read_class(
+    files: _Files, by_folder: dict[str, set[str]], wnid: str, label: int, expect: Counts
+) -> list[_Row]:
     folder = f"train/{wnid}/images"
     pattern = wnid + "_{}.JPEG"
-    images = _check_images(files, folder, by_folder.get(folder, set()), pattern, expect.train_per_class)
+    images = _check_images(
+        files, folder, by_folder.get(folder, set()), pattern, expect.train_per_class
+    )
     boxes = _read_boxes(files, f"train/{wnid}/{wnid}_boxes.txt", images, num_fields=5)
-    return [_Row(f"{folder}/{image}", label, _parse_box(files, wnid, boxes[image])) for image in images]
+    return [
+        _Row(f"{folder}/{image}", label, _parse_box(files, wnid, boxes[image])) for image in images
+    ]
 
 
-def _read_val(files: _Files, by_folder: dict[str, set[str]], wnids: tuple[str, ...], expect: Counts) -> list[_Row]:
+def _read_val(
+    files: _Files, by_folder: dict[str, set[str]], wnids: tuple[str, ...], expect: Counts
+) -> list[_Row]:
     folder, name = "val/images", "val/val_annotations.txt"
     images = _check_images(files, folder, by_folder.get(folder, set()), "val_{}.JPEG", expect.val)
     lines = _read_boxes(files, name, images, num_fields=6)
@@ -375,16 +429,25 @@ def _read_test(files: _Files, by_folder: dict[str, set[str]], expect: Counts) ->
     return [_Row(f"{folder}/{image}") for image in images]
 
 
-def _read_boxes(files: _Files, name: str, images: list[str], num_fields: int) -> dict[str, list[str]]:
+def _read_boxes(
+    files: _Files, name: str, images: list[str], num_fields: int
+) -> dict[str, list[str]]:
     """Give the fields of each image's one line."""
     lines = _read_lines(files, name)
     for fields in lines:
         if len(fields) != num_fields:
-            raise _departure(files, name, f"{len(fields)} fields in {fields!r}", f"{num_fields}, separated by tabs")
+            raise _departure(
+                files,
+                name,
+                f"{len(fields)} fields in {fields!r}",
+                f"{num_fields}, separated by tabs",
+            )
     by_image = {fields[0]: fields for fields in lines}
     if len(lines) != len(images) or by_image.keys() != set(images):
         odd = sorted(by_image.keys() ^ set(images)) or ["an image twice"]
-        raise _departure(files, name, f"{len(lines)} lines ({odd[0]})", f"one for each of {len(images)} images")
+        raise _departure(
+            files, name, f"{len(lines)} lines ({odd[0]})", f"one for each of {len(images)} images"
+        )
     return by_image
 
 
@@ -417,11 +480,11 @@ class _Decode:
 
 
 def decode_image(content: bytes, *, fast: bool = False) -> npt.NDArray[np.uint8]:
-    """Decode a 64x64 JPEG to RGB (64, 64, 3); greyscale gives three equal channels. Raises ValueError.
+    """Decode a 64x64 JPEG to RGB (64, 64, 3); grayscale gives three equal channels. Raises
+    ValueError.
 
-    `fast` is by simplejpeg, three times as quick and bit-identical on all 120,000 published images; whatever it finds
-    fault with is left to Pillow, so that both refuse the same files.
-    """
+    `fast` is by simplejpeg, three times as quick and bit-identical on all 120,000 published
+    images; whatever it finds fault with is left to Pillow, so that both refuse the same files."""
     if len(content) > FILE_BYTES:
         raise ValueError(f"{len(content)} bytes, expected a small JPEG of at most {FILE_BYTES}")
     if fast:
@@ -434,7 +497,9 @@ def decode_image(content: bytes, *, fast: bool = False) -> npt.NDArray[np.uint8]
     try:
         with Image.open(BytesIO(content), formats=["JPEG"]) as image:
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):  # before a pixel is decoded
-                raise ValueError(f"{image.width}x{image.height} pixels, expected {IMAGE_SIZE}x{IMAGE_SIZE}")
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels, expected {IMAGE_SIZE}x{IMAGE_SIZE}"
+                )
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"no readable JPEG ({error})") from None
@@ -442,7 +507,10 @@ def decode_image(content: bytes, *, fast: bool = False) -> npt.NDArray[np.uint8]
 
 def has_fast_decoder() -> bool:
     """Tell whether simplejpeg is installed and $TINYSIGHT_DECODER does not ask for pillow."""
-    return os.environ.get("TINYSIGHT_DECODER") != "pillow" and importlib.util.find_spec("simplejpeg") is not None
+    return (
+        os.environ.get("TINYSIGHT_DECODER") != "pillow"
+        and importlib.util.find_spec("simplejpeg") is not None
+    )
 
 
 def _decoder_name() -> str:

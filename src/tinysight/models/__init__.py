@@ -1,7 +1,7 @@
 """The networks, by name: images (B, 3, H, W) in 0..255 -> logits (B, K).
 
-Each has `forward_features`, images to a map of features, `forward_head`, that map to logits, and `num_features`.
-"""
+Each has `forward_features`, images to a map of features, `forward_head`, that map to logits, and
+`num_features`."""
 
 from __future__ import annotations
 
@@ -25,23 +25,33 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    """Build a model; raise ValueError for an unknown name or option, with the nearest one that exists."""
+    """Build a model; raise ValueError for an unknown name or option, with the nearest one that
+    exists.
+    """
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.3)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(f"no model is named {name!r}; {hint}there are {', '.join(MODELS)}")
-    known = {n: p for n, p in inspect.signature(MODELS[name]).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    known = {
+        n: p
+        for n, p in inspect.signature(MODELS[name]).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
         default = known[option].default
         if not _is_like(value, default):
-            raise ValueError(f"model.options.{option} is {value!r}; expected a value like {default!r}")
+            raise ValueError(
+                f"model.options.{option} is {value!r}; expected a value like {default!r}"
+            )
     return MODELS[name](num_classes, **options)
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether an option's value has its default's type; a tuple's items the type of the default's first item."""
+    """Whether an option's value has its default's type; a tuple's items the type of the default's
+    first item.
+    """
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_is_like(item, default[0]) for item in value)
     return type(value) is type(default) or (type(default) is float and type(value) is int)
@@ -59,7 +69,9 @@ def num_parameters(name: str, num_classes: int, options: dict[str, Any]) -> int:
 
 
 def count_multiply_adds(model: nn.Module, size: int) -> int:
-    """Count the multiply-adds of convolutions and linear layers in one image's forward pass at (3, size, size)."""
+    """Count the multiply-adds of convolutions and linear layers in one image's forward pass at (3,
+    size, size).
+    """
     total = 0
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -67,7 +79,11 @@ def count_multiply_adds(model: nn.Module, size: int) -> int:
         assert isinstance(module, nn.Conv2d | nn.Linear)
         total += output[0].numel() * module.weight[0].numel()
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [
+        m.register_forward_hook(note)
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
     was_training = model.training
     try:
         with torch.no_grad():

@@ -1,24 +1,28 @@
 """The report's Inception-ResNet for 64x64 images (Wu et al. 2017, section 3.3, Fig. 3).
 
-It follows Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261, section 3.2) and differs from it in this:
+It follows Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261, section 3.2) and differs from
+it in this:
 
-- Two kinds of module and one reduction, n x A and 2n x B, where the paper has three kinds, two reductions and
-  5 x A, 10 x B, 5 x C. At 200 classes n = 1, 2, 3 give 5,617,192, 8,101,256 and 10,585,320 parameters without the
-  stem; the published 8.3 M leaves n = 2.
-- A batch norm after every convolution, the linear 1x1 at a module's end among them. The paper leaves it out on top of
-  the summed activations.
-- B has 1152 channels, what the reduction gives (384 + 384 pooled, convolved once and thrice); the paper prints 1154.
+- Two kinds of module and one reduction, n x A and 2n x B, where the paper has three kinds, two
+  reductions and 5 x A, 10 x B, 5 x C. At 200 classes n = 1, 2, 3 give 5,617,192, 8,101,256 and
+  10,585,320 parameters without the stem; the published 8.3 M leaves n = 2.
+- A batch norm after every convolution, the linear 1x1 at a module's end among them. The paper
+  leaves it out on top of the summed activations.
+- B has 1152 channels, what the reduction gives (384 + 384 pooled, convolved once and thrice); the
+  paper prints 1154.
 - The residual is scaled by 0.1 in A and B; the paper recommends 0.1 to 0.3.
 - The last dropout keeps 0.5, the paper's 0.8.
-- Three halvings in place of five, as images are five times smaller: the first convolution has stride 1. Convolutions
-  and pools pad, so that a size is halved and rounded up and no pixel is lost: 56 -> 28 -> 14 (A) -> 7 (B). They pad
-  both sides alike, where TensorFlow's "SAME" pads an even size behind only: maps lie one pixel elsewhere.
-- `stem="v4"` is the paper's stem with those strides and paddings (8,706,984 parameters). `stem="report"` drops its
-  first pooled step and its last convolution (8,307,048). The report states the stem in words only: parallel branches,
-  concatenated, and 1x7 and 7x1 in place of 7x7. The count then leaves no weights for the step from 192 channels to the
-  384 of A, so this stem takes its second halving in the branches' last convolutions (96 + 96) and lays beside
-  them the max-pooled maps that they and the stem's trunk start from (3 x 64). That much is our reading.
-"""
+- Three halvings in place of five, as images are five times smaller: the first convolution has
+  stride 1. Convolutions and pools pad, so that a size is halved and rounded up and no pixel is
+  lost: 56 -> 28 -> 14 (A) -> 7 (B). They pad both sides alike, where TensorFlow's "SAME" pads an
+  even size behind only: maps lie one pixel elsewhere.
+- `stem="v4"` is the paper's stem with those strides and paddings (8,706,984 parameters).
+  `stem="report"` drops its first pooled step and its last convolution (8,307,048). The report
+  states the stem in words only: parallel branches, concatenated, and 1x7 and 7x1 in place of
+  7x7. The count then leaves no weights for the step from 192 channels to the 384 of A, so this
+  stem takes its second halving in the branches' last convolutions (96 + 96) and lays beside them
+  the max-pooled maps that they and the stem's trunk start from (3 x 64). That much is our
+  reading."""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Normalise, convolution, unit
+from tinysight.models.layers import Normalize, convolution, unit
 
 STEMS = ("report", "v4")
 
@@ -43,12 +47,16 @@ class Side(nn.Module):
 
 
 class InceptionUnit(nn.Module):
-    """A or B: branches, a linear 1x1 convolution back to the input's channels, the scaled sum, ReLU."""
+    """A or B: branches, a linear 1x1 convolution back to the input's channels, the scaled sum,
+    ReLU.
+    """
 
     def __init__(self, num_channels: int, num_inside: int, branches: Side, scale: float) -> None:
         super().__init__()
         self.branches = branches
-        self.linear = nn.Sequential(convolution(num_inside, num_channels, 1), nn.BatchNorm2d(num_channels))
+        self.linear = nn.Sequential(
+            convolution(num_inside, num_channels, 1), nn.BatchNorm2d(num_channels)
+        )
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +96,7 @@ class InceptionResNet(nn.Module):
             raise ValueError(f"model.options.dropout is {dropout}; allowed: 0 to below 1")
         if not 1 / 32 <= width <= 8:
             raise ValueError(f"model.options.width is {width}; allowed: 1/32 to 8")
-        self.normalise = Normalise()
+        self.normalize = Normalize()
         self.stem, num_a = (_report_stem if stem == "report" else _v4_stem)(width)
         self.blocks_a = nn.Sequential(*[_module_a(num_a, width, scale) for _ in range(n)])
         self.reduction, num_b = _reduction(num_a, width)
@@ -98,8 +106,10 @@ class InceptionResNet(nn.Module):
         self.num_features = num_b
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last module's ReLU."""
-        x = self.blocks_a(self.stem(self.normalise(images)))
+        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last
+        module's ReLU.
+        """
+        x = self.blocks_a(self.stem(self.normalize(images)))
         features: Tensor = self.blocks_b(self.reduction(x))
         return features
 
@@ -141,7 +151,9 @@ def _report_stem(width: float) -> tuple[nn.Module, int]:
 
 
 def _v4_stem(width: float) -> tuple[nn.Module, int]:
-    """Size S -> S / 4, 3 -> 384 channels: Szegedy et al. 2016, Fig. 3, with stride 1 in the first convolution."""
+    """Size S -> S / 4, 3 -> 384 channels: Szegedy et al. 2016, Fig. 3, with stride 1 in the first
+    convolution.
+    """
     c32, c64, c96 = _channels(width, 32, 64, 96)
     joined = c64 + c96
     wide = [unit(joined, c64, 1), unit(c64, c64, (7, 1)), unit(c64, c64, (1, 7)), unit(c64, c96, 3)]
@@ -183,6 +195,8 @@ def _module_b(num_channels: int, width: float, scale: float) -> InceptionUnit:
     c128, c160, c192 = _channels(width, 128, 160, 192)
     branches = Side(
         unit(num_channels, c192, 1),
-        nn.Sequential(unit(num_channels, c128, 1), unit(c128, c160, (1, 7)), unit(c160, c192, (7, 1))),
+        nn.Sequential(
+            unit(num_channels, c128, 1), unit(c128, c160, (1, 7)), unit(c160, c192, (7, 1))
+        ),
     )
     return InceptionUnit(num_channels, 2 * c192, branches, scale)

@@ -1,25 +1,26 @@
 """The report's ResNet for 64x64 images (Wu et al. 2017, section 3.2, Fig. 2).
 
-A 7x7 stem of stride 1 without max-pooling; four building blocks of 2n 3x3 convolutions; option B shortcuts. Read
-literally, "down-sampling is performed at the first layer of each building block" gives stride 2 in all four blocks
-(11,283,336 parameters at n = 2 and 200 classes); `first_stride=1` is the other reading (11,279,112). Both print as the
-published 11.28 M.
+A 7x7 stem of stride 1 without max-pooling; four building blocks of 2n 3x3 convolutions; option B
+shortcuts. Read literally, "down-sampling is performed at the first layer of each building block"
+gives stride 2 in all four blocks (11,283,336 parameters at n = 2 and 200 classes); `first_stride=1`
+is the other reading (11,279,112). Both print as the published 11.28 M.
 
-Ours, not the report's: a stem of another kernel and stride. The report's stem works at full resolution, and its volume
-of 64 channels costs a CPU a third of a step; a 5x5 stem of stride 2 with `first_stride=1` keeps every later volume's
-size.
-"""
+Ours, not the report's: a stem of another kernel and stride. The report's stem works at full
+resolution, and its volume of 64 channels costs a CPU a third of a step; a 5x5 stem of stride 2
+with `first_stride=1` keeps every later volume's size."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Normalise, convolution, unit
+from tinysight.models.layers import Normalize, convolution, unit
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions and a shortcut; batch norm on both volumes before they merge, ReLU after."""
+    """Two 3x3 convolutions and a shortcut; batch norm on both volumes before they merge, ReLU
+    after.
+    """
 
     def __init__(self, num_in: int, num_out: int, stride: int) -> None:
         super().__init__()
@@ -29,7 +30,9 @@ class ResidualUnit(nn.Module):
         self.norm2 = nn.BatchNorm2d(num_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or num_in != num_out:
-            self.shortcut = nn.Sequential(convolution(num_in, num_out, 1, stride), nn.BatchNorm2d(num_out))
+            self.shortcut = nn.Sequential(
+                convolution(num_in, num_out, 1, stride), nn.BatchNorm2d(num_out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         residual = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -62,20 +65,27 @@ class ResNet(nn.Module):
         if n < 1:
             raise ValueError(f"model.options.n is {n}; a block needs 1 unit or more")
         if not filters or min(filters) < 1:
-            raise ValueError(f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512")
+            raise ValueError(
+                f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512"
+            )
         if first_stride not in (1, 2):
             raise ValueError(f"model.options.first_stride is {first_stride}; allowed: 1, 2")
         if stem_kernel < 1 or stem_kernel % 2 == 0:
-            raise ValueError(f"model.options.stem_kernel is {stem_kernel}; allowed: 1, 3, 5, 7 and so on")
+            raise ValueError(
+                f"model.options.stem_kernel is {stem_kernel}; allowed: 1, 3, 5, 7 and so on"
+            )
         if stem_stride not in (1, 2):
             raise ValueError(f"model.options.stem_stride is {stem_stride}; allowed: 1, 2")
-        self.normalise = Normalise()
+        self.normalize = Normalize()
         self.stem = unit(3, filters[0], stem_kernel, stem_stride)
         blocks = []
         num_in = filters[0]
         for index, num_out in enumerate(filters):
             stride = first_stride if index == 0 else 2
-            units = [ResidualUnit(num_in if k == 0 else num_out, num_out, stride if k == 0 else 1) for k in range(n)]
+            units = [
+                ResidualUnit(num_in if k == 0 else num_out, num_out, stride if k == 0 else 1)
+                for k in range(n)
+            ]
             blocks.append(nn.Sequential(*units))
             num_in = num_out
         self.blocks = nn.Sequential(*blocks)
@@ -84,7 +94,7 @@ class ResNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last ReLU."""
-        features: Tensor = self.blocks(self.stem(self.normalise(images)))
+        features: Tensor = self.blocks(self.stem(self.normalize(images)))
         return features
 
     def forward(self, images: Tensor) -> Tensor:

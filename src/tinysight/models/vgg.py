@@ -1,30 +1,35 @@
 """The report's VGG for 64x64 images (Wu et al. 2017, section 3.4, Fig. 4).
 
-Configurations D (16 layers) and E (19 layers) of Simonyan and Zisserman 2014 (arXiv:1409.1556), with these differences:
+Configurations D (16 layers) and E (19 layers) of Simonyan and Zisserman 2014 (arXiv:1409.1556),
+with these differences:
 
-- A batch norm and a PReLU, one slope a channel (He et al. 2015, arXiv:1502.01852), after every convolution and after
-  both hidden linear layers. The convolutions keep their biases, idle before a norm: the published count has them.
-- The hidden layers have 2048 units in place of 4096, and the last max-pool is gone. The others halve the size and
-  round it up: 56 -> 28 -> 14 -> 7 -> 4. Windows that reach over the edge see fewer pixels; no zero enters their
-  maximum, as in TensorFlow's padding "SAME", which the report used.
+- A batch norm and a PReLU, one slope a channel (He et al. 2015, arXiv:1502.01852), after every
+  convolution and after both hidden linear layers. The convolutions keep their biases, idle before a
+  norm: the published count has them.
+- The hidden layers have 2048 units in place of 4096, and the last max-pool is gone. The others
+  halve the size and round it up: 56 -> 28 -> 14 -> 7 -> 4. Windows that reach over the edge see
+  fewer pixels; no zero enters their maximum, as in TensorFlow's padding "SAME", which the report
+  used.
 - Dropout on the input of each of the three linear layers.
-- `linear_convolutions` adds a 1x1 convolution at the end of blocks 3, 4 and 5 (256, 512, 512 channels): "1x1
-  convolutional filters are used to linearly transform the input". The published count says that each has its bias,
-  batch norm and PReLU as all others; in Simonyan and Zisserman's configuration C they take the place of 3x3 ones.
-- The first linear layer takes 4x4 maps, what images of 49 to 64 pixels give. From other sizes the maps are brought
-  there by adaptive average pooling, so that weights and counts are the same at every size.
+- `linear_convolutions` adds a 1x1 convolution at the end of blocks 3, 4 and 5 (256, 512, 512
+  channels): "1x1 convolutional filters are used to linearly transform the input". The published
+  count says that each has its bias, batch norm and PReLU as all others; in Simonyan and Zisserman's
+  configuration C they take the place of 3x3 ones.
+- The first linear layer takes 4x4 maps, what images of 49 to 64 pixels give. From other sizes the
+  maps are brought there by adaptive average pooling, so that weights and counts are the same at
+  every size.
 
-Parameters at 200 classes: 16 layers 36,720,008, the published 36.7 M; without the 1x1 convolutions 36,125,064; 19
-layers without them 41,438,600, with them 42,033,544. The published 40.2 M of VGG-19 is reached by no reading we know:
-E has 5.31 M parameters more than D, and the published gap is 3.5 M.
-"""
+Parameters at 200 classes: 16 layers 36,720,008, the published 36.7 M; without the 1x1
+convolutions 36,125,064; 19 layers without them 41,438,600, with them 42,033,544. The published
+40.2 M of VGG-19 is reached by no reading we know: E has 5.31 M parameters more than D, and the
+published gap is 3.5 M."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Convolution, Normalise
+from tinysight.models.layers import Convolution, Normalize
 
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # depth -> 3x3 convolutions of each block
 GRID = 4  # the maps that the first linear layer takes are GRID x GRID
@@ -54,7 +59,9 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in CONVOLUTIONS:
-            raise ValueError(f"model.options.depth is {depth}; allowed: {', '.join(map(str, CONVOLUTIONS))}")
+            raise ValueError(
+                f"model.options.depth is {depth}; allowed: {', '.join(map(str, CONVOLUTIONS))}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"model.options.dropout is {dropout}; allowed: 0 to below 1")
         if len(filters) != 5 or min(filters) < 1:
@@ -62,13 +69,18 @@ class VGG(nn.Module):
                 f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512,512"
             )
         if hidden < 1:
-            raise ValueError(f"model.options.hidden is {hidden}; a linear layer needs 1 unit or more")
-        self.normalise = Normalise()
+            raise ValueError(
+                f"model.options.hidden is {hidden}; a linear layer needs 1 unit or more"
+            )
+        self.normalize = Normalize()
         blocks = []
         num_in = 3
         for index, (count, num_out) in enumerate(zip(CONVOLUTIONS[depth], filters, strict=True)):
             kernels = [3] * count + [1] * (linear_convolutions and index >= 2)
-            units = [_unit(num_in if k == 0 else num_out, num_out, kernel) for k, kernel in enumerate(kernels)]
+            units = [
+                _unit(num_in if k == 0 else num_out, num_out, kernel)
+                for k, kernel in enumerate(kernels)
+            ]
             pool = [nn.MaxPool2d(2, ceil_mode=True)] if index < 4 else []
             blocks.append(nn.Sequential(*units, *pool))
             num_in = num_out
@@ -84,7 +96,7 @@ class VGG(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last PReLU."""
-        features: Tensor = self.blocks(self.normalise(images))
+        features: Tensor = self.blocks(self.normalize(images))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,7 +105,10 @@ class VGG(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Features of `forward_features` -> logits (B, K)."""
-        if features.shape[-2:] != (GRID, GRID):  # else it would change nothing, at the price of a pass
+        if features.shape[-2:] != (
+            GRID,
+            GRID,
+        ):  # else it would change nothing, at the price of a pass
             features = F.adaptive_avg_pool2d(features, GRID)
         logits: Tensor = self.head(features)
         return logits
@@ -101,9 +116,16 @@ class VGG(nn.Module):
 
 def _unit(num_in: int, num_out: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
-        Convolution(num_in, num_out, kernel, padding=kernel // 2), nn.BatchNorm2d(num_out), nn.PReLU(num_out)
+        Convolution(num_in, num_out, kernel, padding=kernel // 2),
+        nn.BatchNorm2d(num_out),
+        nn.PReLU(num_out),
     )
 
 
 def _hidden(num_in: int, num_out: int, dropout: float) -> list[nn.Module]:
-    return [nn.Dropout(dropout), nn.Linear(num_in, num_out), nn.BatchNorm1d(num_out), nn.PReLU(num_out)]
+    return [
+        nn.Dropout(dropout),
+        nn.Linear(num_in, num_out),
+        nn.BatchNorm1d(num_out),
+        nn.PReLU(num_out),
+    ]

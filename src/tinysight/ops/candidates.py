@@ -1,9 +1,8 @@
-"""From a localiser's candidates to boxes in pixels, and what its answers cost in training.
+"""From a localizer's candidates to boxes in pixels, and what its answers cost in training.
 
-Candidates are `boxes_cxcywh` (B, R, C, T, 4) and `logits` (B, R, C, T): T answers of each of R x C cells, in the order
-they are given, boxes in shares of the training image's side: 1 is a side of the image that the network was trained on,
-whatever the canvas.
-"""
+HeadOutput are `boxes_cxcywh` (B, R, C, T, 4) and `logits` (B, R, C, T): T answers of each of R x
+C cells, in the order they are given, boxes in shares of the training image's side: 1 is a side
+of the image that the network was trained on, whatever the canvas."""
 
 from __future__ import annotations
 
@@ -17,30 +16,34 @@ from tinysight.ops.boxes import from_cxcywh, giou, pairwise_iou
 from tinysight.ops.matching import cells_of, match
 
 LEAST_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
-RIVALS = 256  # boxes an image that are compared with one another
+MAX_CANDIDATES = 256  # boxes an image that are compared with one another
 DECODINGS = ("filter", "stop")
 
 
-class Candidates(NamedTuple):
+class HeadOutput(NamedTuple):
     """What a head answers; see the module."""
 
     boxes_cxcywh: Tensor  # (B, R, C, T, 4)
     logits: Tensor  # (B, R, C, T), of the confidence
 
 
-class Losses(NamedTuple):
-    """The two parts of a localiser's loss, each a mean over images, summed over an image's cells."""
+class DetectionLosses(NamedTuple):
+    """The two parts of a localizer's loss, each a mean over images, summed over an image's cells."""
 
     confidence: Tensor
     box: Tensor
 
 
 @torch.no_grad()
-def decode(candidates: Candidates, *, side: float, height: int, width: int, decoding: str = "filter") -> Candidates:
-    """Turn candidates into boxes half-open in pixels (B, M, 4), clipped, and confidences in 0..1 (B, M).
+def decode(
+    candidates: HeadOutput, *, side: float, height: int, width: int, decoding: str = "filter"
+) -> HeadOutput:
+    """Turn candidates into boxes half-open in pixels (B, M, 4), clipped, and confidences in 0..1
+    (B, M).
 
-    With decoding "stop" a cell's answers end with the first below the threshold, as the report's do: each is given the
-    lowest confidence up to it, so that any threshold stops there. With "filter" each stands for itself.
+    With decoding "stop" a cell's answers end with the first below the threshold, as the report's
+    do: each is given the lowest confidence up to it, so that any threshold stops there. With
+    "filter" each stands for itself.
 
     Args:
         side: of the training image, in pixels of the canvas.
@@ -52,33 +55,37 @@ def decode(candidates: Candidates, *, side: float, height: int, width: int, deco
     if decoding not in DECODINGS:
         raise ValueError(f"the decoding is {decoding!r}; allowed: {', '.join(DECODINGS)}")
     boxes_cxcywh = candidates.boxes_cxcywh.float()
-    centres, sides = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    edge = torch.tensor([width, height], device=centres.device, dtype=torch.float32)
+    centers, sides = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    edge = torch.tensor([width, height], device=centers.device, dtype=torch.float32)
     half = sides.clamp_min(LEAST_SIDE) * side / 2
     least = LEAST_SIDE * side
-    near = (centres * side - half).clamp_min(0).minimum(edge - least)  # what lies beyond the canvas ends at its edge
-    far = (centres * side + half).minimum(edge).maximum(near + least)
+    near = (
+        (centers * side - half).clamp_min(0).minimum(edge - least)
+    )  # what lies beyond the canvas ends at its edge
+    far = (centers * side + half).minimum(edge).maximum(near + least)
     boxes = torch.cat((near, far), dim=-1)
     confidence = candidates.logits.float().sigmoid()
     if decoding == "stop":
         confidence = confidence.cummin(dim=-1).values
-    return Candidates(boxes.flatten(1, 3), confidence.flatten(1))
+    return HeadOutput(boxes.flatten(1, 3), confidence.flatten(1))
 
 
 @torch.no_grad()
-def suppress(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) -> tuple[Tensor, Tensor]:
-    """Keep of boxes (B, M, 4) the most confident, and none that overlaps a kept one: (B, most, 4), (B, most).
+def nms(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) -> tuple[Tensor, Tensor]:
+    """Keep of boxes (B, M, 4) the most confident, and none that overlaps a kept one: (B, most, 4),
+    (B, most).
 
-    Sorted by falling confidence; places that no box fills have confidence 0 and a box of zeros. This is the usual
-    greedy suppression, all images at once, among the RIVALS most confident boxes of each: a large canvas has more, and
-    comparing all with all would take memory by their square.
+    Sorted by falling confidence; places that no box fills have confidence 0 and a box of zeros.
+    This is the usual greedy suppression, all images at once, among the MAX_CANDIDATES most
+    confident boxes of each: a large canvas has more, and comparing all with all would take memory
+    by their square.
 
     Args:
         confidence: (B, M) in 0..1.
         overlap: the IoU above which the less confident of two is left out; 1 keeps all.
         most: boxes kept an image.
     """
-    order = confidence.argsort(dim=1, descending=True, stable=True)[:, : max(RIVALS, most)]
+    order = confidence.argsort(dim=1, descending=True, stable=True)[:, : max(MAX_CANDIDATES, most)]
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     confidence = confidence.gather(1, order)
     if overlap < 1:
@@ -91,72 +98,113 @@ def suppress(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) ->
         confidence = torch.where(alive, confidence, 0).gather(1, order)
         boxes = boxes.gather(1, order[..., None].expand_as(boxes))
     missing = max(0, most - boxes.shape[1])
-    boxes, confidence = F.pad(boxes[:, :most], (0, 0, 0, missing)), F.pad(confidence[:, :most], (0, missing))
+    boxes, confidence = (
+        F.pad(boxes[:, :most], (0, 0, 0, missing)),
+        F.pad(confidence[:, :most], (0, missing)),
+    )
     return torch.where(confidence[..., None] > 0, boxes, 0), confidence
 
 
-def matched_losses(
-    candidates: Candidates, truths_cxcywh: Tensor, *, overlap: str, giou_weight: float, focus: float = 1.0
-) -> Losses:
-    """Compare candidates with truths (B, G, 4), shares of the canvas padded with NaN, after matching them by cells.
+def hungarian_loss(
+    candidates: HeadOutput,
+    gt_boxes_cxcywh: Tensor,
+    *,
+    overlap: str,
+    giou_weight: float,
+    cell_scale: float = 1.0,
+) -> DetectionLosses:
+    """Compare candidates with gt_boxes (B, G, 4), shares of the canvas padded with NaN, after
+    matching them by cells.
 
-    The confidence's part is the cross-entropy of "answers for a truth" over all cells and steps; the box's is the L1
-    distance of the four numbers over the matched pairs alone, plus `giou_weight` times 1 - GIoU.
-    """
+    The confidence's part is the cross-entropy of "answers for a truth" over all cells and steps;
+    the box's is the L1 distance of the four numbers over the matched pairs alone, plus
+    `giou_weight` times 1 - GIoU."""
     boxes, logits = candidates.boxes_cxcywh.float(), candidates.logits.float()
     batch, rows, columns, steps, _ = boxes.shape
-    truths = cells_of(truths_cxcywh, rows=rows, columns=columns, focus=focus).flatten(0, 2)  # (B R C, G, 4)
-    assigned = match(boxes.detach().reshape(-1, steps, 4), truths, overlap=overlap)  # (B R C, T)
+    gt_boxes = cells_of(gt_boxes_cxcywh, rows=rows, columns=columns, cell_scale=cell_scale).flatten(
+        0, 2
+    )  # (B R C, G, 4)
+    assigned = match(boxes.detach().reshape(-1, steps, 4), gt_boxes, overlap=overlap)  # (B R C, T)
     matched = assigned >= 0
-    confidence = F.binary_cross_entropy_with_logits(logits.reshape(-1, steps), matched.float(), reduction="sum")
+    confidence = F.binary_cross_entropy_with_logits(
+        logits.reshape(-1, steps), matched.float(), reduction="sum"
+    )
     example, step = matched.nonzero(as_tuple=True)
-    own = truths[example, assigned[example, step]]
-    return Losses(confidence / batch, _box_loss(boxes.reshape(-1, steps, 4)[example, step], own, giou_weight) / batch)
+    own = gt_boxes[example, assigned[example, step]]
+    return DetectionLosses(
+        confidence / batch,
+        _box_loss(boxes.reshape(-1, steps, 4)[example, step], own, giou_weight) / batch,
+    )
 
 
-def first_truth_losses(candidates: Candidates, truths_cxcywh: Tensor, *, giou_weight: float) -> Losses:
-    """Compare the one answer of each image with the first of its truths (B, G, 4), whatever lies between them."""
-    boxes, logits = candidates.boxes_cxcywh.float().flatten(1, 3), candidates.logits.float().flatten(1)
-    first = truths_cxcywh[:, 0]
+def single_box_loss(
+    candidates: HeadOutput, gt_boxes_cxcywh: Tensor, *, giou_weight: float
+) -> DetectionLosses:
+    """Compare the one answer of each image with the first of its gt_boxes (B, G, 4), whatever lies
+    between them.
+    """
+    boxes, logits = (
+        candidates.boxes_cxcywh.float().flatten(1, 3),
+        candidates.logits.float().flatten(1),
+    )
+    first = gt_boxes_cxcywh[:, 0]
     there = ~first.isnan().any(dim=-1)
     confidence = F.binary_cross_entropy_with_logits(logits[:, 0], there.float(), reduction="sum")
-    return Losses(confidence / len(boxes), _box_loss(boxes[there, 0], first[there], giou_weight) / len(boxes))
+    return DetectionLosses(
+        confidence / len(boxes), _box_loss(boxes[there, 0], first[there], giou_weight) / len(boxes)
+    )
 
 
-def heat_losses(candidates: Candidates, truths_cxcywh: Tensor, *, giou_weight: float) -> Losses:
-    """Compare a map of centres with truths (B, G, 4): penalty-reduced focal loss, and the box at each centre's cell.
+def centernet_loss(
+    candidates: HeadOutput, gt_boxes_cxcywh: Tensor, *, giou_weight: float
+) -> DetectionLosses:
+    """Compare a map of centers with gt_boxes (B, G, 4): penalty-reduced focal loss, and the box at
+    each center's cell.
 
-    Source: Zhou, Wang, Kraehenbuehl 2019 (arXiv:1904.07850), equation 1, with Gaussians as wide and high as a sixth of
-    the object; the box is read as a whole at the cell that holds its centre.
-    """
-    boxes, logits = candidates.boxes_cxcywh.float()[..., 0, :], candidates.logits.float()[..., 0]  # (B, R, C, ...)
+    Source: Zhou, Wang, Kraehenbuehl 2019 (arXiv:1904.07850), equation 1, with Gaussians as wide
+    and high as a sixth of the object; the box is read as a whole at the cell that holds its
+    center."""
+    boxes, logits = (
+        candidates.boxes_cxcywh.float()[..., 0, :],
+        candidates.logits.float()[..., 0],
+    )  # (B, R, C, ...)
     batch, rows, columns = logits.shape
-    there = ~truths_cxcywh.isnan().any(dim=-1)
-    truths = truths_cxcywh.nan_to_num(0.5)
+    there = ~gt_boxes_cxcywh.isnan().any(dim=-1)
+    gt_boxes = gt_boxes_cxcywh.nan_to_num(0.5)
     middles_x = (torch.arange(columns, device=logits.device) + 0.5) / columns
     middles_y = (torch.arange(rows, device=logits.device) + 0.5) / rows
-    centres, sides = truths[..., :2], truths[..., 2:].clamp_min(LEAST_SIDE)
-    away_x = (middles_x - centres[..., :1]) / (sides[..., :1] / 6).clamp_min(0.5 / columns)  # (B, G, C)
-    away_y = (middles_y - centres[..., 1:]) / (sides[..., 1:] / 6).clamp_min(0.5 / rows)
-    heat = torch.exp(-(away_y.square()[..., :, None] + away_x.square()[..., None, :]) / 2)  # (B, G, R, C)
+    centers, sides = gt_boxes[..., :2], gt_boxes[..., 2:].clamp_min(LEAST_SIDE)
+    away_x = (middles_x - centers[..., :1]) / (sides[..., :1] / 6).clamp_min(
+        0.5 / columns
+    )  # (B, G, C)
+    away_y = (middles_y - centers[..., 1:]) / (sides[..., 1:] / 6).clamp_min(0.5 / rows)
+    heat = torch.exp(
+        -(away_y.square()[..., :, None] + away_x.square()[..., None, :]) / 2
+    )  # (B, G, R, C)
     heat = torch.where(there[..., None, None], heat, 0).amax(dim=1)
     image, number = there.nonzero(as_tuple=True)
-    row = (centres[image, number, 1] * rows).long().clamp(0, rows - 1)
-    column = (centres[image, number, 0] * columns).long().clamp(0, columns - 1)
+    row = (centers[image, number, 1] * rows).long().clamp(0, rows - 1)
+    column = (centers[image, number, 0] * columns).long().clamp(0, columns - 1)
     heat[image, row, column] = 1.0
     positive = heat == 1
     probability = logits.sigmoid()
     hit = -F.logsigmoid(logits) * (1 - probability) ** 2
     miss = -F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
     confidence = torch.where(positive, hit, miss).sum()
-    box = _box_loss(boxes[image, row, column], truths[image, number], giou_weight)
-    return Losses(confidence / batch, box / batch)
+    box = _box_loss(boxes[image, row, column], gt_boxes[image, number], giou_weight)
+    return DetectionLosses(confidence / batch, box / batch)
 
 
-def _box_loss(boxes_cxcywh: Tensor, truths_cxcywh: Tensor, giou_weight: float) -> Tensor:
-    """Sum the L1 distances and weighted 1 - GIoU of pairs (P, 4); exactly 0, with a gradient of 0, for no pair."""
-    loss = (boxes_cxcywh - truths_cxcywh).abs().sum()
+def _box_loss(boxes_cxcywh: Tensor, gt_boxes_cxcywh: Tensor, giou_weight: float) -> Tensor:
+    """Sum the L1 distances and weighted 1 - GIoU of pairs (P, 4); exactly 0, with a gradient of 0,
+    for no pair.
+    """
+    loss = (boxes_cxcywh - gt_boxes_cxcywh).abs().sum()
     if giou_weight:
-        shaped = torch.cat((boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp_min(LEAST_SIDE)), dim=-1)
-        loss = loss + giou_weight * (1 - giou(from_cxcywh(shaped), from_cxcywh(truths_cxcywh))).sum()
+        shaped = torch.cat(
+            (boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp_min(LEAST_SIDE)), dim=-1
+        )
+        loss = (
+            loss + giou_weight * (1 - giou(from_cxcywh(shaped), from_cxcywh(gt_boxes_cxcywh))).sum()
+        )
     return loss

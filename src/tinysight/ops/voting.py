@@ -1,4 +1,6 @@
-"""What several classifiers say together of the same images (Wu et al. 2017, section 5: snapshots that vote)."""
+"""What several classifiers say together of the same images (Wu et al. 2017, section 5: snapshots
+that vote).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,16 @@ from torch import Tensor
 
 
 def mean_probability(logits: Sequence[Tensor]) -> Tensor:
-    """Return the mean over members of their probabilities (N, K), float64, for logits (N, K) of each."""
+    """Return the mean over members of their probabilities (N, K), float64, for logits (N, K) of
+    each.
+    """
     _check(logits)
     return torch.stack([member.double().softmax(dim=1) for member in logits]).mean(dim=0)
 
 
 def majority(logits: Sequence[Tensor]) -> Tensor:
-    """Return each class's votes plus its mean probability (N, K), float64: the probability ranks equal votes.
+    """Return each class's votes plus its mean probability (N, K), float64: the probability ranks
+    equal votes.
 
     A member votes for its likeliest class.
     """
@@ -29,4 +34,6 @@ def majority(logits: Sequence[Tensor]) -> Tensor:
 def _check(logits: Sequence[Tensor]) -> None:
     shapes = {tuple(member.shape) for member in logits}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        raise ValueError(f"members' logits have the shapes {sorted(shapes)}: give (N, K) of the same images for each")
+        raise ValueError(
+            f"members' logits have the shapes {sorted(shapes)}: give (N, K) of the same images for each"
+        )

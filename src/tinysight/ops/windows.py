@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 
 
-def around(centre_x: Tensor, centre_y: Tensor, *, width: Tensor, height: Tensor) -> Tensor:
-    """Return windows (N, 4) as (x0, y0, x1, y1) in shares of the image's sides, clipped to it; all arguments (N,)."""
-    edges = (centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2)
+def around(center_x: Tensor, center_y: Tensor, *, width: Tensor, height: Tensor) -> Tensor:
+    """Return windows (N, 4) as (x0, y0, x1, y1) in shares of the image's sides, clipped to it; all
+    arguments (N,).
+    """
+    edges = (
+        center_x - width / 2,
+        center_y - height / 2,
+        center_x + width / 2,
+        center_y + height / 2,
+    )
     return torch.stack(edges, -1).clamp(0, 1)
 
 

@@ -1,1 +1,1 @@
-"""Training: one loop for every model and every machine."""
+"""Trainer: one loop for every model and every machine."""

@@ -1,4 +1,6 @@
-"""What this machine can do at most, and what tinysight does on it: the figures of `tinysight bench`."""
+"""What this machine can do at most, and what tinysight does on it: the figures of `tinysight
+bench`.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +16,37 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from tinysight import models
-from tinysight.data.batches import Batches
-from tinysight.deploy.scoring import score
-from tinysight.device import Placement, matmul_rate, native_bf16, synchronise
+from tinysight.data.batches import Loader
+from tinysight.device import Runtime, matmul_rate, native_bf16, synchronize
 from tinysight.ops import augment
+from tinysight.predict.inference import score
 
 SIZE, CROP, BATCH, CLASSES = 64, 56, 128, 200
-STEP_WORK = 3 * 2  # operations of a training step per multiply-add: forward, and twice that backward
+STEP_WORK = (
+    3 * 2
+)  # operations of a training step per multiply-add: forward, and twice that backward
 
 
-def measure_machine(placement: Placement, *, seconds: float) -> dict[str, Any]:
+def measure_machine(runtime: Runtime, *, seconds: float) -> dict[str, Any]:
     """Measure each figure for about `seconds`, on made-up images; nothing is written."""
-    device = placement.device
+    device = runtime.device
     peaks = {
         "fp32": matmul_rate(torch.float32, seconds=seconds, device=device),
-        "bf16": matmul_rate(torch.bfloat16, seconds=seconds, device=device, size=2048 if native_bf16(device) else 256),
+        "bf16": matmul_rate(
+            torch.bfloat16,
+            seconds=seconds,
+            device=device,
+            size=2048 if native_bf16(device) else 256,
+        ),
     }  # an emulated product of 2048 takes a minute; its rate is the same at 256
-    work = peaks["bf16" if placement.bf16 else "fp32"]
+    work = peaks["bf16" if runtime.bf16 else "fp32"]
     images = np.random.default_rng(0).integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
     labels = np.arange(len(images)) % CLASSES
     result: dict[str, Any] = {
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "system": platform.system(),
-            "runs_on": placement.describe(),
+            "runs_on": runtime.describe(),
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
@@ -55,7 +64,7 @@ def measure_machine(placement: Placement, *, seconds: float) -> dict[str, Any]:
         model = models.build("resnet", CLASSES, options)
         multiply_adds = models.count_multiply_adds(model, CROP)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rate = _training(model, placement, images, labels, seconds)
+        rate = _training(model, runtime, images, labels, seconds)
         result["training"][name] = {
             "images_per_s": rate,
             "gmac_per_image": multiply_adds / 1e9,
@@ -63,7 +72,8 @@ def measure_machine(placement: Placement, *, seconds: float) -> dict[str, Any]:
             "augmentation_share": rate / result["augmentation_images_per_s"],
         }
         result["prediction"][name] = {
-            f"batch_{size}_images_per_s": _prediction(model, placement, images[:size], seconds) for size in (1, 64)
+            f"batch_{size}_images_per_s": _prediction(model, runtime, images[:size], seconds)
+            for size in (1, 64)
         }
     return result
 
@@ -74,10 +84,16 @@ def table(result: dict[str, Any]) -> Table:
     ceilings = result["ceilings"]
     shown.add_row("matrix product, fp32", f"{ceilings['matmul_fp32_gflops']:,.0f}", "GFLOP/s")
     shown.add_row("matrix product, bf16", f"{ceilings['matmul_bf16_gflops']:,.1f}", "GFLOP/s")
-    shown.add_row("copy", f"{ceilings['copy_gbytes_per_s']:,.1f}", "GB/s read and written", end_section=True)
-    shown.add_row("loading", f"{result['loading_images_per_s']:,.0f}", f"images/s, {SIZE} px, shuffled")
     shown.add_row(
-        "augmentation, all six", f"{result['augmentation_images_per_s']:,.0f}", f"images/s, {SIZE} -> {CROP} px"
+        "copy", f"{ceilings['copy_gbytes_per_s']:,.1f}", "GB/s read and written", end_section=True
+    )
+    shown.add_row(
+        "loading", f"{result['loading_images_per_s']:,.0f}", f"images/s, {SIZE} px, shuffled"
+    )
+    shown.add_row(
+        "augmentation, all six",
+        f"{result['augmentation_images_per_s']:,.0f}",
+        f"images/s, {SIZE} -> {CROP} px",
     )
     for name, figures in result["training"].items():
         note = f"images/s at {CROP} px, batch {BATCH}: {figures['share_of_matmul']:.0%} of the matrix product's rate, "
@@ -86,21 +102,25 @@ def table(result: dict[str, Any]) -> Table:
     for name, figures in result["prediction"].items():
         one, many = figures["batch_1_images_per_s"], figures["batch_64_images_per_s"]
         shown.add_row(
-            f"prediction {name}", f"{many:,.0f}", f"images/s in batches of 64; {1000 / one:.1f} ms for one alone"
+            f"prediction {name}",
+            f"{many:,.0f}",
+            f"images/s in batches of 64; {1000 / one:.1f} ms for one alone",
         )
     return shown
 
 
-def rate_of(work: Callable[[], object], device: torch.device, *, seconds: float, least: int = 3) -> float:
+def rate_of(
+    work: Callable[[], object], device: torch.device, *, seconds: float, least: int = 3
+) -> float:
     """Return how often a second `work` is done: the median over calls, after one that warms up."""
     work()
-    synchronise(device)
+    synchronize(device)
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < deadline:
         start = time.perf_counter()
         work()
-        synchronise(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return 1 / statistics.median(times)
 
@@ -111,8 +131,8 @@ def _copy_rate(device: torch.device, seconds: float) -> float:
     return 2 * source.numel() * rate_of(lambda: target.copy_(source), device, seconds=seconds)
 
 
-def _batches(images: Any, labels: Any, device: torch.device) -> Batches[augment.Draws]:
-    return Batches(
+def _batches(images: Any, labels: Any, device: torch.device) -> Loader[augment.TransformParams]:
+    return Loader(
         images,
         labels,
         np.arange(len(images)),
@@ -124,7 +144,7 @@ def _batches(images: Any, labels: Any, device: torch.device) -> Batches[augment.
     )
 
 
-def _draw(count: int, generator: torch.Generator) -> augment.Draws:
+def _draw(count: int, generator: torch.Generator) -> augment.TransformParams:
     return augment.draw(count, source_size=SIZE, crop=CROP, generator=generator)
 
 
@@ -139,29 +159,31 @@ def _augmentation(images: Any, device: torch.device, seconds: float) -> float:
     return BATCH * rate_of(lambda: augment.apply(batch, draws, crop=CROP), device, seconds=seconds)
 
 
-def _training(model: Any, placement: Placement, images: Any, labels: Any, seconds: float) -> float:
-    """The step of the loop, on its own batches; without log and checkpoints (benchmarks/training.py has those)."""
-    batches, numbers = _batches(images, labels, placement.device), iter(range(1 << 40))
-    optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
+def _training(model: Any, runtime: Runtime, images: Any, labels: Any, seconds: float) -> float:
+    """The step of the loop, on its own batches; without log and checkpoints (benchmarks/training.py
+    has those).
+    """
+    batches, numbers = _batches(images, labels, runtime.device), iter(range(1 << 40))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
     model.train()
 
     def step() -> None:
         batch = batches.batch(next(numbers))
-        with placement.autocast():
+        with runtime.autocast():
             logits = model(augment.apply(batch.images, batch.draws, crop=CROP))
             loss = F.cross_entropy(logits.float(), batch.labels)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
 
-    return BATCH * rate_of(step, placement.device, seconds=seconds)
+    return BATCH * rate_of(step, runtime.device, seconds=seconds)
 
 
-def _prediction(model: Any, placement: Placement, images: Any, seconds: float) -> float:
+def _prediction(model: Any, runtime: Runtime, images: Any, seconds: float) -> float:
     model.eval()
     batch = torch.from_numpy(images)
     return len(images) * rate_of(
-        lambda: score(model, batch, crop=CROP, size=CROP, flip_average=False, placement=placement),
-        placement.device,
+        lambda: score(model, batch, crop=CROP, size=CROP, flip_average=False, runtime=runtime),
+        runtime.device,
         seconds=seconds,
     )

@@ -1,10 +1,10 @@
-"""Training states on disk that are whole or refused.
+"""Trainer states on disk that are whole or refused.
 
-A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, average, optimiser, random states),
-`state.json` (scalars) and `manifest.json` with the SHA-256 of both. It is written under a temporary name, every file
-and folder is synced, and a rename publishes it. Neither torch.load nor safetensors notices a flipped bit, hence the
-checksums; no pickle, so that nothing a file says chooses code.
-"""
+A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, average, optimizer,
+random states), `state.json` (scalars) and `manifest.json` with the SHA-256 of both. It is
+written under a temporary name, every file and folder is synced, and a rename publishes it.
+Neither torch.load nor safetensors notices a flipped bit, hence the checksums; no pickle, so that
+nothing a file says chooses code."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+
+from tinysight.files import sync_folder, write_durable
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
@@ -37,11 +39,12 @@ class State:
 
 
 def save(state: State, folder: Path) -> Path:
-    """Write `state` under `folder` durably and return its path; an existing state of that step is replaced.
+    """Write `state` under `folder` durably and return its path; an existing state of that step is
+    replaced.
 
     Raises:
-        OSError: the disk is full or not writable; nothing is left under a final name, earlier states are untouched.
-    """
+        OSError: the disk is full or not writable; nothing is left under a final name, earlier
+    states are untouched."""
     if not folder.is_dir():
         folder.mkdir(parents=True)
         sync_folder(folder.parent)
@@ -51,18 +54,24 @@ def save(state: State, folder: Path) -> Path:
     try:
         temporary.mkdir()
         contents = {
-            "state.safetensors": save_tensors({k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}),
+            "state.safetensors": save_tensors(
+                {k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}
+            ),
             "state.json": json.dumps(state.scalars, indent=1).encode(),
         }
         manifest = {
             "format": FORMAT,
             "step": state.step,
-            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+            "sha256": {
+                name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
+            },
         }
         for name, content in {**contents, "manifest.json": _canonical(manifest)}.items():
-            write_durably(temporary / name, content)
+            write_durable(temporary / name, content)
         sync_folder(temporary)
-        if final.exists():  # of the same step, whole or damaged; a resumed training has now made it anew
+        if (
+            final.exists()
+        ):  # of the same step, whole or damaged; a resumed training has now made it anew
             final.rename(folder / f"{final.name}{_OLD}{os.getpid()}")
         temporary.rename(final)
         sync_folder(folder)
@@ -82,17 +91,27 @@ def _put_back(folder: Path) -> None:
 
 
 def load(path: Path) -> State:
-    """Read one checkpoint; raise ValueError that names the file when anything differs from its manifest."""
+    """Read one checkpoint; raise ValueError that names the file when anything differs from its
+    manifest.
+    """
     try:
         content = (path / "manifest.json").read_bytes()
         manifest = json.loads(content)
         sums = manifest["sha256"]
         if content != _canonical(manifest):
-            raise ValueError(f"{path / 'manifest.json'} is damaged: its bytes are not as they were written")
+            raise ValueError(
+                f"{path / 'manifest.json'} is damaged: its bytes are not as they were written"
+            )
         if manifest["format"] != FORMAT:
-            raise ValueError(f"{path} has format {manifest['format']}; this version reads format {FORMAT}")
+            raise ValueError(
+                f"{path} has format {manifest['format']}; this version reads format {FORMAT}"
+            )
         named = _NAME.match(path.name)
-        if sorted(sums) != ["state.json", "state.safetensors"] or named is None or int(named[1]) != manifest["step"]:
+        if (
+            sorted(sums) != ["state.json", "state.safetensors"]
+            or named is None
+            or int(named[1]) != manifest["step"]
+        ):
             raise ValueError(f"{path / 'manifest.json'} does not describe {path.name}")
     except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path / 'manifest.json'} is missing or damaged ({error})") from None
@@ -103,7 +122,9 @@ def load(path: Path) -> State:
         except OSError as error:
             raise ValueError(f"{path / name} cannot be read ({error.strerror})") from None
         if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise ValueError(f"{path / name} is damaged: its SHA-256 is not the one in manifest.json")
+            raise ValueError(
+                f"{path / name} is damaged: its SHA-256 is not the one in manifest.json"
+            )
     return State(
         step=manifest["step"],
         tensors=load_tensors(contents["state.safetensors"]),
@@ -120,7 +141,8 @@ def saved(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> tuple[State | None, list[str]]:
-    """Return the newest whole state, and a line for each damaged one that was passed over; None where none was saved.
+    """Return the newest whole state, and a line for each damaged one that was passed over; None
+    where none was saved.
 
     The damaged ones are renamed, so that they neither count as kept ones nor are met again.
 
@@ -141,48 +163,22 @@ def load_newest(folder: Path) -> tuple[State | None, list[str]]:
         return state, list(damaged.values())
     if damaged:
         reason = next(iter(damaged.values()))
-        raise ValueError(f"no state in {folder} is whole; remove that folder to train from the start ({reason})")
+        raise ValueError(
+            f"no state in {folder} is whole; remove that folder to train from the start ({reason})"
+        )
     return None, []
 
 
 def prune(folder: Path, *, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` states and that of step `best`; and damaged ones, and what broken saves left."""
-    unwanted = [path for path in saved(folder)[:-keep] if best is None or path.name != f"step-{best:08d}"]
+    """Delete all but the newest `keep` states and that of step `best`; and damaged ones, and what
+    broken saves left.
+    """
+    unwanted = [
+        path for path in saved(folder)[:-keep] if best is None or path.name != f"step-{best:08d}"
+    ]
     for path in [*unwanted, *folder.glob("step-*.tmp-*"), *folder.glob(f"step-*{_DAMAGED}")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _canonical(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, indent=1).encode()
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a new file and wait until the disk has it."""
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # a full disk names no file of itself
-        raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, either the old or the new content is there whole."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        write_durably(temporary, content)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the disk has a folder's entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

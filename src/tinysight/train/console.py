@@ -1,4 +1,6 @@
-"""How a training looks in a terminal: a bar that moves, or a line now and then where nobody watches."""
+"""How a training looks in a terminal: a bar that moves, or a line now and then where nobody
+watches.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,27 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class _Console(Console):
-    """A console without which the training goes on: its reader may end before it, as in `tinysight train ... | tee`."""
+    """A console without which the training goes on: its reader may end before it, as in `tinysight
+    train ... | tee`.
+    """
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-class Terminal:
+class ProgressBar:
     """A `loop.Reporter` that prints. With `quiet` (every process but the main one) it says nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -46,7 +57,9 @@ class Terminal:
             self.progress.start()
 
     def stepped(self, step: int, values: dict[str, Any] | None) -> None:
-        """Move the bar; say how an epoch ended, and, without a terminal, how the training goes twice a minute."""
+        """Move the bar; say how an epoch ended, and, without a terminal, how the training goes
+        twice a minute.
+        """
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=step)
         if values is None:

@@ -11,78 +11,119 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from tinysight import runs
-from tinysight.config import Run, override, parse_assignments
-from tinysight.data.pack import Pack
-from tinysight.device import Placement, place
+from tinysight import run as runs
+from tinysight.config import Config, override, parse_assignments
+from tinysight.data.build import Dataset
+from tinysight.device import Runtime, select_device
 from tinysight.train import checkpoint
-from tinysight.train.localising import caution
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.localizer import caution
 from tinysight.train.loop import Outcome, Reporter, train
-from tinysight.train.training import check
-from tinysight.train.world import World
+from tinysight.train.trainer import check
 
 
 def start(
-    run: Run, pack: Pack, *, world: World, reporter: Reporter, name: str | None = None, command: str = ""
+    run: Config,
+    pack: Dataset,
+    *,
+    distributed: DistributedContext,
+    reporter: Reporter,
+    name: str | None = None,
+    command: str = "",
 ) -> tuple[Path, Outcome]:
-    """Train a new run in a folder of its own, on every process of `world`; return the folder and how it ended.
+    """Train a new run in a folder of its own, on every process of `distributed`; return the folder
+    and how it ended.
 
     Raises:
         ValueError: the folder is taken, or the run does not fit the data or the machine.
     """
-    placement = world.tell(place(run.train.device, run.train.precision, local_rank=world.local_rank))
-    if placement.device.type == "cuda":
-        placement = place(run.train.device, "bf16" if placement.bf16 else "fp32", local_rank=world.local_rank)
-    check(run, pack, world)  # whatever does not fit shows before anything is written
-    folder: Path = world.tell(runs.new_folder(run, name) if world.is_main else None)
+    runtime = distributed.broadcast_object(
+        select_device(run.train.device, run.train.precision, local_rank=distributed.local_rank)
+    )
+    if runtime.device.type == "cuda":
+        runtime = select_device(
+            run.train.device, "bf16" if runtime.bf16 else "fp32", local_rank=distributed.local_rank
+        )
+    check(run, pack, distributed)  # whatever does not fit shows before anything is written
+    folder: Path = distributed.broadcast_object(
+        runs.new_folder(run, name) if distributed.is_main else None
+    )
     record = runs.Record(
         folder=folder,
         run=run,
         data_digest=pack.digest,
-        machine=_machine(placement, world),
+        machine=_machine(runtime, distributed),
         versions=runs.versions(),
         command=command,
     )
-    with _only_one(folder, world):
-        if world.is_main:
+    with _only_one(folder, distributed):
+        if distributed.is_main:
             runs.write_record(record)
-        reporter.say(f"{folder}: {run.recipe} on {pack.name}, {placement.describe()}")
-        if text := caution(run.localise, pack, run.data.train):
+        reporter.say(f"{folder}: {run.recipe} on {pack.name}, {runtime.describe()}")
+        if text := caution(run.localizer, pack, run.data.train):
             reporter.say(f"warning: {text}")
         return folder, train(
-            run, pack, folder, placement=placement, world=world, reporter=reporter, versions=record.versions
+            run,
+            pack,
+            folder,
+            runtime=runtime,
+            distributed=distributed,
+            reporter=reporter,
+            versions=record.versions,
         )
 
 
-# What may change amid a training: nothing that the order of images or the shape of its state follows from.
+# What may change amid a training: nothing that the order of images or the shape of its state
+# follows from.
 CHANGEABLE = (
-    *("optimiser.lr", "optimiser.weight_decay", "optimiser.sgd_ratio", "train.sizes", "train.label_smoothing"),
-    *("train.epochs", "train.flip_average", "train.log_every", "train.checkpoint_minutes", "train.keep"),
+    *(
+        "optimizer.lr",
+        "optimizer.weight_decay",
+        "optimizer.sgd_ratio",
+        "train.sizes",
+        "train.label_smoothing",
+    ),
+    *(
+        "train.epochs",
+        "train.flip_average",
+        "train.log_every",
+        "train.checkpoint_minutes",
+        "train.keep",
+    ),
     "data.prefetch",
 )
 
 
-def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter, settings: Sequence[str] = ()) -> Outcome:
+def resume(
+    folder: Path,
+    pack: Dataset,
+    *,
+    distributed: DistributedContext,
+    reporter: Reporter,
+    settings: Sequence[str] = (),
+) -> Outcome:
     """Go on with the run in `folder` from its newest whole checkpoint.
 
     Args:
-        settings: changes from here on, `section.field=value`; run.json then holds them, and its command tells the step.
+        settings: changes from here on, `section.field=value`; run.json then holds them, and its
+            command tells the step.
 
     Raises:
-        ValueError: it is finished, another process works on it, its data have changed since, or a setting is not one
-            of CHANGEABLE.
-    """
+        ValueError: it is finished, another process works on it, its data have changed since, or
+            a setting is not one of CHANGEABLE."""
     record = runs.read_record(folder)
     changed = _changed(record, settings)  # says what is wrong before anything is touched
     if (folder / "weights.safetensors").exists():
-        raise ValueError(f"{folder} is finished; `tinysight evaluate {folder}` tells how good it is")
+        raise ValueError(
+            f"{folder} is finished; `tinysight evaluate {folder}` tells how good it is"
+        )
     if pack.digest != record.data_digest:
         raise ValueError(
             f"the data {pack.name} are not those that {folder} began with; prepare those again, or train a new run"
         )
     precision = "bf16" if record.machine["bf16"] else "fp32"
-    placement = place(record.run.train.device, precision, local_rank=world.local_rank)
-    now = _machine(placement, world)
+    runtime = select_device(record.run.train.device, precision, local_rank=distributed.local_rank)
+    now = _machine(runtime, distributed)
     now_versions = runs.versions()
     began = {**record.machine, **record.versions}
     differing = [
@@ -91,18 +132,26 @@ def resume(folder: Path, pack: Pack, *, world: World, reporter: Reporter, settin
         if key not in ("python", "pillow", "safetensors") and began.get(key) != value
     ]
     if differing:
-        reporter.say(f"warning: not as it began ({'; '.join(differing)}): the result will be alike, not the same bytes")
+        reporter.say(
+            f"warning: not as it began ({'; '.join(differing)}): the result will be alike, not the same bytes"
+        )
     states = checkpoint.saved(folder / "checkpoints")
     begins = f"after {states[-1].name}" if states else "at the start: no state had been saved"
-    reporter.say(f"{folder}: going on {begins}, {placement.describe()}")
-    with _only_one(folder, world):
+    reporter.say(f"{folder}: going on {begins}, {runtime.describe()}")
+    with _only_one(folder, distributed):
         if changed is not record:
             record = changed
-            if world.is_main:
+            if distributed.is_main:
                 runs.write_record(record)
-            world.barrier()
+            distributed.barrier()
         return train(
-            record.run, pack, folder, placement=placement, world=world, reporter=reporter, versions=now_versions
+            record.run,
+            pack,
+            folder,
+            runtime=runtime,
+            distributed=distributed,
+            reporter=reporter,
+            versions=now_versions,
         )
 
 
@@ -119,27 +168,40 @@ def _changed(record: runs.Record, settings: Sequence[str]) -> runs.Record:
     scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
     run = override(record.run, dict(changes))
     if run.train.epochs <= scalars["epochs_done"]:
-        raise ValueError(f"train.epochs is {run.train.epochs}, but {scalars['epochs_done']} are done; set more")
+        raise ValueError(
+            f"train.epochs is {run.train.epochs}, but {scalars['epochs_done']} are done; set more"
+        )
     words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
-    return replace(record, run=run, command=f"{record.command}  # stopped at step {scalars['step']}\n{words}")
+    return replace(
+        record, run=run, command=f"{record.command}  # stopped at step {scalars['step']}\n{words}"
+    )
 
 
-def _machine(placement: Placement, world: World) -> dict[str, object]:
-    name = torch.cuda.get_device_name(placement.device) if placement.device.type == "cuda" else placement.device.type
-    return {"device": name, "bf16": placement.bf16, "threads": torch.get_num_threads(), "processes": world.size}
+def _machine(runtime: Runtime, distributed: DistributedContext) -> dict[str, object]:
+    name = (
+        torch.cuda.get_device_name(runtime.device)
+        if runtime.device.type == "cuda"
+        else runtime.device.type
+    )
+    return {
+        "device": name,
+        "bf16": runtime.bf16,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.size,
+    }
 
 
 @contextmanager
-def _only_one(folder: Path, world: World) -> Iterator[None]:
+def _only_one(folder: Path, distributed: DistributedContext) -> Iterator[None]:
     """Hold the run's lock; raise ValueError on every process when somebody else does."""
     lock = FileLock(folder / ".lock")
     taken = 0
-    if world.is_main:
+    if distributed.is_main:
         try:
             lock.acquire(timeout=0)
         except Timeout:
             taken = 1
-    if world.any(taken):
+    if distributed.all_reduce_max(taken):
         raise ValueError(f"another process is training {folder}; wait for it, or stop it first")
     try:
         yield

@@ -1,8 +1,8 @@
 """What a training writes down while it runs.
 
-`log.jsonl` holds what the arithmetic gave (losses, errors, rates): after an interruption it continues as if there had
-been none, byte for byte. `timing.jsonl` holds what the clock gave. TensorBoard gets both.
-"""
+`log.jsonl` holds what the arithmetic gave (losses, errors, rates): after an interruption it
+continues as if there had been none, byte for byte. `timing.jsonl` holds what the clock gave.
+TensorBoard gets both."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinysight.runs import read_lines
+from tinysight.run import read_lines
 from tinysight.train.recording import Recorded
 
 
-class Journal:
-    """The log files of a run folder, continued from `log_bytes`, the log's length when the checkpoint was made.
+class RunLogger:
+    """The log files of a run folder, continued from `log_bytes`, the log's length when the
+    checkpoint was made.
 
     Args:
         folder: the run's folder.
@@ -34,13 +35,19 @@ class Journal:
         timing = folder / "timing.jsonl"
         try:
             before = read_lines(timing)
-        except ValueError:  # never worth more than the training: a power cut can leave anything in it
+        except (
+            ValueError
+        ):  # never worth more than the training: a power cut can leave anything in it
             before = []
         self._seconds_before = float(before[-1]["seconds"]) if before else 0.0
         kept = [json.dumps(line) + "\n" for line in before if line["step"] <= step]
-        timing.write_text("".join(kept))  # without a line that a kill cut short, which would spoil the next one
+        timing.write_text(
+            "".join(kept)
+        )  # without a line that a kill cut short, which would spoil the next one
         self._timing = timing.open("ab")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=30)
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=30
+        )
         self._start = time.perf_counter()
 
     @property
@@ -48,7 +55,9 @@ class Journal:
         """Seconds of this training, all its sittings together, as far as they were noted."""
         return self._seconds_before + time.perf_counter() - self._start
 
-    def write(self, kind: str, step: int, values: dict[str, Any], *, images_per_s: float | None = None) -> None:
+    def write(
+        self, kind: str, step: int, values: dict[str, Any], *, images_per_s: float | None = None
+    ) -> None:
         """Note what was found at `step`; `kind` is "train" or "epoch"."""
         line = {"kind": kind, "step": step, **values}
         self._log.write(json.dumps(line).encode() + b"\n")
@@ -58,15 +67,24 @@ class Journal:
             timing["images_per_s"] = round(images_per_s, 1)
         self._timing.write(json.dumps(timing).encode() + b"\n")
         self._timing.flush()
-        for name, value in {**values, **({} if images_per_s is None else {"images_per_s": images_per_s})}.items():
+        for name, value in {
+            **values,
+            **({} if images_per_s is None else {"images_per_s": images_per_s}),
+        }.items():
             if isinstance(value, int | float) and name != "epoch":
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def write_distributions(self, recorded: Sequence[Recorded]) -> None:
-        """Note how layers' activations were distributed: a line a step in the log, histograms on the board."""
+        """Note how layers' activations were distributed: a line a step in the log, histograms on
+        the board.
+        """
         for step, group in itertools.groupby(recorded, key=lambda item: item.step):
             layers = {item.layer: item for item in group}
-            line = {"kind": "distribution", "step": step, "layers": {n: item.figures for n, item in layers.items()}}
+            line = {
+                "kind": "distribution",
+                "step": step,
+                "layers": {n: item.figures for n, item in layers.items()},
+            }
             self._log.write(json.dumps(line).encode() + b"\n")
             for name, item in layers.items():
                 self._board.add_histogram(f"activations/{name}", item.sample, step)

@@ -1,8 +1,7 @@
 """The training loop: the only one, for every model, every data set, one process or many.
 
-Steps up to an epoch's end, an evaluation, a checkpoint, until all epochs are done; then the weights. Around that:
-signals, states that are saved on time and taken up again, and the journal.
-"""
+Steps up to an epoch's end, an evaluation, a checkpoint, until all epochs are done; then the
+weights. Around that: signals, states that are saved on time and taken up again, and the journal."""
 
 from __future__ import annotations
 
@@ -19,23 +18,24 @@ from typing import Any, Protocol
 
 import torch
 
-from tinysight.config import Run
-from tinysight.data.batches import read_ahead
-from tinysight.data.pack import Pack
-from tinysight.deploy.predictor import decoding_of
-from tinysight.deploy.scores import top_overlaps
-from tinysight.deploy.weights import Card, weights_bytes
-from tinysight.device import Placement, keep_freed_memory
-from tinysight.ops.detection import Localisation
-from tinysight.runs import snapshot_path
+from tinysight.config import Config
+from tinysight.data.batches import prefetch
+from tinysight.data.build import Dataset
+from tinysight.device import Runtime, keep_freed_memory
+from tinysight.evaluation.evaluate import Metrics, Stopped, measure, run_model
+from tinysight.evaluation.scores import top_overlaps
+from tinysight.files import write_atomic
+from tinysight.ops.detection_metrics import Localization
+from tinysight.predict.predictor import decoding_of
+from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.run import snapshot_path
 from tinysight.train import checkpoint
-from tinysight.train.evaluate import Metrics, Stopped, measure, run_model
-from tinysight.train.log import Journal
-from tinysight.train.training import Training, parts
-from tinysight.train.world import World
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.log import RunLogger
+from tinysight.train.trainer import Trainer, parts
 
-# What the processes tell each other after a step: nothing (0), that a state is due, a signal's number, or this. The
-# largest is the gravest, and all act on it.
+# What the processes tell each other after a step: nothing (0), that a state is due, a signal's
+# number, or this. The largest is the gravest, and all act on it.
 _SAVE_DUE, _NON_FINITE = 1, 1000
 
 
@@ -59,7 +59,7 @@ class Reporter(Protocol):
     def say(self, text: str) -> None: ...
 
 
-class Quiet:
+class NullReporter:
     """A reporter for programs and tests."""
 
     def begin(self, *, step: int, total: int) -> None:
@@ -83,16 +83,17 @@ class Outcome:
 
 
 def train(
-    run: Run,
-    pack: Pack,
+    run: Config,
+    pack: Dataset,
     folder: Path,
     *,
-    placement: Placement,
-    world: World,
+    runtime: Runtime,
+    distributed: DistributedContext,
     reporter: Reporter,
     versions: dict[str, str],
 ) -> Outcome:
-    """Train `run` in `folder` from the newest whole checkpoint there, or from the start, to the end.
+    """Train `run` in `folder` from the newest whole checkpoint there, or from the start, to the
+    end.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; the step was finished and the state saved.
@@ -100,11 +101,14 @@ def train(
         ValueError: the run does not fit the data.
         OSError: something could not be written; the last good checkpoint stays.
     """
-    if placement.device.type == "cpu":
+    if runtime.device.type == "cpu":
         keep_freed_memory()
-    devices = [placement.device] if placement.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _signals() as asked:  # the caller's random state stays as it is
-        training = Training(run, pack, placement, world)
+    devices = [runtime.device] if runtime.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        _signals() as asked,
+    ):  # the caller's random state stays as it is
+        training = Trainer(run, pack, runtime, distributed)
         return _Sitting(training, folder, reporter, asked, versions).go()
 
 
@@ -112,19 +116,24 @@ class _Sitting:
     """One process's work on a run, from a start or resumption to the end or the next interruption."""
 
     def __init__(
-        self, training: Training, folder: Path, reporter: Reporter, asked: Callable[[], int], versions: dict[str, str]
+        self,
+        training: Trainer,
+        folder: Path,
+        reporter: Reporter,
+        asked: Callable[[], int],
+        versions: dict[str, str],
     ) -> None:
         self.training, self.folder, self.reporter = training, folder, reporter
         self.asked, self.versions = asked, versions
         self.states = folder / "checkpoints"
         self.monitored: Metrics | None = None
-        self.journal: Journal | None = None
+        self.journal: RunLogger | None = None
 
     def go(self) -> Outcome:
-        training, world = self.training, self.training.world
+        training, distributed = self.training, self.training.distributed
         log_bytes = self._resume()
-        if world.is_main:
-            self.journal = Journal(self.folder, step=training.step_number, log_bytes=log_bytes)
+        if distributed.is_main:
+            self.journal = RunLogger(self.folder, step=training.step_number, log_bytes=log_bytes)
         try:
             self.reporter.begin(step=training.step_number, total=training.total)
             self._steps()
@@ -133,22 +142,24 @@ class _Sitting:
         finally:
             if self.journal:
                 self.journal.close()
-        world.barrier()
-        return Outcome(weights=weights, step=training.step_number, seconds=seconds, monitored=self.monitored)
+        distributed.barrier()
+        return Outcome(
+            weights=weights, step=training.step_number, seconds=seconds, monitored=self.monitored
+        )
 
     def _resume(self) -> int:
-        training, world = self.training, self.training.world
+        training, distributed = self.training, self.training.distributed
         newest: Path | None = None
-        if world.is_main:
+        if distributed.is_main:
             state, complaints = checkpoint.load_newest(self.states)
             for complaint in complaints:
                 self.reporter.say(f"warning: {complaint}; using the state before it")
             newest = None if state is None else self.states / f"step-{state.step:08d}"
-        newest = world.tell(newest)
+        newest = distributed.broadcast_object(newest)
         if newest is None:
             training.begin()
             return 0
-        if not world.is_main or state is None:
+        if not distributed.is_main or state is None:
             state = checkpoint.load(newest)
         training.restore(state)
         return int(state.scalars["log_bytes"])
@@ -163,12 +174,14 @@ class _Sitting:
 
     def _steps_until(self, end: int) -> None:
         training, every = self.training, self.training.run.train.log_every
-        on_gpu = training.placement.device.type == "cuda"
+        on_gpu = training.runtime.device.type == "cuda"
         saved_at = noted_at = time.perf_counter()
         noted_step = training.step_number
         depth = 0 if training.batches.on_device else training.run.data.prefetch
         numbers = range(training.step_number, end)
-        with closing(read_ahead(training.batches.batch, numbers, depth)) as batches:  # ends its thread, whatever comes
+        with closing(
+            prefetch(training.batches.batch, numbers, depth)
+        ) as batches:  # ends its thread, whatever comes
             for batch in batches:
                 finite = training.step(batch)
                 step = training.step_number
@@ -177,7 +190,7 @@ class _Sitting:
                 news = self.asked() or (_SAVE_DUE if due and step != end else 0)
                 if (noting and training.broken()) if on_gpu else not finite:
                     news = _NON_FINITE
-                news = training.world.any(news)
+                news = training.distributed.all_reduce_max(news)
                 if news == _NON_FINITE:
                     self._stop_non_finite()
                 if noting:
@@ -199,7 +212,7 @@ class _Sitting:
         return {
             "epoch": round(step * training.batches.batch_size / training.batches.num_rows, 4),
             **training.take_sums(),
-            "lr": training.run.optimiser.lr * training.rate.at(step - 1),
+            "lr": training.run.optimizer.lr * training.rate.at(step - 1),
             "size": training.size_at(step - 1),
         }
 
@@ -222,10 +235,12 @@ class _Sitting:
             try:
                 metrics, found = self._monitor()
             except Stopped:
-                self._stop_for(training.world.any(self.asked()))
+                self._stop_for(training.distributed.all_reduce_max(self.asked()))
                 raise AssertionError("unreachable") from None
             self.monitored = metrics
-            error = metrics.top1_error if found is None else 1 - found.loc50  # a localiser is judged by what it misses
+            error = (
+                metrics.top1_error if found is None else 1 - found.loc50
+            )  # a localizer is judged by what it misses
             training.rate.observe(error)
             if training.best_error is None or error < training.best_error:
                 training.best_error, training.best_step = error, training.step_number
@@ -244,19 +259,23 @@ class _Sitting:
             self._keep_snapshot()
         self._save()
 
-    def _monitor(self) -> tuple[Metrics, Localisation | None]:
-        """Evaluate the monitored split, each process its share, and return the figures of all of it."""
-        training, world = self.training, self.training.world
+    def _monitor(self) -> tuple[Metrics, Localization | None]:
+        """Evaluate the monitored split, each process its share, and return the figures of all of
+        it.
+        """
+        training, distributed = self.training, self.training.distributed
         pack = training.pack
         rows = pack.rows(training.run.data.monitor)
-        share = world.share(len(rows))
+        share = distributed.shard(len(rows))
 
         def stop_when_asked(done: int) -> None:
             if self.asked():
                 raise Stopped
 
         model = training.judged_model()
-        world.copy_from_main(list(model.buffers()))  # each process has norm statistics of its own images
+        distributed.broadcast(
+            list(model.buffers())
+        )  # each process has norm statistics of its own images
         scores = None
         with suppress(Stopped):
             scores = run_model(
@@ -267,29 +286,31 @@ class _Sitting:
                 crop=training.crop,
                 size=training.final_size,
                 flip_average=training.run.train.flip_average,
-                placement=training.placement,
-                decoding=decoding_of(self._card({})),
+                runtime=training.runtime,
+                decoding=decoding_of(self._metadata({})),
                 each_batch=stop_when_asked,
             )
-        parts = world.gather(scores)
+        parts = distributed.all_gather(scores)
         if any(part is None for part in parts):
             raise Stopped
         names = [name for name, value in vars(parts[0]).items() if value is not None]
-        whole = type(parts[0])(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
-        found = None if training.truths is None else top_overlaps(whole, training.truths)
+        whole = type(parts[0])(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        )
+        found = None if training.gt_boxes is None else top_overlaps(whole, training.gt_boxes)
         return measure(whole), found
 
     def _save(self) -> None:
         training = self.training
-        if training.world.any(int(training.broken())):
+        if training.distributed.all_reduce_max(int(training.broken())):
             self._stop_non_finite()
         self._note_distributions()  # a restored training does not record these steps again
         state = training.state(log_bytes=self.journal.sync() if self.journal else 0)
-        if training.world.is_main:
+        if training.distributed.is_main:
             checkpoint.save(state, self.states)
-            best = training.best_step if training.run.train.final == "best" else None
+            best = training.best_step if training.run.train.keep_weights == "best" else None
             checkpoint.prune(self.states, keep=training.run.train.keep, best=best)
-        training.world.barrier()
+        training.distributed.barrier()
 
     def _stop_for(self, signal_number: int) -> None:
         self._save()
@@ -300,79 +321,97 @@ class _Sitting:
     def _stop_non_finite(self) -> None:
         training = self.training
         states = checkpoint.saved(self.states)
-        lr = training.run.optimiser.lr * training.rate.at(training.step_number)
+        lr = training.run.optimizer.lr * training.rate.at(training.step_number)
         where = str(training.step_number + 1)
-        if training.placement.device.type == "cuda":  # noticed late, when the log was due; no update was made since
+        if (
+            training.runtime.device.type == "cuda"
+        ):  # noticed late, when the log was due; no update was made since
             where = f"{max(1, training.step_number + 1 - training.run.train.log_every)} to {training.step_number}"
-        kept = f"the last good state is {states[-1].name}" if states else "no state had been saved yet"
+        kept = (
+            f"the last good state is {states[-1].name}" if states else "no state had been saved yet"
+        )
         raise NonFinite(
             f"loss or gradient was not finite at step {where} "
             f"(epoch {training.batches.epoch_of(training.step_number) + 1}, lr {lr:.3g}); {kept}; "
-            "try a lower optimiser.lr"
+            "try a lower optimizer.lr"
         )
 
     def _keep_weights(self, seconds: float) -> Path:
         """Write the final weights (the last, or the best by the monitored split), complete for use."""
         training, run = self.training, self.training.run
         path = self.folder / "weights.safetensors"
-        if not training.world.is_main:
+        if not training.distributed.is_main:
             return path
         model = training.judged_model()
-        if run.train.final == "best" and training.best_step is not None:
+        if run.train.keep_weights == "best" and training.best_step is not None:
             try:
                 best = checkpoint.load(self.states / f"step-{training.best_step:08d}")
-                model.load_state_dict(parts(best.tensors)["model" if training.average is None else "average"])
+                model.load_state_dict(
+                    parts(best.tensors)["model" if training.average is None else "average"]
+                )
             except ValueError as error:
-                self.reporter.say(f"warning: {error}; keeping the last weights in place of the best")
+                self.reporter.say(
+                    f"warning: {error}; keeping the last weights in place of the best"
+                )
         results = {
             "steps": training.step_number,
             "epochs": run.train.epochs,
             "best_monitored_error": training.best_error,
         }
-        card = self._card(results)
+        metadata = self._metadata(results)
         summary = {**results, "seconds": round(seconds, 1)}
-        checkpoint.replace_durably(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
-        checkpoint.replace_durably(path, weights_bytes(model, card))  # last: these make a run a finished one
+        write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
+        write_atomic(path, weights_bytes(model, metadata))  # last: these make a run a finished one
         return path
 
     def _keep_snapshot(self) -> None:
-        """Write the weights as they are after an epoch, complete for use, to vote with others later."""
+        """Write the weights as they are after an epoch, complete for use, to vote with others
+        later.
+        """
         training = self.training
-        if training.world.is_main:
+        if training.distributed.is_main:
             path = snapshot_path(self.folder, training.epochs_done)
             path.parent.mkdir(exist_ok=True)
-            card = self._card({"steps": training.step_number, "epochs": training.epochs_done})
-            checkpoint.replace_durably(path, weights_bytes(training.judged_model(), card))
+            metadata = self._metadata(
+                {"steps": training.step_number, "epochs": training.epochs_done}
+            )
+            write_atomic(path, weights_bytes(training.judged_model(), metadata))
 
-    def _card(self, results: dict[str, Any]) -> Card:
+    def _metadata(self, results: dict[str, Any]) -> ModelMetadata:
         training, run, pack = self.training, self.training.run, self.training.pack
-        return Card(
+        return ModelMetadata(
             model=run.model.name,
             options=run.model.options,
             class_names=tuple(pack.class_names),
             class_ids=tuple(pack.class_ids),
             image_size=pack.image_size,
             crop=training.crop,
-            size=training.final_size,
+            input_size=training.final_size,
             flip_average=run.train.flip_average,
             recipe=run.recipe,
             data=pack.name,
             version=self.versions.get("tinysight", ""),
             commit=self.versions.get("commit", ""),
             results=results,
-            localiser=asdict(replace(run.localise, encoder="", frozen=False)) if run.localise.finds else {},
+            localizer=asdict(replace(run.localizer, encoder="", frozen=False))
+            if run.localizer.finds
+            else {},
         )
 
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int]]:
-    """Note SIGTERM and SIGINT while the training runs; yield what tells the first one's number, 0 for none."""
+    """Note SIGTERM and SIGINT while the training runs; yield what tells the first one's number, 0
+    for none.
+    """
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
         if len(came) == 1:
-            with suppress(OSError):  # no print: it fails in the middle of another, and where the terminal is gone
+            with suppress(
+                OSError
+            ):  # no print: it fails in the middle of another, and where the terminal is gone
                 os.write(2, b"\nfinishing the step and saving; Ctrl-C once more quits at once\n")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

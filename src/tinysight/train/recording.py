@@ -1,8 +1,8 @@
 """How named layers' activations are distributed while a model trains (Wu et al. 2017, section 4.3).
 
-On the steps that are due, hooks take exact figures of the layer's output and a sample of it, on the device and without
-waiting for it; they move to the host when the log is written. Only this process's share of a batch is looked at.
-"""
+On the steps that are due, hooks take exact figures of the layer's output and a sample of it, on
+the device and without waiting for it; they move to the host when the log is written. Only this
+process's share of a batch is looked at."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 QUANTITIES = ("max", "mean", "std", "min", "sparsity")
-SAMPLE = 16_384  # values of a layer that a histogram is made of; all of them would cost twenty times as much
+# values of a layer that a histogram is made of; all of them would cost twenty times as much
+SAMPLE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class Recorded:
 
 
 class Recorder:
-    """Watch `layers` of a model, names as in `model.named_modules()`, every `every` steps; see `check_layers`."""
+    """Watch `layers` of a model, names as in `model.named_modules()`, every `every` steps; see
+    `check_layers`.
+    """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], *, every: int) -> None:
         self._modules = {name: model.get_submodule(name) for name in layers}
@@ -38,7 +41,9 @@ class Recorder:
 
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """Record the forward pass within, when the step of that number is due; a layer called twice keeps the last."""
+        """Record the forward pass within, when the step of that number is due; a layer called twice
+        keeps the last.
+        """
         if not self._modules or step % self._every:
             yield
             return
@@ -75,7 +80,8 @@ class Recorder:
 
 @torch.no_grad()
 def describe(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return maximum, mean, standard deviation, minimum and share of zeros (5,) of a tensor, and a sample (n,) of it.
+    """Return maximum, mean, standard deviation, minimum and share of zeros (5,) of a tensor, and a
+    sample (n,) of it.
 
     The sample takes every so-many-th value, at most `SAMPLE`; the figures are of all values.
     """

@@ -1,4 +1,6 @@
-"""The learning rate over time. A schedule maps a step to a factor; the plateau also listens to the monitored error."""
+"""The learning rate over time. A schedule maps a step to a factor; the plateau also listens to the
+monitored error.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 
 @dataclass(kw_only=True)
-class LearningRate:
+class LRSchedule:
     """The factor on the peak rate, by step; `observe` and `state` matter to the plateau alone.
 
     Args:
@@ -16,10 +18,12 @@ class LearningRate:
         total: steps of the whole training.
         epoch: steps of an epoch, not always a whole number.
         warmup: steps of linear growth before that.
-        factor: exponential: `factor ** (step / epoch)` (Wu et al. 2017, equation 4); plateau: see there.
-        patience: plateau: multiply by `factor` at an observation that is no better, after `patience` such ones.
-        cycles: cyclic: cosines from 1 to 0 that the training is divided into (Huang et al. 2017, arXiv:1704.00109).
-    """
+        factor: exponential: `factor ** (step / epoch)` (Wu et al. 2017, equation 4); plateau: see
+            there.
+        patience: plateau: multiply by `factor` at an observation that is no better, after
+            `patience` such ones.
+        cycles: cyclic: cosines from 1 to 0 that the training is divided into (Huang et al. 2017,
+    arXiv:1704.00109)."""
 
     name: str
     total: int
@@ -58,7 +62,11 @@ class LearningRate:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
-        return {"scale": self.scale, "best": None if math.isinf(self.best) else self.best, "waited": self.waited}
+        return {
+            "scale": self.scale,
+            "best": None if math.isinf(self.best) else self.best,
+            "waited": self.waited,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take `state()` back."""

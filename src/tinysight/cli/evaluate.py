@@ -1,0 +1,277 @@
+"""The commands that measure a finished run, and hand it on with what was measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tinysight.cli.arguments import Decoding, Device, Home, RunName, Threshold
+from tinysight.cli.datasets import open_or_draw, packs_home
+from tinysight.cli.predict import decoding_changes, model_named
+from tinysight.cli.progress import counting
+
+if TYPE_CHECKING:
+    from tinysight.data.build import Dataset
+    from tinysight.evaluation.evaluate import Metrics, Scores
+    from tinysight.run import Record
+
+
+def evaluate(
+    run: RunName,
+    split: Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")] = "val",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Another pack with the same classes.", show_default="the run's"),
+    ] = None,
+    threshold: Threshold = None,
+    decoding: Decoding = None,
+    device: Device = "auto",
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a finished run: errors with 95 % intervals, loss, calibration; keep every image's
+    scores and draw some.
+
+    Of a weights file, or of the model that comes with tinysight (`bundled`), the figures are
+    printed and nothing is written.
+
+    [bold]Examples[/bold]
+      tinysight evaluate quickstart-shapes
+      tinysight evaluate runs/pets --split minival --json
+      tinysight evaluate bundled --data tiny-imagenet
+    """
+    from tinysight import run as runs
+    from tinysight.analysis.curves import draw_curves
+    from tinysight.device import select_device
+    from tinysight.evaluation.evaluate import evaluate_run
+
+    changes = decoding_changes(threshold, decoding)
+    if (source := model_named(run)).is_file():
+        _evaluate_weights(source, split, data, changes, device=device, home=home, as_json=as_json)
+        return
+    folder = runs.find(run)
+    record = runs.read_record(folder)
+    pack = open_or_draw(data or record.run.data.name, home)
+    _warn_of_learned(record, pack, split, home)
+    with counting(f"scoring {split}") as progress:
+        total = len(pack.rows(split))
+        label, scores, metrics = evaluate_run(
+            folder,
+            split,
+            pack=pack,
+            runtime=select_device(device),
+            decoding_changes=changes,
+            each_batch=lambda done: progress(done, total),
+        )
+    if label == "val" and (folder / "log.jsonl").exists():
+        draw_curves(folder)
+    _draw_predictions(folder, pack, scores, label)
+    settings = record.run.localizer
+    named = settings.class_loss_weight > 0 or not settings.finds  # else the logits were not trained
+    boxes = _box_figures(pack, split, scores, named, changes.get("threshold", settings.threshold))
+    if boxes is not None:
+        _keep_boxes(folder, boxes, pack, split, label, scores)
+    _print_evaluation(metrics if named else None, boxes, pack.name, split, as_json=as_json)
+    if as_json:
+        return
+    if boxes is not None:
+        print(f"boxes, by class and size: {folder / f'localization-{label}.json'}")
+        print(f"some of them drawn:       {folder / f'boxes-{label}.png'}")
+    print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
+    print(f"some predictions:     {folder / f'predictions-{label}.png'}")
+
+
+def export(
+    run: RunName,
+    out: Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="Store matrices and kernels as float16.")
+    ] = False,
+    device: Device = "auto",
+    home: Home = None,
+) -> None:
+    """Make one weights file of an evaluated run to hand on, with its error on val on its metadata.
+
+    The file is measured on val as it was written, computed in float32 as `tinysight predict`
+    computes.
+
+    [bold]Examples[/bold]
+      tinysight export quickstart-shapes --half --out shapes.safetensors
+      tinysight predict shapes.safetensors examples/images/*.png
+    """
+    from tinysight import run as runs
+    from tinysight.device import select_device
+    from tinysight.evaluation.export import export as export_run
+
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent}; make it first")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out is {out}; end it in .safetensors")
+    folder = runs.find(run)
+    pack = open_or_draw(runs.read_record(folder).run.data.name, home)
+    with counting("scoring val") as progress:
+        total = len(pack.rows("val"))
+        made = export_run(
+            folder,
+            out,
+            pack=pack,
+            runtime=select_device(device, "fp32"),
+            half=half,
+            each_batch=lambda done: progress(done, total),
+        )
+    _print_metrics(made.val, pack.name, "val")
+    if made.found is not None:
+        print(
+            f"  boxes found         {100 * made.found.loc50:5.2f} %, mean IoU {made.found.mean_iou:.4f}"
+        )
+    print(f"  the run's own      {made.run_top1_error:6.2%} top-1 error")
+    print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
+
+
+def _box_figures(
+    pack: Dataset, split: str, scores: Scores, named: bool, threshold: float
+) -> dict[str, Any] | None:
+    """Measure a localizer's boxes; None for a classifier. Logits that were not trained enter no
+    figure.
+    """
+    from tinysight.analysis.localization_metrics import evaluate_boxes
+
+    if scores.boxes is None or scores.confidence is None:
+        return None
+    return evaluate_boxes(
+        pack,
+        split,
+        boxes=scores.boxes,
+        confidence=scores.confidence,
+        logits=scores.logits if named else None,
+        threshold=threshold,
+    )
+
+
+def _keep_boxes(
+    folder: Path, figures: dict[str, Any], pack: Dataset, split: str, label: str, scores: Scores
+) -> None:
+    """Write the figures as JSON, and a sheet of images with their boxes (Wu et al. 2017, Fig. 15)."""
+    from tinysight.analysis.box_pictures import localization_figure
+    from tinysight.files import write_atomic
+
+    assert scores.boxes is not None and scores.confidence is not None
+    write_atomic(folder / f"localization-{label}.json", json.dumps(figures, indent=1).encode())
+    if figures["num_with_boxes"]:
+        sheet = localization_figure(
+            pack, split, scores.boxes, scores.confidence, threshold=figures["threshold"]
+        )
+        sheet.save(folder / f"boxes-{label}.png")
+
+
+def _print_evaluation(
+    metrics: Metrics | None, boxes: dict[str, Any] | None, data: str, split: str, *, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from tinysight.analysis.localization_metrics import boxes_table
+
+    if as_json:
+        named = {} if metrics is None else asdict(metrics)
+        print(json.dumps(named | ({} if boxes is None else {"localization": boxes}), indent=1))
+        return
+    if metrics is not None:
+        _print_metrics(metrics, data, split)
+    if boxes is not None:
+        print(boxes_table(boxes))
+
+
+def _evaluate_weights(
+    source: Path,
+    split: str,
+    data: str | None,
+    changes: dict[str, Any],
+    *,
+    device: str,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    from tinysight.device import select_device
+    from tinysight.evaluation.evaluate import check_data, measure, score_split
+    from tinysight.predict.predictor import Predictor
+
+    predictor = Predictor(
+        source, runtime=select_device(device, "fp32"), **changes
+    )  # as `predict` computes
+    pack = open_or_draw(data or predictor.metadata.data, home)
+    check_data(predictor.metadata, pack)
+    with counting(f"scoring {split}") as progress:
+        total = len(pack.rows(split))
+        scores = score_split(predictor, pack, split, lambda done: progress(done, total))
+    named, decoding = predictor.metadata.classifies, predictor.decoding
+    boxes = _box_figures(
+        pack, split, scores, named, 0.5 if decoding is None else decoding.threshold
+    )
+    _print_evaluation(measure(scores) if named else None, boxes, pack.name, split, as_json=as_json)
+
+
+def _warn_of_learned(record: Record, pack: Dataset, split: str, home: Path | None) -> None:
+    from tinysight.data.build import open_dataset
+    from tinysight.evaluation.evaluate import num_learned
+
+    run = record.run
+    splits_apart = not set(split.split("+")) & set(run.data.train.split("+"))
+    if pack.digest == record.data_digest and splits_apart:
+        return  # of what the source itself has in two splits `tinysight data info` tells
+    try:
+        own = open_dataset(run.data.name, home=packs_home(home))
+    except ValueError:
+        return  # it is not here any more
+    if own.digest == record.data_digest and (learned := num_learned(run, own, pack, split)):
+        print(
+            f"warning: the run learned from {learned:,} of these {len(pack.rows(split)):,} images, which flatters it; "
+            "judge it on others",
+            file=sys.stderr,
+        )
+
+
+def _draw_predictions(
+    folder: Path, pack: Dataset, scores: Scores, split: str, count: int = 48
+) -> None:
+    import numpy as np
+
+    from tinysight.analysis.sheets import contact_sheet
+
+    chosen = np.linspace(0, len(scores.rows) - 1, min(count, len(scores.rows))).round().astype(int)
+    probabilities = scores.logits.softmax(dim=1)
+    captions: list[Any] = []
+    right = 0
+    for index in chosen.tolist():
+        guess, truth = int(probabilities[index].argmax()), int(scores.labels[index])
+        said = f"{pack.class_names[guess]} {float(probabilities[index, guess]):.0%}"
+        right += guess == truth
+        captions.append(
+            (said, "right")
+            if guess == truth
+            else (f"{said}\nis {pack.class_names[truth]}", "wrong")
+        )
+    sheet = contact_sheet(
+        [pack.images[int(scores.rows[index])] for index in chosen.tolist()],
+        captions=captions,
+        columns=6,
+        scale=3,
+        title=f"{folder.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
+    )
+    sheet.save(folder / f"predictions-{split}.png")
+
+
+def _print_metrics(metrics: Metrics, data: str, split: str) -> None:
+    print(f"{data} {split}, {metrics.num_images:,} images")
+    for name, error, low, high in (
+        ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
+        ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),
+    ):
+        print(
+            f"  {name} error        {100 * error:6.2f} %   (95 %: {100 * low:.2f} to {100 * high:.2f} %)"
+        )
+    print(f"  loss               {metrics.loss:6.3f} nats")
+    print(f"  calibration error  {100 * metrics.calibration_error:6.2f} %")

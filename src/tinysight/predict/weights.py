@@ -1,0 +1,186 @@
+"""A trained model in one safetensors file: weights, normalization, class names and where it comes
+from. No pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from tinysight import models
+from tinysight.models.localizer import Localizer
+
+FORMAT = 3
+DECODING_SETTINGS = ("decoding", "threshold", "nms_iou")
+HEAD_SETTINGS = (
+    "head",
+    "grid",
+    "num_steps",
+    "feedback",
+    "shared",
+)  # of a metadata's `localizer`: what the head is built with
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """What a person or a program must know to use the weights."""
+
+    model: str
+    options: dict[str, Any]
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    image_size: int  # photographs are brought to this square first
+    crop: int  # then this center window is cut out
+    input_size: int  # and resized to what the network was last trained at
+    flip_average: bool
+    recipe: str
+    data: str
+    version: str
+    commit: str = ""
+    results: dict[str, Any] = field(default_factory=dict)
+    localizer: dict[str, Any] = field(
+        default_factory=dict
+    )  # head and decoding; empty: a classifier
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the logits were trained: those of a localizer with localizer.class_loss_weight=0
+        were not.
+        """
+        return bool(self.localizer.get("class_loss_weight", 1.0) > 0)
+
+    def __post_init__(self) -> None:
+        """Refuse a metadata that no training writes: a file's checksum says that it is whole, not
+        that it is sound.
+        """
+        names = [self.class_names, self.class_ids]
+        sizes = [self.image_size, self.crop, self.input_size]
+        sound = (
+            all(
+                isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+                for value in names
+            )
+            and len(self.class_names) == len(self.class_ids) >= 1
+            and all(type(value) is int and 1 <= value <= 4096 for value in sizes)
+            and self.crop <= self.image_size
+            and isinstance(self.model, str)
+            and isinstance(self.options, dict)
+            and isinstance(self.localizer, dict)
+            and isinstance(self.flip_average, bool)
+        )
+        if not sound:
+            raise ValueError(
+                "the metadata of these weights is not of the form that a training writes"
+            )
+
+
+def weights_bytes(model: nn.Module, metadata: ModelMetadata, *, half: bool = False) -> bytes:
+    """Return the file's content: the state of `model` as float32 and the metadata, with a checksum
+    over both.
+
+    With `half`, matrices and convolution kernels are stored as float16, at half the size; vectors
+    (norms, biases, running statistics, normalization) stay float32, and `load_weights` computes in
+    float32 either way.
+
+    Raises:
+        ValueError: with `half`, a weight lies outside float16's range of +-65504.
+    """
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    if half:
+        for name in (name for name, parameter in model.named_parameters() if parameter.ndim >= 2):
+            tensors[name] = tensors[name].half()
+            if not torch.isfinite(tensors[name]).all():
+                raise ValueError(
+                    f"{name} holds a value that float16 cannot; keep these weights whole, without --half"
+                )
+    description = asdict(metadata)
+    header = {"format": FORMAT, "metadata": description, "sha256": _digest(tensors, description)}
+    return save_tensors(tensors, metadata={"tinysight": json.dumps(header)})
+
+
+def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
+    """Read a model, ready to use (eval mode, on the CPU), and its metadata.
+
+    Raises:
+        ValueError: the file is missing, is no weights file of tinysight, or is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is no file; expected a run folder or a weights file (.safetensors)"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("tinysight")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error})") from None
+    if text is None:
+        raise ValueError(
+            f"{path} holds no description by tinysight; expected weights that `tinysight train` wrote"
+        )
+    try:
+        header = json.loads(text)
+        if header["format"] != FORMAT:
+            raise ValueError(
+                f"{path} has format {header['format']}; this version reads format {FORMAT}"
+            )
+        if header["sha256"] != _digest(tensors, header["metadata"]):
+            raise ValueError(
+                f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew"
+            )
+        description = {
+            "localizer": {},
+            **header["metadata"],
+        }  # weights of before there were localizers have none
+        metadata = ModelMetadata(
+            **{f.name: _tuples(description[f.name]) for f in fields(ModelMetadata)}
+        )
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} has a damaged description ({error!r}); copy the file anew"
+        ) from None
+    model = models.build(metadata.model, len(metadata.class_names), metadata.options)
+    if metadata.localizer:
+        model = _with_head(model, metadata.localizer, path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit model {metadata.model}: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return model.eval().requires_grad_(False), metadata
+
+
+def _with_head(classifier: nn.Module, settings: dict[str, Any], path: Path) -> nn.Module:
+    try:
+        if missing := [name for name in DECODING_SETTINGS if name not in settings]:
+            raise ValueError(f"without {missing[0]}")
+        return Localizer(classifier, **{name: settings[name] for name in HEAD_SETTINGS})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} describes a head that this version cannot build ({error}); train it anew"
+        ) from None
+
+
+def _digest(tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

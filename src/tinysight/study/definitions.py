@@ -1,0 +1,236 @@
+"""Named studies. A study is a function that returns a `Study`: a question, and the labeled runs
+that answer it.
+
+A person's own study is a Python file with a function `study()`; docs/studies.md shows one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tinysight.config import Config, ModelConfig
+from tinysight.recipes import recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One of the things compared: a run, begun from a named recipe, and what was published for it."""
+
+    label: str
+    run: Config
+    published: float | None = None  # top-1 error on val, 0..1, of the source
+
+    @property
+    def slug(self) -> str:
+        """The label as a folder's name: lower case, figures and hyphens."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A question and the runs that answer it; every other member is compared with the reference."""
+
+    name: str
+    question: str
+    source: str
+    members: tuple[Member, ...]
+    reference: str = ""  # a member's label; "": the first
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
+            raise ValueError(
+                f"the study's name is {self.name!r}; use lower-case letters, figures and hyphens"
+            )
+        object.__setattr__(self, "members", tuple(self.members))
+        if len(self.members) < 2:
+            raise ValueError(
+                f"study {self.name} has {len(self.members)} members; a comparison needs 2 or more"
+            )
+        slugs = [member.slug for member in self.members]
+        if "" in slugs or len(set(slugs)) < len(slugs):
+            labels = ", ".join(repr(member.label) for member in self.members)
+            raise ValueError(
+                f"study {self.name} has the labels {labels}; give each member one that tells it apart"
+            )
+        if self.reference and self.reference not in [member.label for member in self.members]:
+            raise ValueError(
+                f"study {self.name} compares with {self.reference!r}, which is no member's label"
+            )
+        for member in self.members:
+            if member.published is not None and not 0 <= member.published <= 1:
+                raise ValueError(
+                    f"{member.label}: published is {member.published}; give the error as a share, 0 to 1"
+                )
+
+    @property
+    def compared_with(self) -> str:
+        """The reference's label."""
+        return self.reference or self.members[0].label
+
+
+def models() -> Study:
+    """Compare the report's four networks, each trained as published (Wu et al. 2017, Table 1 and
+    Fig. 6).
+    """
+    return Study(
+        name="models",
+        question="Which of the report's four networks errs least?",
+        source="Wu et al. 2017, section 4.1, Table 1 and Fig. 6",
+        members=_networks("report"),
+        reference="ResNet-18",
+    )
+
+
+def models_modern() -> Study:
+    """Compare the same four networks, trained with what has been learned since."""
+    return Study(
+        name="models-modern",
+        question="Which of the report's four networks errs least when trained with what has been learned since 2017?",
+        source="ours; the published figures are those of Wu et al. 2017, Table 1",
+        members=_networks("modern"),
+        reference="ResNet-18",
+    )
+
+
+def _networks(training: str) -> tuple[Member, ...]:
+    return (
+        Member(
+            label="Inception-ResNet", run=recipe(f"inception-resnet-{training}"), published=0.3756
+        ),
+        Member(label="ResNet-18", run=recipe(f"resnet18-{training}"), published=0.4350),
+        Member(label="VGG-19", run=recipe(f"vgg19-{training}"), published=0.4531),
+        Member(label="VGG-16", run=recipe(f"vgg16-{training}"), published=0.4722),
+    )
+
+
+def depth() -> Study:
+    """Compare 10 layers with 18, and 18 wide ones with 18 narrow ones (Wu et al. 2017, Fig. 11)."""
+    base = recipe("resnet18-report")
+    narrow = ModelConfig(name="resnet", options={"n": 2, "filters": (16, 32, 64, 128)})
+    return Study(
+        name="depth",
+        question="Do more layers help, or more filters?",
+        source="Wu et al. 2017, section 4.4, Fig. 11: 10 layers equal 18 and learn faster, few filters fall behind",
+        members=(
+            Member(label="10 layers, 64 to 512 filters", run=recipe("resnet10-report")),
+            Member(label="18 layers, 64 to 512 filters", run=base),
+            Member(label="18 layers, 16 to 128 filters", run=replace(base, model=narrow)),
+        ),
+        reference="18 layers, 64 to 512 filters",
+    )
+
+
+def initialization() -> Study:
+    """Compare the report's two initializations of the 18-layer ResNet (Wu et al. 2017, Fig. 12)."""
+    base = recipe("resnet18-report")
+    return Study(
+        name="initialization",
+        question="Does the initialization matter?",
+        source="Wu et al. 2017, section 4.5, Fig. 12: alike until the learning rate first falls, then variance scaling",
+        members=(
+            Member(label="Xavier", run=replace(base, model=replace(base.model, init="xavier"))),
+            Member(
+                label="variance scaling",
+                run=replace(base, model=replace(base.model, init="variance_scaling")),
+            ),
+        ),
+        reference="variance scaling",
+    )
+
+
+def weight_decay() -> Study:
+    """Compare three weight decays on the 18-layer ResNet (Wu et al. 2017, Table 3 and Fig. 13)."""
+    base = recipe("resnet18-report")
+    published = {1e-4: 0.437, 2e-4: 0.421, 3e-4: 0.432}
+    return Study(
+        name="weight-decay",
+        question="How much weight decay?",
+        source="Wu et al. 2017, section 4.6, Table 3 and Fig. 13",
+        members=tuple(
+            Member(
+                label=f"weight decay {decay:.0e}".replace("e-0", "e-"),
+                run=replace(base, optimizer=replace(base.optimizer, weight_decay=decay)),
+                published=error,
+            )
+            for decay, error in published.items()
+        ),
+        reference="weight decay 2e-4",
+    )
+
+
+def weight_decay_modern() -> Study:
+    """Compare weight decays, wider apart, on the 18-layer ResNet trained with what has been learned
+    since 2017.
+    """
+    base = recipe("resnet18-modern")
+    return Study(
+        name="weight-decay-modern",
+        question="How much weight decay without any on norms and biases, along a cosine? (Anew for each kind of crop.)",
+        source="ours: from 1e-4 to 5e-4 looks worth 4 to 6 points across published results on this data set",
+        members=tuple(
+            Member(
+                label=f"weight decay {decay:.0e}".replace("e-0", "e-"),
+                run=replace(base, optimizer=replace(base.optimizer, weight_decay=decay)),
+            )
+            for decay in (1e-4, 5e-4, 1e-3)
+        ),
+        reference="weight decay 5e-4",
+    )
+
+
+STUDIES: dict[str, Callable[[], Study]] = {
+    "models": models,
+    "models-modern": models_modern,
+    "depth": depth,
+    "initialization": initialization,
+    "weight-decay": weight_decay,
+    "weight-decay-modern": weight_decay_modern,
+}
+
+
+def study(name: str) -> Study:
+    """Return the study of that name, or the one that the function `study()` of a Python file
+    returns.
+
+    Raises:
+        ValueError: there is none (the nearest name is given), or the file has no such function.
+    """
+    if name in STUDIES:
+        return STUDIES[name]()
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    close = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(
+        f"no study is named {name!r}; {hint}there are {', '.join(STUDIES)}, or give your own .py file"
+    )
+
+
+def _from_file(path: Path) -> Study:
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {path}; a study of your own is a Python file with a function study()"
+        )
+    specification = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up there
+    try:
+        specification.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except (ImportError, NameError) as error:
+        raise ValueError(f"{path} cannot be run: {error}") from None
+    make = getattr(module, "study", None)
+    made = make() if callable(make) else None
+    if not isinstance(made, Study):
+        raise ValueError(
+            f"{path} has no function study() that returns a tinysight.study.definitions.Study; see docs/studies.md"
+        )
+    return made

@@ -1,0 +1,32 @@
+"""Averaged weights: an exponential moving average of everything a model holds."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Keep a shadow of `model` whose parameters and buffers follow it slowly.
+
+    The decay warms up as (1 + t) / (10 + t), so that the shadow leaves the random start behind.
+    Buffers (batch norm's statistics) are averaged as well: they belong to the averaged weights;
+    integers are copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards `model` after its update number `step` (from 0)."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        shadow, current = self.model.state_dict(), model.state_dict()
+        floating = [name for name, value in shadow.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [shadow[name] for name in floating], [current[name] for name in floating], weight
+        )
+        for name in shadow.keys() - set(floating):
+            shadow[name].copy_(current[name])

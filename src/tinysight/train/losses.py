@@ -1,0 +1,85 @@
+"""What a step minimizes, from what the network says: the class, or the class and where the object
+is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinysight.config import LocalizerConfig
+from tinysight.models.localizer import LocalizerOutput
+from tinysight.ops import mixing
+from tinysight.ops.candidates import (
+    DetectionLosses,
+    HeadOutput,
+    centernet_loss,
+    hungarian_loss,
+    single_box_loss,
+)
+
+
+class Losses(NamedTuple):
+    """The loss of a batch, a scalar with a gradient; and its parts without, of boxes and their
+    confidences.
+    """
+
+    loss: Tensor
+    box: Tensor | None = None
+    confidence: Tensor | None = None
+
+
+def classification(
+    logits: Tensor, labels: Tensor, targets: mixing.Targets | None, *, label_smoothing: float
+) -> Tensor:
+    """Return the mean cross-entropy of logits (B, K) with labels (B,), or with the targets of mixed
+    images.
+    """
+    if targets is None:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    return mixing.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
+def localization(
+    found: LocalizerOutput,
+    labels: Tensor,
+    gt_boxes_cxcywh: Tensor,
+    whole: Tensor,
+    *,
+    settings: LocalizerConfig,
+    label_smoothing: float,
+) -> Losses:
+    """Weigh classification, confidence and boxes against each other.
+
+    Args:
+        gt_boxes_cxcywh: (B, G, 4) in shares of the window, padded with NaN.
+        whole: bool (B,); images that lost a box to the window teach nothing about boxes.
+    """
+    candidates = HeadOutput(*(part[whole] for part in found.candidates))
+    losses = _losses(candidates, gt_boxes_cxcywh[whole], settings)
+    share = len(candidates.logits) / len(labels)  # the parts are means over the images that teach
+    loss = settings.loss_weight * share * (losses.confidence + settings.box_weight * losses.box)
+    if settings.class_loss_weight:
+        loss = loss + settings.class_loss_weight * F.cross_entropy(
+            found.logits.float(), labels, label_smoothing=label_smoothing
+        )
+    return Losses(loss, losses.box.detach() * share, losses.confidence.detach() * share)
+
+
+def _losses(candidates: HeadOutput, gt_boxes: Tensor, settings: LocalizerConfig) -> DetectionLosses:
+    if not len(gt_boxes):  # all were lost: a zero that still has the graph
+        zero = candidates.logits.sum() + candidates.boxes_cxcywh.sum()
+        return DetectionLosses(zero, zero)
+    if settings.head == "mlp":
+        return single_box_loss(candidates, gt_boxes, giou_weight=settings.giou_weight)
+    if settings.head == "centernet":
+        return centernet_loss(candidates, gt_boxes, giou_weight=settings.giou_weight)
+    return hungarian_loss(
+        candidates,
+        gt_boxes,
+        overlap=settings.overlap,
+        giou_weight=settings.giou_weight,
+        cell_scale=settings.cell_scale,
+    )

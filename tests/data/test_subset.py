@@ -1,0 +1,275 @@
+"""One class out of a pack: who goes where, that nothing of val or of the held-out fold is trained
+on, and the names.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinysight.data import shapes, subset
+from tinysight.data.build import Dataset, list_datasets, open_dataset
+from tinysight.data.subset import bundled_folds, deal, find_class, pack_name, slug
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Scenes of one or two objects: 10 + 1 + 4 labeled images of each of 24 classes."""
+    home = tmp_path_factory.mktemp("source")
+    counts = {"num_train": 240, "num_minival": 24, "num_val": 96, "num_test": 4}
+    return shapes.prepare(
+        home=home, **counts, objects=(1, 2), image_size=32, name="scenes", workers=1
+    )
+
+
+def test_the_folds_share_the_images_out(source: Dataset, tmp_path: Path) -> None:
+    name, wnid = source.class_names[3], source.class_ids[3]
+    own = {
+        file
+        for row, file in enumerate(source.files)
+        if source.labels[row] == 3 and file.split("/")[0] != "val"
+    }
+    assert len(own) == 11
+    held, negatives_held = Counter(), []
+    for fold in range(5):
+        made = subset.prepare(source, name, home=tmp_path, fold=fold)
+        assert made.class_names == (name, "other") and made.class_ids == (wnid, "other")
+        files = {
+            split: [made.files[row] for row in made.rows(split)]
+            for split in ("train", "minival", "val")
+        }
+        assert not set(files["train"]) & set(files["minival"])
+        assert all(
+            file.split("/")[0] in ("train", "minival") for file in files["train"] + files["minival"]
+        )
+        assert all(file.split("/")[0] == "val" for file in files["val"])
+        labels = {
+            split: made.labels[made.rows(split).start : made.rows(split).stop] for split in files
+        }
+        both = {file for split in ("train", "minival") for file in files[split]}
+        assert own <= both and len(both) == 22  # as many negatives
+        held.update(
+            file
+            for file, label in zip(files["minival"], labels["minival"], strict=True)
+            if label == 0
+        )
+        negatives_held += [
+            file
+            for file, label in zip(files["minival"], labels["minival"], strict=True)
+            if label == 1
+        ]
+        assert 2 <= (labels["minival"] == 0).sum() <= 3 and 1 <= (labels["minival"] == 1).sum() <= 4
+        assert made.verify() == ()
+    assert held == Counter(own), "each image is held out once"
+    assert len(set(negatives_held)) == len(negatives_held) == 11
+
+
+def test_pixels_boxes_and_labels_are_those_of_the_source(source: Dataset, tmp_path: Path) -> None:
+    made = subset.prepare(source, source.class_names[3], home=tmp_path)
+    places = {file: row for row, file in enumerate(source.files)}
+    others = {source.class_ids.index(one) for one in made.manifest["extra"]["others"]}
+    assert len(others) == 10 and 3 not in others
+    kept = 0
+    for row, file in enumerate(made.files):
+        old = places[file]
+        assert np.array_equal(made.images[row], source.images[old])
+        span = slice(source.box_offsets[old], source.box_offsets[old + 1])
+        expected = source.boxes[span][source.box_labels[span] == 3]
+        assert np.array_equal(made.boxes_of(row), expected)
+        if made.labels[row] == 0:
+            assert len(expected)
+            kept += len(expected) < span.stop - span.start
+        else:
+            assert not len(expected) and source.labels[old] in others
+    assert kept, "no scene here has another object, whose box would have to go"
+    val = [
+        file
+        for row, file in enumerate(source.files)
+        if file.startswith("val/") and source.labels[row] in others
+    ]
+    held = subset.holding(source, 3)
+    expected_val = {file for file in val if not held[places[file]]}
+    assert 0 < len(expected_val) < len(val), (
+        "no image of another class holds this one too: the case is not tested"
+    )
+    own_val = {
+        file
+        for row, file in enumerate(source.files)
+        if file.startswith("val/") and source.labels[row] == 3
+    }
+    assert own_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 0}
+    assert expected_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 1}
+
+
+def test_negatives_are_as_many_as_asked(source: Dataset, tmp_path: Path) -> None:
+    none = subset.prepare(source, source.class_names[3], home=tmp_path, negatives=0)
+    assert none.name == f"scenes.{source.class_ids[3]}.negatives0"
+    assert (
+        set(none.labels.tolist()) == {0} and none.class_names[1] == "other" and len(none) == 11 + 4
+    )
+    many = subset.prepare(source, source.class_names[3], home=tmp_path, negatives=1000)
+    few = subset.prepare(source, source.class_names[3], home=tmp_path, negatives=7, name="few")
+
+    def count(made: Dataset) -> int:
+        return int((made.labels[: made.rows("minival").stop] == 1).sum())
+
+    held = many.labels[many.rows("minival").start : many.rows("minival").stop]
+    files = [many.files[many.rows("minival").start + place] for place in np.flatnonzero(held == 1)]
+    per_class = Counter(int(source.labels[source.files.index(file)]) for file in files)
+    assert len(per_class) == 10 and max(per_class.values()) <= 3, (
+        "the held-out fold has a like share of each class"
+    )
+    assert (
+        count(few) == 7 and 60 < count(many) < 111
+    )  # all there are of ten classes without this one
+
+
+def test_no_negative_holds_the_class(source: Dataset) -> None:
+    beside = 0
+    for label in range(24):
+        made, _ = subset.listing(source, label, name="x", negatives=1000)
+        own = {file for row, file in enumerate(source.files) if source.labels[row] == label}
+        assert {file for file, one in zip(made.files, made.labels, strict=True) if one == 0} == own
+        beside += int((subset.holding(source, label) & (source.labels != label)).sum())
+    assert beside > 24, "no image holds one class beside another: the case is not tested"
+
+
+def test_a_second_call_is_no_work_and_another_source_is_noticed(
+    source: Dataset, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    made = subset.prepare(source, source.class_names[3], home=tmp_path)
+    stamp = (made.path / "manifest.json").stat().st_mtime_ns
+    again = subset.prepare(source, source.class_ids[3].upper(), home=tmp_path, say=said.append)
+    assert (
+        again.digest == made.digest
+        and (made.path / "manifest.json").stat().st_mtime_ns == stamp
+        and said == []
+    )
+    with_fold = subset.prepare(
+        source, source.class_names[3], home=tmp_path, fold=1, name=made.name, say=said.append
+    )
+    assert with_fold.digest != made.digest and "changed" in said[0]
+
+
+def test_a_deal_depends_on_names_alone() -> None:
+    names = [f"a/{number}.png" for number in range(53)]
+    mixed = names.copy()
+    random.Random(1).shuffle(mixed)
+    assert dict(zip(names, deal(names), strict=True)) == dict(zip(mixed, deal(mixed), strict=True))
+    assert sorted(Counter(deal(names).tolist()).values()) == [10, 10, 11, 11, 11]
+    assert (deal(names) != deal(names, seed=1)).any() and len(deal([])) == 0
+
+
+def test_the_shipped_list_is_what_the_deal_gives() -> None:
+    names = [f"train/n01443537/images/n01443537_{number}.JPEG" for number in range(500)]
+    expected = {
+        name.rpartition("/")[2]: int(fold) for name, fold in zip(names, deal(names), strict=True)
+    }
+    assert bundled_folds() == expected
+    assert set(Counter(expected.values()).values()) == {100}
+
+
+@pytest.mark.data
+def test_the_goldfish_of_tiny_imagenet(tmp_path: Path) -> None:
+    if "tiny-imagenet" not in list_datasets():
+        pytest.skip("TINYSIGHT_DATA holds no pack tiny-imagenet")
+    source = open_dataset("tiny-imagenet")
+    made = subset.prepare(source, "Goldfish", home=tmp_path)
+    assert made.name == "tiny-imagenet.goldfish"
+    assert made.splits == {"train": (0, 800), "minival": (800, 1000), "val": (1000, 1550)}
+    counts = [
+        int((made.labels[made.rows(split).start : made.rows(split).stop] == 0).sum())
+        for split in made.splits
+    ]
+    assert counts == [400, 100, 50] and len(made.boxes) == 550
+    folds = bundled_folds()
+    for split, wanted in (("train", {1, 2, 3, 4}), ("minival", {0})):
+        own = [
+            made.files[row].rpartition("/")[2] for row in made.rows(split) if made.labels[row] == 0
+        ]
+        assert {folds[file] for file in own} == wanted
+    per_class = Counter(made.files[row].split("/")[1] for row in made.rows("minival"))
+    assert sorted(per_class.values()) == [10] * 10 + [100]
+
+
+def test_names() -> None:
+    assert (
+        slug("Egyptian cat") == "egyptian-cat"
+        and slug("potter's wheel, crane") == "potter-s-wheel-crane"
+    )
+    assert slug("n01443537") == "n01443537" and slug("L'été") == "l-été"
+    assert pack_name("a.b", "cat") == "a.b.cat"
+    assert pack_name("a", "cat", fold=2, negatives=0) == "a.cat.fold2.negatives0"
+    assert pack_name("a", "cat", kind="mosaics") == "a.cat.mosaics"
+
+
+def test_classes_are_found_in_any_case_and_the_nearest_is_named(source: Dataset) -> None:
+    spaced = next(index for index, name in enumerate(source.class_names) if " " in name)
+    name = source.class_names[spaced]
+    for written in (name, name.upper(), slug(name), source.class_ids[spaced].upper()):
+        assert find_class(source, written) == spaced
+    with pytest.raises(ValueError, match=f"scenes has no class '{name}x'; did you mean '{name}'"):
+        find_class(source, name + "x")
+    with pytest.raises(ValueError, match="has no class 'qqqq'; there are"):
+        find_class(source, "qqqq")
+    twins = Dataset(
+        source.path,
+        {**source.manifest, "class_names": ["red cat", "Red-Cat", *source.class_names[2:]]},
+    )
+    with pytest.raises(ValueError, match="can be several classes of scenes: 'red cat', 'Red-Cat'"):
+        find_class(twins, "RED CAT")
+    assert find_class(twins, "Red-Cat") == 1
+
+
+def test_what_cannot_be_is_one_clear_line(source: Dataset, tmp_path: Path) -> None:
+    small = shapes.prepare(
+        home=tmp_path,
+        num_train=200,
+        num_minival=0,
+        num_val=0,
+        num_test=0,
+        image_size=32,
+        name="small",
+        workers=1,
+    )
+    for pack, arguments, message in (
+        (small, {}, "of small has 8 images with boxes to choose on, 5 folds need 10"),
+        (source, {"fold": 5}, "fold is 5 of 5; give two folds or more, and one from 0 to 4"),
+        (source, {"folds": 1}, "fold is 0 of 1"),
+        (source, {"negatives": -1}, "negatives is -1"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            subset.prepare(
+                pack, source.class_names[3 if pack is source else 20], home=tmp_path, **arguments
+            )
+        assert "\n" not in str(caught.value)
+    bare = _Bare(source.path, source.manifest)
+    with pytest.raises(ValueError, match="has no boxes; a localizer needs a pack with boxes"):
+        subset.prepare(bare, source.class_names[3], home=tmp_path)
+
+
+class _Bare(Dataset):
+    """The source without its boxes, as a folder of images would be."""
+
+    @property
+    def boxes(self) -> np.ndarray:  # type: ignore[override]
+        return np.zeros((0, 4), np.float32)
+
+    @property
+    def box_labels(self) -> np.ndarray:  # type: ignore[override]
+        return np.zeros(0, np.int64)
+
+    @property
+    def box_offsets(self) -> np.ndarray:  # type: ignore[override]
+        return np.zeros(len(self) + 1, np.int64)
+
+
+def test_the_decoder_is_picklable(source: Dataset) -> None:
+    _, decode = subset.listing(source, 3, name="x")
+    assert np.array_equal(pickle.loads(pickle.dumps(decode))(5), decode(5))

@@ -1,0 +1,197 @@
+"""One file holds the model: it comes back equal, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tinysight.models import build
+from tinysight.predict import weights
+from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
+
+CARD = ModelMetadata(
+    model="resnet",
+    options={"n": 1, "filters": (4, 8)},
+    class_names=("ladybird", "été", "狗"),
+    class_ids=("n1", "n2", "n3"),
+    image_size=64,
+    crop=56,
+    input_size=48,
+    flip_average=True,
+    recipe="test",
+    data="small",
+    version="0.1.0",
+    commit="abc",
+    results={"steps": 12, "best_monitored_error": 0.25},
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    model = build("resnet", 3, CARD.options)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights_bytes(model.to(memory_format=torch.channels_last), CARD))  # type: ignore[call-overload]
+    return path
+
+
+def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
+    model = build("resnet", 3, CARD.options)
+    model.normalize.set_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0]))  # type: ignore[union-attr,operator]
+    path = tmp_path / "any.safetensors"
+    path.write_bytes(weights_bytes(model, CARD))
+    found, metadata = load_weights(path)
+    assert metadata == CARD
+    assert found.state_dict().keys() == model.state_dict().keys()
+    assert all(
+        torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items()
+    )
+    assert not found.training and not any(
+        parameter.requires_grad for parameter in found.parameters()
+    )
+
+
+def test_half_precision_halves_matrices_and_kernels_and_nothing_else(tmp_path: Path) -> None:
+    model = build("resnet", 3, {"n": 1, "filters": (32, 64)})
+    model.normalize.set_statistics(torch.tensor([1.1, 2.2, 3.3]), torch.tensor([4.4, 5.5, 6.6]))  # type: ignore[union-attr,operator]
+    metadata = replace(CARD, options={"n": 1, "filters": (32, 64)})
+    whole, half = weights_bytes(model, metadata), weights_bytes(model, metadata, half=True)
+    assert 0.5 < len(half) / len(whole) < 0.6
+    path = tmp_path / "half.safetensors"
+    path.write_bytes(half)
+    found, _ = load_weights(path)
+    parameters = dict(model.named_parameters())
+    for name, value in found.state_dict().items():
+        original = model.state_dict()[name]
+        assert value.dtype == original.dtype, "computed in float32"
+        rounded = name in parameters and original.ndim >= 2
+        assert torch.equal(value, original.half().float() if rounded else original), name
+    assert not torch.equal(found.state_dict()["head.weight"], model.state_dict()["head.weight"])
+    assert len(weights_bytes(found, metadata)) == len(whole)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
+    model = build("resnet", 3, CARD.options)
+    with torch.no_grad():
+        model.get_parameter("head.weight")[0, 0] = 70_000.0
+    weights_bytes(model, CARD)
+    with pytest.raises(ValueError, match=r"head\.weight holds a value that float16 cannot"):
+        weights_bytes(model, CARD, half=True)
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    model = build("resnet", 3, CARD.options)
+    assert weights_bytes(model, CARD) == weights_bytes(model.eval(), CARD)
+    assert weights_bytes(model, replace(CARD, input_size=56)) != weights_bytes(model, CARD)
+
+
+def _header_bytes(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def test_a_flipped_byte_anywhere_is_refused_by_name(file: Path) -> None:
+    whole = file.read_bytes()
+    header = _header_bytes(whole)
+    choices = random.Random(0)
+    positions = [
+        *range(8),
+        *choices.sample(range(8, header), 150),
+        *choices.sample(range(header, len(whole)), 50),
+    ]
+    for position in positions:
+        content = bytearray(whole)
+        content[position] ^= choices.randrange(1, 256)
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights\.safetensors") as error:
+            load_weights(file)
+        assert "\n" not in str(error.value), position
+    file.write_bytes(whole)
+    load_weights(file)
+
+
+def test_every_word_of_the_card_is_under_the_checksum(file: Path) -> None:
+    whole = file.read_bytes()
+    for old, new in (
+        (b"ladybird", b"ladyburd"),
+        (b"56", b"48"),
+        (b"n1", b"n9"),
+        (b"0.25", b"0.15"),
+    ):
+        assert old in whole[: _header_bytes(whole)]
+        file.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(ValueError, match="SHA-256"):
+            load_weights(file)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_cut_file_is_refused(length: int, file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        load_weights(file)
+
+
+def test_foreign_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="holds no description by tinysight"):
+        load_weights(path)
+    for description in (
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        json.dumps({"format": weights.FORMAT, "metadata": {}, "sha256": ""}),
+    ):
+        save_file({"weight": torch.zeros(3)}, path, metadata={"tinysight": description})
+        with pytest.raises(ValueError, match=r"other\.safetensors"):
+            load_weights(path)
+
+
+def test_another_format_is_refused_as_such(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "FORMAT", 99)
+    with pytest.raises(ValueError, match=r"has format \d+; this version reads format 99"):
+        load_weights(file)
+
+
+def test_weights_that_do_not_fit_their_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(
+        weights_bytes(
+            build("resnet", 3, CARD.options), replace(CARD, class_names=("a",), class_ids=("b",))
+        )
+    )
+    with pytest.raises(ValueError, match="does not fit model resnet") as error:
+        load_weights(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(ValueError, match="expected a run folder or a weights file"):
+            load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("crop", "x"),
+        ("crop", 65),
+        ("image_size", 0),
+        ("input_size", 1 << 20),
+        ("class_names", 5),
+        ("class_names", ("a", "b")),
+        ("class_ids", ("a", "b", 3)),
+        ("options", []),
+        ("flip_average", 1),
+        ("model", 3),
+    ],
+)
+def test_a_card_that_no_training_writes_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match="not of the form"):
+        replace(CARD, **{name: value})

@@ -1,0 +1,135 @@
+"""Every study compares valid runs, the published figures are the report's, and a person's own file
+is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinysight.models import build, count_parameters
+from tinysight.recipes import RECIPES, recipe
+from tinysight.study.definitions import STUDIES, Member, Study, study
+
+RUN = recipe("quickstart")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_compares_runs_that_begin_from_named_recipes(name: str) -> None:
+    found = study(name)
+    assert found.name == name
+    assert found.compared_with in [member.label for member in found.members]
+    assert all(member.run.recipe in RECIPES for member in found.members)
+    for member in found.members:
+        with torch.device("meta"):
+            build(member.run.model.name, 200, member.run.model.options)
+
+
+def test_the_published_figures_are_the_reports() -> None:
+    def published(name: str) -> list[float | None]:
+        return [member.published for member in study(name).members]
+
+    assert published("models") == [0.3756, 0.4350, 0.4531, 0.4722]
+    assert published("weight-decay") == [0.437, 0.421, 0.432]
+
+
+def test_each_study_varies_what_it_asks_about_and_nothing_else() -> None:
+    decays = study("weight-decay").members
+    assert [member.run.optimizer.weight_decay for member in decays] == [1e-4, 2e-4, 3e-4]
+    assert [member.label for member in decays] == [f"weight decay {n}e-4" for n in (1, 2, 3)]
+    assert len({repr(replace(m.run, optimizer=RUN.optimizer)) for m in decays}) == 1
+    modern = study("weight-decay-modern").members
+    assert [member.run.optimizer.weight_decay for member in modern] == [1e-4, 5e-4, 1e-3]
+    assert [member.label for member in modern] == [
+        f"weight decay {text}" for text in ("1e-4", "5e-4", "1e-3")
+    ]
+    assert len({repr(replace(m.run, optimizer=RUN.optimizer)) for m in modern}) == 1
+    ways = study("initialization").members
+    assert [member.run.model.init for member in ways] == ["xavier", "variance_scaling"]
+    assert len({repr(replace(m.run, model=RUN.model)) for m in ways}) == 1
+    counts = []
+    for member in study("depth").members:
+        with torch.device("meta"):
+            counts.append(
+                count_parameters(build(member.run.model.name, 200, member.run.model.options))
+            )
+    assert counts[:2] == [5_012_616, 11_283_336] and counts[2] < 1_000_000
+
+
+def test_an_unknown_study_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean weight-decay"):
+        study("weight-deacy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"name": "Two words"}, "use lower-case letters"),
+        ({"members": (Member(label="one", run=RUN),)}, "2 or more"),
+        (
+            {"members": (Member(label="One!", run=RUN), Member(label="one", run=RUN))},
+            "tells it apart",
+        ),
+        ({"members": (Member(label="?", run=RUN), Member(label="one", run=RUN))}, "tells it apart"),
+        ({"reference": "three"}, "no member's label"),
+        (
+            {
+                "members": (
+                    Member(label="one", run=RUN, published=43.5),
+                    Member(label="two", run=RUN),
+                )
+            },
+            "as a share",
+        ),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(changes: dict[str, object], complaint: str) -> None:
+    sound = Study(
+        name="own",
+        question="?",
+        source="ours",
+        members=(Member(label="one", run=RUN), Member(label="two", run=RUN)),
+    )
+    with pytest.raises(ValueError, match=complaint):
+        replace(sound, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "there is no file"),
+        ("x = 1", "no function study"),
+        ("def study():\n    return 3", "no function study"),
+        ("def study(:", "line 1"),
+    ],
+)
+def test_a_file_that_holds_no_study_is_refused(
+    text: str | None, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=complaint):
+        study(str(path))
+
+
+def test_a_file_may_hold_dataclasses_and_what_it_cannot_import_is_one_line(tmp_path: Path) -> None:
+    lines = [
+        "from __future__ import annotations",
+        "from dataclasses import dataclass",
+        "from tinysight.study.definitions import depth, Study",
+        "@dataclass",
+        "class Mine:",
+        "    number: int = 1",
+        "def study() -> Study:",
+        "    return depth()",
+    ]
+    good, missing = tmp_path / "good.py", tmp_path / "missing.py"
+    good.write_text("\n".join(lines))
+    assert study(str(good)).name == "depth"
+    missing.write_text("import no_such_package_anywhere")
+    with pytest.raises(ValueError, match=r"missing\.py cannot be run: No module named"):
+        study(str(missing))

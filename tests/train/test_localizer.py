@@ -1,0 +1,378 @@
+"""Trainer, evaluating and using a localizer by the loop that trains classifiers; and what does not
+fit together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinysight.analysis.localization import read_boxes
+from tinysight.config import AugmentConfig, Config, LocalizerConfig
+from tinysight.data.build import Dataset
+from tinysight.device import Runtime
+from tinysight.evaluation.evaluate import check_data, evaluate_run, score_split
+from tinysight.evaluation.export import export
+from tinysight.evaluation.scores import Scores, top_overlaps
+from tinysight.models import build
+from tinysight.models.localizer import Localizer, LocalizerOutput
+from tinysight.ops import augment
+from tinysight.ops.candidates import HeadOutput
+from tinysight.predict.inference import Decoding, find
+from tinysight.predict.predictor import Predictor
+from tinysight.run import read_lines
+from tinysight.train import augmentation, launch
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.localizer import caution
+from tinysight.train.loop import NullReporter
+from tinysight.train.losses import localization
+from tinysight.train.trainer import Trainer, check
+
+CPU = Runtime(device=torch.device("cpu"), bf16=False)
+MakeRun = Callable[..., Config]
+FINDING = {
+    "localizer__head": "lstm",
+    "augment__crop": 0,
+    "augment__rotation": 0.0,
+    "optimizer__lr": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "finder"
+
+
+@pytest.fixture
+def found(finder: Path, make_run: MakeRun, pack: Dataset) -> Path:
+    """A finished localizer's folder."""
+    if not finder.exists():
+        launch.start(
+            make_run(**FINDING),
+            pack,
+            distributed=DistributedContext(),
+            reporter=NullReporter(),
+            name=str(finder),
+        )
+    return finder
+
+
+def test_the_log_tells_how_boxes_are_learned(found: Path) -> None:
+    lines = read_lines(found / "log.jsonl")
+    steps = [line for line in lines if line["kind"] == "train"]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert all(line["box_loss"] > 0 and line["confidence_loss"] > 0 for line in steps)
+    assert steps[-1]["confidence_loss"] < steps[0]["confidence_loss"]
+    summary = json.loads((found / "summary.json").read_text())  # judged by what it misses
+    assert summary["best_monitored_error"] == min(1 - line["loc50"] for line in epochs)
+    assert all(0 <= line["loc50"] <= 1 and 0 < line["mean_iou"] < 1 for line in epochs)
+
+
+def test_an_evaluation_keeps_boxes_that_the_report_reads(found: Path, pack: Dataset) -> None:
+    _, scores, _ = evaluate_run(found, "val", pack=pack, runtime=CPU)
+    assert scores.boxes is not None and scores.confidence is not None
+    boxes = read_boxes(found / "scores" / "boxes-val.safetensors", pack, "val")
+    assert boxes is not None
+    row = pack.rows("val")[3]
+    kept = int((scores.confidence[3] > 0).sum())
+    assert np.array_equal(boxes.boxes_of(row), scores.boxes[3, :kept].numpy())
+    assert (scores.confidence.diff(dim=1) <= 0).all()
+
+
+def test_an_exported_localizer_tells_how_many_it_finds(
+    found: Path, pack: Dataset, tmp_path: Path
+) -> None:
+    evaluate_run(found, "val", pack=pack, runtime=CPU)
+    made = export(found, tmp_path / "out.safetensors", pack=pack, runtime=CPU, half=True)
+    assert made.found is not None and made.found.num_images == 24
+    predictor = Predictor(made.path)
+    told = predictor.metadata.results["val"]
+    gt_boxes = torch.from_numpy(pack.padded_boxes(range(len(pack))))
+    again = top_overlaps(score_split(predictor, pack, "val", lambda done: None), gt_boxes)
+    assert (told["loc50"], told["mean_iou"]) == (again.loc50, again.mean_iou)
+    assert 0 < told["mean_iou"] < 1
+
+
+def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Dataset) -> None:
+    predictor = Predictor(found)
+    images = np.array(pack.images[:2])
+    alone = predictor.find(images)
+    assert torch.equal(alone.logits, predictor.logits(images))
+    canvas = np.full((1, 64, 64, 3), 127, np.uint8)
+    canvas[0, 32:, 32:] = images[0]
+    wide = predictor.find(canvas)
+    assert wide.boxes.shape[-1] == 4 and float(wide.boxes.max()) <= 64
+    sides = wide.boxes[..., 2:] - wide.boxes[..., :2]
+    assert (sides[wide.confidence > 0] > 0).all()
+    assert int((wide.confidence > 0).sum()) > int(
+        (alone.confidence[0] > 0).sum()
+    )  # four windows answer
+
+
+def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
+    classifier = build("resnet", 3, {"n": 1, "filters": (4, 8, 8, 8)})
+    model = Localizer(classifier, head="mlp", grid=1).eval()
+    mean = torch.tensor([0.5, 0.5, 0.5, 0.25])
+    model.initialize(
+        mean, prior=0.5, generator=torch.Generator().manual_seed(0)
+    )  # it answers so whatever it sees
+    decoding = Decoding(image_size=64, decoding="filter", threshold=0.5, nms_iou=1.0)
+    images = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    finding = find(model, images, size=48, flip_average=True, decoding=decoding, runtime=CPU)
+    expected = {(16.0 + x, 24.0 + y, 48.0 + x, 40.0 + y) for x in (0, 64) for y in (0, 64)}
+    boxes = finding.boxes[0][finding.confidence[0] > 0]
+    assert {tuple(box) for box in boxes.round(decimals=3).tolist()} == expected
+
+
+def test_a_classifier_finds_nothing(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
+    launch.start(
+        make_run(train__epochs=1),
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        name=str(tmp_path / "run"),
+    )
+    with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
+        Predictor(tmp_path / "run").find(np.array(pack.images[:1]))
+
+
+def test_an_encoder_begins_with_a_runs_weights(
+    make_run: MakeRun, pack: Dataset, found: Path
+) -> None:
+    classifier = Predictor(found).model.state_dict()
+    for frozen in (False, True):
+        run = make_run(**FINDING, localizer__encoder=str(found), localizer__frozen=frozen)
+        check(run, pack, DistributedContext())
+        training = Trainer(run, pack, CPU, DistributedContext())
+        training.begin()
+        assert isinstance(training.model, Localizer)
+        own = training.model.encoder.state_dict()
+        assert all(torch.equal(own[name], classifier[name]) for name in classifier)
+        training.step(training.batches.batch(0))
+        own = training.model.encoder.state_dict()
+        kept = {name for name in classifier if torch.equal(own[name], classifier[name])}
+        assert (
+            "convolution.weight" in kept,
+            "norm.running_mean" in kept,
+            "head.weight" in kept,
+        ) == (frozen, frozen, False)
+
+
+def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
+    make_run: MakeRun, pack: Dataset, found: Path, tmp_path: Path
+) -> None:
+    run = make_run(
+        **FINDING, localizer__encoder=str(found), localizer__frozen=True, train__epochs=1
+    )
+    launch.start(
+        run,
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+        name=str(tmp_path / "run"),
+    )
+    before, after = (Predictor(folder).model.state_dict() for folder in (found, tmp_path / "run"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_what_does_not_fit_is_refused(
+    make_run: MakeRun, pack: Dataset, found: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"""give the run model.name=small "model.options=\{'dropout': 0.3\}\""""
+    ):
+        check(
+            make_run(**FINDING, model__options={"norm": True}, localizer__encoder=str(found)),
+            pack,
+            DistributedContext(),
+        )
+    for layer, complaint in (("norm", "norm"), ("encoder.norm", None), ("head.lstm", None)):
+        run = make_run(**FINDING, train__record=(layer,))
+        if complaint is None:
+            check(run, pack, DistributedContext())
+        else:
+            with pytest.raises(ValueError, match=complaint):
+                check(run, pack, DistributedContext())
+    with pytest.raises(ValueError, match="is no file"):
+        check(
+            make_run(**FINDING, localizer__encoder=str(tmp_path / "none")),
+            pack,
+            DistributedContext(),
+        )
+    with pytest.raises(ValueError, match=r"set augment\.crop=0"):
+        check(make_run(**{**FINDING, "augment__crop": 24}), pack, DistributedContext())
+    for changes, complaint in (
+        ({"augment__mixup": 0.2}, "boxes cannot be mixed"),
+        ({"augment__rotation": 6.0}, "5 or less"),
+        ({"augment__trivial_augment": True}, "augment.trivial_augment=false"),
+        ({"localizer__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
+        ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
+        ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),
+        ({"localizer__frozen": True}, "false without localizer.encoder"),
+        ({"localizer__threshold": 1.0}, "between 0 and 1"),
+        ({"localizer__overlap": "l1"}, "iou, center"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            make_run(**{**FINDING, **changes})
+
+
+def test_data_without_boxes_are_refused(
+    make_run: MakeRun, pack: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pack.__dict__, "box_offsets", np.zeros(len(pack) + 1, np.int64))
+    with pytest.raises(ValueError, match="no image of minival of small has a box"):
+        check(make_run(**FINDING), pack, DistributedContext())
+    run = make_run(**FINDING, data__monitor="none", schedule__name="linear")
+    with pytest.raises(ValueError, match="no training image of small has a box"):
+        check(run, pack, DistributedContext())
+
+
+def test_more_objects_than_answers_are_warned_of(
+    pack: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = LocalizerConfig(head="lstm", num_steps=2)
+    assert caution(settings, pack, "train") is None
+    offsets = pack.box_offsets.copy()
+    offsets[1:] += 2
+    monkeypatch.setitem(pack.__dict__, "box_offsets", offsets)
+    text = caution(settings, pack, "train")
+    assert text is not None and "have 3 objects, and the head gives 2 answers" in text
+    assert caution(replace(settings, grid=2), pack, "train") is None
+
+
+def test_a_smaller_pack_than_the_training_images_is_refused(found: Path, pack: Dataset) -> None:
+    metadata = Predictor(found).metadata
+    check_data(replace(metadata, image_size=24, crop=24), pack)  # a larger one is a canvas
+    with pytest.raises(ValueError, match="takes images of 48 pixels"):
+        check_data(replace(metadata, image_size=48, crop=48), pack)
+
+
+def test_another_threshold_and_decoding_may_be_asked_for(found: Path, pack: Dataset) -> None:
+    images = np.array(pack.images[:4])
+    filtered = Predictor(found, threshold=0.2).find(images)
+    stopped = Predictor(found, decoding="stop").find(images)
+    assert Predictor(found, threshold=0.2).decoding.threshold == 0.2  # type: ignore[union-attr]
+    assert (stopped.confidence.sum(dim=1) <= filtered.confidence.sum(dim=1) + 1e-6).all()
+
+
+def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[[10.0, 20.0, 30.0, 44.0], [math.nan] * 4]]).expand(40, 2, 4)
+    images = torch.zeros(40, 64, 64, 3, dtype=torch.uint8)
+    images[:, 20:44, 10:30] = 255
+    settings = AugmentConfig(
+        crop=0, shift=6, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0), probability=1.0
+    )
+    drawn = augmentation.draw(40, settings=settings, source_size=64, crop=64, generator=generator)
+    pixels, _ = augmentation.apply(
+        images, torch.zeros(40), drawn, crop=64, size=64, mixing_on=False
+    )
+    gt_boxes, whole = augmentation.apply_to_boxes(boxes, drawn, crop=64)
+    assert whole.all() and gt_boxes[:, 1].isnan().all()
+    for image, (x, y, width, height) in zip(
+        pixels[:, 0] > 127, (gt_boxes[:, 0] * 64).tolist(), strict=True
+    ):
+        rows, columns = image.any(dim=1).nonzero()[:, 0], image.any(dim=0).nonzero()[:, 0]
+        seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert [int(value) for value in seen] == [
+            x - width / 2,
+            y - height / 2,
+            x + width / 2,
+            y + height / 2,
+        ]
+
+
+def test_a_box_that_the_window_cuts_by_more_than_half_silences_its_image() -> None:
+    neutral = augment.center(3, 64, 64)
+    drawn = augmentation.AugmentParams(draws=replace(neutral, shift_x=torch.full((3,), -12.0)))
+    boxes = torch.tensor(
+        [
+            [[0.0, 10.0, 20.0, 30.0], [40.0, 40.0, 60.0, 60.0]],  # 8 of 20 columns stay
+            [[4.0, 10.0, 24.0, 30.0], [math.nan] * 4],  # 12 of 20
+            [[math.nan] * 4, [math.nan] * 4],
+        ]
+    )
+    gt_boxes, whole = augmentation.apply_to_boxes(boxes, drawn, crop=64)
+    assert whole.tolist() == [False, True, True]
+    assert gt_boxes[0, 0].isnan().all() and not gt_boxes[0, 1].isnan().any()
+    assert gt_boxes[1, 0].tolist() == [6 / 64, 20 / 64, 12 / 64, 20 / 64]
+
+
+def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Dataset) -> None:
+    run = make_run(**FINDING)
+    training = Trainer(run, pack, CPU, DistributedContext())
+    images = torch.rand(2, 3, 32, 32) * 255
+    found = training.model(images)
+    found.candidates.boxes_cxcywh.retain_grad()
+    found.candidates.logits.retain_grad()
+    gt_boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]]).expand(2, 1, 4)
+    terms = localization(
+        found,
+        torch.tensor([0, 1]),
+        gt_boxes,
+        torch.tensor([True, False]),
+        settings=run.localizer,
+        label_smoothing=0.0,
+    )
+    terms.loss.backward()  # type: ignore[no-untyped-call]
+    alone = localization(
+        LocalizerOutput(found.logits[:1], HeadOutput(*(part[:1] for part in found.candidates))),
+        torch.tensor([0]),
+        gt_boxes[:1],
+        torch.tensor([True]),
+        settings=run.localizer,
+        label_smoothing=0.0,
+    )
+    assert terms.box is not None and alone.box is not None
+    assert float(terms.box) == pytest.approx(float(alone.box) / 2)  # a mean over both images
+    named = torch.nn.functional.cross_entropy(found.logits, torch.tensor([0, 1]))
+    named_alone = torch.nn.functional.cross_entropy(found.logits[:1], torch.tensor([0]))
+    assert float((terms.loss - named).detach()) == pytest.approx(
+        float((alone.loss - named_alone).detach()) / 2, rel=1e-5
+    )
+    box, logits = found.candidates.boxes_cxcywh.grad, found.candidates.logits.grad
+    assert box is not None and logits is not None
+    assert box[0].any() and logits[0].all() and not box[1].any() and not logits[1].any()
+    silent = localization(
+        training.model(images),
+        torch.tensor([0, 1]),
+        gt_boxes,
+        torch.tensor([False, False]),
+        settings=replace(run.localizer, class_loss_weight=0.0),
+        label_smoothing=0.0,
+    )
+    assert float(silent.loss.detach()) == 0
+
+
+def test_the_figures_of_an_epoch_are_those_of_the_top_box() -> None:
+    nan = [math.nan] * 4
+    gt_boxes = torch.tensor(
+        [[nan, nan], [[0.0, 0, 10, 10], [20, 20, 40, 40]], [[0.0, 0, 10, 10], nan], [nan, nan]]
+    )
+    boxes = torch.tensor(
+        [
+            [[20.0, 20, 40, 40], [0, 0, 10, 10]],
+            [[0.0, 0, 10, 4], [0, 0, 10, 10]],
+            [[0.0, 0, 1, 1]] * 2,
+        ]
+    )
+    scores = Scores(
+        logits=torch.zeros(3, 2),
+        labels=torch.zeros(3),
+        rows=torch.tensor([1, 2, 3]),
+        boxes=boxes,
+        confidence=torch.tensor([[0.9, 0.1]] * 3),
+    )
+    figures = top_overlaps(scores, gt_boxes)
+    assert (figures.num_images, figures.loc50) == (2, 0.5)
+    assert figures.mean_iou == pytest.approx(0.7)
