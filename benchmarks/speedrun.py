@@ -29,7 +29,7 @@ import torch
 from tinysight import config, models
 from tinysight import run as runs
 from tinysight.config import Config
-from tinysight.data.build import Dataset, data_home, open_dataset
+from tinysight.data.dataset import Dataset, data_home, open_dataset
 from tinysight.device import Runtime, select_device, synchronize
 from tinysight.evaluation.evaluate import run_model
 from tinysight.evaluation.scores import Metrics, measure

@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = (
 
 if TYPE_CHECKING:
     from tinysight.config import Config
-    from tinysight.data.build import Dataset
+    from tinysight.data.dataset import Dataset
 
 MakeRun = Callable[..., "Config"]
 Tinysight = Callable[..., tuple[int, str, str]]

@@ -166,7 +166,7 @@ def test_imports_run_one_way() -> None:
         ("data.voc", "from tinysight.data.batches import Loader", "data.batches"),
         ("data.voc", "def late():\n    from tinysight.train import loop", "train.loop"),
         ("predict.server", "from tinysight.train import trainer", "train.trainer"),
-        ("predict.server", "from tinysight.data.build import Dataset", "data.build"),
+        ("predict.server", "from tinysight.data.dataset import Dataset", "data.dataset"),
         ("config", "import numpy", "numpy"),
         ("recipes", "from tinysight.models import MODELS", "models"),
         ("evaluation.evaluate", "from tinysight.train import trainer", "train.trainer"),

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tinysight.data import shapes
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 Tinysight = Callable[..., tuple[int, str, str]]
 

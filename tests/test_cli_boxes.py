@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 Tinysight = Callable[..., tuple[int, str, str]]
 SMALL = (

@@ -11,7 +11,7 @@ import pytest
 
 from tinysight.cli.datasets import open_or_draw
 from tinysight.data import shapes
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 Tinysight = Callable[..., tuple[int, str, str]]
 

@@ -16,7 +16,7 @@ import pytest
 
 from tinysight import run as runs
 from tinysight.config import Config
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.models import build, num_parameters
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.recipes import RECIPES

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tinysight.analysis.attribution import activation_maps
 from tinysight.analysis.occlusion import blank, rows_with_halves, share_covered
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.models import build
 
 

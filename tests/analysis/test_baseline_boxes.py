@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tinysight.analysis.baseline_boxes import baseline_boxes, best_baseline
-from tinysight.data.build import list_datasets, open_dataset
+from tinysight.data.dataset import list_datasets, open_dataset
 from tinysight.ops import detection_metrics
 from tinysight.ops.boxes import pairwise_iou
 

@@ -11,7 +11,7 @@ from PIL import ImageColor
 
 from tinysight.analysis.box_pictures import REJECTED_BOX, box_sheet, draw_boxes, localization_figure
 from tinysight.analysis.sheets import PREDICTED_BOX, RIM, TRUE_BOX
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 ONE = np.array([[16.0, 20, 40, 44]])
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tinysight.analysis.localization import by_size, overlaps, read_boxes
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 
 def write(path: Path, rows: list[int], boxes: list[list[float]], confidence: list[float]) -> Path:

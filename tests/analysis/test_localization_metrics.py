@@ -13,7 +13,7 @@ import torch
 
 from tinysight.analysis.localization_metrics import boxes_table, evaluate_boxes
 from tinysight.data import shapes
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 
 @pytest.fixture(scope="module")

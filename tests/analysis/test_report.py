@@ -21,7 +21,7 @@ from tinysight.analysis.comparison import write_comparison
 from tinysight.analysis.per_class import per_class
 from tinysight.analysis.report import write_report
 from tinysight.analysis.results import read_run
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 
 MakePack = Callable[..., Dataset]
 MakeFolder = Callable[..., Path]

@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from tinysight.data.annotations import Annotations, read_annotations
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.data.folder import import_folder
 
 RED = (220, 20, 20)

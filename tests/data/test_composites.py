@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tinysight.data import composites, shapes
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.ops.boxes import pairwise_iou
 
 

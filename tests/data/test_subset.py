@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tinysight.data import shapes, subset
-from tinysight.data.build import Dataset, list_datasets, open_dataset
+from tinysight.data.dataset import Dataset, list_datasets, open_dataset
 from tinysight.data.subset import bundled_folds, deal, find_class, pack_name, slug
 
 

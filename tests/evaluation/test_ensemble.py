@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tinysight.config import Config
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation import ensemble as ensembles
 from tinysight.evaluation.ensemble import scores_of, vote, voters, write_ensemble

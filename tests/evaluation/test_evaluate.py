@@ -15,7 +15,7 @@ from torch import nn
 
 from tinysight.config import Config
 from tinysight.data import shapes, subset
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import (
     Scores,

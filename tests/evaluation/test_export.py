@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tinysight.config import Config
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate_run, measure, score_split
 from tinysight.evaluation.export import export

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate_run
 from tinysight.models import build

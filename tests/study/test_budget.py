@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tinysight.config import Config
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.study import budget
 from tinysight.study.budget import RESERVE, epochs_within, plan_epochs, training_rate

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tinysight.cli import study as cli_study
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.study import budget, jobs, plan
 from tinysight.study.cluster import Cluster
 from tinysight.study.definitions import study

@@ -11,7 +11,7 @@ import pytest
 from tinysight import config
 from tinysight import run as runs
 from tinysight.config import Config, ModelConfig
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.recipes import recipe
 from tinysight.study import plan
 from tinysight.study.definitions import Member, Study, study

@@ -16,7 +16,7 @@ import torch
 
 from tinysight.analysis.localization import read_boxes
 from tinysight.config import AugmentConfig, Config, LocalizerConfig
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import check_data, evaluate_run, score_split
 from tinysight.evaluation.export import export

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from tinysight import run as runs
 from tinysight.config import Config, override
 from tinysight.data.batches import Batch
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate_run, measure
 from tinysight.files import write_atomic

@@ -16,7 +16,7 @@ from torch import nn
 
 from tinysight import config
 from tinysight.config import Config, TrainConfig
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.run import read_lines
 from tinysight.train import trainer
 from tinysight.train.distributed import DistributedContext

@@ -32,7 +32,7 @@ from tinysight.analysis.sheets import (
     font_of,
     visible_boxes,
 )
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.ops.boxes import pairwise_iou
 
 Pixels = npt.NDArray[np.uint8]

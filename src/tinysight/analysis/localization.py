@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from tinysight.analysis.results import Floats, Ints
 from tinysight.analysis.statistics import wilson_intervals
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.ops.boxes import area, pairwise_iou
 
 MISS = 0.5  # an IoU below counts as not found

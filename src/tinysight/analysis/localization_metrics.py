@@ -18,7 +18,7 @@ from torch import Tensor
 from tinysight.analysis.baseline_boxes import baseline_boxes
 from tinysight.analysis.localization import by_size
 from tinysight.analysis.statistics import wilson_intervals
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.ops import detection_metrics
 from tinysight.ops.detection_metrics import FOUND
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.analysis.results import Bools, Floats, Ints
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.predict.predictor import Predictor
 
 SMALLEST, LARGEST = (

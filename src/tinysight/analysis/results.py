@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.evaluation.scores import Metrics, Scores, measure, read_scores
 from tinysight.run import Record, read_lines, read_record
 

@@ -12,7 +12,7 @@ from tinysight.cli.datasets import open_or_draw, packs_home
 from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
-    from tinysight.data.build import Dataset
+    from tinysight.data.dataset import Dataset
 
 app = typer.Typer(
     no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode="rich"
@@ -250,7 +250,7 @@ def info(
       tinysight data info
       tinysight data info tiny-imagenet --verify
     """
-    from tinysight.data.build import list_datasets, open_dataset
+    from tinysight.data.dataset import list_datasets, open_dataset
 
     where = packs_home(home)
     if name is None:
@@ -296,7 +296,7 @@ def show(
     import numpy as np
 
     from tinysight.analysis.sheets import contact_sheet
-    from tinysight.data.build import open_dataset
+    from tinysight.data.dataset import open_dataset
     from tinysight.data.subset import find_class
 
     pack = open_dataset(name, home=packs_home(home))
@@ -337,7 +337,7 @@ def augment(
     import torch
 
     from tinysight.analysis.sheets import augmentation_figure
-    from tinysight.data.build import open_dataset
+    from tinysight.data.dataset import open_dataset
     from tinysight.ops.augment import panels
 
     pack = open_dataset(name, home=packs_home(home))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
-    from tinysight.data.build import Dataset
+    from tinysight.data.dataset import Dataset
 
 
 def packs_home(home: Path | None) -> Path:
-    from tinysight.data.build import data_home
+    from tinysight.data.dataset import data_home
 
     return home or data_home()
 
@@ -25,7 +25,7 @@ def open_or_draw(name: str, home: Path | None) -> Dataset:
     That is the drawn `shapes` and `shapes-2-4` (two to four objects), and what is cut from
     another pack: one class, `<pack>.<class>` with `.foldK` and `.negativesN`, or mosaics of it,
     `<pack>.<class>.mosaics` and `<pack>.mosaics`."""
-    from tinysight.data.build import list_datasets, open_dataset
+    from tinysight.data.dataset import list_datasets, open_dataset
 
     where = packs_home(home)
     if os.sep in name or name in list_datasets(where):
@@ -90,7 +90,7 @@ def _source_of(name: str, source: str, home: Path) -> Dataset | None:
     """Open the pack that another would be made from; None where no pack of that name is there or
     can be drawn.
     """
-    from tinysight.data.build import list_datasets
+    from tinysight.data.dataset import list_datasets
 
     if source in list_datasets(home) or re.fullmatch(r"shapes(-\d+-\d+)?", source):
         return open_or_draw(source, home)

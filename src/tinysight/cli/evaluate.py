@@ -15,7 +15,7 @@ from tinysight.cli.predict import decoding_changes, model_named
 from tinysight.cli.progress import counting
 
 if TYPE_CHECKING:
-    from tinysight.data.build import Dataset
+    from tinysight.data.dataset import Dataset
     from tinysight.evaluation.evaluate import Metrics, Scores
     from tinysight.run import Record
 
@@ -215,7 +215,7 @@ def _evaluate_weights(
 
 
 def _warn_of_learned(record: Record, pack: Dataset, split: str, home: Path | None) -> None:
-    from tinysight.data.build import open_dataset
+    from tinysight.data.dataset import open_dataset
     from tinysight.evaluation.evaluate import num_learned
 
     run = record.run

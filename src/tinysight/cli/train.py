@@ -17,7 +17,7 @@ from tinysight.cli.datasets import open_or_draw
 
 if TYPE_CHECKING:
     from tinysight.config import Config
-    from tinysight.data.build import Dataset
+    from tinysight.data.dataset import Dataset
 
 
 def recipes() -> None:

@@ -50,9 +50,9 @@ from tinysight.files import read_at, reserve, sync_folder, write_at, write_durab
 
 __all__ = [
     "SPLITS",
-    "Decode",
-    "DatasetIndex",
     "Dataset",
+    "DatasetIndex",
+    "Decode",
     "Progress",
     "Say",
     "data_home",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tinysight import run as runs
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import check_data, label_of, score_split, write_scores
 from tinysight.evaluation.scores import Scores, read_scores

@@ -18,7 +18,7 @@ from torch import nn
 
 from tinysight.config import Config
 from tinysight.data.batches import chosen_rows
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.scores import Metrics, Scores, measure, read_scores
 from tinysight.files import write_atomic

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import check_data, score_split
 from tinysight.evaluation.scores import Metrics, measure, top_overlaps

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from tinysight.config import Config
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, select_device, synchronize
 from tinysight.files import write_atomic
 from tinysight.study.plan import Job

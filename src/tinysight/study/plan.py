@@ -14,7 +14,7 @@ from pathlib import Path
 from tinysight import config, models
 from tinysight import run as runs
 from tinysight.config import Config
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
 from tinysight.recipes import recipe
 from tinysight.study.definitions import Member, Study

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from tinysight import run as runs
 from tinysight.config import Config, override, parse_assignments
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, select_device
 from tinysight.train import checkpoint
 from tinysight.train.distributed import DistributedContext

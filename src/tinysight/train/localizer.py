@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tinysight.config import LocalizerConfig, ModelConfig
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.weights import load_weights

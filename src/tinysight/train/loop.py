@@ -20,7 +20,7 @@ import torch
 
 from tinysight.config import Config
 from tinysight.data.batches import prefetch
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, keep_freed_memory
 from tinysight.evaluation.evaluate import Metrics, Stopped, measure, run_model
 from tinysight.evaluation.scores import top_overlaps

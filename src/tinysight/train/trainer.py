@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tinysight import models
 from tinysight.config import Config
 from tinysight.data.batches import Batch, Loader, chosen_rows, derived_seed
-from tinysight.data.build import Dataset
+from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer, LocalizerOutput
