@@ -22,7 +22,7 @@ from tinysight.config import Config
 from tinysight.device import Runtime, select_device, synchronize
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
-from tinysight.ops.candidates import HeadOutput
+from tinysight.ops.boxes import HeadOutput
 from tinysight.recipes import recipe
 from tinysight.train import optimizers
 from tinysight.train.augmentation import AugmentParams, apply_to_boxes

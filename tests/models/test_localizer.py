@@ -13,8 +13,8 @@ from torch import nn
 from tinysight.models import MODELS, build
 from tinysight.models.init import variance_scaling
 from tinysight.models.localizer import Localizer
-from tinysight.ops.boxes import iou
-from tinysight.ops.candidates import centernet_loss, decode, hungarian_loss, single_box_loss
+from tinysight.ops.boxes import decode, iou
+from tinysight.ops.detection_losses import centernet_loss, hungarian_loss, single_box_loss
 
 MEAN = torch.tensor([0.45, 0.55, 0.6, 0.7])
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -193,7 +193,8 @@ def test_it_overfits_eight_images_with_boxes_that_differ(head: str, grid: int) -
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
     with torch.no_grad():
-        boxes, confidence = decode(model(images).candidates, side=64, height=64, width=64)
+        detections = decode(model(images).candidates, side=64, height=64, width=64)
+    boxes, confidence = detections.boxes, detections.confidence
     top = boxes[torch.arange(8), confidence.argmax(dim=1)]
     found = iou(top, gt_boxes)
     assert float(found.mean()) > 0.9 and float(found.min()) > 0.75, found

@@ -24,7 +24,7 @@ from tinysight.evaluation.scores import Scores, top_overlaps
 from tinysight.models import build
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
-from tinysight.ops.candidates import HeadOutput
+from tinysight.ops.boxes import HeadOutput
 from tinysight.predict.inference import Decoding, find
 from tinysight.predict.predictor import Predictor
 from tinysight.run import read_lines

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from tinysight.models.init import variance_scaling
 from tinysight.models.layers import unit
-from tinysight.ops.candidates import HeadOutput
+from tinysight.ops.boxes import HeadOutput
 
 HEADS = ("mlp", "lstm", "centernet")
 POSITIONS = 4  # features a side that the cells of a training image see together, at least
@@ -32,7 +32,7 @@ HIDDEN = 250
 
 
 class LocalizerOutput(NamedTuple):
-    """What a localizer says of images: logits (B, K), and candidate boxes; see `ops.candidates`."""
+    """What a localizer says of images: logits (B, K), and candidate boxes; see `ops.boxes`."""
 
     logits: Tensor
     candidates: HeadOutput

@@ -1,84 +1,73 @@
-"""All box arithmetic.
+"""Box arithmetic, and predicted boxes.
 
 Boxes are (x0, y0, x1, y1), half-open, in pixels of the image that goes with them: a box covers
-the pixels x0 <= x < x1, so that widths are plain differences. Every function takes any leading
-shape (..., 4), none of it included. A box whose far edge does not lie beyond its near edge
-covers nothing. GIoU is that of Rezatofighi et al. 2019, arXiv:1902.09630."""
+the pixels x0 <= x < x1, so that widths are plain differences. Functions take boxes of any leading
+shape (..., 4), even an empty one. A box whose far edge is not beyond its near edge has no area.
+GIoU: Rezatofighi et al. 2019, arXiv:1902.09630.
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+MIN_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
+MAX_CANDIDATES = 256  # boxes per image that `nms` compares with one another
+DECODINGS = ("filter", "stop")
+
+
+class HeadOutput(NamedTuple):
+    """Raw output of a localizer's head: T boxes in each of R x C cells.
+
+    Coordinates are in sides of the training image, whatever the size of the canvas.
+    """
+
+    boxes_cxcywh: Tensor  # (B, R, C, T, 4)
+    logits: Tensor  # (B, R, C, T), of the confidence
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Predicted boxes (B, M, 4) of B images and their confidence (B, M) in 0..1; 0 is padding."""
+
+    boxes: Tensor
+    confidence: Tensor
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:
     """Convert boxes (..., 4) to (center x, center y, width, height)."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), -1)
+    near, far = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((near + far) / 2, far - near), dim=-1)
 
 
 def from_cxcywh(boxes_cxcywh: Tensor) -> Tensor:
     """Convert (center x, center y, width, height) (..., 4) to boxes."""
-    center_x, center_y, width, height = boxes_cxcywh.unbind(-1)
-    half_width, half_height = width / 2, height / 2
-    return torch.stack(
-        (
-            center_x - half_width,
-            center_y - half_height,
-            center_x + half_width,
-            center_y + half_height,
-        ),
-        -1,
-    )
+    center, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat((center - half, center + half), dim=-1)
 
 
 def area(boxes: Tensor) -> Tensor:
     """Return the area (...) of boxes (..., 4) in square pixels; 0 for an inverted box."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the intersection over union (...) of boxes (..., 4) and others, one by one; 0 for two
-    empty boxes.
-    """
+    """Return the elementwise intersection over union (...); 0 for two empty boxes."""
     intersection, union = _intersection_and_union(boxes, others)
-    return _share(intersection, union)
+    return _ratio(intersection, union)
 
 
 def giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the generalized IoU (...) in -1..1: the IoU less the share of the hull that neither
-    box covers.
-    """
+    """Return the generalized IoU (...) in -1..1: IoU minus the hull's uncovered share."""
     intersection, union = _intersection_and_union(boxes, others)
-    hull = area(
-        torch.cat(
-            (torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]), -1
-        )
-    )
-    return _share(intersection, union) - _share(hull - union, hull)
-
-
-def ciou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the complete IoU (...): the IoU less penalties for the centers' distance and for
-    another aspect ratio.
-
-    Zheng et al. 2020, arXiv:1911.08287, equations 7 to 11; of boxes that are not empty.
-    """
-    overlap = iou(boxes, others)
-    hull = torch.cat(
-        (torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]), -1
-    )
-    first, second = to_cxcywh(boxes), to_cxcywh(others)
-    apart = (first[..., :2] - second[..., :2]).square().sum(-1) / (
-        hull[..., 2:] - hull[..., :2]
-    ).square().sum(-1)
-    slants = torch.atan(second[..., 2] / second[..., 3]) - torch.atan(first[..., 2] / first[..., 3])
-    aspect = 4 / math.pi**2 * slants.square()
-    weight = _share(aspect, 1 - overlap + aspect)
-    return overlap - apart - weight * aspect
+    near, far = torch.minimum(boxes, others)[..., :2], torch.maximum(boxes, others)[..., 2:]
+    hull = area(torch.cat((near, far), dim=-1))
+    return _ratio(intersection, union) - _ratio(hull - union, hull)
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -86,15 +75,8 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return iou(boxes[..., :, None, :], others[..., None, :, :])
 
 
-def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the generalized IoU (..., N, M) of each of boxes (..., N, 4) with each of others (...,
-    M, 4).
-    """
-    return giou(boxes[..., :, None, :], others[..., None, :, :])
-
-
 def clip(boxes: Tensor, *, height: float, width: float) -> Tensor:
-    """Clip boxes (..., 4) to an image; one that lies wholly outside becomes empty, on the edge."""
+    """Clip boxes (..., 4) to an image; one that is entirely outside becomes empty, on the edge."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack(
         (x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)), -1
@@ -102,16 +84,8 @@ def clip(boxes: Tensor, *, height: float, width: float) -> Tensor:
 
 
 def kept_share(boxes: Tensor, *, height: float, width: float) -> Tensor:
-    """Return the share (...) of each box's area that clipping to an image leaves; 0 for an empty
-    box and for NaN.
-    """
-    return _share(area(clip(boxes, height=height, width=width)), area(boxes))
-
-
-def flip(boxes: Tensor, *, width: float) -> Tensor:
-    """Mirror boxes (..., 4) left and right with their image of `width` pixels."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack((width - x1, y0, width - x0, y1), -1)
+    """Return the share (...) of each box's area left by clipping; 0 for an empty box and NaN."""
+    return _ratio(area(clip(boxes, height=height, width=width)), area(boxes))
 
 
 def shift(boxes: Tensor, *, x: float, y: float) -> Tensor:
@@ -121,21 +95,70 @@ def shift(boxes: Tensor, *, x: float, y: float) -> Tensor:
 
 
 def scale(boxes: Tensor, *, x: float, y: float) -> Tensor:
-    """Multiply the coordinates of boxes (..., 4), as when their image is resized by the factors x
-    and y.
-    """
+    """Scale boxes (..., 4) with an image resized by the factors x and y."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack((x0 * x, y0 * y, x1 * x, y1 * y), -1)
 
 
-def crop(
-    boxes: Tensor, *, left: float, top: float, height: float, width: float
-) -> tuple[Tensor, Tensor]:
-    """Move boxes (..., 4) into a window of their image and clip them: boxes (..., 4) and the shares
-    kept (...).
+@torch.no_grad()
+def decode(
+    output: HeadOutput, *, side: float, height: int, width: int, decoding: str = "filter"
+) -> Detections:
+    """Convert a head's output to boxes in pixels, clipped, in the order of the output.
+
+    With decoding "filter" every box stands for itself. With "stop" the boxes of a cell end with
+    the first below the threshold, as in the report: each gets the lowest confidence up to it, so
+    that any threshold stops there.
+
+    Args:
+        side: of the training image, in pixels of the canvas.
+        height, width: of the canvas in pixels.
+
+    Raises:
+        ValueError: `decoding` is not in DECODINGS.
     """
-    moved = shift(boxes, x=-left, y=-top)
-    return clip(moved, height=height, width=width), kept_share(moved, height=height, width=width)
+    if decoding not in DECODINGS:
+        raise ValueError(f"the decoding is {decoding!r}; allowed: {', '.join(DECODINGS)}")
+    boxes_cxcywh = output.boxes_cxcywh.float()
+    centers = boxes_cxcywh[..., :2] * side
+    half = boxes_cxcywh[..., 2:].clamp_min(MIN_SIDE) * side / 2
+    edge, min_side = centers.new_tensor([width, height]), MIN_SIDE * side
+    # What lies beyond the canvas ends at its edge, with the smallest side inside.
+    near = (centers - half).clamp_min(0).minimum(edge - min_side)
+    far = (centers + half).minimum(edge).maximum(near + min_side)
+    confidence = output.logits.float().sigmoid()
+    if decoding == "stop":
+        confidence = confidence.cummin(dim=-1).values
+    return Detections(torch.cat((near, far), dim=-1).flatten(1, 3), confidence.flatten(1))
+
+
+@torch.no_grad()
+def nms(detections: Detections, *, max_iou: float, max_boxes: int) -> Detections:
+    """Apply greedy non-maximum suppression per image and sort by falling confidence.
+
+    Only the MAX_CANDIDATES most confident boxes of an image are compared: a large canvas has more,
+    and memory would grow with their square. Padding has confidence 0 and a box of zeros.
+
+    Args:
+        max_iou: of two boxes with a larger IoU the less confident one goes; 1 keeps all.
+        max_boxes: M of the result.
+    """
+    confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
+    candidates = max(MAX_CANDIDATES, max_boxes)
+    confidence, order = confidence[:, :candidates], order[:, :candidates]
+    boxes = detections.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    if max_iou < 1:
+        kept = torch.ones_like(confidence, dtype=torch.bool)
+        overlaps = pairwise_iou(boxes, boxes) > max_iou  # (B, M, M)
+        for rank in range(boxes.shape[1] - 1):
+            kept[:, rank + 1 :] &= ~(overlaps[:, rank, rank + 1 :] & kept[:, rank, None])
+        order = (~kept).int().argsort(dim=1, stable=True)  # the kept ones first
+        confidence = torch.where(kept, confidence, 0).gather(1, order)
+        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+    missing = max(0, max_boxes - boxes.shape[1])
+    boxes = F.pad(boxes[:, :max_boxes], (0, 0, 0, missing))
+    confidence = F.pad(confidence[:, :max_boxes], (0, missing))
+    return Detections(torch.where(confidence[..., None] > 0, boxes, 0), confidence)
 
 
 def _intersection_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +168,7 @@ def _intersection_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tens
     return intersection, area(boxes) + area(others) - intersection
 
 
-def _share(part: Tensor, total: Tensor) -> Tensor:
-    # The inner `where` keeps 0 / 0 out: its gradient would be NaN even where its value is not used.
-    some = total > 0
-    return torch.where(some, part / torch.where(some, total, 1), 0)
+def _ratio(part: Tensor, total: Tensor) -> Tensor:
+    # The inner `where` avoids 0 / 0: its gradient would be NaN even where its value is not used.
+    positive = total > 0
+    return torch.where(positive, part / torch.where(positive, total, 1), 0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tinysight.device import Runtime
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
-from tinysight.ops.candidates import decode, nms
+from tinysight.ops.boxes import decode, nms
 from tinysight.ops.resize import resize
 
 MAX_DETECTIONS = (
@@ -93,8 +93,8 @@ def find(
         logits = logits.float()
         if flip_average:
             logits = (logits + model.encoder(views.flip(-1)).float()) / 2
-    boxes, confidence = decode(
+    found = decode(
         candidates, side=decoding.image_size, height=side, width=side, decoding=decoding.decoding
     )
-    boxes, confidence = nms(boxes, confidence, overlap=decoding.nms_iou, most=MAX_DETECTIONS)
-    return ImageDetections(logits=logits, boxes=boxes, confidence=confidence)
+    found = nms(found, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)
+    return ImageDetections(logits=logits, boxes=found.boxes, confidence=found.confidence)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from tinysight.config import LocalizerConfig
 from tinysight.models.localizer import LocalizerOutput
 from tinysight.ops import mixing
-from tinysight.ops.candidates import (
+from tinysight.ops.boxes import HeadOutput
+from tinysight.ops.detection_losses import (
     DetectionLosses,
-    HeadOutput,
     centernet_loss,
     hungarian_loss,
     single_box_loss,

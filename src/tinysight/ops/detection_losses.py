@@ -1,8 +1,4 @@
-"""From a localizer's candidates to boxes in pixels, and what its answers cost in training.
-
-HeadOutput are `boxes_cxcywh` (B, R, C, T, 4) and `logits` (B, R, C, T): T answers of each of R x
-C cells, in the order they are given, boxes in shares of the training image's side: 1 is a side
-of the image that the network was trained on, whatever the canvas."""
+"""Training losses of a localizer's boxes and confidences."""
 
 from __future__ import annotations
 
@@ -12,19 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinysight.ops.boxes import from_cxcywh, giou, pairwise_iou
+from tinysight.ops.boxes import MIN_SIDE, HeadOutput, from_cxcywh, giou
 from tinysight.ops.matching import cells_of, match
-
-LEAST_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
-MAX_CANDIDATES = 256  # boxes an image that are compared with one another
-DECODINGS = ("filter", "stop")
-
-
-class HeadOutput(NamedTuple):
-    """What a head answers; see the module."""
-
-    boxes_cxcywh: Tensor  # (B, R, C, T, 4)
-    logits: Tensor  # (B, R, C, T), of the confidence
 
 
 class DetectionLosses(NamedTuple):
@@ -32,77 +17,6 @@ class DetectionLosses(NamedTuple):
 
     confidence: Tensor
     box: Tensor
-
-
-@torch.no_grad()
-def decode(
-    candidates: HeadOutput, *, side: float, height: int, width: int, decoding: str = "filter"
-) -> HeadOutput:
-    """Turn candidates into boxes half-open in pixels (B, M, 4), clipped, and confidences in 0..1
-    (B, M).
-
-    With decoding "stop" a cell's answers end with the first below the threshold, as the report's
-    do: each is given the lowest confidence up to it, so that any threshold stops there. With
-    "filter" each stands for itself.
-
-    Args:
-        side: of the training image, in pixels of the canvas.
-        height: of the canvas in pixels, and `width`.
-
-    Raises:
-        ValueError: `decoding` is not in DECODINGS.
-    """
-    if decoding not in DECODINGS:
-        raise ValueError(f"the decoding is {decoding!r}; allowed: {', '.join(DECODINGS)}")
-    boxes_cxcywh = candidates.boxes_cxcywh.float()
-    centers, sides = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    edge = torch.tensor([width, height], device=centers.device, dtype=torch.float32)
-    half = sides.clamp_min(LEAST_SIDE) * side / 2
-    least = LEAST_SIDE * side
-    near = (
-        (centers * side - half).clamp_min(0).minimum(edge - least)
-    )  # what lies beyond the canvas ends at its edge
-    far = (centers * side + half).minimum(edge).maximum(near + least)
-    boxes = torch.cat((near, far), dim=-1)
-    confidence = candidates.logits.float().sigmoid()
-    if decoding == "stop":
-        confidence = confidence.cummin(dim=-1).values
-    return HeadOutput(boxes.flatten(1, 3), confidence.flatten(1))
-
-
-@torch.no_grad()
-def nms(boxes: Tensor, confidence: Tensor, *, overlap: float, most: int) -> tuple[Tensor, Tensor]:
-    """Keep of boxes (B, M, 4) the most confident, and none that overlaps a kept one: (B, most, 4),
-    (B, most).
-
-    Sorted by falling confidence; places that no box fills have confidence 0 and a box of zeros.
-    This is the usual greedy suppression, all images at once, among the MAX_CANDIDATES most
-    confident boxes of each: a large canvas has more, and comparing all with all would take memory
-    by their square.
-
-    Args:
-        confidence: (B, M) in 0..1.
-        overlap: the IoU above which the less confident of two is left out; 1 keeps all.
-        most: boxes kept an image.
-    """
-    order = confidence.argsort(dim=1, descending=True, stable=True)[:, : max(MAX_CANDIDATES, most)]
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    confidence = confidence.gather(1, order)
-    if overlap < 1:
-        alive = torch.ones_like(confidence, dtype=torch.bool)
-        rivals = pairwise_iou(boxes, boxes) > overlap  # (B, M, M)
-        for rank in range(boxes.shape[1] - 1):
-            beaten = rivals[:, rank, rank + 1 :] & alive[:, rank, None]
-            alive[:, rank + 1 :] &= ~beaten
-        order = (~alive).int().argsort(dim=1, stable=True)  # the living first, each part as it was
-        confidence = torch.where(alive, confidence, 0).gather(1, order)
-        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
-    missing = max(0, most - boxes.shape[1])
-    boxes, confidence = (
-        F.pad(boxes[:, :most], (0, 0, 0, missing)),
-        F.pad(confidence[:, :most], (0, missing)),
-    )
-    return torch.where(confidence[..., None] > 0, boxes, 0), confidence
 
 
 def hungarian_loss(
@@ -173,7 +87,7 @@ def centernet_loss(
     gt_boxes = gt_boxes_cxcywh.nan_to_num(0.5)
     middles_x = (torch.arange(columns, device=logits.device) + 0.5) / columns
     middles_y = (torch.arange(rows, device=logits.device) + 0.5) / rows
-    centers, sides = gt_boxes[..., :2], gt_boxes[..., 2:].clamp_min(LEAST_SIDE)
+    centers, sides = gt_boxes[..., :2], gt_boxes[..., 2:].clamp_min(MIN_SIDE)
     away_x = (middles_x - centers[..., :1]) / (sides[..., :1] / 6).clamp_min(
         0.5 / columns
     )  # (B, G, C)
@@ -202,7 +116,7 @@ def _box_loss(boxes_cxcywh: Tensor, gt_boxes_cxcywh: Tensor, giou_weight: float)
     loss = (boxes_cxcywh - gt_boxes_cxcywh).abs().sum()
     if giou_weight:
         shaped = torch.cat(
-            (boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp_min(LEAST_SIDE)), dim=-1
+            (boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp_min(MIN_SIDE)), dim=-1
         )
         loss = (
             loss + giou_weight * (1 - giou(from_cxcywh(shaped), from_cxcywh(gt_boxes_cxcywh))).sum()
