@@ -61,7 +61,7 @@ data-tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -m data
 
 bench: $(VENV)/.dev
-	$(BIN)/tinysight bench
+	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/training.py
 

@@ -1,17 +1,20 @@
-"""The README's table of results, made from recorded rows, and the list of what is not run yet.
+"""Make the README's table of results from recorded rows, and list what has not been run yet.
 
     python benchmarks/results.py           put the tables of benchmarks/results.jsonl into README.md
-    python benchmarks/results.py --check   fail when the README's tables are not those python
-    benchmarks/results.py --add RUN [RUN ...] --hardware "2 cores of ..." --record
-    experiments/NNN-question.md append the row of an evaluated run, or of one run with several seeds
-    python benchmarks/results.py --add-row FILE --record experiments/NNN-question.md append the row
-    that benchmarks/speedrun.py --out wrote
+    python benchmarks/results.py --check   fail when the README's tables are not those
+    python benchmarks/results.py --add RUN [RUN ...] --hardware "2 cores of ..." --record
+    experiments/NNN-question.md [--experiment "what was trained"]
+                                           append an evaluated run, or one run with several seeds
+    python benchmarks/results.py --add-row FILE --record experiments/NNN-question.md
+                                           append the row that benchmarks/speedrun.py --out wrote
 
 A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes (of
 one training), seeds, top1_error (of several seeds the mean, with top1_errors and top1_sd) and
-its interval, top5_error, record (the page that tells more). Errors are shares of the official
-val, reported once. A row of "status": "not run" has recipe, target, needs and the command that
-will run it; it goes when a row of that recipe, as long as the recipe says, is added."""
+its interval, top5_error, record (the page about it). Errors are shares of the official val,
+reported once. A run that does not have its recipe's settings has `experiment`, a short title that
+the table shows in place of the recipe. A row of "status": "not run" has recipe, target, needs and
+the command that will run it; adding a row of that recipe removes it.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,8 @@ MEASURED = {
     ),
     *("top1_error", "top5_error", "record"),
 }
+# Settings that a row may change and still be that recipe's result.
+SAME_RECIPE = ("data.name", "data.train", "data.monitor", "train.seed", "train.device")
 NOT_RUN = {"status", "recipe", "data", "target", "needs", "command"}
 REPORT = (
     "| *the report's Inception-ResNet, 2017* | 8.3 M | 37.56 % | | a GPU (K80) | not stated | | |",
@@ -51,26 +56,20 @@ REPORT = (
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as Markdown: a table, the lowest error first, above the report's own rows;
-    the commands; what is not run yet."""
+    """Return the measured rows by rising error, the report's own, and what is not run yet."""
     measured = sorted(
         (row for row in rows if not _waits(row)), key=lambda row: float(row["top1_error"])
     )
     waiting = [row for row in rows if _waits(row)]
     lines = [
-        "| recipe | parameters | top-1 error | top-5 error | trained on | time | seeds | |",
+        "| recipe or experiment | parameters | top-1 error | top-5 error | trained on | time | seeds | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_line, measured),
         *REPORT,
         "",
-        "One seed's error has its 95 % interval behind it, the mean of several their standard deviation. The commands:",
-        "",
-        "```sh",
-        *(
-            f"{row['command']}  # {_percent(row['top1_error'])}, commit {row['commit'][:12]}"
-            for row in measured
-        ),
-        "```",
+        "The error of one seed has its 95 % interval, the mean of several their standard deviation. A row",
+        "names its recipe, or the experiment where its settings differ; the full commands are in the",
+        "experiments and in [benchmarks/results.jsonl](benchmarks/results.jsonl).",
     ]
     if waiting:
         lines += [
@@ -111,6 +110,8 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _what(row: dict[str, Any]) -> str:
+    if "experiment" in row:
+        return f"experiment {Path(row['record']).name[:3]}: {row['experiment']}"
     return f"`{row['recipe']}`" + (", speedrun" if row.get("kind") == "speedrun" else "")
 
 
@@ -123,9 +124,7 @@ def _waits(row: dict[str, Any]) -> bool:
 
 
 def with_table(readme: str, rows: list[dict[str, Any]]) -> str:
-    """Return the README's text with the table between its marks; raise ValueError when the marks
-    are missing.
-    """
+    """Return the README's text with the table between its marks."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -146,26 +145,39 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]:
-    """Return the row of a finished run that was evaluated on val, or of several that differ in
-    their seed only.
-    """
+def row_of(
+    folders: list[Path], *, hardware: str, record: str, experiment: str | None = None
+) -> dict[str, Any]:
+    """Return the row of an evaluated run, or of several that differ in their seed only."""
     from tinysight import models
     from tinysight import run as runs
+    from tinysight.config import difference
     from tinysight.predict.predictor import Predictor
+    from tinysight.recipes import RECIPES
 
-    told = [runs.read_record(folder) for folder in folders]
-    first = told[0]
-    for other in told[1:]:
+    records = [runs.read_record(folder) for folder in folders]
+    first = records[0]
+    for other in records[1:]:
         alike = replace(other.run, train=replace(other.run.train, seed=first.run.train.seed))
         if alike != first.run:
             raise ValueError(
                 runs.other_run(other.folder, alike, first.run)
                 + "; give runs that differ in their seed"
             )
-    seeds = [each.run.train.seed for each in told]
+    seeds = [each.run.train.seed for each in records]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"the seeds are {', '.join(map(str, seeds))}; give each once")
+    base = RECIPES[first.run.recipe]() if first.run.recipe in RECIPES else first.run
+    changed = [
+        setting
+        for setting in difference(first.run, base)
+        if setting.partition("=")[0] not in SAME_RECIPE
+    ]
+    if changed and experiment is None:
+        raise ValueError(
+            f"{folders[0]} is not {first.run.recipe} as it stands ({', '.join(changed)}); "
+            "give a short title by --experiment"
+        )
     evaluations = [json.loads((folder / "evaluation-val.json").read_bytes()) for folder in folders]
     summaries = [json.loads((folder / "summary.json").read_bytes()) for folder in folders]
     num_classes = len(Predictor(folders[0]).metadata.class_names)
@@ -185,6 +197,7 @@ def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]
         "command": portable(first.command),
         "data": first.run.data.name,
         "recipe": first.run.recipe,
+        **({} if experiment is None else {"experiment": experiment}),
         "parameters": models.num_parameters(
             first.run.model.name, num_classes, first.run.model.options
         ),
@@ -199,11 +212,7 @@ def row_of(folders: list[Path], *, hardware: str, record: str) -> dict[str, Any]
 
 
 def portable(command: str) -> str:
-    """Return a command, of several lines where settings changed amid the training, without the
-    places of its machine.
-
-    Those are --home, a --name with a folder, and the folder of an encoder's run.
-    """
+    """Return a command without its machine's paths: --data-dir, --name FOLDER, an encoder's folder."""
     lines = [line.partition("  # ") for line in command.splitlines()]
     return "\n".join(_portable_line(line) + mark + remark for line, mark, remark in lines)
 
@@ -211,7 +220,7 @@ def portable(command: str) -> str:
 def _portable_line(command: str) -> str:
     words, kept = iter(shlex.split(command)), []
     for word in words:
-        if word == "--home":
+        if word == "--data-dir":
             next(words)
         elif word == "--name" and "/" in (name := next(words)):
             continue
@@ -227,16 +236,14 @@ def _portable_line(command: str) -> str:
 
 
 def with_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows with one more, without the one that said that it was not run yet."""
-    from tinysight.recipes import RECIPES
-
+    """Return the rows and a new one, without the row of what was still to be run."""
     speedrun = row.get("kind") == "speedrun"
-    whole = row["recipe"] in RECIPES and row["epochs"] >= RECIPES[row["recipe"]]().train.epochs
+    as_published = "experiment" not in row
 
     def answered(waiting: dict[str, Any]) -> bool:
         if speedrun or waiting.get("kind") == "speedrun":
             return speedrun and waiting.get("kind") == "speedrun"
-        return whole and (waiting["recipe"], waiting["data"]) == (row["recipe"], row["data"])
+        return as_published and (waiting["recipe"], waiting["data"]) == (row["recipe"], row["data"])
 
     return [*(each for each in rows if not (_waits(each) and answered(each))), row]
 
@@ -251,6 +258,9 @@ def main() -> None:
     parser.add_argument("--add-row", type=Path, metavar="FILE")
     parser.add_argument("--hardware")
     parser.add_argument("--record")
+    parser.add_argument(
+        "--experiment", help="short title of a run that is not its recipe as it stands"
+    )
     arguments = parser.parse_args()
     try:
         rows = read_rows(ROWS)
@@ -260,7 +270,12 @@ def main() -> None:
             if not (ROOT / arguments.record).is_file():
                 parser.error(f"there is no page {arguments.record}; write it first")
             if arguments.add:
-                row = row_of(arguments.add, hardware=arguments.hardware, record=arguments.record)
+                row = row_of(
+                    arguments.add,
+                    hardware=arguments.hardware,
+                    record=arguments.record,
+                    experiment=arguments.experiment,
+                )
             else:
                 row = {**json.loads(arguments.add_row.read_bytes()), "record": arguments.record}
                 if row["split"] != "val":

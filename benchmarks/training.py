@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from machine import STEP_WORK
 from tinysight import models
 from tinysight import run as runs
 from tinysight.config import override
 from tinysight.data import shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
-from tinysight.train.bench import STEP_WORK
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.loop import NullReporter, train
 

@@ -86,7 +86,7 @@ def test_shapes_of_several_objects(
 
     original = shapes.prepare
     monkeypatch.setattr(shapes, "prepare", prepare)
-    home = ("--home", str(tmp_path))
+    home = ("--data-dir", str(tmp_path))
     for words in ((), ("--objects", "2,4"), ("--objects", "3, 3", "--name", "three")):
         status, _, err = tinysight("data", "get", "shapes", *words, *home)
         assert status == 0, err

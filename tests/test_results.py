@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from tinysight import run as runs
-from tinysight.config import Config
+from tinysight.config import Config, DataConfig
+from tinysight.data.build import Dataset
 from tinysight.data.dataset import Dataset
 from tinysight.models import build, num_parameters
 from tinysight.predict.weights import ModelMetadata, weights_bytes
@@ -85,7 +87,7 @@ def test_what_is_not_run_yet_is_a_recipe_without_a_row(results: ModuleType) -> N
     )
 
 
-def test_a_row_shows_its_figures_command_and_commit(results: ModuleType) -> None:
+def test_a_row_shows_its_recipe_or_experiment_and_its_errors(results: ModuleType) -> None:
     slower = {
         **ROW,
         "top1_error": 0.5,
@@ -105,9 +107,8 @@ def test_a_row_shows_its_figures_command_and_commit(results: ModuleType) -> None
         in lines[3]
     )
     assert "`vgg19-report`" in lines[4] and "(+- 1.23)" in lines[4] and "| 0, 1, 2 |" in lines[4]
-    block = lines[lines.index("```sh") + 1 : lines.index("```")]
-    assert len(block) == 3
-    assert block[1] == f"{ROW['command']}  # 40.00 %, commit 0123456789ab"
+    own = {**ROW, "experiment": "half the filters"}
+    assert "| experiment 001: half the filters | 1.28 M |" in results.table([own])
     assert (
         lines[-1]
         == f"| `vgg16-report`: 47.22 %; `vgg16-modern`: 47.22 % | a GPU | `{WAITING['command']}` |"
@@ -128,16 +129,15 @@ def test_a_result_takes_the_place_of_the_recipe_that_waited(results: ModuleType)
     other = {**WAITING, "recipe": "vgg19-report"}
     race = {**WAITING, "kind": "speedrun"}
     rows = [ROW, WAITING, other, race]
-    epochs = RECIPES["vgg16-report"]().train.epochs
-    done = {**ROW, "recipe": "vgg16-report", "epochs": epochs}
+    done = {**ROW, "recipe": "vgg16-report"}
     assert results.with_row(rows, done) == [ROW, other, race, done]
     for another in (
-        {**done, "epochs": epochs - 1},
+        {**done, "experiment": "10 epochs"},
         {**done, "data": "pets"},
         {**done, "recipe": "my-own"},
     ):
         assert results.with_row(rows, another) == [*rows, another], (
-            "shorter, or on other data: it still waits"
+            "other settings or other data: it still waits"
         )
     fast = {**done, "kind": "speedrun"}
     assert results.with_row(rows, fast) == [ROW, WAITING, other, fast]
@@ -223,8 +223,31 @@ def test_the_row_of_one_run_and_of_several_seeds(
         results.row_of([one, other], hardware="", record="")
 
 
+def test_a_run_with_other_settings_than_its_recipe_needs_a_title(
+    results: ModuleType, evaluated: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.read_record(evaluated(0, 0.4)).run
+    longer = replace(run, train=replace(run.train, epochs=30))
+    monkeypatch.setitem(RECIPES, "test", lambda: longer)
+    with pytest.raises(ValueError, match=r"train\.epochs=3.*--experiment"):
+        results.row_of([evaluated(1, 0.4)], hardware="", record="")
+    row = results.row_of([evaluated(2, 0.4)], hardware="", record="", experiment="3 epochs")
+    assert row["experiment"] == "3 epochs"
+    monkeypatch.setitem(RECIPES, "test", lambda: replace(run, data=DataConfig(name="other")))
+    assert "experiment" not in results.row_of([evaluated(3, 0.4)], hardware="", record="")
+
+
+def test_rows_that_name_a_recipe_have_its_network_and_length(results: ModuleType) -> None:
+    for row in results.read_rows(results.ROWS):
+        if row.get("status") or row.get("kind") or "experiment" in row:
+            continue
+        config = RECIPES[row["recipe"]]()
+        parameters = num_parameters(config.model.name, 200, config.model.options)
+        assert (row["epochs"], row["parameters"]) == (config.train.epochs, parameters)
+
+
 def test_a_command_is_recorded_without_the_places_of_a_machine(results: ModuleType) -> None:
-    member = "tinysight train resnet18-report --data d --name /a/study/seed0 --resume --home /a/packs train.seed=1"
+    member = "tinysight train resnet18-report --data d --name /a/study/seed0 --resume --data-dir /a/data train.seed=1"
     assert results.portable(member) == "tinysight train resnet18-report --data d train.seed=1"
     named = "tinysight train quickstart --name first --resume 'train.sizes=((0,32),)'"
     assert results.portable(named) == named

@@ -70,7 +70,7 @@ def report(folder: Path, pack: Dataset, **arguments: object) -> tuple[Path, Page
 
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> None:
     monkeypatch.setattr(
-        "sys.argv", ["tinysight", "report", *arguments, "--home", str(tmp_path / "packs")]
+        "sys.argv", ["tinysight", "report", *arguments, "--data-dir", str(tmp_path / "packs")]
     )
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
     with pytest.raises(SystemExit, match="0"):
@@ -84,7 +84,7 @@ def refused(
     *arguments: str,
 ) -> str:
     monkeypatch.setattr(
-        "sys.argv", ["tinysight", "report", *arguments, "--home", str(tmp_path / "packs")]
+        "sys.argv", ["tinysight", "report", *arguments, "--data-dir", str(tmp_path / "packs")]
     )
     with pytest.raises(SystemExit) as caught:
         cli.main()

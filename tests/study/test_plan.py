@@ -67,7 +67,7 @@ def test_a_jobs_command_line_states_its_run(of: Study) -> None:
         assert words[:2] == ["train", job.run.recipe]
         assert words[2:9] == [
             *("--data", "small", "--name", str(job.folder.absolute()), "--resume"),
-            *("--home", str(Path("packs").absolute())),
+            *("--data-dir", str(Path("packs").absolute())),
         ]
         stated = config.override(recipe(words[1]), dict(config.parse_assignments(words[9:])))
         assert replace(stated, data=replace(stated.data, name="small")) == job.run

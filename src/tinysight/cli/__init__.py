@@ -1,26 +1,27 @@
-"""The command line: parse, call one function, print. Heavy imports stay inside the commands: --help
-is instant.
-"""
+"""The command line: parse, call one public function, print. `--help` loads no torch."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from tinysight import __version__
 from tinysight.cli import data, evaluate, predict, report, study, train
 
+HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
-    help="Train recognizers of small images from scratch, find what is where in them, see why they err, and ship them.",
+    context_settings=HELP,
+    help="Train small-image classifiers from scratch, localize objects, explain errors, export.",
     epilog="Begin with:  tinysight train quickstart --data shapes",
 )
-app.add_typer(data.app, name="data")
+app.add_typer(data.app, name="data", context_settings=HELP)
 COMMANDS: tuple[Callable[..., None], ...] = (
     train.recipes,
     train.train,
@@ -33,15 +34,31 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     predict.submit,
     evaluate.export,
     predict.ensemble,
-    predict.bench,
-    predict.version,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(context_settings=HELP)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 def main() -> None:
-    """Run the command line; what a person can put right becomes one line and exit status 1."""
+    """Run the command line; an error that the user can fix becomes one line and exit status 1."""
     try:
         app()
     except BrokenPipeError:  # `tinysight recipes | head`
@@ -49,16 +66,10 @@ def main() -> None:
         sys.exit(141)
     except (ValueError, OSError) as error:
         _fail(error)
-    except (
-        RuntimeError
-    ) as error:  # torch's, for want of memory; any other is a fault of ours and shows its traceback
+    except RuntimeError as error:  # torch reports a lack of memory so; any other is a bug of ours
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        _fail(
-            ValueError(
-                "the memory does not suffice; lower train.batch_size, or take a smaller model"
-            )
-        )
+        _fail(ValueError("out of memory; lower train.batch_size, or choose a smaller model"))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -10,7 +10,9 @@ import typer
 Home = Annotated[
     Path | None,
     typer.Option(
-        "--home", help="Where packs are kept.", show_default="$TINYSIGHT_DATA or ~/.cache/tinysight"
+        "--data-dir",
+        help="Where prepared datasets are kept.",
+        show_default="$TINYSIGHT_DATA or ~/.cache/tinysight",
     ),
 ]
 Workers = Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tinysight.data.dataset import Dataset
 
 app = typer.Typer(
-    no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode="rich"
+    no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode=None
 )
 
 
@@ -50,7 +50,8 @@ def get(
 
     A second call is instant; an interrupted one leaves nothing wrong.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data get shapes
       tinysight data get shapes --objects 2,4
       tinysight data get tiny-imagenet
@@ -121,7 +122,8 @@ def import_(
     Without train/ and val/ a split is made, balanced by class, and kept. With --boxes the
     localizers learn from them, too: every image has its boxes there, or is named without one.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data import ~/Pictures/pets --name pets
       tinysight data import flowers --name flowers96 --size 96
       tinysight data import birds --name birds --boxes birds.csv
@@ -170,7 +172,8 @@ def one_class(
     `tinysight train` makes such a pack by itself where its name, as tiny-imagenet.goldfish.fold2,
     says how.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data one-class tiny-imagenet goldfish
       tinysight data one-class tiny-imagenet n02124075 --fold 2 --negatives 0
     """
@@ -212,7 +215,8 @@ def mosaics(
     """Lay four val images side by side, one to four of them of a class: several objects with known
     boxes, to evaluate.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data mosaics tiny-imagenet goldfish
       tinysight data mosaics tiny-imagenet
     """
@@ -246,7 +250,8 @@ def info(
     """Tell what a data set holds, where it came from, whether its source has changed, and what is
     odd in it.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data info
       tinysight data info tiny-imagenet --verify
     """
@@ -289,7 +294,8 @@ def show(
 ) -> None:
     """Draw a contact sheet: images with their labels and boxes, as a PNG.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data show shapes
       tinysight data show tiny-imagenet --class goldfish --count 24 --out fish.png
     """
@@ -330,7 +336,8 @@ def augment(
 ) -> None:
     """Draw one image under each augmentation, like the report's Fig. 1.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight data augment shapes
       tinysight data augment tiny-imagenet --row 1234 --out fig1.png
     """

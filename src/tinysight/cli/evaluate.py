@@ -39,7 +39,8 @@ def evaluate(
     Of a weights file, or of the model that comes with tinysight (`bundled`), the figures are
     printed and nothing is written.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight evaluate quickstart-shapes
       tinysight evaluate runs/pets --split minival --json
       tinysight evaluate bundled --data tiny-imagenet
@@ -99,7 +100,8 @@ def export(
     The file is measured on val as it was written, computed in float32 as `tinysight predict`
     computes.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight export quickstart-shapes --half --out shapes.safetensors
       tinysight predict shapes.safetensors examples/images/*.png
     """

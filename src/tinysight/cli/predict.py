@@ -1,4 +1,4 @@
-"""The commands that use a trained model, and those about the machine."""
+"""The commands that use trained models."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def predict(
     A localizer also tells where: boxes (x0, y0, x1, y1) in pixels of each picture, those it
     accepts.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight predict photo.jpg
       tinysight predict quickstart-shapes examples/images/*.png
       tinysight predict runs/pets/weights.safetensors cat.jpg --json
@@ -168,7 +169,8 @@ def submit(
     """Write the answers for the unlabeled test images: `test_0.JPEG n02814533` a line, as the
     challenge took it.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight submit resnet10-laptop-tiny-imagenet
     """
     from tinysight import run as runs
@@ -216,9 +218,11 @@ def ensemble(
 
     Stored scores are used; those that are missing are made, and stored.
 
-    [bold]Examples[/bold] tinysight ensemble
-      runs/study-depth-shapes/10-layers-64-to-512-filters-seed? tinysight ensemble cyclic
-      --snapshots 5   # trained with schedule.name=cyclic train.snapshots=5"""
+    \b
+    Examples:
+      tinysight ensemble runs/study-depth-shapes/10-layers-64-to-512-filters-seed?
+      tinysight ensemble cyclic --snapshots 5   # trained with schedule.name=cyclic train.snapshots=5
+    """
     from dataclasses import asdict
 
     from tinysight import run as runs
@@ -252,49 +256,11 @@ def ensemble(
         )
     for gain in result.gains:
         print(
-            f"{gain.name}: {100 * gain.gain:+.2f} points better than {gain.best_member}, the best member here "
-            f"(95 %, paired: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+            f"{gain.name}: {100 * abs(gain.gain):.2f} points {'better' if gain.gain >= 0 else 'worse'} "
+            f"than {gain.best_member}, the best member here "
+            f"(95 % interval of the gain, paired: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
         )
     print(f"written to {path}")
-
-
-def bench(
-    seconds: Annotated[
-        float, typer.Option(min=0.1, help="How long each figure is measured.")
-    ] = 3.0,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON there, too.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    device: Device = "auto",
-) -> None:
-    """Measure this machine: its ceilings, and how near training, augmentation, loading and
-    prediction come to them.
-
-    [bold]Examples[/bold]
-      tinysight bench
-      tinysight bench --seconds 10 --out bench.json
-    """
-    from rich.console import Console
-
-    from tinysight.device import select_device
-    from tinysight.train.bench import measure_machine, table
-
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent}; make it first")
-    result = measure_machine(select_device(device), seconds=seconds)
-    text = json.dumps(result, indent=1)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    if as_json:
-        print(text)
-    else:
-        Console().print(table(result))
-
-
-def version() -> None:
-    """Print the version."""
-    from tinysight import __version__
-
-    print(__version__)
 
 
 def _model_and_images(words: list[str], model: str | None) -> tuple[Path | None, list[Path]]:

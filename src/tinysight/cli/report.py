@@ -46,7 +46,8 @@ def report(
     A split that is not scored yet is scored first, unless --no-model. What the model is asked is
     kept in RUN/analysis, so that the next report takes seconds.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight report quickstart-shapes
       tinysight report resnet10-laptop-tiny-imagenet --no-model --out report
       tinysight report run-a run-b --split minival

@@ -29,7 +29,8 @@ GO_ON = 75  # exit status when the minutes are over and work is left: sysexits' 
 def studies() -> None:
     """List the studies: the question, where it comes from, and what is compared.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight studies
     """
     from tinysight.study.definitions import STUDIES
@@ -97,7 +98,8 @@ def study(
     Ctrl-C saves; the same command again goes on where it stopped, and more seeds may be added to
     what is there.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight study depth --data shapes --epochs 4 --seeds 3
       tinysight study weight-decay --data tiny-imagenet --epochs 10 --subset 0.2 --seeds 3 --jobs 2
       tinysight study models --data tiny-imagenet --print-commands > commands.txt

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def recipes() -> None:
     """List the recipes: what each trains, on what, how long, and what came of it.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight recipes
     """
     import inspect
@@ -65,10 +66,13 @@ def train(
     Ctrl-C saves; `tinysight resume` goes on, to the very same result. Several processes: prefix
     with torchrun.
 
-    [bold]Examples[/bold] tinysight train quickstart --data shapes tinysight train
-      resnet18-modern --data pets train.epochs=30 optimizer.lr=0.05 tinysight train
-      resnet18-modern --data pets --name pets-1 --resume   (a job that may be started again)
-      torchrun --nproc-per-node 2 -m tinysight train resnet18-report --data tiny-imagenet"""
+    \b
+    Examples:
+      tinysight train quickstart --data shapes
+      tinysight train resnet18-modern --data pets train.epochs=30 optimizer.lr=0.05
+      tinysight train resnet18-modern --data pets --name pets-1 --resume
+      torchrun --nproc-per-node 2 -m tinysight train resnet18-report --data tiny-imagenet
+    """
     from dataclasses import replace
 
     from tinysight import config
@@ -129,7 +133,8 @@ def resume(run: RunName, settings: Settings = None, home: Home = None) -> None:
     A few settings may change from here on, the learning rate among them; run.json tells from which
     step.
 
-    [bold]Examples[/bold]
+    \b
+    Examples:
       tinysight resume quickstart-shapes
       tinysight resume pets-1 optimizer.lr=0.02
     """

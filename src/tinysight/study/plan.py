@@ -54,7 +54,7 @@ class Job:
         """
         base = recipe(self.run.recipe)
         base = replace(base, data=replace(base.data, name=self.run.data.name))  # given by --data
-        where = ["--home", str(home.absolute())] if home else []
+        where = ["--data-dir", str(home.absolute())] if home else []
         named = ["--data", self.run.data.name, "--name", str(self.folder.absolute()), "--resume"]
         return ["train", self.run.recipe, *named, *where, *config.difference(self.run, base)]
 

@@ -1,23 +1,28 @@
-"""What this machine can do at most, and what tinysight does on it: the figures of `tinysight
-bench`.
+"""Measure this machine's limits, and how close training, loading and prediction come to them.
+
+python benchmarks/machine.py [--seconds 3] [--device auto] [--out FILE] [--json]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
 from tinysight import models
 from tinysight.data.batches import Loader
-from tinysight.device import Runtime, matmul_rate, native_bf16, synchronize
+from tinysight.device import Runtime, matmul_rate, native_bf16, select_device, synchronize
 from tinysight.ops import augment
 from tinysight.predict.inference import score
 
@@ -28,7 +33,7 @@ STEP_WORK = (
 
 
 def measure_machine(runtime: Runtime, *, seconds: float) -> dict[str, Any]:
-    """Measure each figure for about `seconds`, on made-up images; nothing is written."""
+    """Measure each rate for about `seconds`, on random images; nothing is written."""
     device = runtime.device
     peaks = {
         "fp32": matmul_rate(torch.float32, seconds=seconds, device=device),
@@ -79,7 +84,7 @@ def measure_machine(runtime: Runtime, *, seconds: float) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """Lay `measure_machine`'s figures out for people."""
+    """Return the rates as a table to print."""
     shown = Table("what", "rate", "", title=result["machine"]["runs_on"])
     ceilings = result["ceilings"]
     shown.add_row("matrix product, fp32", f"{ceilings['matmul_fp32_gflops']:,.0f}", "GFLOP/s")
@@ -112,7 +117,7 @@ def table(result: dict[str, Any]) -> Table:
 def rate_of(
     work: Callable[[], object], device: torch.device, *, seconds: float, least: int = 3
 ) -> float:
-    """Return how often a second `work` is done: the median over calls, after one that warms up."""
+    """Return how often per second `work` runs: the median over calls, after one to warm up."""
     work()
     synchronize(device)
     times: list[float] = []
@@ -160,9 +165,7 @@ def _augmentation(images: Any, device: torch.device, seconds: float) -> float:
 
 
 def _training(model: Any, runtime: Runtime, images: Any, labels: Any, seconds: float) -> float:
-    """The step of the loop, on its own batches; without log and checkpoints (benchmarks/training.py
-    has those).
-    """
+    """Time the loop's step alone; benchmarks/training.py has log and checkpoints too."""
     batches, numbers = _batches(images, labels, runtime.device), iter(range(1 << 40))
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
     model.train()
@@ -187,3 +190,25 @@ def _prediction(model: Any, runtime: Runtime, images: Any, seconds: float) -> fl
         runtime.device,
         seconds=seconds,
     )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each rate is measured")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--out", type=Path, help="write the rates as JSON there, too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    result = measure_machine(select_device(arguments.device), seconds=arguments.seconds)
+    text = json.dumps(result, indent=1)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+    if arguments.json:
+        print(text)
+    else:
+        Console().print(table(result))
+
+
+if __name__ == "__main__":
+    main()
