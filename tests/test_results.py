@@ -17,7 +17,6 @@ import pytest
 
 from tinysight import run as runs
 from tinysight.config import Config, DataConfig
-from tinysight.data.build import Dataset
 from tinysight.data.dataset import Dataset
 from tinysight.models import build, num_parameters
 from tinysight.predict.weights import ModelMetadata, weights_bytes
