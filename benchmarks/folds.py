@@ -55,7 +55,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+")
-    found = [read(runs.find(name)) for name in parser.parse_args().runs]
+    found = [read(runs.find_run(name).folder) for name in parser.parse_args().runs]
     names = {figures["data"] for figures in found}
     if len(names) < len(found):
         raise ValueError(f"{len(found)} runs are of {len(names)} packs; give one run of each fold")

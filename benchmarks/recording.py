@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from tinysight.config import TrainConfig
+from tinysight.config import Config, TrainConfig
 from tinysight.device import select_device
 from tinysight.models.resnet import ResNet
+from tinysight.run import Run
 from tinysight.train.log import RunLogger
 from tinysight.train.recording import Recorder
 
@@ -42,7 +43,11 @@ def main() -> None:
     labels = torch.randint(200, (arguments.batch_size,), generator=generator).to(runtime.device)
     times: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
-        journal = RunLogger(Path(folder), step=0, log_bytes=0)
+        journal = RunLogger(
+            Run(folder=Path(folder), config=Config(recipe=""), data_digest="", machine={}),
+            step=0,
+            log_bytes=0,
+        )
         recorder = Recorder(
             model, LAYERS, every=2
         )  # every other step: plain and recorded ones meet the same machine

@@ -155,27 +155,29 @@ def row_of(
     from tinysight.predict.predictor import Predictor
     from tinysight.recipes import RECIPES
 
-    records = [runs.read_record(folder) for folder in folders]
+    records = [runs.read_run(folder) for folder in folders]
     first = records[0]
     for other in records[1:]:
-        alike = replace(other.run, train=replace(other.run.train, seed=first.run.train.seed))
-        if alike != first.run:
+        alike = replace(
+            other.config, train=replace(other.config.train, seed=first.config.train.seed)
+        )
+        if alike != first.config:
             raise ValueError(
-                runs.other_run(other.folder, alike, first.run)
+                replace(other, config=alike).mismatch(first.config)
                 + "; give runs that differ in their seed"
             )
-    seeds = [each.run.train.seed for each in records]
+    seeds = [each.config.train.seed for each in records]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"the seeds are {', '.join(map(str, seeds))}; give each once")
-    base = RECIPES[first.run.recipe]() if first.run.recipe in RECIPES else first.run
+    base = RECIPES[first.config.recipe]() if first.config.recipe in RECIPES else first.config
     changed = [
         setting
-        for setting in difference(first.run, base)
+        for setting in difference(first.config, base)
         if setting.partition("=")[0] not in SAME_RECIPE
     ]
     if changed and experiment is None:
         raise ValueError(
-            f"{folders[0]} is not {first.run.recipe} as it stands ({', '.join(changed)}); "
+            f"{folders[0]} is not {first.config.recipe} as it stands ({', '.join(changed)}); "
             "give a short title by --experiment"
         )
     evaluations = [json.loads((folder / "evaluation-val.json").read_bytes()) for folder in folders]
@@ -195,16 +197,16 @@ def row_of(
         "date": datetime.fromtimestamp(stamp, tz=UTC).date().isoformat(),
         "commit": first.versions.get("commit", ""),
         "command": portable(first.command),
-        "data": first.run.data.name,
-        "recipe": first.run.recipe,
+        "data": first.config.data.name,
+        "recipe": first.config.recipe,
         **({} if experiment is None else {"experiment": experiment}),
         "parameters": models.num_parameters(
-            first.run.model.name, num_classes, first.run.model.options
+            first.config.model.name, num_classes, first.config.model.options
         ),
         "hardware": hardware,
         "minutes": round(statistics.mean(each["seconds"] for each in summaries) / 60, 1),
         "seeds": seeds,
-        "epochs": first.run.train.epochs,
+        "epochs": first.config.train.epochs,
         **{name: round(statistics.mean(each[name] for each in evaluations), 6) for name in names},
         **several,
         "record": record,

@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 from machine import STEP_WORK
 from tinysight import models
-from tinysight import run as runs
 from tinysight.config import override
 from tinysight.data import shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
+from tinysight.run import Run
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.loop import NullReporter, train
 
@@ -96,13 +96,11 @@ def loop_rate(n: int, pack: Any, folder: Path, runtime: Runtime) -> tuple[float,
     watch = Stopwatch()
     folder.mkdir()
     train(
-        run,
+        Run(folder=folder, config=run, data_digest=pack.digest, machine={}),
         pack,
-        folder,
         runtime=runtime,
         distributed=DistributedContext(),
         reporter=watch,
-        versions=runs.versions(),
     )
     end = time.perf_counter()
     begin = watch.times[SKIPPED - 1]

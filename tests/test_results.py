@@ -154,16 +154,14 @@ def evaluated(
         run = make_run(train__seed=seed, **changes)
         command = f"tinysight train test train.seed={seed}"
         versions = {"commit": "abc"}
-        runs.write_record(
-            runs.Record(
-                folder=folder,
-                run=run,
-                data_digest="",
-                machine={},
-                versions=versions,
-                command=command,
-            )
-        )
+        runs.Run(
+            folder=folder,
+            config=run,
+            data_digest="",
+            machine={},
+            versions=versions,
+            command=command,
+        ).write()
         metadata = ModelMetadata(
             model="small",
             options={},

@@ -1,4 +1,4 @@
-"""Run folders: chosen, found, written and read."""
+"""Run folders: created, found, written and read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tinysight import run as runs
 from tinysight.recipes import recipe
+from tinysight.run import Run, find_run, new_folder, read_lines, read_run
 
-RUN = recipe("quickstart")
+CONFIG = recipe("quickstart")
 
 
 @pytest.fixture(autouse=True)
@@ -21,107 +21,94 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def _record(folder: Path) -> runs.Record:
-    return runs.Record(
-        folder=folder,
-        run=RUN,
-        data_digest="abc",
-        machine={"device": "cpu", "bf16": False, "threads": 1, "processes": 1},
-        versions=runs.versions(),
-        command="tinysight train quickstart",
-    )
+def _run(folder: Path) -> Run:
+    machine = {"device": "cpu", "bf16": False, "threads": 1, "processes": 1}
+    return Run(folder=folder, config=CONFIG, data_digest="abc", machine=machine, command="train")
 
 
 def test_new_folders_are_numbered_and_claimed(home: Path) -> None:
-    names = [runs.new_folder(RUN, None).relative_to(home).as_posix() for _ in range(3)]
+    names = [new_folder(CONFIG, None).relative_to(home).as_posix() for _ in range(3)]
     assert names == ["quickstart-shapes", "quickstart-shapes-2", "quickstart-shapes-3"]
     assert all((home / name).is_dir() for name in names)
 
 
-def test_a_name_is_a_word_under_the_home_or_a_path(home: Path, tmp_path: Path) -> None:
-    assert runs.new_folder(RUN, "mine") == home / "mine"
-    assert runs.new_folder(RUN, str(tmp_path / "else" / "where")) == tmp_path / "else" / "where"
+def test_a_name_is_a_folder_under_the_home_or_a_path(home: Path, tmp_path: Path) -> None:
+    assert new_folder(CONFIG, "mine") == home / "mine"
+    assert new_folder(CONFIG, str(tmp_path / "some" / "where")) == tmp_path / "some" / "where"
 
 
 def test_a_taken_or_empty_name_is_refused(home: Path) -> None:
-    taken = runs.new_folder(RUN, "mine")
-    assert runs.new_folder(RUN, "mine") == taken  # empty as yet
+    taken = new_folder(CONFIG, "mine")
+    assert new_folder(CONFIG, "mine") == taken  # empty as yet
     (taken / "run.json").touch()
     with pytest.raises(ValueError, match="tinysight resume"):
-        runs.new_folder(RUN, "mine")
+        new_folder(CONFIG, "mine")
     for name in ("", ".", ".."):
-        with pytest.raises(ValueError, match="no name for a run"):
-            runs.new_folder(RUN, name)
+        with pytest.raises(ValueError, match=f"--name '{name}'"):
+            new_folder(CONFIG, name)
 
 
-def test_a_record_comes_back_equal(tmp_path: Path) -> None:
-    record = _record(tmp_path)
-    runs.write_record(record)
-    assert runs.read_record(tmp_path) == record
+def test_a_run_reads_back_equal(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    run.write()
+    assert read_run(tmp_path) == run
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    replace(run, config=recipe("resnet10-laptop")).write()  # settings with tuples
+    assert read_run(tmp_path).config == recipe("resnet10-laptop")
 
 
-def test_a_record_with_tuples_comes_back_equal(tmp_path: Path) -> None:
-    record = replace(_record(tmp_path), run=recipe("resnet10-laptop"))
-    runs.write_record(record)
-    assert runs.read_record(tmp_path).run == recipe("resnet10-laptop")
-
-
-def _changed(**changes: Any) -> str:
-    good = {
-        "format": 1,
-        "run": {"recipe": "a"},
-        "data_digest": "",
-        "machine": {},
-        "versions": {},
-        "command": "",
-    }
-    return json.dumps({**good, **changes})
+def _content(**changes: Any) -> str:
+    good = {"format": 1, "config": {"recipe": "a"}, "data_digest": ""}
+    return json.dumps({**good, "machine": {}, "versions": {}, "command": "", **changes})
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        None,
-        "",
-        "[]",
-        "{}",
-        "\xff",
-        _changed(format=99),
-        _changed(run=[]),
-        _changed(run={"recipe": "a", "train": {"epochs": 0}}),
-        _changed(run={"recipe": "a", "train": {"epoch": 1}}),
-        _changed(machine=3),
+        *(None, "", "[]", "{}", "\xff", _content(format=99), _content(config=[])),
+        _content(config={"recipe": "a", "train": {"epochs": 0}}),
+        _content(config={"recipe": "a", "train": {"epoch": 1}}),
+        _content(machine=3),
     ],
 )
 def test_a_damaged_record_is_refused_by_name(content: str | None, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(_content())
+    assert read_run(tmp_path).config.recipe == "a"  # so the test fails for what is changed
+    (tmp_path / "run.json").unlink()
     if content is not None:
         (tmp_path / "run.json").write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=r"run\.json"):
-        runs.read_record(tmp_path)
-
-
-def test_a_whole_record_of_that_form_is_read(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(
-        _changed()
-    )  # so that the test above fails for what it changes
-    assert runs.read_record(tmp_path).run.recipe == "a"
+        read_run(tmp_path)
 
 
 def test_a_run_is_found_by_path_and_by_name(home: Path) -> None:
-    folder = runs.new_folder(RUN, "mine")
-    runs.write_record(_record(folder))
-    assert runs.find("mine") == folder and runs.find(str(folder)) == folder
+    with pytest.raises(ValueError, match=r"none in .* yet"):
+        find_run("mine")
+    folder = new_folder(CONFIG, "mine")
+    _run(folder).write()
+    assert find_run("mine").folder == find_run(str(folder)).folder == folder
     with pytest.raises(ValueError, match="did you mean mine"):
-        runs.find("mien")
+        find_run("mien")
 
 
-def test_where_there_is_no_run_it_says_so(home: Path) -> None:
-    with pytest.raises(ValueError, match="holds none yet"):
-        runs.find("mine")
+def test_files_about_other_data_have_its_name(tmp_path: Path) -> None:
+    run = replace(_run(tmp_path), config=replace(CONFIG, data=replace(CONFIG.data, name="a/pets")))
+    assert run.label("pets", "val") == "val"
+    assert run.label("cats", "val") == "cats-val"
+    assert run.scores_path("cats-val", "-epoch-0002").name == "cats-val-epoch-0002.safetensors"
 
 
-def test_lines_leave_out_the_last_one_that_was_cut_short(tmp_path: Path) -> None:
-    assert runs.read_lines(tmp_path / "none.jsonl") == []
+def test_a_summary_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    assert run.summary() is None and run.lowest_monitored() is None
+    run.summary_path.write_text('{"best_monitored_error": 0.25}')
+    assert run.lowest_monitored() == "lowest error on minival 25.00%"
+    run.summary_path.write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json is damaged"):
+        run.summary()
+
+
+def test_lines_leave_out_an_incomplete_last_one(tmp_path: Path) -> None:
+    assert read_lines(tmp_path / "none.jsonl") == []
     (tmp_path / "log.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert runs.read_lines(tmp_path / "log.jsonl") == [{"a": 1}, {"a": 2}]
+    assert read_lines(tmp_path / "log.jsonl") == [{"a": 1}, {"a": 2}]

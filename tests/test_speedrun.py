@@ -21,6 +21,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import measure, score_split
 from tinysight.predict.predictor import Predictor
+from tinysight.run import Run
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.loop import NullReporter, train
 
@@ -57,13 +58,11 @@ def test_it_is_the_training_of_the_loop(
     done = speedrun.attempt(run, pack, CPU, "minival")
     assert torch.equal(torch.get_rng_state(), before)
     train(
-        run,
+        Run(folder=tmp_path, config=run, data_digest=pack.digest, machine={}),
         pack,
-        tmp_path,
         runtime=CPU,
         distributed=DistributedContext(),
         reporter=NullReporter(),
-        versions={},
     )
     told = measure(score_split(Predictor(tmp_path), pack, "minival", lambda count: None))
     assert done.metrics == told, "warming up changes nothing of it"

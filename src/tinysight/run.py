@@ -1,150 +1,211 @@
-"""What lies in a run's folder, and how it is found and read; the standard library only.
+"""A run's folder: every path in it, and how it is created, found and read.
 
-run.json              the resolved run, versions, machine and command, written before the first
-step log.jsonl             losses, errors and rates by step        timing.jsonl   what the clock
-said checkpoints/          training states                         tensorboard/   events
-weights.safetensors   the finished model                      summary.json   how it ended
-snapshots/            weights kept on the way, to vote curves.png, predictions-<split>.png,
-scores/, evaluation-<split>.json report/, comparison/  pages about it
-analysis/      what the model was asked for them"""
+run.json              config, versions, machine and command, written before the first step
+log.jsonl             losses, errors and learning rates by step; timing.jsonl has the times
+checkpoints/          training states
+tensorboard/          events
+snapshots/            weights kept during the training, for ensembles
+weights.safetensors   the finished model; its presence makes a run a finished one
+summary.json          how the training ended
+evaluation-*.json     metrics of a split; scores/ holds what they were computed from
+"""
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tinysight import __version__
 from tinysight.config import Config, difference, from_dict, to_dict
-from tinysight.files import write_atomic
+from tinysight.files import suggest, write_atomic
 
 FORMAT = 1
 
 
-def runs_home() -> Path:
-    """Return where runs are kept: `$TINYSIGHT_RUNS`, else `runs` in the current folder."""
-    return Path(os.environ.get("TINYSIGHT_RUNS") or "runs")
+class _PathIn:
+    """A path in a run's folder, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """A run as its run.json tells it."""
+class Run:
+    """A run's folder and what its run.json holds."""
 
     folder: Path
-    run: Config
-    data_digest: str  # of the pack's manifest
+    config: Config
+    data_digest: str  # of the dataset it learns from
     machine: dict[str, Any]  # device, bf16, threads, processes
-    versions: dict[str, str]
-    command: str
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    record_path = _PathIn("run.json")
+    log_path = _PathIn("log.jsonl")
+    timing_path = _PathIn("timing.jsonl")
+    tensorboard_path = _PathIn("tensorboard")
+    checkpoints_path = _PathIn("checkpoints")
+    weights_path = _PathIn("weights.safetensors")
+    summary_path = _PathIn("summary.json")
+    curves_path = _PathIn("curves.png")
+    submission_path = _PathIn("submission.txt")
+    analysis_path = _PathIn("analysis")
+    report_path = _PathIn("report")
+    comparison_path = _PathIn("comparison")
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def label(self, data: str, split: str) -> str:
+        """Name the files about a split: "val", or "<data>-val" of data other than the run's own."""
+        return split if data == Path(self.config.data.name).name else f"{data}-{split}"
+
+    def scores_path(self, label: str, suffix: str = "") -> Path:
+        return self.folder / "scores" / f"{label}{suffix}.safetensors"
+
+    def evaluation_path(self, label: str) -> Path:
+        return self.folder / f"evaluation-{label}.json"
+
+    def localization_path(self, label: str) -> Path:
+        return self.folder / f"localization-{label}.json"
+
+    def predictions_path(self, label: str) -> Path:
+        return self.folder / f"predictions-{label}.png"
+
+    def boxes_path(self, label: str) -> Path:
+        return self.folder / f"boxes-{label}.png"
+
+    def ensemble_path(self, label: str) -> Path:
+        return self.folder / f"ensemble-{label}.json"
+
+    def snapshot_path(self, epochs: int) -> Path:
+        return self.folder / "snapshots" / f"epoch-{epochs:04d}.safetensors"
+
+    def snapshots(self) -> list[Path]:
+        """List the snapshots, oldest first."""
+        return sorted((self.folder / "snapshots").glob("epoch-*.safetensors"))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.weights_path.is_file()
+
+    def log(self) -> list[dict[str, Any]]:
+        """Read the lines of the log; see `read_lines`."""
+        return read_lines(self.log_path)
+
+    def summary(self) -> dict[str, Any] | None:
+        """Read how the training ended; None while it has not. Raises ValueError when damaged."""
+        try:
+            content = json.loads(self.summary_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(f"{self.summary_path} is damaged ({error}); remove it") from None
+        return content if isinstance(content, dict) else None
+
+    def lowest_monitored(self) -> str | None:
+        """Describe the lowest monitored error in a phrase; None where nothing was monitored."""
+        summary = self.summary()
+        if summary is None or summary["best_monitored_error"] is None:
+            return None
+        what = "share of objects missed on" if self.config.localizer.finds else "error on"
+        return f"lowest {what} {self.config.data.monitor} {summary['best_monitored_error']:.2%}"
+
+    def mismatch(self, config: Config) -> str:
+        """Describe in which settings this run differs from another config."""
+        own = self.config
+        recipe = [f"recipe={own.recipe}"] if own.recipe != config.recipe else []
+        differing = ", ".join(recipe + difference(own, config))
+        return f"{self.folder} holds another run: it has {differing}"
+
+    def write(self) -> None:
+        """Write run.json."""
+        content = {
+            "format": FORMAT,
+            "config": to_dict(self.config),
+            "data_digest": self.data_digest,
+            "machine": self.machine,
+            "versions": self.versions,
+            "command": self.command,
+        }
+        write_atomic(self.record_path, json.dumps(content, indent=1).encode())
 
 
-def folder_named(name: str) -> Path:
-    """Return the folder that a run's name stands for: a word under the runs' home, or a path; it
-    need not exist.
-    """
-    if name in ("", ".", ".."):
-        raise ValueError(f"--name {name!r} is no name for a run; give a word, or a folder's path")
-    return Path(name) if os.sep in name else runs_home() / name
+def runs_home() -> Path:
+    """Return the folder of all runs: `$TINYSIGHT_RUNS`, else `runs` in the working folder."""
+    return Path(os.environ.get("TINYSIGHT_RUNS") or "runs").expanduser()
 
 
-def new_folder(run: Config, name: str | None) -> Path:
-    """Make the folder of a new run: `name`, or recipe and data with the next free number.
+def run_folder(name: str | Path) -> Path:
+    """Return the folder of a run by name (under `runs_home`) or path; it need not exist."""
+    if str(name) in ("", ".", ".."):
+        raise ValueError(f"--name {str(name)!r} cannot name a run; give a name, or a folder's path")
+    by_path = isinstance(name, Path) or Path(name).name != name
+    return Path(name).expanduser() if by_path else runs_home() / name
+
+
+def new_folder(config: Config, name: str | Path | None) -> Path:
+    """Create the folder of a new run: `name`, or recipe and data with the next free number.
 
     Raises:
-        ValueError: `name` is taken.
+        ValueError: the folder is not empty.
     """
     if name is not None:
-        folder = folder_named(name)
+        folder = run_folder(name)
         if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
             raise ValueError(
-                f"{folder} exists; go on with it by `tinysight resume {folder}`, or choose another --name"
+                f"{folder} exists; continue it by `tinysight resume {folder}`, or choose another --name"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    stem = f"{run.recipe}-{Path(run.data.name).name}"  # the data may be given by its folder
+    stem = f"{config.recipe}-{Path(config.data.name).name}"  # the data may be a folder
     number = 1
     while True:
         folder = runs_home() / (stem if number == 1 else f"{stem}-{number}")
         try:
-            folder.mkdir(parents=True)  # claims it: two that start at once must not choose the same
+            folder.mkdir(parents=True)  # of two that start at once, one gets the name
         except FileExistsError:
             number += 1
         else:
             return folder
 
 
-def other_run(folder: Path, there: Config, wanted: Config) -> str:
-    """Say in what the run of a folder differs from the one that is wanted there."""
-    differing = ([f"recipe={there.recipe}"] if there.recipe != wanted.recipe else []) + difference(
-        there, wanted
-    )
-    return f"{folder} holds another run: it has {', '.join(differing)}"
-
-
 def _counts(entry: Path) -> bool:
-    """Whether a file is more than what a start that was killed at once leaves behind."""
+    """Whether a file is more than what a start that was killed at once leaves."""
     return entry.name != ".lock" and not entry.name.startswith("run.json.tmp-")
 
 
-def find(name: str) -> Path:
-    """Return the folder of an existing run, by path or name; raise ValueError with the nearest name
-    otherwise.
-    """
-    for folder in (Path(name), runs_home() / name):
+def find_run(name: str | Path) -> Run:
+    """Read an existing run, by path or name; raise ValueError with the nearest name otherwise."""
+    for folder in (Path(name).expanduser(), runs_home() / name):
         if (folder / "run.json").is_file():
-            return folder
+            return read_run(folder)
     home = runs_home()
     known = sorted(path.parent.name for path in home.glob("*/run.json")) if home.is_dir() else []
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = (
-        f"did you mean {close[0]}?"
-        if close
-        else f"there are {', '.join(known)}"
-        if known
-        else f"{home} holds none yet"
-    )
-    raise ValueError(f"no run is named {name!r}; {hint}")
+    hint = suggest(str(name), known) if known else f"there is none in {home} yet"
+    raise ValueError(f"no run is named {str(name)!r}; {hint}")
 
 
-def snapshot_path(folder: Path, epochs: int) -> Path:
-    """Return where a run keeps its weights as they were after so many epochs."""
-    return folder / "snapshots" / f"epoch-{epochs:04d}.safetensors"
-
-
-def snapshots(folder: Path) -> list[Path]:
-    """List the snapshots of a run, oldest first."""
-    return sorted((folder / "snapshots").glob("epoch-*.safetensors"))
-
-
-def write_record(record: Record) -> None:
-    """Write run.json into the run's folder."""
-    content = {
-        "format": FORMAT,
-        "run": to_dict(record.run),
-        "data_digest": record.data_digest,
-        "machine": record.machine,
-        "versions": record.versions,
-        "command": record.command,
-    }
-    write_atomic(record.folder / "run.json", json.dumps(content, indent=1).encode())
-
-
-def read_record(folder: Path) -> Record:
-    """Read run.json; raise ValueError that names it when it is damaged."""
+def read_run(folder: Path) -> Run:
+    """Read the run in a folder; raise ValueError that names run.json when it is damaged."""
     path = folder / "run.json"
     try:
         content = json.loads(path.read_bytes())
         found = content["format"]
         if found == FORMAT:
-            return Record(
+            return Run(
                 folder=folder,
-                run=from_dict(content["run"]),
+                config=from_dict(content["config"]),
                 data_digest=content["data_digest"],
                 machine=dict(content["machine"]),
                 versions=dict(content["versions"]),
@@ -155,20 +216,8 @@ def read_record(folder: Path) -> Record:
     raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
 
 
-def lowest_monitored(record: Record, summary: dict[str, Any]) -> str | None:
-    """Say how good a finished run was at its best on what it monitored; None where it monitored
-    nothing.
-    """
-    lowest = summary["best_monitored_error"]
-    if lowest is None:
-        return None
-    what = "share of objects missed on" if record.run.localizer.finds else "error on"
-    return f"lowest {what} {record.run.data.monitor} {lowest:.2%}"
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a missing file is empty, and a last line that a kill cut short is
-    left out.
+    """Read a JSON-lines file; a missing file is empty, an incomplete last line is left out.
 
     Raises:
         ValueError: another line is damaged; file and line are named.
@@ -184,20 +233,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words: "1 h 2 min", "3 min 4 s", "5 s"."""
+    """Format seconds for people: "1 h 2 min", "3 min 4 s", "5 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide a training's arithmetic, and the commit of a source checkout."""
+    """Return the versions that decide a training's arithmetic, and a source checkout's commit."""
     found = {"tinysight": __version__, "python": platform.python_version()}
     for package in ("torch", "numpy", "pillow", "safetensors"):
         found[package] = metadata.version(package)
@@ -206,24 +251,13 @@ def versions() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """Return the commit when this very package is a git checkout (not installed below somebody's
-    own project).
-    """
+    """Return the commit where this package is a git checkout, not installed in another project."""
     if not (folder.parent.parent / "pyproject.toml").is_file():
         return ""
+    options = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        command = [
-            "git",
-            "-C",
-            str(folder),
-            "describe",
-            "--always",
-            "--dirty",
-            "--abbrev=12",
-            "--exclude=*",
-        ]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(folder), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()

@@ -20,7 +20,7 @@ from tinysight.evaluation.evaluate import write_scores
 from tinysight.evaluation.scores import Scores
 from tinysight.models import build
 from tinysight.predict.weights import ModelMetadata, weights_bytes
-from tinysight.run import Record, write_record
+from tinysight.run import Run
 
 MakeFolder = Callable[..., Path]
 
@@ -104,15 +104,15 @@ def make_folder(tmp_path: Path) -> MakeFolder:
             model=model,
         )
         machine = {"device": "cpu", "bf16": False, "threads": 1, "processes": 1}
-        record = Record(
+        record = Run(
             folder=folder,
-            run=run,
+            config=run,
             data_digest=pack.digest,
             machine=machine,
             versions={"tinysight": "0"},
             command="c",
         )
-        write_record(record)
+        record.write()
         if log:
             train = {"kind": "train", "loss": 2.0, "top1_error": 0.9, "lr": 0.1, "size": 12}
             lines = [train | {"step": step, "epoch": step / 10} for step in (10, 20)]

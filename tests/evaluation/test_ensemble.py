@@ -17,6 +17,7 @@ from tinysight.evaluation import ensemble as ensembles
 from tinysight.evaluation.ensemble import scores_of, vote, voters, write_ensemble
 from tinysight.evaluation.evaluate import write_scores
 from tinysight.evaluation.scores import Scores, measure, read_scores
+from tinysight.run import Run, read_run
 from tinysight.train import launch
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.loop import NullReporter
@@ -30,11 +31,11 @@ def _scores(*rows: list[float], labels: list[int]) -> Scores:
     return Scores(logits=logits, labels=torch.tensor(labels), rows=torch.arange(len(logits)))
 
 
-def _train(run: Config, pack: Dataset, folder: Path) -> Path:
+def _train(run: Config, pack: Dataset, folder: Path) -> Run:
     launch.start(
         run, pack, distributed=DistributedContext(), reporter=NullReporter(), name=str(folder)
     )
-    return folder
+    return read_run(folder)
 
 
 def test_a_vote_is_counted_by_hand() -> None:
@@ -64,7 +65,7 @@ def test_members_of_the_same_name_are_two(make_run: MakeRun, pack: Dataset, tmp_
         _train(make_run(train__epochs=1), pack, tmp_path / study / "run-seed0")
         for study in ("a", "b")
     ]
-    assert [voter.name for voter in voters(folders, 0)] == [str(folder) for folder in folders]
+    assert [voter.name for voter in voters(folders, 0)] == [str(run.folder) for run in folders]
 
 
 def test_scores_of_an_older_pack_are_made_anew(
@@ -73,7 +74,7 @@ def test_scores_of_an_older_pack_are_made_anew(
     folder = _train(make_run(train__epochs=1, train__snapshots=1), pack, tmp_path / "run")
     (voter,) = voters([folder, _train(make_run(train__epochs=1), pack, tmp_path / "other")], 0)[:1]
     _, first = scores_of(voter, "val", pack=pack, runtime=CPU, each_batch=lambda done: None)
-    path = folder / "scores" / "val.safetensors"
+    path = folder.scores_path("val")
     write_scores(path, replace(first, labels=first.labels.flip(0), logits=first.logits * 0), {})
     _, again = scores_of(voter, "val", pack=pack, runtime=CPU, each_batch=lambda done: None)
     assert torch.equal(again.logits, first.logits) and torch.equal(
@@ -109,7 +110,7 @@ def test_snapshots_of_one_training_vote_from_stored_scores(
         for member in members
     ]
     assert done and not torch.equal(made[0].logits, made[1].logits)
-    paths = sorted(path.name for path in (folder / "scores").iterdir())
+    paths = sorted(path.name for path in (folder.folder / "scores").iterdir())
     assert paths == ["val-epoch-0002.safetensors", "val-epoch-0003.safetensors"]
 
     monkeypatch.setattr(ensembles, "score_split", None)  # stored ones are read: no model runs
@@ -126,7 +127,7 @@ def test_snapshots_of_one_training_vote_from_stored_scores(
     )
     assert (
         result.members[1].top1_error
-        == measure(read_scores(folder / "scores" / paths[1])).top1_error
+        == measure(read_scores(folder.folder / "scores" / paths[1])).top1_error
     )
     write_ensemble(result, tmp_path / "vote.json")
     assert json.loads((tmp_path / "vote.json").read_text())["num_images"] == 24
@@ -139,4 +140,4 @@ def test_what_makes_no_vote_is_refused(make_run: MakeRun, pack: Dataset, tmp_pat
     with pytest.raises(ValueError, match="has 0 snapshots, --snapshots asks for 2"):
         voters([folder], 2)
     with pytest.raises(ValueError, match="named twice"):
-        voters([folder, folder / ".." / "run"], 0)
+        voters([folder, replace(folder, folder=folder.folder / ".." / "run")], 0)

@@ -31,6 +31,7 @@ from tinysight.evaluation.evaluate import (
 )
 from tinysight.models import build
 from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.run import Run
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
@@ -45,7 +46,7 @@ def _scores(count: int = 200, num_classes: int = 10) -> Scores:
 
 
 @pytest.fixture
-def finished(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Path:
+def finished(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Run:
     """A folder with the weights of an untrained model, made for `pack`."""
     model = build("small", 24, {})
     metadata = ModelMetadata(
@@ -62,7 +63,7 @@ def finished(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> 
         version="0",
     )
     (tmp_path / "weights.safetensors").write_bytes(weights_bytes(model, metadata))
-    return tmp_path
+    return Run(folder=tmp_path, config=make_run(), data_digest=pack.digest, machine={})
 
 
 def test_figures_are_those_of_a_plain_reference() -> None:
@@ -198,29 +199,31 @@ def test_the_models_mode_is_put_back_even_when_broken_off(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_run_is_evaluated_and_its_files_say_the_same(finished: Path, pack: Dataset) -> None:
+def test_a_run_is_evaluated_and_its_files_say_the_same(finished: Run, pack: Dataset) -> None:
     label, scores, metrics = evaluate_run(finished, "val", pack=pack, runtime=CPU)
     assert label == "val"
-    again = read_scores(finished / "scores" / "val.safetensors")
+    again = read_scores(finished.scores_path("val"))
     assert torch.equal(again.logits, scores.logits) and measure(again) == metrics
-    content = json.loads((finished / "evaluation-val.json").read_text())
+    content = json.loads((finished.evaluation_path("val")).read_text())
     assert content == {"split": "val", "data": "small", **asdict(metrics)}
 
 
-def test_an_interrupted_evaluation_leaves_the_earlier_one(finished: Path, pack: Dataset) -> None:
+def test_an_interrupted_evaluation_leaves_the_earlier_one(finished: Run, pack: Dataset) -> None:
     evaluate_run(finished, "val", pack=pack, runtime=CPU)
-    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
 
     def stop(done: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(finished, "val", pack=pack, runtime=CPU, each_batch=stop)
-    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()
+    } == before
 
 
 def test_an_unlabeled_or_unknown_split_is_refused_before_any_work(
-    finished: Path, pack: Dataset
+    finished: Run, pack: Dataset
 ) -> None:
     for split, complaint in (("test", "tinysight submit"), ("vall", "no split 'vall'")):
         with pytest.raises(ValueError, match=complaint):
@@ -256,12 +259,12 @@ def test_a_pack_of_other_classes_is_refused(pack: Dataset) -> None:
         check_data(replace(metadata, image_size=size + 1), pack)
 
 
-def test_the_answers_are_one_line_an_image(finished: Path, pack: Dataset) -> None:
-    count = answer_test(finished, finished / "submission.txt", pack=pack, runtime=CPU)
-    lines = [line.split(" ") for line in (finished / "submission.txt").read_text().splitlines()]
+def test_the_answers_are_one_line_an_image(finished: Run, pack: Dataset) -> None:
+    count = answer_test(finished, finished.submission_path, pack=pack, runtime=CPU)
+    lines = [line.split(" ") for line in (finished.submission_path).read_text().splitlines()]
     assert count == 12 == len(lines)
     assert [name for name, _ in lines] == [f"{number:05d}" for number in range(12)]
-    guesses = read_scores(finished / "scores" / "test.safetensors").logits.argmax(dim=1)
+    guesses = read_scores(finished.scores_path("test")).logits.argmax(dim=1)
     assert [answer for _, answer in lines] == [pack.class_ids[guess] for guess in guesses.tolist()]
 
 

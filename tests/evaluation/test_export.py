@@ -18,12 +18,13 @@ from tinysight.evaluation.export import export
 from tinysight.models import build
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
+from tinysight.run import Run
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture
-def run(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Path:
+def run(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Run:
     """A folder with the weights of an untrained model."""
     metadata = ModelMetadata(
         model="small",
@@ -43,12 +44,12 @@ def run(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(weights_bytes(build("small", 24, {}), metadata))
-    return folder
+    return Run(folder=folder, config=make_run(), data_digest=pack.digest, machine={})
 
 
 @pytest.mark.parametrize("half", [True, False])
 def test_the_card_tells_the_error_of_the_file_itself(
-    half: bool, run: Path, pack: Dataset, tmp_path: Path
+    half: bool, run: Run, pack: Dataset, tmp_path: Path
 ) -> None:
     _, _, own = evaluate_run(run, "val", pack=pack, runtime=CPU)
     made = export(run, tmp_path / "out.safetensors", pack=pack, runtime=CPU, half=half)
@@ -60,24 +61,24 @@ def test_the_card_tells_the_error_of_the_file_itself(
     results = predictor.metadata.results
     assert (results["steps"], results["val"]["data"]) == (3, "small")
     assert (results["val"]["top1_error"], results["val"]["loss"]) == (again.top1_error, again.loss)
-    before = load_weights(run / "weights.safetensors")[1]
+    before = load_weights(run.weights_path)[1]
     assert replace(predictor.metadata, results=before.results) == before
     assert (again.loss == own.loss) is not half, "half precision is another model, measured anew"
 
 
-def test_a_run_without_an_evaluation_is_refused(run: Path, pack: Dataset, tmp_path: Path) -> None:
+def test_a_run_without_an_evaluation_is_refused(run: Run, pack: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     for content in (None, "{", json.dumps({"top1_error": None})):
         if content is not None:
-            (run / "evaluation-val.json").write_text(content)
+            run.evaluation_path("val").write_text(content)
         with pytest.raises(ValueError, match="was not evaluated on val"):
             export(run, out, pack=pack, runtime=CPU)
     assert not out.exists()
 
 
-def test_other_data_are_refused(run: Path, pack: Dataset, tmp_path: Path) -> None:
+def test_other_data_are_refused(run: Run, pack: Dataset, tmp_path: Path) -> None:
     evaluate_run(run, "val", pack=pack, runtime=CPU)
-    other = replace(load_weights(run / "weights.safetensors")[1], data="another")
-    (run / "weights.safetensors").write_bytes(weights_bytes(build("small", 24, {}), other))
+    other = replace(load_weights(run.weights_path)[1], data="another")
+    (run.weights_path).write_bytes(weights_bytes(build("small", 24, {}), other))
     with pytest.raises(ValueError, match="learned from another, not from small"):
         export(run, tmp_path / "out.safetensors", pack=pack, runtime=CPU)

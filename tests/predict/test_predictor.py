@@ -13,12 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate_run
 from tinysight.models import build
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.run import Run
 
 
 @pytest.fixture
@@ -53,7 +55,10 @@ def _pictures(pack: Dataset, folder: Path) -> list[Path]:
 
 def test_it_gives_the_logits_of_evaluation(run: Path, pack: Dataset, tmp_path: Path) -> None:
     _, scores, _ = evaluate_run(
-        run, "val", pack=pack, runtime=Runtime(device=torch.device("cpu"), bf16=False)
+        Run(folder=run, config=Config(recipe="test"), data_digest="", machine={}),
+        "val",
+        pack=pack,
+        runtime=Runtime(device=torch.device("cpu"), bf16=False),
     )
     predictor = Predictor(run)
     rows = pack.rows("val")

@@ -116,20 +116,20 @@ def test_what_does_not_fit_the_data_or_the_folders_is_refused(
     plan.check(jobs(), pack)
     first = jobs()[0]
     first.folder.mkdir(parents=True)
-    record = runs.Record(
+    record = runs.Run(
         folder=first.folder,
-        run=first.run,
+        config=first.run,
         data_digest=pack.digest,
         machine={},
         versions={},
         command="",
     )
-    runs.write_record(record)
+    record.write()
     plan.check(jobs(seeds=2), pack)  # more seeds may be added to what is there
     with pytest.raises(
         ValueError, match=r"holds another run: it has .*train\.epochs=60.*choose another --name"
     ):
         plan.check(jobs(epochs=2), pack)
-    runs.write_record(replace(record, data_digest="other"))
+    replace(record, data_digest="other").write()
     with pytest.raises(ValueError, match="other data of the name small; choose another --name"):
         plan.check(jobs(), pack)

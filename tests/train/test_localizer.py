@@ -27,7 +27,7 @@ from tinysight.ops import augment
 from tinysight.ops.boxes import HeadOutput
 from tinysight.predict.inference import Decoding, find
 from tinysight.predict.predictor import Predictor
-from tinysight.run import read_lines
+from tinysight.run import read_lines, read_run
 from tinysight.train import augmentation, launch
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.localizer import caution
@@ -76,7 +76,7 @@ def test_the_log_tells_how_boxes_are_learned(found: Path) -> None:
 
 
 def test_an_evaluation_keeps_boxes_that_the_report_reads(found: Path, pack: Dataset) -> None:
-    _, scores, _ = evaluate_run(found, "val", pack=pack, runtime=CPU)
+    _, scores, _ = evaluate_run(read_run(found), "val", pack=pack, runtime=CPU)
     assert scores.boxes is not None and scores.confidence is not None
     boxes = read_boxes(found / "scores" / "boxes-val.safetensors", pack, "val")
     assert boxes is not None
@@ -89,8 +89,8 @@ def test_an_evaluation_keeps_boxes_that_the_report_reads(found: Path, pack: Data
 def test_an_exported_localizer_tells_how_many_it_finds(
     found: Path, pack: Dataset, tmp_path: Path
 ) -> None:
-    evaluate_run(found, "val", pack=pack, runtime=CPU)
-    made = export(found, tmp_path / "out.safetensors", pack=pack, runtime=CPU, half=True)
+    evaluate_run(read_run(found), "val", pack=pack, runtime=CPU)
+    made = export(read_run(found), tmp_path / "out.safetensors", pack=pack, runtime=CPU, half=True)
     assert made.found is not None and made.found.num_images == 24
     predictor = Predictor(made.path)
     told = predictor.metadata.results["val"]

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tinysight.run import read_lines
+from tinysight.config import Config
+from tinysight.run import Run, read_lines
 from tinysight.train.log import RunLogger
 
 
+def _run(folder: Path) -> Run:
+    return Run(folder=folder, config=Config(recipe="test"), data_digest="", machine={})
+
+
 def _write(folder: Path, steps: range, *, step: int = 0, log_bytes: int = 0) -> int:
-    journal = RunLogger(folder, step=step, log_bytes=log_bytes)
+    journal = RunLogger(_run(folder), step=step, log_bytes=log_bytes)
     for number in steps:
         journal.write("train", number, {"loss": number / 3}, images_per_s=100.0)
     length = journal.sync()
@@ -79,7 +84,7 @@ def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
 def test_a_damaged_line_of_the_clock_stops_no_training(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(b"")
     (tmp_path / "timing.jsonl").write_bytes(b"\x00\x00\n")
-    journal = RunLogger(tmp_path, step=0, log_bytes=0)
+    journal = RunLogger(_run(tmp_path), step=0, log_bytes=0)
     journal.close()
     (tmp_path / "log.jsonl").write_bytes(b'{"kind": "train"}\n\x00\n')
     with pytest.raises(ValueError, match=r"log.jsonl, line 2, is damaged"):

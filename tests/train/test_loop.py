@@ -71,17 +71,23 @@ def signalled(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
         yield
 
 
+def handle(folder: Path, config: Config, pack: Dataset) -> runs.Run:
+    """Make the handle of a run in `folder`."""
+    versions = {"tinysight": "0"}
+    return runs.Run(
+        folder=folder, config=config, data_digest=pack.digest, machine={}, versions=versions
+    )
+
+
 def go(run: Config, pack: Dataset, folder: Path, reporter: NullReporter | None = None) -> None:
     """Train in `folder`, from where it stands."""
     folder.mkdir(exist_ok=True)
     loop.train(
-        run,
+        handle(folder, run, pack),
         pack,
-        folder,
         runtime=CPU,
         distributed=DistributedContext(),
         reporter=reporter or NullReporter(),
-        versions={"tinysight": "0"},
     )
 
 
@@ -105,7 +111,7 @@ def traces(folder: Path) -> dict[str, Any]:
         for name, value in load_file(folder / "weights.safetensors").items()
     }
     found["weights"] = (folder / "weights.safetensors").read_bytes()
-    found |= {path.name: path.read_bytes() for path in runs.snapshots(folder)}
+    found |= {path.name: path.read_bytes() for path in sorted((folder / "snapshots").glob("*"))}
     return found
 
 
@@ -609,7 +615,9 @@ def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=6)
     listener = Listener()
-    outcome = launch.resume(folder, pack, distributed=DistributedContext(), reporter=listener)
+    outcome = launch.resume(
+        runs.read_run(folder), pack, distributed=DistributedContext(), reporter=listener
+    )
     assert any("going on after step-00000006" in text for text in listener.said)
     assert not any("warning" in text for text in listener.said)
     found, expected = traces(folder), whole(make_run())
@@ -621,7 +629,7 @@ def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
         line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"
     ]
     assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
-    _, _, metrics = evaluate_run(folder, "minival", pack=pack, runtime=CPU)
+    _, _, metrics = evaluate_run(runs.read_run(folder), "minival", pack=pack, runtime=CPU)
     assert metrics.top1_error == pytest.approx(errors[-1]) and metrics == outcome.monitored
 
 
@@ -642,22 +650,22 @@ def test_a_training_goes_on_with_another_rate_and_tells_since_when(
     ):
         with pytest.raises(ValueError, match=complaint):
             launch.resume(
-                folder,
+                runs.read_run(folder),
                 pack,
                 distributed=DistributedContext(),
                 reporter=NullReporter(),
                 settings=settings,
             )
-    assert runs.read_record(folder).run == run
+    assert runs.read_run(folder).config == run
     launch.resume(
-        folder,
+        runs.read_run(folder),
         pack,
         distributed=DistributedContext(),
         reporter=NullReporter(),
         settings=["optimizer.lr=0.01", "train.epochs=2"],
     )
-    record = runs.read_record(folder)
-    assert record.run == replace(
+    record = runs.read_run(folder)
+    assert record.config == replace(
         run, optimizer=replace(run.optimizer, lr=0.01), train=replace(run.train, epochs=2)
     )
     assert record.command.endswith(
@@ -689,7 +697,9 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
         workers=1,
     )
     with pytest.raises(ValueError, match=r"the data other are not those that .* began with"):
-        launch.resume(folder, other, distributed=DistributedContext(), reporter=NullReporter())
+        launch.resume(
+            runs.read_run(folder), other, distributed=DistributedContext(), reporter=NullReporter()
+        )
 
     def resume_too(step: int, values: dict[str, Any] | None) -> None:
         if step == 5:
@@ -697,17 +707,22 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
                 ValueError, match=r"another process is training .*/run; wait for it"
             ):
                 launch.resume(
-                    folder, pack, distributed=DistributedContext(), reporter=NullReporter()
+                    runs.read_run(folder),
+                    pack,
+                    distributed=DistributedContext(),
+                    reporter=NullReporter(),
                 )
             refused.append(step)
 
     refused: list[int] = []
     reporter = NullReporter()
     reporter.stepped = resume_too  # type: ignore[method-assign]
-    launch.resume(folder, pack, distributed=DistributedContext(), reporter=reporter)
+    launch.resume(runs.read_run(folder), pack, distributed=DistributedContext(), reporter=reporter)
     assert refused
     with pytest.raises(ValueError, match="is finished; `tinysight evaluate"):
-        launch.resume(folder, pack, distributed=DistributedContext(), reporter=NullReporter())
+        launch.resume(
+            runs.read_run(folder), pack, distributed=DistributedContext(), reporter=NullReporter()
+        )
     with pytest.raises(ValueError, match="exists; go on with it by `tinysight resume"):
         launch.start(
             make_run(),
@@ -728,7 +743,7 @@ def test_another_machine_or_version_is_told(
     content["versions"]["torch"] = "2.0"
     (folder / "run.json").write_text(json.dumps(content))
     listener = Listener()
-    launch.resume(folder, pack, distributed=DistributedContext(), reporter=listener)
+    launch.resume(runs.read_run(folder), pack, distributed=DistributedContext(), reporter=listener)
     (warning,) = [text for text in listener.said if "warning" in text]
     assert (
         "threads 99 -> " in warning
@@ -750,7 +765,9 @@ def test_a_kill_between_the_last_files_can_be_resumed(
     )
     expected = traces(folder)
     (folder / "weights.safetensors").unlink()
-    launch.resume(folder, pack, distributed=DistributedContext(), reporter=NullReporter())
+    launch.resume(
+        runs.read_run(folder), pack, distributed=DistributedContext(), reporter=NullReporter()
+    )
     assert differences(traces(folder), expected) == [] and (folder / "summary.json").exists()
 
 
@@ -780,7 +797,7 @@ def test_snapshots_are_the_weights_after_the_last_epochs(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     go(make_run(train__snapshots=2, train__keep_weights="last"), pack, tmp_path / "run")
-    kept = runs.snapshots(tmp_path / "run")
+    kept = sorted((tmp_path / "run" / "snapshots").iterdir())
     assert [path.name for path in kept] == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
     first, last = (load_weights(path) for path in kept)
     final, _ = load_weights(tmp_path / "run" / "weights.safetensors")
@@ -981,8 +998,13 @@ def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
     assert 4 <= checkpoint.load(newest).step < 9
 
-    run = runs.read_record(tmp_path / "run").run
-    launch.resume(tmp_path / "run", pack, distributed=DistributedContext(), reporter=NullReporter())
+    run = runs.read_run(tmp_path / "run").config
+    launch.resume(
+        runs.read_run(tmp_path / "run"),
+        pack,
+        distributed=DistributedContext(),
+        reporter=NullReporter(),
+    )
     launch.start(
         run,
         pack,
@@ -1049,16 +1071,16 @@ def test_two_processes_learn_what_one_does_and_stop_when_told(
     assert process.wait(40) != 0
     newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1]
     assert 8 <= checkpoint.load(newest).step < 14, (tmp_path / "stderr").read_text()
-    record = runs.read_record(tmp_path / "run")
+    record = runs.read_run(tmp_path / "run")
     assert record.machine["processes"] == 2
 
     listener = Listener()
     launch.resume(
-        tmp_path / "run", pack, distributed=DistributedContext(), reporter=listener
+        runs.read_run(tmp_path / "run"), pack, distributed=DistributedContext(), reporter=listener
     )  # one process goes on for two
     assert any("processes 2 -> 1" in text for text in listener.said)
     launch.start(
-        record.run,
+        record.config,
         pack,
         distributed=DistributedContext(),
         reporter=NullReporter(),

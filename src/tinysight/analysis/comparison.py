@@ -147,12 +147,12 @@ def _run_row(name: str, run: RunResults, judged: EvalResults) -> dict[str, Any]:
     about = summary(run)
     return {
         "name": name,
-        "recipe": run.record.run.recipe,
+        "recipe": run.record.config.recipe,
         "metrics": judged.metrics,
         "parameters": about["parameters"],
         "multiply_adds": about["multiply_adds"],
         "seconds": about["seconds"],
-        "epochs": run.record.run.train.epochs,
+        "epochs": run.record.config.train.epochs,
     }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tinysight.analysis.attribution import activation_maps
 from tinysight.analysis.neighbors import class_similarity, embed, nearest
 from tinysight.analysis.occlusion import Survival, survival
-from tinysight.analysis.results import EvalResults, Ints, RunResults, scores_path
+from tinysight.analysis.results import EvalResults, Ints, RunResults
 from tinysight.data.batches import balanced_subset
 from tinysight.predict.predictor import Predictor
 
@@ -60,7 +60,7 @@ def observe(
     on a CPU.
     """
     pack = run.pack
-    train = np.asarray(pack.rows(run.record.run.data.train), dtype=np.int64)
+    train = np.asarray(pack.rows(run.record.config.data.train), dtype=np.int64)
     train = np.setdiff1d(
         train[pack.labels[train] >= 0], judged.rows
     )  # an image is no neighbor of itself
@@ -113,7 +113,7 @@ def kept_observations(
     """Return the observations kept in the run's folder, or make and keep them where these do not
     fit any more.
     """
-    scores = scores_path(run.record, run.pack, run.split)
+    scores = run.record.scores_path(run.record.label(run.pack.name, run.split))
     path = run.folder / "analysis" / scores.name
     made_from = {
         "format": FORMAT,

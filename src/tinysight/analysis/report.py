@@ -141,7 +141,7 @@ def write_report(
 
 def summary(run: RunResults) -> dict[str, Any]:
     """Gather what the run is: model, parameters, time, data, configuration."""
-    config, pack = run.record.run, run.pack
+    config, pack = run.record.config, run.pack
     parameters, multiply_adds = _size_of(config, len(pack.class_names), pack.image_size)
     seconds = run.summary["seconds"] if run.summary else None
     trained = [line for line in run.log if line["kind"] == "train"]
@@ -539,7 +539,7 @@ def _localization(run: RunResults, folder: Folder) -> dict[str, Any] | None:
     chosen = order[np.linspace(0, len(order) - 1, min(12, len(order))).round().astype(int)]
     examples = []
     for row, value in zip(rows[chosen].tolist(), best[chosen].tolist(), strict=True):
-        shown = found.boxes_of(row, threshold=run.record.run.localizer.threshold)
+        shown = found.boxes_of(row, threshold=run.record.config.localizer.threshold)
         picture = with_boxes(pack.images[row], pack.boxes_of(row), shown)
         examples.append(
             {"image": data_uri(picture), "iou": value, "name": pack.class_names[pack.labels[row]]}

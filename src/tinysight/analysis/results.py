@@ -4,7 +4,6 @@ split.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,8 @@ import torch
 
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation.scores import Metrics, Scores, measure, read_scores
-from tinysight.run import Record, read_lines, read_record
+from tinysight.run import Run
+from tinysight.run import read_run as open_run
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -78,7 +78,7 @@ class EvalResults:
 class RunResults:
     """One run as the analyses see it; `judged` is None where the split has not been scored."""
 
-    record: Record
+    record: Run
     log: list[dict[str, Any]]
     summary: dict[str, Any] | None  # None while the training has not come to its end
     pack: Dataset
@@ -95,7 +95,7 @@ class RunResults:
 
     @property
     def has_weights(self) -> bool:
-        return (self.folder / "weights.safetensors").is_file()
+        return self.record.is_finished
 
 
 def read_run(folder: Path, pack: Dataset, *, split: str = "val") -> RunResults:
@@ -105,38 +105,18 @@ def read_run(folder: Path, pack: Dataset, *, split: str = "val") -> RunResults:
         ValueError: a file is damaged, the split does not exist, or the stored scores are not of
     this pack."""
     pack.rows(split)
-    record = read_record(folder)
-    path = scores_path(record, pack, split)
+    record = open_run(folder)
+    path = record.scores_path(record.label(pack.name, split))
     return RunResults(
         record=record,
-        log=read_lines(folder / "log.jsonl"),
-        summary=_read_json(folder / "summary.json"),
+        log=record.log(),
+        summary=record.summary(),
         pack=pack,
         split=split,
-        judged=_judged(path, pack, split, record.run.augment.crop or pack.image_size)
+        judged=_judged(path, pack, split, record.config.augment.crop or pack.image_size)
         if path.exists()
         else None,
     )
-
-
-def scores_path(record: Record, pack: Dataset, split: str) -> Path:
-    """Return where the scores of a split lie: under the split's name, with the data's before it
-    when it is another.
-    """
-    own = Path(record.run.data.name).name == pack.name
-    return record.folder / "scores" / f"{split if own else f'{pack.name}-{split}'}.safetensors"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); remove it, and the report will do without it"
-        ) from None
-    return content if isinstance(content, dict) else None
 
 
 def _judged(path: Path, pack: Dataset, split: str, crop: int) -> EvalResults:

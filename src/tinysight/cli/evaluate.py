@@ -17,7 +17,7 @@ from tinysight.cli.progress import counting
 if TYPE_CHECKING:
     from tinysight.data.dataset import Dataset
     from tinysight.evaluation.evaluate import Metrics, Scores
-    from tinysight.run import Record
+    from tinysight.run import Run
 
 
 def evaluate(
@@ -54,36 +54,36 @@ def evaluate(
     if (source := model_named(run)).is_file():
         _evaluate_weights(source, split, data, changes, device=device, home=home, as_json=as_json)
         return
-    folder = runs.find(run)
-    record = runs.read_record(folder)
-    pack = open_or_draw(data or record.run.data.name, home)
-    _warn_of_learned(record, pack, split, home)
+    found = runs.find_run(run)
+    folder = found.folder
+    pack = open_or_draw(data or found.config.data.name, home)
+    _warn_of_learned(found, pack, split, home)
     with counting(f"scoring {split}") as progress:
         total = len(pack.rows(split))
         label, scores, metrics = evaluate_run(
-            folder,
+            found,
             split,
             pack=pack,
             runtime=select_device(device),
             decoding_changes=changes,
             each_batch=lambda done: progress(done, total),
         )
-    if label == "val" and (folder / "log.jsonl").exists():
+    if label == "val" and found.log_path.exists():
         draw_curves(folder)
-    _draw_predictions(folder, pack, scores, label)
-    settings = record.run.localizer
+    _draw_predictions(found, pack, scores, label)
+    settings = found.config.localizer
     named = settings.class_loss_weight > 0 or not settings.finds  # else the logits were not trained
     boxes = _box_figures(pack, split, scores, named, changes.get("threshold", settings.threshold))
     if boxes is not None:
-        _keep_boxes(folder, boxes, pack, split, label, scores)
+        _keep_boxes(found, boxes, pack, split, label, scores)
     _print_evaluation(metrics if named else None, boxes, pack.name, split, as_json=as_json)
     if as_json:
         return
     if boxes is not None:
-        print(f"boxes, by class and size: {folder / f'localization-{label}.json'}")
-        print(f"some of them drawn:       {folder / f'boxes-{label}.png'}")
-    print(f"every image's scores: {folder / 'scores' / f'{label}.safetensors'}")
-    print(f"some predictions:     {folder / f'predictions-{label}.png'}")
+        print(f"boxes, by class and size: {found.localization_path(label)}")
+        print(f"some of them drawn:       {found.boxes_path(label)}")
+    print(f"every image's scores: {found.scores_path(label)}")
+    print(f"some predictions:     {found.predictions_path(label)}")
 
 
 def export(
@@ -113,12 +113,12 @@ def export(
         raise ValueError(f"there is no folder {out.parent}; make it first")
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}; end it in .safetensors")
-    folder = runs.find(run)
-    pack = open_or_draw(runs.read_record(folder).run.data.name, home)
+    found = runs.find_run(run)
+    pack = open_or_draw(found.config.data.name, home)
     with counting("scoring val") as progress:
         total = len(pack.rows("val"))
         made = export_run(
-            folder,
+            found,
             out,
             pack=pack,
             runtime=select_device(device, "fp32"),
@@ -155,19 +155,19 @@ def _box_figures(
 
 
 def _keep_boxes(
-    folder: Path, figures: dict[str, Any], pack: Dataset, split: str, label: str, scores: Scores
+    run: Run, figures: dict[str, Any], pack: Dataset, split: str, label: str, scores: Scores
 ) -> None:
     """Write the figures as JSON, and a sheet of images with their boxes (Wu et al. 2017, Fig. 15)."""
     from tinysight.analysis.box_pictures import localization_figure
     from tinysight.files import write_atomic
 
     assert scores.boxes is not None and scores.confidence is not None
-    write_atomic(folder / f"localization-{label}.json", json.dumps(figures, indent=1).encode())
+    write_atomic(run.localization_path(label), json.dumps(figures, indent=1).encode())
     if figures["num_with_boxes"]:
         sheet = localization_figure(
             pack, split, scores.boxes, scores.confidence, threshold=figures["threshold"]
         )
-        sheet.save(folder / f"boxes-{label}.png")
+        sheet.save(run.boxes_path(label))
 
 
 def _print_evaluation(
@@ -216,19 +216,19 @@ def _evaluate_weights(
     _print_evaluation(measure(scores) if named else None, boxes, pack.name, split, as_json=as_json)
 
 
-def _warn_of_learned(record: Record, pack: Dataset, split: str, home: Path | None) -> None:
+def _warn_of_learned(run: Run, pack: Dataset, split: str, home: Path | None) -> None:
     from tinysight.data.dataset import open_dataset
     from tinysight.evaluation.evaluate import num_learned
 
-    run = record.run
-    splits_apart = not set(split.split("+")) & set(run.data.train.split("+"))
-    if pack.digest == record.data_digest and splits_apart:
+    config = run.config
+    splits_apart = not set(split.split("+")) & set(config.data.train.split("+"))
+    if pack.digest == run.data_digest and splits_apart:
         return  # of what the source itself has in two splits `tinysight data info` tells
     try:
-        own = open_dataset(run.data.name, home=packs_home(home))
+        own = open_dataset(config.data.name, home=packs_home(home))
     except ValueError:
         return  # it is not here any more
-    if own.digest == record.data_digest and (learned := num_learned(run, own, pack, split)):
+    if own.digest == run.data_digest and (learned := num_learned(config, own, pack, split)):
         print(
             f"warning: the run learned from {learned:,} of these {len(pack.rows(split)):,} images, which flatters it; "
             "judge it on others",
@@ -236,9 +236,7 @@ def _warn_of_learned(record: Record, pack: Dataset, split: str, home: Path | Non
         )
 
 
-def _draw_predictions(
-    folder: Path, pack: Dataset, scores: Scores, split: str, count: int = 48
-) -> None:
+def _draw_predictions(run: Run, pack: Dataset, scores: Scores, split: str, count: int = 48) -> None:
     import numpy as np
 
     from tinysight.analysis.sheets import contact_sheet
@@ -261,9 +259,9 @@ def _draw_predictions(
         captions=captions,
         columns=6,
         scale=3,
-        title=f"{folder.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
+        title=f"{run.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
     )
-    sheet.save(folder / f"predictions-{split}.png")
+    sheet.save(run.predictions_path(split))
 
 
 def _print_metrics(metrics: Metrics, data: str, split: str) -> None:

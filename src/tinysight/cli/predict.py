@@ -177,13 +177,13 @@ def submit(
     from tinysight.device import select_device
     from tinysight.evaluation.evaluate import answer_test
 
-    folder = runs.find(run)
-    pack = open_or_draw(data or runs.read_record(folder).run.data.name, home)
-    path = out or folder / "submission.txt"
+    found = runs.find_run(run)
+    pack = open_or_draw(data or found.config.data.name, home)
+    path = out or found.submission_path
     with counting("scoring test") as progress:
         total = len(pack.rows("test"))
         count = answer_test(
-            folder,
+            found,
             path,
             pack=pack,
             runtime=select_device(device),
@@ -231,9 +231,9 @@ def ensemble(
 
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent}; make it first")
-    folders = [runs.find(name) for name in named]
-    members = voters(folders, snapshots)
-    pack = open_or_draw(data or runs.read_record(folders[0]).run.data.name, home)
+    found = [runs.find_run(name) for name in named]
+    members = voters(found, snapshots)
+    pack = open_or_draw(data or found[0].config.data.name, home)
     runtime = select_device(device)
     scored, label, total = [], split, len(pack.rows(split))
     with counting(f"scoring {split}") as progress:
@@ -242,7 +242,7 @@ def ensemble(
             label, scores = scores_of(voter, split, pack=pack, runtime=runtime, each_batch=tell)
             scored.append((voter.name, scores))
     result = vote(scored, data=pack.name, split=split)
-    path = out or folders[0] / f"ensemble-{label}.json"
+    path = out or found[0].ensemble_path(label)
     write_ensemble(result, path)
     if as_json:
         print(json.dumps(asdict(result), indent=1))
@@ -291,7 +291,9 @@ def model_named(name: str) -> Path:
 
     if Path(name).exists():
         return Path(name)
-    return bundled.PATH if name == "bundled" and bundled.PATH.is_file() else runs.find(name)
+    return (
+        bundled.PATH if name == "bundled" and bundled.PATH.is_file() else runs.find_run(name).folder
+    )
 
 
 def _predictor(source: Path | None, device: str, changes: dict[str, Any]) -> Predictor:

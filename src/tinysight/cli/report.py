@@ -54,9 +54,9 @@ def report(
     """
     from tinysight.analysis.comparison import write_comparison
     from tinysight.device import select_device
-    from tinysight.run import find
+    from tinysight.run import find_run
 
-    folders = [find(name) for name in runs]
+    folders = [find_run(name).folder for name in runs]
     runtime = select_device(device) if model else None
     read = [_read(folder, split, data, home, runtime) for folder in folders]
     if len(read) == 1:
@@ -72,16 +72,16 @@ def _read(
     """Read a run; score it first where that is still to be done and may be."""
     from tinysight.analysis.results import read_run
     from tinysight.evaluation.evaluate import evaluate_run
-    from tinysight.run import read_record
+    from tinysight.run import read_run as open_run
 
-    pack = open_or_draw(data or read_record(folder).run.data.name, home)
+    pack = open_or_draw(data or open_run(folder).config.data.name, home)
     run = read_run(folder, pack, split=split)
     if run.judged is None and run.has_weights and runtime is not None:
         say(f"{folder}: {split} is not scored yet; scoring it")
         with counting(f"scoring {split}") as progress:
             total = len(pack.rows(split))
             evaluate_run(
-                folder,
+                run.record,
                 split,
                 pack=pack,
                 runtime=runtime,

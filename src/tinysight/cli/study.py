@@ -119,7 +119,7 @@ def study(
     if budget is not None and epochs is not None:
         raise ValueError("--budget plans the epochs, and --epochs sets them; give one of them")
     chosen = study_named(_with_recipes(name, recipes))
-    folder = runs.folder_named(folder_name or f"study-{chosen.name}-{Path(data).name}")
+    folder = runs.run_folder(folder_name or f"study-{chosen.name}-{Path(data).name}")
     plan_whole = functools.partial(
         plan.plan, chosen, folder, data=data, subset=subset, settings=settings or []
     )
@@ -241,12 +241,11 @@ def _train(
 
 
 def _outcome(job: Job) -> str:
-    import json
 
-    from tinysight.run import duration, lowest_monitored, read_record
+    from tinysight.run import duration, read_run
 
-    summary = json.loads((job.folder / "summary.json").read_bytes())
-    return f"{lowest_monitored(read_record(job.folder), summary)}, {duration(summary['seconds'])}"
+    run = read_run(job.folder)
+    return f"{run.lowest_monitored()}, {duration((run.summary() or {})['seconds'])}"
 
 
 def _report(folder: Path) -> None:

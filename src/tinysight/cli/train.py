@@ -113,13 +113,13 @@ def _go_on(run: Config, name: str | None, home: Path | None) -> bool:
 
     if name is None:
         raise ValueError("--resume goes on with the run of a name; give --name, too")
-    folder = runs.folder_named(name)
+    folder = runs.run_folder(name)
     if not (folder / "run.json").is_file():
         return False
-    record = runs.read_record(folder)
-    if record.run != run:
-        raise ValueError(f"{runs.other_run(folder, record.run, run)}; choose another --name")
-    if (folder / "weights.safetensors").exists():
+    existing = runs.read_run(folder)
+    if existing.config != run:
+        raise ValueError(f"{existing.mismatch(run)}; choose another --name")
+    if existing.is_finished:
         print(f"{folder} is finished")
     else:
         resume(str(folder), home=home)
@@ -141,21 +141,20 @@ def resume(run: RunName, settings: Settings = None, home: Home = None) -> None:
     from tinysight import run as runs
     from tinysight.train import launch
 
-    folder = runs.find(run)
-    record = runs.read_record(folder)
+    found = runs.find_run(run)
 
     def go_on(pack: Dataset, distributed: Any, reporter: Any) -> Path:
         launch.resume(
-            folder, pack, distributed=distributed, reporter=reporter, settings=settings or ()
+            found, pack, distributed=distributed, reporter=reporter, settings=settings or ()
         )
-        return folder
+        return found.folder
 
-    _train(record.run.data.name, home, go_on)
+    _train(found.config.data.name, home, go_on)
 
 
 def _train(data: str, home: Path | None, work: Callable[[Dataset, Any, Any], Path]) -> None:
     from tinysight.analysis.curves import draw_curves
-    from tinysight.run import duration, lowest_monitored, read_record
+    from tinysight.run import duration, read_run
     from tinysight.train.console import ProgressBar
     from tinysight.train.distributed import join_processes
     from tinysight.train.loop import Interrupted
@@ -174,11 +173,12 @@ def _train(data: str, home: Path | None, work: Callable[[Dataset, Any, Any], Pat
             reporter.end()
         if distributed.is_main:
             draw_curves(folder)
-            summary = json.loads((folder / "summary.json").read_text())
+            done = read_run(folder)
+            summary = done.summary() or {}
             print(
                 f"trained {summary['epochs']} epochs, {summary['steps']} steps in {duration(summary['seconds'])}"
             )
-            if lowest := lowest_monitored(read_record(folder), summary):
+            if lowest := done.lowest_monitored():
                 print(lowest)
-            print(f"weights {folder / 'weights.safetensors'}\ncurves  {folder / 'curves.png'}")
+            print(f"weights {done.weights_path}\ncurves  {done.curves_path}")
             print(f"next    tinysight evaluate {folder}")

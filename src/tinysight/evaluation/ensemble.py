@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tinysight import run as runs
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import check_data, label_of, score_split, write_scores
+from tinysight.evaluation.evaluate import check_data, score_split, write_scores
 from tinysight.evaluation.scores import Scores, read_scores
 from tinysight.files import write_atomic
 from tinysight.ops import voting
 from tinysight.ops.metrics import paired_difference, topk_correct, wilson_interval
 from tinysight.predict.predictor import Predictor
+from tinysight.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Voter:
     """A member: its name, its weights, and what its scores are called beside them."""
 
     name: str
-    run: Path
+    run: Run
     weights: Path
     suffix: str = ""  # of the scores' file
 
@@ -69,30 +69,31 @@ class Ensemble:
     gains: tuple[Gain, ...]
 
 
-def voters(folders: Sequence[Path], num_snapshots: int) -> list[Voter]:
+def voters(runs: Sequence[Run], num_snapshots: int) -> list[Voter]:
     """List the members: the runs' final weights, or the last `num_snapshots` snapshots of each run
     when it is not 0.
 
     Raises:
         ValueError: a run is named twice, has too few snapshots, or there are fewer than 2
     members in all."""
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    if len({run.folder.resolve() for run in runs}) < len(runs):
         raise ValueError("a run is named twice; its two votes would be the same")
     found = []
-    own_names = [folder.name for folder in folders]
-    for folder in folders:
+    own_names = [run.folder.name for run in runs]
+    for run in runs:
+        folder = run.folder
         name = folder.name if own_names.count(folder.name) == 1 else str(folder)
         if not num_snapshots:
-            found.append(Voter(name=name, run=folder, weights=folder / "weights.safetensors"))
+            found.append(Voter(name=name, run=run, weights=run.weights_path))
             continue
-        kept = runs.snapshots(folder)
+        kept = run.snapshots()
         if len(kept) < num_snapshots:
             raise ValueError(
                 f"{folder} has {len(kept)} snapshots, --snapshots asks for {num_snapshots}; "
                 f"train it with train.snapshots={num_snapshots} or more"
             )
         found += [
-            Voter(name=f"{name} {path.stem}", run=folder, weights=path, suffix=f"-{path.stem}")
+            Voter(name=f"{name} {path.stem}", run=run, weights=path, suffix=f"-{path.stem}")
             for path in kept[-num_snapshots:]
         ]
     if len(found) < 2:
@@ -110,8 +111,8 @@ def scores_of(
     """
     predictor = Predictor(voter.weights, runtime=runtime)
     check_data(predictor.metadata, pack)
-    label = label_of(predictor.metadata, pack, split)
-    path = voter.run / "scores" / f"{label}{voter.suffix}.safetensors"
+    label = voter.run.label(pack.name, split)
+    path = voter.run.scores_path(label, voter.suffix)
     if path.exists():
         scores = read_scores(path)
         rows = pack.rows(split)

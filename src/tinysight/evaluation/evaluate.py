@@ -26,6 +26,7 @@ from tinysight.models.localizer import Localizer
 from tinysight.predict.inference import Decoding, find, score
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import ModelMetadata
+from tinysight.run import Run
 
 __all__ = [
     "Metrics",
@@ -34,7 +35,6 @@ __all__ = [
     "answer_test",
     "check_data",
     "evaluate_run",
-    "label_of",
     "measure",
     "num_learned",
     "read_scores",
@@ -112,7 +112,7 @@ def run_model(
 
 
 def evaluate_run(
-    run: Path,
+    run: Run,
     split: str,
     *,
     pack: Dataset,
@@ -132,20 +132,18 @@ def evaluate_run(
     Raises:
         ValueError: the run has no weights, or they are for other classes or another image size
     than the pack's."""
-    predictor = Predictor(run, runtime=runtime, **decoding_changes or {})
+    predictor = Predictor(run.folder, runtime=runtime, **decoding_changes or {})
     check_data(predictor.metadata, pack)
     if not bool((pack.labels[pack.rows(split).start : pack.rows(split).stop] >= 0).any()):
         raise ValueError(
             f"no image of {split} has a label, so there is no error to measure; `tinysight submit` answers test"
         )
     scores = score_split(predictor, pack, split, each_batch)
-    label = label_of(predictor.metadata, pack, split)
-    write_scores(
-        run / "scores" / f"{label}.safetensors", scores, {"split": split, "data": pack.name}
-    )
+    label = run.label(pack.name, split)
+    write_scores(run.scores_path(label), scores, {"split": split, "data": pack.name})
     metrics = measure(scores)
     text = json.dumps({"split": split, "data": pack.name, **asdict(metrics)}, indent=1)
-    write_atomic(run / f"evaluation-{label}.json", text.encode())
+    write_atomic(run.evaluation_path(label), text.encode())
     return label, scores, metrics
 
 
@@ -197,13 +195,6 @@ def check_data(metadata: ModelMetadata, pack: Dataset) -> None:
         )
 
 
-def label_of(metadata: ModelMetadata, pack: Dataset, split: str) -> str:
-    """Return what files about a split are called: the split, and the data's name when it is not the
-    model's own.
-    """
-    return split if pack.name == metadata.data else f"{pack.name}-{split}"
-
-
 def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
     """Store scores, float32, with where they come from; a localizer's boxes in a file `boxes-...`
     beside them.
@@ -223,7 +214,7 @@ def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
 
 
 def answer_test(
-    run: Path,
+    run: Run,
     path: Path,
     *,
     pack: Dataset,
@@ -235,7 +226,7 @@ def answer_test(
     Raises:
         ValueError: the run has no weights, the pack has other classes, or it has no test images.
     """
-    predictor = Predictor(run, runtime=runtime)
+    predictor = Predictor(run.folder, runtime=runtime)
     metadata = predictor.metadata
     check_data(metadata, pack)
     if not len(pack.rows("test")):
@@ -244,9 +235,7 @@ def answer_test(
         raise ValueError(f"there is no folder {path.parent}; make it first")
     scores = score_split(predictor, pack, "test", each_batch)
     write_scores(
-        run / "scores" / f"{label_of(metadata, pack, 'test')}.safetensors",
-        scores,
-        {"split": "test", "data": pack.name},
+        run.scores_path(run.label(pack.name, "test")), scores, {"split": "test", "data": pack.name}
     )
     answers = [
         f"{Path(pack.files[row]).name} {metadata.class_ids[guess]}\n"

@@ -20,6 +20,7 @@ from tinysight.files import write_atomic
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import load_weights, weights_bytes
+from tinysight.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Exported:
 
 
 def export(
-    run: Path,
+    run: Run,
     path: Path,
     *,
     pack: Dataset,
@@ -49,7 +50,6 @@ def export(
     localizer, the share of most confident boxes that find an object (`loc50`) and their `mean_iou`.
 
     Args:
-        run: the run's folder.
         path: the file to write; one that is there is replaced.
         pack: the data that the run was trained on.
         runtime: where the written weights are measured.
@@ -59,7 +59,7 @@ def export(
     Raises:
         ValueError: the run is not finished, or not evaluated on val; or the pack is not the one
     it was trained on."""
-    predictor = Predictor(run)  # says what is wrong with a run that is not finished
+    predictor = Predictor(run.folder)  # says what is wrong with a run that is not finished
     if pack.name != predictor.metadata.data:
         raise ValueError(
             f"the run learned from {predictor.metadata.data}, not from {pack.name}; export it with its own data"
@@ -84,11 +84,11 @@ def export(
     return Exported(path=path, num_bytes=len(content), val=metrics, found=found, run_top1_error=own)
 
 
-def _evaluation(run: Path) -> float:
-    path = run / "evaluation-val.json"
+def _evaluation(run: Run) -> float:
+    path = run.evaluation_path("val")
     try:
         return float(json.loads(path.read_bytes())["top1_error"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{run} was not evaluated on val; weights are handed on with their error: `tinysight evaluate {run}` first"
+            f"{run.folder} was not evaluated on val; weights are handed on with their error: `tinysight evaluate {run.folder}` first"
         ) from None

@@ -153,12 +153,10 @@ def check(jobs: Sequence[Job], pack: Dataset) -> None:
     for job in jobs:
         check_fits(job, pack)
         if (job.folder / "run.json").is_file():
-            record = runs.read_record(job.folder)
-            if record.run != job.run:
-                raise ValueError(
-                    f"{runs.other_run(job.folder, record.run, job.run)}; choose another --name"
-                )
-            if record.data_digest != pack.digest:
+            run = runs.read_run(job.folder)
+            if run.config != job.run:
+                raise ValueError(f"{run.mismatch(job.run)}; choose another --name")
+            if run.data_digest != pack.digest:
                 raise ValueError(
                     f"{job.folder} was trained on other data of the name {pack.name}; choose another --name"
                 )

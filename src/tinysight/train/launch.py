@@ -48,28 +48,21 @@ def start(
     folder: Path = distributed.broadcast_object(
         runs.new_folder(run, name) if distributed.is_main else None
     )
-    record = runs.Record(
+    record = runs.Run(
         folder=folder,
-        run=run,
+        config=run,
         data_digest=pack.digest,
         machine=_machine(runtime, distributed),
-        versions=runs.versions(),
         command=command,
     )
     with _only_one(folder, distributed):
         if distributed.is_main:
-            runs.write_record(record)
+            record.write()
         reporter.say(f"{folder}: {run.recipe} on {pack.name}, {runtime.describe()}")
         if text := caution(run.localizer, pack, run.data.train):
             reporter.say(f"warning: {text}")
         return folder, train(
-            run,
-            pack,
-            folder,
-            runtime=runtime,
-            distributed=distributed,
-            reporter=reporter,
-            versions=record.versions,
+            record, pack, runtime=runtime, distributed=distributed, reporter=reporter
         )
 
 
@@ -95,7 +88,7 @@ CHANGEABLE = (
 
 
 def resume(
-    folder: Path,
+    record: runs.Run,
     pack: Dataset,
     *,
     distributed: DistributedContext,
@@ -111,9 +104,9 @@ def resume(
     Raises:
         ValueError: it is finished, another process works on it, its data have changed since, or
             a setting is not one of CHANGEABLE."""
-    record = runs.read_record(folder)
+    folder = record.folder
     changed = _changed(record, settings)  # says what is wrong before anything is touched
-    if (folder / "weights.safetensors").exists():
+    if record.is_finished:
         raise ValueError(
             f"{folder} is finished; `tinysight evaluate {folder}` tells how good it is"
         )
@@ -122,7 +115,9 @@ def resume(
             f"the data {pack.name} are not those that {folder} began with; prepare those again, or train a new run"
         )
     precision = "bf16" if record.machine["bf16"] else "fp32"
-    runtime = select_device(record.run.train.device, precision, local_rank=distributed.local_rank)
+    runtime = select_device(
+        record.config.train.device, precision, local_rank=distributed.local_rank
+    )
     now = _machine(runtime, distributed)
     now_versions = runs.versions()
     began = {**record.machine, **record.versions}
@@ -135,27 +130,25 @@ def resume(
         reporter.say(
             f"warning: not as it began ({'; '.join(differing)}): the result will be alike, not the same bytes"
         )
-    states = checkpoint.saved(folder / "checkpoints")
+    states = checkpoint.saved(record.checkpoints_path)
     begins = f"after {states[-1].name}" if states else "at the start: no state had been saved"
     reporter.say(f"{folder}: going on {begins}, {runtime.describe()}")
     with _only_one(folder, distributed):
         if changed is not record:
             record = changed
             if distributed.is_main:
-                runs.write_record(record)
+                record.write()
             distributed.barrier()
         return train(
-            record.run,
+            replace(record, versions=now_versions),
             pack,
-            folder,
             runtime=runtime,
             distributed=distributed,
             reporter=reporter,
-            versions=now_versions,
         )
 
 
-def _changed(record: runs.Record, settings: Sequence[str]) -> runs.Record:
+def _changed(record: runs.Run, settings: Sequence[str]) -> runs.Run:
     """Return a run's record with some settings changed, and in its command since when."""
     if not settings:
         return record
@@ -164,16 +157,18 @@ def _changed(record: runs.Record, settings: Sequence[str]) -> runs.Record:
         raise ValueError(
             f"{fixed[0]} cannot change amid a training; what can: {', '.join(CHANGEABLE)}; for all else train a new run"
         )
-    states = checkpoint.saved(record.folder / "checkpoints")
+    states = checkpoint.saved(record.checkpoints_path)
     scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
-    run = override(record.run, dict(changes))
+    run = override(record.config, dict(changes))
     if run.train.epochs <= scalars["epochs_done"]:
         raise ValueError(
             f"train.epochs is {run.train.epochs}, but {scalars['epochs_done']} are done; set more"
         )
     words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
     return replace(
-        record, run=run, command=f"{record.command}  # stopped at step {scalars['step']}\n{words}"
+        record,
+        config=run,
+        command=f"{record.command}  # stopped at step {scalars['step']}\n{words}",
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinysight.run import read_lines
+from tinysight.run import Run, read_lines
 from tinysight.train.recording import Recorded
 
 
@@ -23,16 +23,15 @@ class RunLogger:
     checkpoint was made.
 
     Args:
-        folder: the run's folder.
         step: the step that the training continues from.
         log_bytes: what lies behind is of steps that will be taken again, and is cut off.
     """
 
-    def __init__(self, folder: Path, *, step: int, log_bytes: int) -> None:
+    def __init__(self, run: Run, *, step: int, log_bytes: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
 
-        self._log = _continue(folder / "log.jsonl", log_bytes)
-        timing = folder / "timing.jsonl"
+        self._log = _continue(run.log_path, log_bytes)
+        timing = run.timing_path
         try:
             before = read_lines(timing)
         except (
@@ -46,7 +45,7 @@ class RunLogger:
         )  # without a line that a kill cut short, which would spoil the next one
         self._timing = timing.open("ab")
         self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=30
+            str(run.tensorboard_path), purge_step=step + 1 if step else None, flush_secs=30
         )
         self._start = time.perf_counter()
 

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import torch
 
-from tinysight.config import Config
 from tinysight.data.batches import prefetch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, keep_freed_memory
@@ -28,7 +27,7 @@ from tinysight.files import write_atomic
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.predictor import decoding_of
 from tinysight.predict.weights import ModelMetadata, weights_bytes
-from tinysight.run import snapshot_path
+from tinysight.run import Run
 from tinysight.train import checkpoint
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.log import RunLogger
@@ -83,16 +82,14 @@ class Outcome:
 
 
 def train(
-    run: Config,
+    run: Run,
     pack: Dataset,
-    folder: Path,
     *,
     runtime: Runtime,
     distributed: DistributedContext,
     reporter: Reporter,
-    versions: dict[str, str],
 ) -> Outcome:
-    """Train `run` in `folder` from the newest whole checkpoint there, or from the start, to the
+    """Train `run` in its folder from the newest whole checkpoint there, or from the start, to the
     end.
 
     Raises:
@@ -108,24 +105,19 @@ def train(
         torch.random.fork_rng(devices),
         _signals() as asked,
     ):  # the caller's random state stays as it is
-        training = Trainer(run, pack, runtime, distributed)
-        return _Sitting(training, folder, reporter, asked, versions).go()
+        training = Trainer(run.config, pack, runtime, distributed)
+        return _Sitting(training, run, reporter, asked).go()
 
 
 class _Sitting:
     """One process's work on a run, from a start or resumption to the end or the next interruption."""
 
     def __init__(
-        self,
-        training: Trainer,
-        folder: Path,
-        reporter: Reporter,
-        asked: Callable[[], int],
-        versions: dict[str, str],
+        self, training: Trainer, run: Run, reporter: Reporter, asked: Callable[[], int]
     ) -> None:
-        self.training, self.folder, self.reporter = training, folder, reporter
-        self.asked, self.versions = asked, versions
-        self.states = folder / "checkpoints"
+        self.training, self.run, self.reporter = training, run, reporter
+        self.asked = asked
+        self.states = run.checkpoints_path
         self.monitored: Metrics | None = None
         self.journal: RunLogger | None = None
 
@@ -133,7 +125,7 @@ class _Sitting:
         training, distributed = self.training, self.training.distributed
         log_bytes = self._resume()
         if distributed.is_main:
-            self.journal = RunLogger(self.folder, step=training.step_number, log_bytes=log_bytes)
+            self.journal = RunLogger(self.run, step=training.step_number, log_bytes=log_bytes)
         try:
             self.reporter.begin(step=training.step_number, total=training.total)
             self._steps()
@@ -339,7 +331,7 @@ class _Sitting:
     def _keep_weights(self, seconds: float) -> Path:
         """Write the final weights (the last, or the best by the monitored split), complete for use."""
         training, run = self.training, self.training.run
-        path = self.folder / "weights.safetensors"
+        path = self.run.weights_path
         if not training.distributed.is_main:
             return path
         model = training.judged_model()
@@ -360,7 +352,7 @@ class _Sitting:
         }
         metadata = self._metadata(results)
         summary = {**results, "seconds": round(seconds, 1)}
-        write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
+        write_atomic(self.run.summary_path, json.dumps(summary, indent=1).encode())
         write_atomic(path, weights_bytes(model, metadata))  # last: these make a run a finished one
         return path
 
@@ -370,7 +362,7 @@ class _Sitting:
         """
         training = self.training
         if training.distributed.is_main:
-            path = snapshot_path(self.folder, training.epochs_done)
+            path = self.run.snapshot_path(training.epochs_done)
             path.parent.mkdir(exist_ok=True)
             metadata = self._metadata(
                 {"steps": training.step_number, "epochs": training.epochs_done}
@@ -390,8 +382,8 @@ class _Sitting:
             flip_average=run.train.flip_average,
             recipe=run.recipe,
             data=pack.name,
-            version=self.versions.get("tinysight", ""),
-            commit=self.versions.get("commit", ""),
+            version=self.run.versions.get("tinysight", ""),
+            commit=self.run.versions.get("commit", ""),
             results=results,
             localizer=asdict(replace(run.localizer, encoder="", frozen=False))
             if run.localizer.finds
