@@ -223,7 +223,7 @@ def test_the_row_of_one_run_and_of_several_seeds(
 def test_a_run_with_other_settings_than_its_recipe_needs_a_title(
     results: ModuleType, evaluated: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = runs.read_record(evaluated(0, 0.4)).run
+    run = runs.read_run(evaluated(0, 0.4)).config
     longer = replace(run, train=replace(run.train, epochs=30))
     monkeypatch.setitem(RECIPES, "test", lambda: longer)
     with pytest.raises(ValueError, match=r"train\.epochs=3.*--experiment"):
