@@ -131,7 +131,7 @@ def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
     )
     assert late.snapshot_epochs() == [6, 8, 10] and cyclic.snapshot_epochs() == [8, 12]
     assert Config(recipe="any").snapshot_epochs() == []
-    with pytest.raises(ValueError, match="snapshots is 6, one every 2 epochs, but there are 10"):
+    with pytest.raises(ValueError, match="snapshots is 6, one every 2 epochs, but train.epochs is 10"):
         Config(recipe="any", train=TrainConfig(epochs=10, snapshots=6, snapshot_every=2))
     with pytest.raises(ValueError, match=r"leave it at 1"):
         Config(
@@ -139,7 +139,7 @@ def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
             schedule=ScheduleConfig(name="cyclic", cycles=2),
             train=TrainConfig(epochs=4, snapshot_every=2),
         )
-    with pytest.raises(ValueError, match="10 epochs make no 3 equal cycles"):
+    with pytest.raises(ValueError, match="train.epochs is 10, which schedule.cycles=3"):
         Config(
             recipe="any",
             schedule=ScheduleConfig(name="cyclic", cycles=3),
@@ -203,7 +203,7 @@ def test_settings_are_read_by_the_fields_type(setting: str, path: str, expected:
         ("train.sizes=(0,40)", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
         ("train.sizes=32", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
         ("train.epochs={[]:1}", "expected a whole number"),
-        ("train.epochs=0", "allowed: 1 or more"),
+        ("train.epochs=0", "allowed: at least 1"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(setting: str, complaint: str) -> None:
