@@ -131,7 +131,9 @@ def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
     )
     assert late.snapshot_epochs() == [6, 8, 10] and cyclic.snapshot_epochs() == [8, 12]
     assert Config(recipe="any").snapshot_epochs() == []
-    with pytest.raises(ValueError, match="snapshots is 6, one every 2 epochs, but train.epochs is 10"):
+    with pytest.raises(
+        ValueError, match=r"snapshots is 6, one every 2 epochs, but train\.epochs is 10"
+    ):
         Config(recipe="any", train=TrainConfig(epochs=10, snapshots=6, snapshot_every=2))
     with pytest.raises(ValueError, match=r"leave it at 1"):
         Config(
@@ -139,7 +141,7 @@ def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
             schedule=ScheduleConfig(name="cyclic", cycles=2),
             train=TrainConfig(epochs=4, snapshot_every=2),
         )
-    with pytest.raises(ValueError, match="train.epochs is 10, which schedule.cycles=3"):
+    with pytest.raises(ValueError, match=r"train\.epochs is 10, which schedule\.cycles=3"):
         Config(
             recipe="any",
             schedule=ScheduleConfig(name="cyclic", cycles=3),
