@@ -102,7 +102,7 @@ def test_predict_tells_boxes_in_the_photographs_pixels(
         x0, y0, x1, y1 = found["box"]
         assert 48 <= x0 < x1 <= 112 and 0 <= y0 < y1 <= 64
     with Image.open(drawn) as picture:
-        assert picture.size == (512, 512)
+        assert picture.width > 512 and picture.height > 512
     status, out, _ = tinysight(
         "predict",
         "finder",

@@ -130,7 +130,7 @@ def test_the_page_stands_alone_and_is_well_formed(
     images = page.of("img")
     assert images and all((image["src"] or "").startswith("data:image/") for image in images)
     assert all("alt" in image for image in images)
-    assert all(svg.get("aria-label") for svg in page.of("svg"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.of("svg"))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert [link["href"][1:] for link in page.of("a") if link["href"]] == [

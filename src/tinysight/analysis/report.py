@@ -5,6 +5,7 @@ fills a template; the sentences are in the template, the numbers come from here.
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,17 @@ from tinysight.analysis.confusions import confused_pairs, count_confusions, most
 from tinysight.analysis.curves import curves_figure
 from tinysight.analysis.distributions import bands_figure, read_distributions
 from tinysight.analysis.evidence import ALIKE, NEAR, PairEvidence, weigh
-from tinysight.analysis.filters import filter_tiles, first_filters
 from tinysight.analysis.localization import MISS, by_size, overlaps, read_boxes
 from tinysight.analysis.mistakes import choose_mistakes, examples_of, suspected_labels
 from tinysight.analysis.observations import Observations
 from tinysight.analysis.per_class import PerClass, per_class
-from tinysight.analysis.pictures import data_uri, png_uri, with_boxes, with_heat
+from tinysight.analysis.pictures import (
+    data_uri,
+    filters_sheet,
+    first_filters,
+    heat_overlay,
+    png_bytes,
+)
 from tinysight.analysis.plot_style import write_figure
 from tinysight.analysis.results import EvalResults, Ints, RunResults
 from tinysight.analysis.tables import write_table
@@ -376,12 +382,14 @@ def _gallery(judged: EvalResults, observations: Observations | None) -> dict[str
     items = []
     for number, place in enumerate(shown.tolist()):
         item = {
-            "image": _image(judged, place, boxes=True),
+            "image": _image(judged, place),
+            "boxes": judged.pack.boxes_of(judged.rows[place]).tolist(),
             "truth": names[judged.labels[place]],
             "called": names[judged.predictions[place]],
             "confidence": float(judged.confidence[place]),
             "truth_probability": float(judged.probabilities[place, judged.labels[place]]),
             "file": judged.pack.files[judged.rows[place]],
+            "predicted": [],
             "heat": None,
             "near": [],
         }
@@ -417,7 +425,9 @@ def _neighbors(
 
 
 def _heat(judged: EvalResults, place: int, heat: Any) -> str:
-    return data_uri(with_heat(judged.pack.images[judged.rows[place]], heat, window=judged.window))
+    return data_uri(
+        heat_overlay(judged.pack.images[judged.rows[place]], heat, window=judged.window)
+    )
 
 
 def _calibration(judged: EvalResults, folder: Folder) -> dict[str, Any]:
@@ -540,9 +550,14 @@ def _localization(run: RunResults, folder: Folder) -> dict[str, Any] | None:
     examples = []
     for row, value in zip(rows[chosen].tolist(), best[chosen].tolist(), strict=True):
         shown = found.boxes_of(row, threshold=run.record.config.localizer.threshold)
-        picture = with_boxes(pack.images[row], pack.boxes_of(row), shown)
         examples.append(
-            {"image": data_uri(picture), "iou": value, "name": pack.class_names[pack.labels[row]]}
+            {
+                "image": data_uri(pack.images[row]),
+                "boxes": pack.boxes_of(row).tolist(),
+                "predicted": shown.tolist(),
+                "iou": value,
+                "name": pack.class_names[pack.labels[row]],
+            }
         )
     return {
         "count": len(rows),
@@ -558,13 +573,12 @@ def _filters(predictor: Predictor, folder: Folder) -> dict[str, Any]:
         filters = first_filters(predictor.model)
     except ValueError as error:
         return {"why_not": str(error)}
-    sheet = filter_tiles(filters)
-    sheet.save(folder.path / "figures" / "filters.png")
+    content = png_bytes(filters_sheet(filters))
+    (folder.path / "figures" / "filters.png").write_bytes(content)
     return {
-        "image": png_uri(sheet),
+        "image": "data:image/png;base64," + base64.b64encode(content).decode(),
         "num": len(filters),
-        "size": tuple(filters.shape[2:]),
-        "width": sheet.width,
+        "size": filters.shape[1:3],
     }
 
 
@@ -588,10 +602,8 @@ def _distributions(run: RunResults, folder: Folder) -> list[dict[str, Any]]:
 # Parts of sections
 
 
-def _image(judged: EvalResults, place: int, *, boxes: bool = False) -> str:
-    row = int(judged.rows[place])
-    image = judged.pack.images[row]
-    return data_uri(with_boxes(image, judged.pack.boxes_of(row)) if boxes else image)
+def _image(judged: EvalResults, place: int) -> str:
+    return data_uri(judged.pack.images[judged.rows[place]])
 
 
 def _settings(config: Config) -> list[tuple[str, list[tuple[str, object]]]]:

@@ -301,7 +301,7 @@ def show(
     """
     import numpy as np
 
-    from tinysight.analysis.sheets import contact_sheet
+    from tinysight.analysis.pictures import contact_sheet, save_figure
     from tinysight.data.dataset import open_dataset
     from tinysight.data.subset import find_class
 
@@ -322,7 +322,9 @@ def show(
         boxes=[pack.boxes_of(row) for row in chosen],
         title=f"{pack.name}, {split}: {len(chosen)} of {len(rows)} images",
     )
-    _write_picture(sheet, out or Path(f"{pack.name}-{split}.png"))
+    path = out or Path(f"{pack.name}-{split}.png")
+    save_figure(sheet, path)
+    print(path)
 
 
 @app.command("augment")
@@ -343,7 +345,7 @@ def augment(
     """
     import torch
 
-    from tinysight.analysis.sheets import augmentation_figure
+    from tinysight.analysis.pictures import augmentation_sheet, save_figure
     from tinysight.data.dataset import open_dataset
     from tinysight.ops.augment import panels
 
@@ -356,8 +358,10 @@ def augment(
         for caption, panel in panels(torch.tensor(image))
         if caption != "original"
     ]
-    figure = augmentation_figure(image, methods)
-    _write_picture(figure, out or Path(f"{pack.name}-augment.png"))
+    figure = augmentation_sheet(image, methods)
+    path = out or Path(f"{pack.name}-augment.png")
+    save_figure(figure, path)
+    print(path)
 
 
 def _two_numbers(text: str) -> tuple[int, int]:
@@ -390,13 +394,3 @@ def _describe(pack: Dataset, *, full: bool = False) -> None:
     print(f"  source: {source['kind']} {source['path']} ({state[pack.source_state()]})")
     print(f"  boxes: {len(pack.boxes):,}")
     print("  classes: " + ", ".join(pack.class_names))
-
-
-def _write_picture(picture: Any, path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} is no name for a PNG; end it in .png")
-    try:
-        picture.save(path)
-    except FileNotFoundError:
-        raise ValueError(f"there is no folder {path.parent}; make it first") from None
-    print(path)

@@ -47,6 +47,7 @@ def evaluate(
     """
     from tinysight import run as runs
     from tinysight.analysis.curves import draw_curves
+    from tinysight.analysis.pictures import predictions_sheet, save_figure
     from tinysight.device import select_device
     from tinysight.evaluation.evaluate import evaluate_run
 
@@ -70,7 +71,9 @@ def evaluate(
         )
     if label == "val" and found.log_path.exists():
         draw_curves(folder)
-    _draw_predictions(found, pack, scores, label)
+    title = f"{found.name} on {pack.name} {label}"
+    sheet = predictions_sheet(pack, scores.rows, scores.logits, title=title)
+    save_figure(sheet, found.predictions_path(label))
     settings = found.config.localizer
     named = settings.class_loss_weight > 0 or not settings.finds  # else the logits were not trained
     boxes = _box_figures(pack, split, scores, named, changes.get("threshold", settings.threshold))
@@ -158,16 +161,16 @@ def _keep_boxes(
     run: Run, figures: dict[str, Any], pack: Dataset, split: str, label: str, scores: Scores
 ) -> None:
     """Write the figures as JSON, and a sheet of images with their boxes (Wu et al. 2017, Fig. 15)."""
-    from tinysight.analysis.box_pictures import localization_figure
+    from tinysight.analysis.pictures import localization_sheet, save_figure
     from tinysight.files import write_atomic
 
     assert scores.boxes is not None and scores.confidence is not None
     write_atomic(run.localization_path(label), json.dumps(figures, indent=1).encode())
     if figures["num_with_boxes"]:
-        sheet = localization_figure(
+        sheet = localization_sheet(
             pack, split, scores.boxes, scores.confidence, threshold=figures["threshold"]
         )
-        sheet.save(run.boxes_path(label))
+        save_figure(sheet, run.boxes_path(label))
 
 
 def _print_evaluation(
@@ -234,34 +237,6 @@ def _warn_of_learned(run: Run, pack: Dataset, split: str, home: Path | None) -> 
             "judge it on others",
             file=sys.stderr,
         )
-
-
-def _draw_predictions(run: Run, pack: Dataset, scores: Scores, split: str, count: int = 48) -> None:
-    import numpy as np
-
-    from tinysight.analysis.sheets import contact_sheet
-
-    chosen = np.linspace(0, len(scores.rows) - 1, min(count, len(scores.rows))).round().astype(int)
-    probabilities = scores.logits.softmax(dim=1)
-    captions: list[Any] = []
-    right = 0
-    for index in chosen.tolist():
-        guess, truth = int(probabilities[index].argmax()), int(scores.labels[index])
-        said = f"{pack.class_names[guess]} {float(probabilities[index, guess]):.0%}"
-        right += guess == truth
-        captions.append(
-            (said, "right")
-            if guess == truth
-            else (f"{said}\nis {pack.class_names[truth]}", "wrong")
-        )
-    sheet = contact_sheet(
-        [pack.images[int(scores.rows[index])] for index in chosen.tolist()],
-        captions=captions,
-        columns=6,
-        scale=3,
-        title=f"{run.name} on {pack.name} {split}: {right} of these {len(chosen)} right",
-    )
-    sheet.save(run.predictions_path(split))
 
 
 def _print_metrics(metrics: Metrics, data: str, split: str) -> None:

@@ -137,20 +137,20 @@ def predict(
 
 
 def _draw_found(answers: list[Prediction], path: Path) -> None:
-    from tinysight.analysis.box_pictures import photographs_with_boxes
+    from tinysight.analysis.pictures import photos_sheet, save_figure
     from tinysight.images import read_image, to_square
 
-    picture = photographs_with_boxes(
+    figure = photos_sheet(
         [to_square(read_image(Path(answer.path)), 512) for answer in answers],
-        frames=[answer.frame for answer in answers],
+        [answer.frame for answer in answers],
         boxes=[answer.boxes for answer in answers],
-        confidences=[answer.confidences for answer in answers],
+        confidence=[answer.confidences for answer in answers],
         captions=[
             f"{Path(a.path).name}: {a.class_names[0]} {a.probabilities[0]:.0%}" for a in answers
         ],
         threshold=answers[0].threshold,
     )
-    picture.save(path)
+    save_figure(figure, path)
     say(f"boxes drawn in {path}")
 
 
