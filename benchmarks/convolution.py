@@ -26,14 +26,14 @@ RECIPES = ("resnet10-light", "resnet18-report", "inception-resnet-report", "vgg1
 NUM_CLASSES = 200
 WAYS = {
     "plain": 0,
-    "products": Convolution.MOST_PIXELS,
+    "products": Convolution.MAX_PIXELS,
 }  # pixels up to which volumes are trained by products
 
 
 def measure(name: str, *, size: int, batch: int, rounds: int) -> dict[str, float]:
     """Return images/s by way."""
     run = recipe(name)
-    model = models.build(run.model.name, NUM_CLASSES, run.model.options).train()
+    model = models.create_model(run.model.name, NUM_CLASSES, **run.model.options).train()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randint(
         0, 256, (batch, 3, size, size), generator=torch.Generator().manual_seed(0)
@@ -43,7 +43,7 @@ def measure(name: str, *, size: int, batch: int, rounds: int) -> dict[str, float
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds + 1):
         for way, most_pixels in WAYS.items():
-            Convolution.MOST_PIXELS = most_pixels
+            Convolution.MAX_PIXELS = most_pixels
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
                 loss = F.cross_entropy(model(images).float(), labels)

@@ -36,7 +36,7 @@ def measure(
 ) -> tuple[float, float]:
     """Return the seconds of a step with its losses, and the share of it that they take."""
     settings, batch = run.localizer, run.train.batch_size
-    classifier = models.build(run.model.name, num_classes, run.model.options)
+    classifier = models.create_model(run.model.name, num_classes, **run.model.options)
     model = Localizer(
         classifier, head=settings.head, grid=settings.grid, num_steps=settings.num_steps
     )

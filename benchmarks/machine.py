@@ -66,7 +66,7 @@ def measure_machine(runtime: Runtime, *, seconds: float) -> dict[str, Any]:
         "prediction": {},
     }
     for name, options in (("resnet10", {"n": 1}), ("resnet18", {"n": 2})):
-        model = models.build("resnet", CLASSES, options)
+        model = models.create_model("resnet", CLASSES, **options)
         multiply_adds = models.count_multiply_adds(model, CROP)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rate = _training(model, runtime, images, labels, seconds)

@@ -39,7 +39,7 @@ def measure(
     second.
     """
     run = recipe(name)
-    model = models.build(run.model.name, NUM_CLASSES, run.model.options)
+    model = models.create_model(run.model.name, NUM_CLASSES, **run.model.options)
     multiply_adds = models.count_multiply_adds(model, size)
     model = model.train().to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizers.build(model, run.optimizer, bf16=runtime.bf16)

@@ -51,7 +51,7 @@ def plain_rate(
     n: int, num_classes: int, steps: int, *, channels_last: bool = False, bf16: bool = False
 ) -> float:
     """Images a second of a loop over one ready batch."""
-    model = models.build("resnet", num_classes, {"n": n})
+    model = models.create_model("resnet", num_classes, n=n)
     images = torch.randint(0, 256, (BATCH, 3, CROP, CROP)).float()
     if channels_last:
         model, images = (
@@ -128,7 +128,7 @@ def main() -> None:
         pack = shapes.prepare(
             home=home, num_train=num_train, num_minival=24, num_val=24, num_test=0
         )
-        work = STEP_WORK * models.count_multiply_adds(models.build("resnet", 24, {"n": n}), CROP)
+        work = STEP_WORK * models.count_multiply_adds(models.create_model("resnet", 24, n=n), CROP)
         for number in range(arguments.rounds):
             row = {"plain_fp32": plain_rate(n, 24, arguments.steps)}
             row[f"bare_{precision}"] = plain_rate(

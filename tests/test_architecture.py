@@ -156,7 +156,7 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "fault"),
     [
-        ("ops.boxes2", "from tinysight.models import build", "models"),
+        ("ops.boxes2", "from tinysight.models import create_model", "models"),
         ("ops.boxes2", "import matplotlib", "matplotlib"),
         ("models.vgg", "from tinysight.config import ModelConfig", "config"),
         ("models.vgg", "from tinysight import config", "config"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tinysight.config import from_dict, override, parse_assignments, to_dict
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.recipes import RECIPES, recipe
 
 
@@ -30,7 +30,7 @@ def test_a_recipe_is_a_run_that_goes_through_json(name: str) -> None:
 def test_a_recipes_model_can_be_built(name: str) -> None:
     run = recipe(name)
     with torch.device("meta"):
-        model = build(run.model.name, 200, run.model.options)
+        model = create_model(run.model.name, 200, **run.model.options)
     small = ("quickstart", "localizer-goldfish", "localizer-scenes", "localizer-shapes")
     assert model.num_features >= 512 or name in small
 

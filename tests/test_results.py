@@ -18,7 +18,7 @@ import pytest
 from tinysight import run as runs
 from tinysight.config import Config, DataConfig
 from tinysight.data.dataset import Dataset
-from tinysight.models import build, num_parameters
+from tinysight.models import create_model, num_parameters
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.recipes import RECIPES
 
@@ -176,7 +176,7 @@ def evaluated(
             version="0",
         )
         (folder / "weights.safetensors").write_bytes(
-            weights_bytes(build("small", 24, {}), metadata)
+            weights_bytes(create_model("small", 24), metadata)
         )
         figures = {"top1_error": top1_error, "top1_low": 0.1, "top1_high": 0.9}
         figures |= {"top5_error": 0.2, "loss": 1.5, "calibration_error": 0.05}

@@ -18,7 +18,7 @@ from tinysight.data.build import Dataset, write_pack
 from tinysight.data.index import DatasetIndex
 from tinysight.evaluation.evaluate import write_scores
 from tinysight.evaluation.scores import Scores
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.run import Run
 
@@ -142,7 +142,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
                 {"split": split, "data": pack.name},
             )
         if weights:
-            network = build("resnet", num_classes, dict(model.options))
+            network = create_model("resnet", num_classes, **model.options)
             metadata = ModelMetadata(
                 model="resnet", options=dict(model.options), class_names=pack.class_names, class_ids=pack.class_ids,
                 image_size=pack.image_size, crop=12, input_size=12, flip_average=True, recipe="test", data=pack.name,

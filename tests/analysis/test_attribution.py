@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tinysight.analysis.attribution import activation_maps
 from tinysight.analysis.occlusion import blank, rows_with_halves, share_covered
 from tinysight.data.dataset import Dataset
-from tinysight.models import build
+from tinysight.models import create_model
 
 
 class Deep(nn.Module):
@@ -37,7 +37,7 @@ class Detached(Deep):
 
 def test_a_map_adds_up_to_the_logit_less_its_bias() -> None:
     torch.manual_seed(0)
-    model = build("resnet", 7, {"n": 1, "filters": (4, 8)}).eval().requires_grad_(False)
+    model = create_model("resnet", 7, n=1, filters=(4, 8)).eval().requires_grad_(False)
     nn.init.normal_(model.head.bias)  # type: ignore[arg-type, union-attr]
     images, classes = torch.rand(5, 3, 16, 16) * 255, torch.tensor([0, 3, 6, 1, 3])
     maps = activation_maps(model, images, classes)

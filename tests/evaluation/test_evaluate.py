@@ -29,7 +29,7 @@ from tinysight.evaluation.evaluate import (
     run_model,
     write_scores,
 )
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.run import Run
 
@@ -48,7 +48,7 @@ def _scores(count: int = 200, num_classes: int = 10) -> Scores:
 @pytest.fixture
 def finished(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Run:
     """A folder with the weights of an untrained model, made for `pack`."""
-    model = build("small", 24, {})
+    model = create_model("small", 24)
     metadata = ModelMetadata(
         model="small",
         options={},
@@ -172,7 +172,7 @@ def test_flip_average_is_the_mean_over_the_mirror_image(pack: Dataset) -> None:
 def test_the_models_mode_is_put_back_even_when_broken_off(
     training: bool, pack: Dataset, small_models: object
 ) -> None:
-    model = build("small", 24, {"dropout": 0.5}).train(training)
+    model = create_model("small", 24, dropout=0.5).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     done: list[int] = []
 

@@ -15,7 +15,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate_run, measure, score_split
 from tinysight.evaluation.export import export
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
 from tinysight.run import Run
@@ -43,7 +43,7 @@ def run(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Run:
     )
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "weights.safetensors").write_bytes(weights_bytes(build("small", 24, {}), metadata))
+    (folder / "weights.safetensors").write_bytes(weights_bytes(create_model("small", 24), metadata))
     return Run(folder=folder, config=make_run(), data_digest=pack.digest, machine={})
 
 
@@ -79,6 +79,6 @@ def test_a_run_without_an_evaluation_is_refused(run: Run, pack: Dataset, tmp_pat
 def test_other_data_are_refused(run: Run, pack: Dataset, tmp_path: Path) -> None:
     evaluate_run(run, "val", pack=pack, runtime=CPU)
     other = replace(load_weights(run.weights_path)[1], data="another")
-    (run.weights_path).write_bytes(weights_bytes(build("small", 24, {}), other))
+    (run.weights_path).write_bytes(weights_bytes(create_model("small", 24), other))
     with pytest.raises(ValueError, match="learned from another, not from small"):
         export(run, tmp_path / "out.safetensors", pack=pack, runtime=CPU)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tinysight.data import shapes
-from tinysight.models import MODELS, build
+from tinysight.models import MODELS, create_model
 from tinysight.models.init import variance_scaling
 from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
 
@@ -35,7 +35,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 def _build(family: str, num_classes: int = 5, **changes: Any) -> Any:
     name, options, _ = FAMILIES[family]
-    model = build(name, num_classes, {**options, **changes})
+    model = create_model(name, num_classes, **{**options, **changes})
     variance_scaling(model, generator=torch.Generator().manual_seed(0))
     return model.eval()
 
@@ -193,7 +193,7 @@ def test_a_file_of_weights_gives_the_model_back(family: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_built_without_memory(name: str) -> None:
     with torch.device("meta"):
-        model = build(name, 200, {})
+        model = create_model(name, 200)
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
@@ -203,4 +203,4 @@ def test_it_is_built_without_memory(name: str) -> None:
 )
 def test_an_unknown_model_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean {nearest}\\?"):
-        build(name, 5, {})
+        create_model(name, 5)

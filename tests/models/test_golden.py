@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tinysight.models import MODELS, build, count_multiply_adds, count_parameters
+from tinysight.models import MODELS, count_multiply_adds, count_parameters, create_model
 
 # Wu et al. 2017 print 11.28 M (ResNet, 18 layers), 8.3 M (Inception-ResNet), 36.7 M (VGG-16) and
 # 40.2 M (VGG-19, which no reading gives).
@@ -37,7 +37,7 @@ def test_parameters_and_multiply_adds_are_exact(
     name: str, options: dict[str, Any], num_parameters: int, multiply_adds: int
 ) -> None:
     with torch.device("meta"):
-        model = build(name, 200, options)
+        model = create_model(name, 200, **options)
     assert count_parameters(model) == num_parameters
     assert count_multiply_adds(model, 56) == multiply_adds
 
@@ -50,11 +50,11 @@ def test_inception_resnet_without_its_stem_is_the_report_s() -> None:
     for n, count in ((1, 5_617_192), (2, 8_101_256), (3, 10_585_320)):
         for stem in ("report", "v4"):
             with torch.device("meta"):
-                model = build("inception_resnet", 200, {"n": n, "stem": stem})
+                model = create_model("inception_resnet", 200, n=n, stem=stem)
             assert count_parameters(model) - count_parameters(model.stem) == count  # type: ignore[arg-type]
 
 
 def test_counting_leaves_a_model_as_it_was() -> None:
-    model = build("resnet", 200, {"n": 1, "filters": (4, 8)}).train()
+    model = create_model("resnet", 200, n=1, filters=(4, 8)).train()
     count_multiply_adds(model, 56)
     assert model.training and not model.stem[0]._forward_hooks  # type: ignore[union-attr,index]

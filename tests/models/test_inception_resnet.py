@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.models import build
+from tinysight.models import create_model
 
 SMALL = {"n": 1, "width": 0.125}
 
@@ -19,7 +19,7 @@ SMALL = {"n": 1, "width": 0.125}
 @pytest.mark.parametrize("stem", ["report", "v4"])
 def test_maps_have_the_channels_and_sizes_of_the_text(stem: str) -> None:
     with torch.device("meta"):
-        model: Any = build("inception_resnet", 200, {"stem": stem})
+        model: Any = create_model("inception_resnet", 200, stem=stem)
         stemmed = model.stem(torch.zeros(1, 3, 56, 56))
         a = model.blocks_a(stemmed)
         b = model.blocks_b(model.reduction(a))
@@ -30,7 +30,7 @@ def test_maps_have_the_channels_and_sizes_of_the_text(stem: str) -> None:
 
 def test_a_batch_norm_follows_every_convolution() -> None:
     for stem in ("report", "v4"):
-        layers = list(build("inception_resnet", 5, {**SMALL, "stem": stem}).modules())
+        layers = list(create_model("inception_resnet", 5, **{**SMALL, "stem": stem}).modules())
         for layer, following in pairwise(layers):
             if isinstance(layer, nn.Conv2d):
                 assert layer.bias is None
@@ -43,7 +43,7 @@ def test_a_batch_norm_follows_every_convolution() -> None:
 def test_a_module_adds_its_scaled_residual_and_rectifies_the_sum() -> None:
     maps = torch.randn(2, 48, 7, 7, generator=torch.Generator().manual_seed(0))
     for scale in (0.1, 1.0):
-        model: Any = build("inception_resnet", 5, {**SMALL, "scale": scale}).eval()
+        model: Any = create_model("inception_resnet", 5, **{**SMALL, "scale": scale}).eval()
         module = model.blocks_a[0]
         with torch.no_grad():
             residual = module.linear(module.branches(maps))
@@ -56,7 +56,8 @@ def test_the_scale_changes_what_a_network_says() -> None:
         0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
     one, other = (
-        build("inception_resnet", 5, {**SMALL, "scale": scale}).eval() for scale in (0.1, 0.2)
+        create_model("inception_resnet", 5, **{**SMALL, "scale": scale}).eval()
+        for scale in (0.1, 0.2)
     )
     other.load_state_dict(one.state_dict())
     with torch.no_grad():
@@ -64,7 +65,7 @@ def test_the_scale_changes_what_a_network_says() -> None:
 
 
 def test_the_report_s_stem_joins_pooled_and_convolved_maps() -> None:
-    model: Any = build("inception_resnet", 5, SMALL).eval()
+    model: Any = create_model("inception_resnet", 5, **SMALL).eval()
     with torch.no_grad():
         trunk = model.stem[:3](
             torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -93,4 +94,4 @@ def test_the_report_s_stem_joins_pooled_and_convolved_maps() -> None:
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        build("inception_resnet", 5, options)
+        create_model("inception_resnet", 5, **options)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.models import MODELS, build
+from tinysight.models import MODELS, create_model
 from tinysight.models.init import variance_scaling
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import decode, iou
@@ -29,7 +29,7 @@ def _localizer(
     head: str, grid: int, *, encoder: str = "resnet", seed: int = 0, **options: Any
 ) -> Localizer:
     generator = torch.Generator().manual_seed(seed)
-    classifier = build(encoder, 5, ENCODERS[encoder])
+    classifier = create_model(encoder, 5, **ENCODERS[encoder])
     variance_scaling(classifier, generator=generator)
     model = Localizer(classifier, head=head, grid=grid, **options)
     model.initialize(MEAN, prior=0.2, generator=generator)

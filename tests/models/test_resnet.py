@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.models.init import variance_scaling
 
 SMALL = {"n": 1, "filters": (4, 8)}
 
 
 def _resnet(num_classes: int = 5, **options: Any) -> nn.Module:
-    model = build("resnet", num_classes, {**SMALL, **options})
+    model = create_model("resnet", num_classes, **{**SMALL, **options})
     variance_scaling(model, generator=torch.Generator().manual_seed(0))
     return model.eval()
 
@@ -55,4 +55,4 @@ def test_a_strided_stem_takes_the_first_blocks_stride() -> None:
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        build("resnet", 5, options)
+        create_model("resnet", 5, **options)

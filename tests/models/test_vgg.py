@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.models import build
+from tinysight.models import create_model
 
 SMALL = {"filters": (4, 8, 8, 8, 8), "hidden": 16}
 
@@ -21,7 +21,7 @@ def _layers(model: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
 
 @pytest.mark.parametrize(("depth", "linear"), [(16, True), (16, False), (19, True), (19, False)])
 def test_depth_counts_the_layers_with_weights(depth: int, linear: bool) -> None:
-    model = build("vgg", 5, {**SMALL, "depth": depth, "linear_convolutions": linear})
+    model = create_model("vgg", 5, **{**SMALL, "depth": depth, "linear_convolutions": linear})
     kernels = [layer.kernel_size[0] for layer in _layers(model, nn.Conv2d)]
     assert kernels.count(3) + len(_layers(model, nn.Linear)) == depth
     assert kernels.count(1) == (3 if linear else 0)
@@ -31,7 +31,12 @@ def test_depth_counts_the_layers_with_weights(depth: int, linear: bool) -> None:
 
 def test_a_batch_norm_comes_before_each_activation_with_a_slope_a_channel() -> None:
     layers = _layers(
-        build("vgg", 5, SMALL), nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU
+        create_model("vgg", 5, **SMALL),
+        nn.Conv2d,
+        nn.Linear,
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.PReLU,
     )
     assert isinstance(layers.pop(), nn.Linear)  # the logits
     for weighted, norm, activation in zip(*[iter(layers)] * 3, strict=True):
@@ -42,7 +47,7 @@ def test_a_batch_norm_comes_before_each_activation_with_a_slope_a_channel() -> N
 
 
 def test_pools_round_up_and_see_no_zero_beyond_the_edge() -> None:
-    model: Any = build("vgg", 5, SMALL)
+    model: Any = create_model("vgg", 5, **SMALL)
     sizes: list[int] = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
@@ -55,7 +60,7 @@ def test_pools_round_up_and_see_no_zero_beyond_the_edge() -> None:
 
 @pytest.mark.parametrize(("size", "identity"), [(32, False), (56, True), (64, True), (128, False)])
 def test_maps_are_averaged_to_the_grid_from_other_sizes_only(size: int, identity: bool) -> None:
-    model: Any = build("vgg", 5, SMALL).eval()
+    model: Any = create_model("vgg", 5, **SMALL).eval()
     images = torch.randint(
         0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -82,4 +87,4 @@ def test_maps_are_averaged_to_the_grid_from_other_sizes_only(size: int, identity
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        build("vgg", 5, options)
+        create_model("vgg", 5, **options)

@@ -17,7 +17,7 @@ from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate_run
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.run import Run
@@ -41,7 +41,7 @@ def run(pack: Dataset, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(
-        weights_bytes(build("resnet", 24, metadata.options), metadata)
+        weights_bytes(create_model("resnet", 24, **metadata.options), metadata)
     )
     return folder
 

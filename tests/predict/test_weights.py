@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.predict import weights
 from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
 
@@ -34,14 +34,14 @@ CARD = ModelMetadata(
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    model = build("resnet", 3, CARD.options)
+    model = create_model("resnet", 3, **CARD.options)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(weights_bytes(model.to(memory_format=torch.channels_last), CARD))  # type: ignore[call-overload]
     return path
 
 
 def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
-    model = build("resnet", 3, CARD.options)
+    model = create_model("resnet", 3, **CARD.options)
     model.normalize.set_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0]))  # type: ignore[union-attr,operator]
     path = tmp_path / "any.safetensors"
     path.write_bytes(weights_bytes(model, CARD))
@@ -57,7 +57,7 @@ def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
 
 
 def test_half_precision_halves_matrices_and_kernels_and_nothing_else(tmp_path: Path) -> None:
-    model = build("resnet", 3, {"n": 1, "filters": (32, 64)})
+    model = create_model("resnet", 3, n=1, filters=(32, 64))
     model.normalize.set_statistics(torch.tensor([1.1, 2.2, 3.3]), torch.tensor([4.4, 5.5, 6.6]))  # type: ignore[union-attr,operator]
     metadata = replace(CARD, options={"n": 1, "filters": (32, 64)})
     whole, half = weights_bytes(model, metadata), weights_bytes(model, metadata, half=True)
@@ -76,7 +76,7 @@ def test_half_precision_halves_matrices_and_kernels_and_nothing_else(tmp_path: P
 
 
 def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
-    model = build("resnet", 3, CARD.options)
+    model = create_model("resnet", 3, **CARD.options)
     with torch.no_grad():
         model.get_parameter("head.weight")[0, 0] = 70_000.0
     weights_bytes(model, CARD)
@@ -85,7 +85,7 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
 
 
 def test_the_same_model_gives_the_same_bytes() -> None:
-    model = build("resnet", 3, CARD.options)
+    model = create_model("resnet", 3, **CARD.options)
     assert weights_bytes(model, CARD) == weights_bytes(model.eval(), CARD)
     assert weights_bytes(model, replace(CARD, input_size=56)) != weights_bytes(model, CARD)
 
@@ -163,7 +163,8 @@ def test_weights_that_do_not_fit_their_model_are_refused(tmp_path: Path) -> None
     path = tmp_path / "w.safetensors"
     path.write_bytes(
         weights_bytes(
-            build("resnet", 3, CARD.options), replace(CARD, class_names=("a",), class_ids=("b",))
+            create_model("resnet", 3, **CARD.options),
+            replace(CARD, class_names=("a",), class_ids=("b",)),
         )
     )
     with pytest.raises(ValueError, match="does not fit model resnet") as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinysight.models import build, count_parameters
+from tinysight.models import count_parameters, create_model
 from tinysight.recipes import RECIPES, recipe
 from tinysight.study.definitions import STUDIES, Member, Study, study
 
@@ -25,7 +25,7 @@ def test_a_study_compares_runs_that_begin_from_named_recipes(name: str) -> None:
     assert all(member.run.recipe in RECIPES for member in found.members)
     for member in found.members:
         with torch.device("meta"):
-            build(member.run.model.name, 200, member.run.model.options)
+            create_model(member.run.model.name, 200, **member.run.model.options)
 
 
 def test_the_published_figures_are_the_reports() -> None:
@@ -54,7 +54,9 @@ def test_each_study_varies_what_it_asks_about_and_nothing_else() -> None:
     for member in study("depth").members:
         with torch.device("meta"):
             counts.append(
-                count_parameters(build(member.run.model.name, 200, member.run.model.options))
+                count_parameters(
+                    create_model(member.run.model.name, 200, **member.run.model.options)
+                )
             )
     assert counts[:2] == [5_012_616, 11_283_336] and counts[2] < 1_000_000
 

@@ -11,10 +11,10 @@ import time
 import torch
 from torch import Tensor, nn
 
-from tinysight.models.layers import Normalize
+from tinysight.models.classifier import Classifier
 
 
-class Small(nn.Module):
+class Small(Classifier):
     """A few weights with all that has a state: dropout and, with `norm`, batch norm's running
     statistics.
 
@@ -25,7 +25,6 @@ class Small(nn.Module):
         self, num_classes: int, *, dropout: float = 0.0, norm: bool = True, seconds: float = 0.0
     ) -> None:
         super().__init__()
-        self.normalize = Normalize()
         self.convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)

@@ -21,7 +21,7 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import check_data, evaluate_run, score_split
 from tinysight.evaluation.export import export
 from tinysight.evaluation.scores import Scores, top_overlaps
-from tinysight.models import build
+from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
 from tinysight.ops.boxes import HeadOutput
@@ -117,7 +117,7 @@ def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Dataset
 
 
 def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
-    classifier = build("resnet", 3, {"n": 1, "filters": (4, 8, 8, 8)})
+    classifier = create_model("resnet", 3, n=1, filters=(4, 8, 8, 8))
     model = Localizer(classifier, head="mlp", grid=1).eval()
     mean = torch.tensor([0.5, 0.5, 0.5, 0.25])
     model.initialize(

@@ -618,7 +618,7 @@ def _size_of(config: Config, num_classes: int, image_size: int) -> tuple[int, in
     """Return parameters and multiply-adds an image without making the model's tensors."""
     sizes = config.train.sizes
     with torch.device("meta"):
-        model = models.build(config.model.name, num_classes, config.model.options)
+        model = models.create_model(config.model.name, num_classes, **config.model.options)
     size = sizes[-1][1] if sizes else config.augment.crop or image_size
     return models.count_parameters(model), models.count_multiply_adds(model, size)
 

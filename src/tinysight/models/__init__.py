@@ -1,57 +1,48 @@
-"""The networks, by name: images (B, 3, H, W) in 0..255 -> logits (B, K).
-
-Each has `forward_features`, images to a map of features, `forward_head`, that map to logits, and
-`num_features`."""
+"""Image classifiers by name."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from tinysight.files import suggest
+from tinysight.models.classifier import Classifier
 from tinysight.models.inception_resnet import InceptionResNet
 from tinysight.models.resnet import ResNet
 from tinysight.models.vgg import VGG
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, type[Classifier]] = {
     "inception_resnet": InceptionResNet,
     "resnet": ResNet,
     "vgg": VGG,
 }
 
 
-def build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    """Build a model; raise ValueError for an unknown name or option, with the nearest one that
-    exists.
+def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
+    """Create a model with torch's default weights; see `models.init` for others.
+
+    Raises:
+        ValueError: the name or an option is unknown, or a value is not allowed.
     """
     if name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.3)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"no model is named {name!r}; {hint}there are {', '.join(MODELS)}")
-    known = {
-        n: p
-        for n, p in inspect.signature(MODELS[name]).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
-    }
+        raise ValueError(f"no model is named {name!r}; {suggest(name, MODELS, cutoff=0.3)}")
+    parameters = inspect.signature(MODELS[name]).parameters
+    known = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
-        default = known[option].default
-        if not _is_like(value, default):
+        if not _is_like(value, known[option]):
             raise ValueError(
-                f"model.options.{option} is {value!r}; expected a value like {default!r}"
+                f"model.options.{option} is {value!r}; expected a value like {known[option]!r}"
             )
-    return MODELS[name](num_classes, **options)
+    return MODELS[name](num_classes, **options)  # type: ignore[call-arg]
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether an option's value has its default's type; a tuple's items the type of the default's
-    first item.
-    """
+    """Return whether a value has the type of its default; of a tuple each item."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_is_like(item, default[0]) for item in value)
     return type(value) is type(default) or (type(default) is float and type(value) is int)
@@ -63,15 +54,13 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def num_parameters(name: str, num_classes: int, options: dict[str, Any]) -> int:
-    """Count a model's trainable values without the memory and time of making it."""
+    """Count the trainable values of a model without the memory and time of creating it."""
     with torch.device("meta"):
-        return count_parameters(build(name, num_classes, options))
+        return count_parameters(create_model(name, num_classes, **options))
 
 
 def count_multiply_adds(model: nn.Module, size: int) -> int:
-    """Count the multiply-adds of convolutions and linear layers in one image's forward pass at (3,
-    size, size).
-    """
+    """Count the multiply-adds of convolutions and linear layers for one image (3, size, size)."""
     total = 0
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -30,12 +30,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Normalize, convolution, unit
+from tinysight.models.classifier import Classifier
+from tinysight.models.layers import convolution, unit
 
 STEMS = ("report", "v4")
 
 
-class Side(nn.Module):
+class Concatenate(nn.Module):
     """Branches that see the same maps, their outputs concatenated by channel."""
 
     def __init__(self, *branches: nn.Module) -> None:
@@ -47,11 +48,11 @@ class Side(nn.Module):
 
 
 class InceptionUnit(nn.Module):
-    """A or B: branches, a linear 1x1 convolution back to the input's channels, the scaled sum,
-    ReLU.
-    """
+    """A or B: branches, a linear 1x1 convolution to the input's channels, the scaled sum, ReLU."""
 
-    def __init__(self, num_channels: int, num_inside: int, branches: Side, scale: float) -> None:
+    def __init__(
+        self, num_channels: int, num_inside: int, branches: Concatenate, scale: float
+    ) -> None:
         super().__init__()
         self.branches = branches
         self.linear = nn.Sequential(
@@ -63,11 +64,10 @@ class InceptionUnit(nn.Module):
         return F.relu(torch.add(x, self.linear(self.branches(x)), alpha=self.scale), inplace=True)
 
 
-class InceptionResNet(nn.Module):
-    """Images (B, 3, H, W) in 0..255 -> logits (B, K).
+class InceptionResNet(Classifier):
+    """The report's Inception-ResNet.
 
     Args:
-        num_classes: K.
         n: modules of kind A; there are 2n of kind B.
         stem: "report" or "v4", see above.
         scale: what a residual is multiplied by before it is added, above 0, at most 1.
@@ -96,7 +96,6 @@ class InceptionResNet(nn.Module):
             raise ValueError(f"model.options.dropout is {dropout}; allowed: 0 to below 1")
         if not 1 / 32 <= width <= 8:
             raise ValueError(f"model.options.width is {width}; allowed: 1/32 to 8")
-        self.normalize = Normalize()
         self.stem, num_a = (_report_stem if stem == "report" else _v4_stem)(width)
         self.blocks_a = nn.Sequential(*[_module_a(num_a, width, scale) for _ in range(n)])
         self.reduction, num_b = _reduction(num_a, width)
@@ -106,19 +105,13 @@ class InceptionResNet(nn.Module):
         self.num_features = num_b
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last
-        module's ReLU.
-        """
+        """Images (B, 3, H, W) in 0..255 -> features after the last module's ReLU."""
         x = self.blocks_a(self.stem(self.normalize(images)))
         features: Tensor = self.blocks_b(self.reduction(x))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
-        return self.forward_head(self.forward_features(images))
-
     def forward_head(self, features: Tensor) -> Tensor:
-        """Features of `forward_features` -> logits (B, K)."""
+        """Features (B, num_features, h, w) -> logits (B, K)."""
         logits: Tensor = self.head(self.dropout(features.mean(dim=(2, 3))))
         return logits
 
@@ -141,19 +134,17 @@ def _report_stem(width: float) -> tuple[nn.Module, int]:
         unit(3, c32, 3),
         unit(c32, c32, 3),
         unit(c32, c64, 3, stride=2),
-        Side(
+        Concatenate(
             _pool(),
-            nn.Sequential(flat, Side(_pool(), unit(c64, c96, 3, stride=2))),
-            nn.Sequential(wide, Side(_pool(), unit(c64, c96, 3, stride=2))),
+            nn.Sequential(flat, Concatenate(_pool(), unit(c64, c96, 3, stride=2))),
+            nn.Sequential(wide, Concatenate(_pool(), unit(c64, c96, 3, stride=2))),
         ),
     )
     return stem, 3 * c64 + 2 * c96
 
 
 def _v4_stem(width: float) -> tuple[nn.Module, int]:
-    """Size S -> S / 4, 3 -> 384 channels: Szegedy et al. 2016, Fig. 3, with stride 1 in the first
-    convolution.
-    """
+    """Size S -> S / 4, 3 -> 384 channels: Szegedy et al. 2016, Fig. 3, but first with stride 1."""
     c32, c64, c96 = _channels(width, 32, 64, 96)
     joined = c64 + c96
     wide = [unit(joined, c64, 1), unit(c64, c64, (7, 1)), unit(c64, c64, (1, 7)), unit(c64, c96, 3)]
@@ -161,9 +152,9 @@ def _v4_stem(width: float) -> tuple[nn.Module, int]:
         unit(3, c32, 3),
         unit(c32, c32, 3),
         unit(c32, c64, 3),
-        Side(_pool(), unit(c64, c96, 3, stride=2)),
-        Side(nn.Sequential(unit(joined, c64, 1), unit(c64, c96, 3)), nn.Sequential(*wide)),
-        Side(_pool(), unit(2 * c96, 2 * c96, 3, stride=2)),
+        Concatenate(_pool(), unit(c64, c96, 3, stride=2)),
+        Concatenate(nn.Sequential(unit(joined, c64, 1), unit(c64, c96, 3)), nn.Sequential(*wide)),
+        Concatenate(_pool(), unit(2 * c96, 2 * c96, 3, stride=2)),
     )
     return stem, 4 * c96
 
@@ -171,7 +162,7 @@ def _v4_stem(width: float) -> tuple[nn.Module, int]:
 def _module_a(num_channels: int, width: float, scale: float) -> InceptionUnit:
     """Szegedy et al. 2016, Fig. 16."""
     c32, c48, c64 = _channels(width, 32, 48, 64)
-    branches = Side(
+    branches = Concatenate(
         unit(num_channels, c32, 1),
         nn.Sequential(unit(num_channels, c32, 1), unit(c32, c32, 3)),
         nn.Sequential(unit(num_channels, c32, 1), unit(c32, c48, 3), unit(c48, c64, 3)),
@@ -179,10 +170,10 @@ def _module_a(num_channels: int, width: float, scale: float) -> InceptionUnit:
     return InceptionUnit(num_channels, 2 * c32 + c64, branches, scale)
 
 
-def _reduction(num_channels: int, width: float) -> tuple[Side, int]:
+def _reduction(num_channels: int, width: float) -> tuple[Concatenate, int]:
     """Szegedy et al. 2016, Fig. 7, with (k, l, m, n) = (256, 256, 384, 384); the size is halved."""
     k, l, m, n = _channels(width, 256, 256, 384, 384)  # noqa: E741 (the paper's letters)
-    branches = Side(
+    branches = Concatenate(
         _pool(),
         unit(num_channels, n, 3, stride=2),
         nn.Sequential(unit(num_channels, k, 1), unit(k, l, 3), unit(l, m, 3, stride=2)),
@@ -193,7 +184,7 @@ def _reduction(num_channels: int, width: float) -> tuple[Side, int]:
 def _module_b(num_channels: int, width: float, scale: float) -> InceptionUnit:
     """Szegedy et al. 2016, Fig. 17."""
     c128, c160, c192 = _channels(width, 128, 160, 192)
-    branches = Side(
+    branches = Concatenate(
         unit(num_channels, c192, 1),
         nn.Sequential(
             unit(num_channels, c128, 1), unit(c128, c160, (1, 7)), unit(c160, c192, (7, 1))

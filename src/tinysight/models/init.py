@@ -1,59 +1,52 @@
-"""Starting weights of convolutions and linear layers, drawn from a generator that the caller
-passes.
+"""Initial weights of convolutions and linear layers, drawn from the generator that is passed.
 
-Batch norms start as torch makes them (scale 1, shift 0), and so do the slopes of a PReLU (0.25).
+Batch norms keep torch's initial values (scale 1, shift 0), and so do the slopes of a PReLU (0.25).
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
-from torch import nn
+from torch import Generator, nn
+from torch.nn import init
 
 
-def variance_scaling(model: nn.Module, *, generator: torch.Generator) -> None:
-    """Draw every convolution's and linear layer's weights from N(0, 2 / n), n the inputs of one
-    output; biases 0.
+def variance_scaling(model: nn.Module, *, generator: Generator) -> None:
+    """Draw weights from N(0, 2 / n), n the inputs of one output; biases 0.
 
     Source: He et al. 2015 (arXiv:1502.01852), as Wu et al. 2017, section 4.5, states it.
     """
-    for module in _weighted(model):
-        fan_in = module.weight[0].numel()
-        torch.nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_in), generator=generator)
-        if module.bias is not None:
-            torch.nn.init.zeros_(module.bias)
+    for layer in _weighted(model):
+        init.normal_(layer.weight, 0.0, math.sqrt(2 / layer.weight[0].numel()), generator=generator)
+        if layer.bias is not None:
+            init.zeros_(layer.bias)
 
 
-def xavier(model: nn.Module, *, generator: torch.Generator) -> None:
-    """Draw every convolution's and linear layer's weights from U(-1 / sqrt(n + m), 1 / sqrt(n +
-    m)); biases 0.
+def xavier(model: nn.Module, *, generator: Generator) -> None:
+    """Draw weights from U(-1 / sqrt(n + m), 1 / sqrt(n + m)); biases 0.
 
-    n is the inputs of one output and m the outputs that one input reaches at stride 1, the kernel's
-    area included in both: for a convolution n = in x k x k and m = out x k x k, for a linear layer
-    its two widths.
+    n is the inputs of one output and m the outputs that one input reaches at stride 1, both
+    including the kernel's area: n = in x k x k and m = out x k x k for a convolution, the two
+    widths for a linear layer.
 
     Source: Wu et al. 2017, section 4.5. This is narrower by sqrt(6) than Glorot and Bengio 2010,
-    whose bound sqrt(6 / (n + m)) torch's `xavier_uniform_` has: the variance is 1 / (3 (n + m))
-    and not 2 / (n + m)."""
-    for module in _weighted(model):
-        weight = module.weight
-        fan_in, fan_out = weight[0].numel(), weight[:, 0].numel()
-        bound = 1.0 / math.sqrt(fan_in + fan_out)
-        torch.nn.init.uniform_(weight, -bound, bound, generator=generator)
-        if module.bias is not None:
-            torch.nn.init.zeros_(module.bias)
-
-
-def torch_default(model: nn.Module, *, generator: torch.Generator) -> None:
-    """Draw U(-1 / sqrt(n), 1 / sqrt(n)) for weights and biases, as torch's `reset_parameters`, but
-    from `generator`.
+    whose bound sqrt(6 / (n + m)) torch's `xavier_uniform_` uses: the variance is 1 / (3 (n + m)),
+    not 2 / (n + m).
     """
-    for module in _weighted(model):
-        bound = 1.0 / math.sqrt(module.weight[0].numel())
-        torch.nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-        if module.bias is not None:
-            torch.nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    for layer in _weighted(model):
+        bound = 1 / math.sqrt(layer.weight[0].numel() + layer.weight[:, 0].numel())
+        init.uniform_(layer.weight, -bound, bound, generator=generator)
+        if layer.bias is not None:
+            init.zeros_(layer.bias)
+
+
+def torch_default(model: nn.Module, *, generator: Generator) -> None:
+    """Draw weights and biases from U(-1 / sqrt(n), 1 / sqrt(n)), as `reset_parameters` does."""
+    for layer in _weighted(model):
+        bound = 1 / math.sqrt(layer.weight[0].numel())
+        init.uniform_(layer.weight, -bound, bound, generator=generator)
+        if layer.bias is not None:
+            init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
 INITIALIZATIONS = {"variance_scaling": variance_scaling, "xavier": xavier, "torch": torch_default}

@@ -2,25 +2,25 @@
 
 A 7x7 stem of stride 1 without max-pooling; four building blocks of 2n 3x3 convolutions; option B
 shortcuts. Read literally, "down-sampling is performed at the first layer of each building block"
-gives stride 2 in all four blocks (11,283,336 parameters at n = 2 and 200 classes); `first_stride=1`
-is the other reading (11,279,112). Both print as the published 11.28 M.
+means stride 2 in all four blocks (11,283,336 parameters at n = 2 and 200 classes); `first_stride=1`
+is the other reading (11,279,112). Both round to the published 11.28 M.
 
-Ours, not the report's: a stem of another kernel and stride. The report's stem works at full
-resolution, and its volume of 64 channels costs a CPU a third of a step; a 5x5 stem of stride 2
-with `first_stride=1` keeps every later volume's size."""
+Deliberate difference: options for another stem. The report's stem works at full resolution, and its
+64 channels take a third of a training step on a CPU; a 5x5 stem of stride 2 with `first_stride=1`
+leaves the sizes of all later feature maps as they were.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Normalize, convolution, unit
+from tinysight.models.classifier import Classifier
+from tinysight.models.layers import convolution, unit
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions and a shortcut; batch norm on both volumes before they merge, ReLU
-    after.
-    """
+    """Two 3x3 convolutions and a shortcut; batch norm on both branches, ReLU after their sum."""
 
     def __init__(self, num_in: int, num_out: int, stride: int) -> None:
         super().__init__()
@@ -39,12 +39,11 @@ class ResidualUnit(nn.Module):
         return F.relu(self.norm2(self.conv2(residual)) + self.shortcut(x), inplace=True)
 
 
-class ResNet(nn.Module):
-    """Images (B, 3, H, W) in 0..255 -> logits (B, K).
+class ResNet(Classifier):
+    """The report's ResNet.
 
     Args:
-        num_classes: K.
-        n: residual units a block; 1 gives 10 layers, 2 gives 18.
+        n: residual units per block; 1 gives 10 layers, 2 gives 18.
         filters: channels of the four blocks; the stem has the first number.
         first_stride: stride of the first block, 2 (the report's text) or 1.
         stem_kernel: side of the stem's kernel, odd.
@@ -66,17 +65,17 @@ class ResNet(nn.Module):
             raise ValueError(f"model.options.n is {n}; a block needs 1 unit or more")
         if not filters or min(filters) < 1:
             raise ValueError(
-                f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512"
+                f"model.options.filters is {filters}; give the channels of each block, "
+                "as 64,128,256,512"
             )
         if first_stride not in (1, 2):
             raise ValueError(f"model.options.first_stride is {first_stride}; allowed: 1, 2")
         if stem_kernel < 1 or stem_kernel % 2 == 0:
             raise ValueError(
-                f"model.options.stem_kernel is {stem_kernel}; allowed: 1, 3, 5, 7 and so on"
+                f"model.options.stem_kernel is {stem_kernel}; allowed: 1, 3, 5, 7, ..."
             )
         if stem_stride not in (1, 2):
             raise ValueError(f"model.options.stem_stride is {stem_stride}; allowed: 1, 2")
-        self.normalize = Normalize()
         self.stem = unit(3, filters[0], stem_kernel, stem_stride)
         blocks = []
         num_in = filters[0]
@@ -93,15 +92,6 @@ class ResNet(nn.Module):
         self.num_features = num_in
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last ReLU."""
+        """Images (B, 3, H, W) in 0..255 -> features after the last ReLU."""
         features: Tensor = self.blocks(self.stem(self.normalize(images)))
         return features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
-        return self.forward_head(self.forward_features(images))
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Features of `forward_features` -> logits (B, K)."""
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
-        return logits

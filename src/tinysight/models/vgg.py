@@ -29,17 +29,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.layers import Convolution, Normalize
+from tinysight.models.classifier import Classifier
+from tinysight.models.layers import Convolution
 
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # depth -> 3x3 convolutions of each block
 GRID = 4  # the maps that the first linear layer takes are GRID x GRID
 
 
-class VGG(nn.Module):
-    """Images (B, 3, H, W) in 0..255 -> logits (B, K).
+class VGG(Classifier):
+    """The report's VGG.
 
     Args:
-        num_classes: K.
         depth: 16 or 19 layers with weights, the 1x1 convolutions not counted.
         linear_convolutions: whether blocks 3, 4 and 5 end with a 1x1 convolution.
         dropout: probability that an input of a linear layer is dropped in training.
@@ -66,13 +66,13 @@ class VGG(nn.Module):
             raise ValueError(f"model.options.dropout is {dropout}; allowed: 0 to below 1")
         if len(filters) != 5 or min(filters) < 1:
             raise ValueError(
-                f"model.options.filters is {filters}; give the channels of each block, as 64,128,256,512,512"
+                f"model.options.filters is {filters}; give the channels of each block, "
+                "as 64,128,256,512,512"
             )
         if hidden < 1:
             raise ValueError(
                 f"model.options.hidden is {hidden}; a linear layer needs 1 unit or more"
             )
-        self.normalize = Normalize()
         blocks = []
         num_in = 3
         for index, (count, num_out) in enumerate(zip(CONVOLUTIONS[depth], filters, strict=True)):
@@ -95,20 +95,16 @@ class VGG(nn.Module):
         self.num_features = num_in
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w), after the last PReLU."""
+        """Images (B, 3, H, W) in 0..255 -> features after the last PReLU."""
         features: Tensor = self.blocks(self.normalize(images))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
-        return self.forward_head(self.forward_features(images))
-
     def forward_head(self, features: Tensor) -> Tensor:
-        """Features of `forward_features` -> logits (B, K)."""
+        """Features (B, num_features, h, w) -> logits (B, K)."""
         if features.shape[-2:] != (
             GRID,
             GRID,
-        ):  # else it would change nothing, at the price of a pass
+        ):  # pooling would change nothing, at the price of a pass
             features = F.adaptive_avg_pool2d(features, GRID)
         logits: Tensor = self.head(features)
         return logits

@@ -16,6 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from tinysight import models
+from tinysight.models.classifier import Classifier
 from tinysight.models.localizer import Localizer
 
 FORMAT = 3
@@ -149,9 +150,10 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
         raise ValueError(
             f"{path} has a damaged description ({error!r}); copy the file anew"
         ) from None
-    model = models.build(metadata.model, len(metadata.class_names), metadata.options)
+    classifier = models.create_model(metadata.model, len(metadata.class_names), **metadata.options)
+    model: Classifier | Localizer = classifier
     if metadata.localizer:
-        model = _with_head(model, metadata.localizer, path)
+        model = _with_head(classifier, metadata.localizer, path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -161,7 +163,7 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
     return model.eval().requires_grad_(False), metadata
 
 
-def _with_head(classifier: nn.Module, settings: dict[str, Any], path: Path) -> nn.Module:
+def _with_head(classifier: Classifier, settings: dict[str, Any], path: Path) -> Localizer:
     try:
         if missing := [name for name in DECODING_SETTINGS if name not in settings]:
             raise ValueError(f"without {missing[0]}")

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinysight.config import LocalizerConfig, ModelConfig
 from tinysight.data.dataset import Dataset
+from tinysight.models.classifier import Classifier
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.weights import load_weights
 
 
-def build(classifier: nn.Module, settings: LocalizerConfig) -> Localizer:
+def build(classifier: Classifier, settings: LocalizerConfig) -> Localizer:
     """Give a classifier a head, as it comes."""
     return Localizer(
         classifier,
@@ -33,7 +34,7 @@ def build(classifier: nn.Module, settings: LocalizerConfig) -> Localizer:
 
 
 def with_head(
-    classifier: nn.Module,
+    classifier: Classifier,
     settings: LocalizerConfig,
     pack: Dataset,
     rows: npt.NDArray[np.int64],

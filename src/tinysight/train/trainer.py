@@ -67,11 +67,11 @@ class Trainer:
         )
         self.total = self.batches.epoch_end(run.train.epochs - 1)
 
-        classifier = models.build(run.model.name, len(pack.class_names), run.model.options)
+        classifier = models.create_model(run.model.name, len(pack.class_names), **run.model.options)
         generator = torch.Generator().manual_seed(derived_seed(_WEIGHTS, run.train.seed))
         INITIALIZATIONS[run.model.init](classifier, generator=generator)
-        classifier.normalize.set_statistics(*channel_statistics(pack.images, rows))  # type: ignore[operator, union-attr]
-        model = classifier
+        classifier.normalize.set_statistics(*channel_statistics(pack.images, rows))
+        model: nn.Module = classifier
         if run.localizer.finds:
             model = localizing.with_head(classifier, run.localizer, pack, rows, generator=generator)
         model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -347,9 +347,10 @@ def check(run: Config, pack: Dataset, distributed: DistributedContext) -> None:
     """
     training_rows(run, pack, distributed)
     with torch.device("meta"):
-        model = models.build(run.model.name, len(pack.class_names), run.model.options)
+        classifier = models.create_model(run.model.name, len(pack.class_names), **run.model.options)
+        model: nn.Module = classifier
         if run.localizer.finds:
-            model = localizing.build(model, run.localizer)
+            model = localizing.build(classifier, run.localizer)
     if run.localizer.encoder:
         localizing.encoder_weights(Path(run.localizer.encoder), run.model)
     check_layers(model, run.train.record)

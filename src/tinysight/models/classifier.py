@@ -1,0 +1,41 @@
+"""The contract of an image classifier, as a base class."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tinysight.models.layers import Normalize
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, H, W) in 0..255, uint8 or float, of any size -> logits (B, K).
+
+    A subclass is created by `Model(num_classes, *, option=default, ...)`. It sets `head` and
+    `num_features`, and implements `forward_features`, and `forward_head` where the head takes
+    other input than the mean of the features.
+
+    Attributes:
+        normalize: subtracts the mean and divides by the deviation of the training data.
+        head: the layers that turn features into logits; a localizer or other classes replace them.
+        num_features: channels of `forward_features`.
+    """
+
+    head: nn.Module
+    num_features: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalize = Normalize()
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in 0..255 -> features (B, num_features, h, w)."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features (B, num_features, h, w) -> logits (B, K)."""
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
+        return self.forward_head(self.forward_features(images))
