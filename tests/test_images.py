@@ -68,16 +68,37 @@ def test_each_format_gives_its_pixels(form: str) -> None:
     assert close(corners(image), QUADRANTS)
 
 
-def test_path_stream_and_bytes_give_the_same_pixels(tmp_path: Path) -> None:
+def test_every_kind_of_source_gives_the_same_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     data = encoded(quadrants(), "JPEG")
     path = tmp_path / "a b.jpg"
     path.write_bytes(data)
+    expected = np.asarray(read_image(path))
     with path.open("rb") as stream:
         stream.seek(7)  # wherever a caller left it
-        by_stream = np.asarray(read_image(stream))
+        assert np.array_equal(np.asarray(read_image(stream)), expected)
         assert not stream.closed
-    assert np.array_equal(np.asarray(read_image(path)), by_stream)
-    assert np.array_equal(np.asarray(read_image(data)), by_stream)
+    for source in (str(path), "~/a b.jpg", data, expected, Image.open(path)):
+        assert np.array_equal(np.asarray(read_image(source)), expected)
+
+
+def test_arrays_may_be_gray_or_have_alpha_and_other_arrays_are_refused() -> None:
+    gray, transparent = np.full((4, 5), 7, np.uint8), np.zeros((4, 5, 4), np.uint8)
+    assert corners(read_image(gray)) == [(7, 7, 7)] * 4
+    assert corners(read_image(transparent)) == [(255, 255, 255)] * 4
+    for array in (gray.astype(float), np.zeros((3, 4, 5), np.uint8), np.zeros(3, np.uint8)):
+        with pytest.raises(ValueError, match=rf"array of {array.dtype}.*uint8 \(H, W\)"):
+            read_image(array)
+
+
+def test_a_pillow_image_is_made_upright_and_left_as_it_was() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.open(io.BytesIO(encoded(quadrants(48, 32), "JPEG", exif=exif.tobytes())))
+    assert read_image(stored).size == (32, 48)
+    assert stored.size == (48, 32) and stored.getexif()[0x0112] == 6
 
 
 def test_stream_that_cannot_seek_is_read() -> None:
@@ -242,7 +263,7 @@ OTHERS = {
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "HTML": b"<!DOCTYPE html><title>404 Not LocalizerOutput</title>",
-    "holds no image": b"This is a text about a cat.\n",
+    "is not an image": b"This is a text about a cat.\n",
     "it is empty": b"",
 }
 

@@ -20,11 +20,11 @@ class Runtime:
     bf16: bool
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context that a forward pass runs in."""
+        """Return the context for a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def describe(self) -> str:
-        """Return one phrase for people: "cpu (2 threads), bf16"."""
+        """Return a phrase such as "cpu (2 threads), bf16"."""
         where = f"cpu ({torch.get_num_threads()} threads)"
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)
@@ -32,43 +32,42 @@ class Runtime:
 
 
 def select_device(device: str = "auto", precision: str = "auto", *, local_rank: int = 0) -> Runtime:
-    """Choose device and precision; raise ValueError for a device that is not there."""
+    """Choose device and precision; raise ValueError for a device that does not exist."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"the device is {device!r}; expected auto, cpu, cuda or cuda:N")
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
+    selected = torch.device(device)
+    if selected.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(
-                f"the device is {device!r}, but torch sees no CUDA device here; choose cpu"
+                f"the device is {device!r}, but torch finds no CUDA device here; choose cpu"
             )
-        chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
-        if chosen.index >= torch.cuda.device_count():
-            raise ValueError(
-                f"the device is {chosen}, but there are {torch.cuda.device_count()} CUDA devices here"
-            )
-        torch.cuda.set_device(chosen)
-    return Runtime(
-        device=chosen, bf16=precision == "bf16" or (precision == "auto" and native_bf16(chosen))
-    )
+        selected = torch.device("cuda", local_rank if selected.index is None else selected.index)
+        count = torch.cuda.device_count()
+        if selected.index >= count:
+            raise ValueError(f"the device is {selected}, but there are {count} CUDA devices here")
+        torch.cuda.set_device(selected)
+    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(selected))
+    return Runtime(device=selected, bf16=bf16)
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Tell whether bfloat16 pays: asked of a CUDA device, measured on a CPU (emulation is slower
-    than float32).
+    """Return whether bfloat16 pays, as a CUDA device states it or as measured on a CPU.
 
-    Emulation can be 300 times slower: a small product shows it in 30 ms, where the one that
-    decides takes 8 s."""
+    Emulation can be 300 times slower: a small product shows it in 30 ms, while the one that
+    decides would take 8 s.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return _bf16_gain(128) > 0.05 and _bf16_gain(768) > 1.3
 
 
 def _bf16_gain(size: int) -> float:
-    return matmul_rate(torch.bfloat16, size=size, seconds=0.05) / matmul_rate(
-        torch.float32, size=size, seconds=0.05
+    bf16, fp32 = (
+        matmul_rate(dtype, size=size, seconds=0.05) for dtype in (torch.bfloat16, torch.float32)
     )
+    return bf16 / fp32
 
 
 def matmul_rate(
@@ -78,11 +77,11 @@ def matmul_rate(
     seconds: float = 0.5,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Return the best rate of a square matrix product, in floating-point operations a second."""
+    """Return the best rate of a square matrix product, in floating-point operations per second."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(size, size, generator=generator).to(device, dtype)
     b = torch.randn(size, size, generator=generator).to(device, dtype)
-    a @ b  # warms up: libraries are chosen and loaded at the first product
+    a @ b  # warm-up: libraries are chosen and loaded at the first product
     best = 0.0
     deadline = time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < deadline:
@@ -95,21 +94,21 @@ def matmul_rate(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done what it was given (for timing; a CPU always has)."""
+    """Wait for the work queued on `device`, to measure time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory for what comes next, for as long as this process lives;
-    glibc's only.
+    """Let glibc keep freed memory for later allocations, as long as this process lives.
 
-    By default it gives large blocks back, and takes them anew, page by page and cleared, several
-    times a step, which cost the report's 18-layer ResNet a tenth of its processor time
-    (benchmarks/README.md)."""
+    By default it returns large blocks to the system and gets them again, page by page and zeroed,
+    several times per step, which took a tenth of the processor time of the report's 18-layer ResNet
+    (benchmarks/README.md).
+    """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_max = -1, -4  # the numbers of malloc.h
+    trim_threshold, mmap_max = -1, -4  # the numbers in malloc.h
     library = ctypes.CDLL(None)
     library.mallopt(mmap_max, 0)
     library.mallopt(trim_threshold, -1)

@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_refused(
         ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
         ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),
         ({"localizer__frozen": True}, "false without localizer.encoder"),
-        ({"localizer__threshold": 1.0}, "between 0 and 1"),
+        ({"localizer__threshold": 1.0}, "above 0, below 1"),
         ({"localizer__overlap": "l1"}, "iou, center"),
     ):
         with pytest.raises(ValueError, match=complaint):
