@@ -60,7 +60,7 @@ def augment_one_by_one(images: np.ndarray, rng: random.Random) -> torch.Tensor:
 
 def augment_as_batch(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Augment images (B, 64, 64, 3) with tinysight: float32 (B, 3, 56, 56)."""
-    draws = augment.draw(
+    draws = augment.sample(
         len(images),
         source_size=SOURCE,
         crop=CROP,

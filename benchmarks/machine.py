@@ -150,7 +150,7 @@ def _batches(images: Any, labels: Any, device: torch.device) -> Loader[augment.T
 
 
 def _draw(count: int, generator: torch.Generator) -> augment.TransformParams:
-    return augment.draw(count, source_size=SIZE, crop=CROP, generator=generator)
+    return augment.sample(count, source_size=SIZE, crop=CROP, generator=generator)
 
 
 def _loading(images: Any, labels: Any, device: torch.device, seconds: float) -> float:

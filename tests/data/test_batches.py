@@ -19,7 +19,7 @@ from tinysight.data.batches import (
     epoch_order,
     prefetch,
 )
-from tinysight.ops.augment import TransformParams, draw
+from tinysight.ops.augment import TransformParams, sample
 
 SIZE = 8
 
@@ -43,7 +43,7 @@ def _batches(
         images,
         np.arange(num_all, dtype=np.int64),
         np.arange(first, first + num_rows, dtype=np.int64),
-        draw=lambda count, generator: draw(count, source_size=SIZE, crop=4, generator=generator),
+        draw=lambda count, generator: sample(count, source_size=SIZE, crop=4, generator=generator),
         batch_size=batch_size,
         seed=seed,
         share=share or slice(0, min(batch_size, num_rows)),
@@ -112,7 +112,7 @@ def test_a_batch_that_straddles_two_epochs_is_the_end_of_one_and_the_start_of_th
     assert batch.labels.tolist() == [*last[18:], *first[:1]]
     generator = torch.Generator().manual_seed(derived_seed(2, 0, 1))
     assert torch.equal(
-        batch.draws.angle[5:], draw(23, source_size=SIZE, crop=4, generator=generator).angle[:1]
+        batch.draws.angle[5:], sample(23, source_size=SIZE, crop=4, generator=generator).angle[:1]
     )
 
 

@@ -64,7 +64,7 @@ def draw(
     count: int, method: str, seed: int = 3, size: int = SIZE, crop: int = CROP
 ) -> TransformParams:
     options: dict[str, object] = {"probability": 1.0, **METHODS[method]}
-    return augment.draw(count, source_size=size, crop=crop, generator=generator(seed), **options)  # type: ignore[arg-type]
+    return augment.sample(count, source_size=size, crop=crop, generator=generator(seed), **options)  # type: ignore[arg-type]
 
 
 def reference(image: np.ndarray, draws: TransformParams, row: int, crop: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_each_method_equals_a_loop_over_pixels(method: str, as_float: bool) -> N
 
 def test_training_defaults_equal_a_loop_over_pixels() -> None:
     images = noise(12, 64)
-    draws = augment.draw(12, source_size=64, crop=56, generator=generator(4))
+    draws = augment.sample(12, source_size=64, crop=56, generator=generator(4))
     np.testing.assert_allclose(
         augment.apply(images, draws, crop=56).numpy(), references(images, draws, 56), atol=0.02
     )
@@ -187,7 +187,10 @@ def test_a_positive_angle_turns_counter_clockwise(quarter: int) -> None:
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
-    images, draws = noise(70, 64), augment.draw(70, source_size=64, crop=56, generator=generator(5))
+    images, draws = (
+        noise(70, 64),
+        augment.sample(70, source_size=64, crop=56, generator=generator(5)),
+    )
     together = augment.apply(images, draws, crop=56)
     for part in (slice(0, 1), slice(13, 14), slice(3, 40), slice(69, 70)):
         assert torch.equal(augment.apply(images[part], draws[part], crop=56), together[part])
@@ -229,7 +232,7 @@ def test_off_the_cpu_nothing_reads_a_value(dtype: torch.dtype) -> None:
     # Meta tensors have shapes and no values: whatever would make a CUDA device wait for the host
     # raises on them.
     images = torch.zeros(4, 64, 64, 3, dtype=dtype, device="meta")
-    draws = augment.draw(4, source_size=64, crop=56, generator=generator()).to("meta")
+    draws = augment.sample(4, source_size=64, crop=56, generator=generator()).to("meta")
     assert augment.apply(images, draws, crop=56).shape == (4, 3, 56, 56)
     boxes, kept = augment.apply_to_boxes(torch.zeros(4, 2, 4, device="meta"), draws, crop=56)
     assert boxes.shape == (4, 2, 4) and kept.shape == (4, 2)
@@ -238,7 +241,10 @@ def test_off_the_cpu_nothing_reads_a_value(dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_the_cpu() -> None:
-    images, draws = noise(64, 64), augment.draw(64, source_size=64, crop=56, generator=generator(6))
+    images, draws = (
+        noise(64, 64),
+        augment.sample(64, source_size=64, crop=56, generator=generator(6)),
+    )
     there = augment.apply(images.cuda(), draws.to("cuda"), crop=56)
     torch.testing.assert_close(
         there.cpu(), augment.apply(images, draws, crop=56), atol=0.02, rtol=0
@@ -268,7 +274,7 @@ SHARE, MEAN = 5 * 0.5 / math.sqrt(COUNT), 5 / math.sqrt(12 * COUNT)
 
 
 def test_shares_ranges_and_uniformity_of_the_draws() -> None:
-    draws = augment.draw(COUNT, source_size=64, crop=56, generator=generator(7))
+    draws = augment.sample(COUNT, source_size=64, crop=56, generator=generator(7))
     for offset in (draws.offset_x, draws.offset_y):
         counts = torch.bincount(offset.long(), minlength=9)
         assert len(counts) == 9
@@ -296,7 +302,7 @@ def test_shares_ranges_and_uniformity_of_the_draws() -> None:
 
 
 def test_the_draws_of_different_quantities_are_independent() -> None:
-    draws = augment.draw(COUNT, source_size=64, crop=56, generator=generator(8))
+    draws = augment.sample(COUNT, source_size=64, crop=56, generator=generator(8))
     rows = torch.stack([getattr(draws, field.name).float() for field in dataclasses.fields(draws)])
     shifted = (draws.shift_x != 0) | (draws.shift_y != 0)
     applied = torch.stack(
@@ -317,7 +323,7 @@ def test_the_same_seed_draws_the_same_and_slices_are_slices() -> None:
         return [getattr(draws, field.name) for field in dataclasses.fields(draws)]
 
     first, again, other = (
-        augment.draw(100, source_size=64, crop=56, generator=generator(s)) for s in (1, 1, 2)
+        augment.sample(100, source_size=64, crop=56, generator=generator(s)) for s in (1, 1, 2)
     )
     assert all(torch.equal(a, b) for a, b in zip(fields(first), fields(again), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(fields(first), fields(other), strict=True))
@@ -341,8 +347,8 @@ def test_the_same_seed_draws_the_same_and_slices_are_slices() -> None:
     ],
 )
 def test_turning_a_method_off_changes_no_other(option: dict[str, object], own: set[str]) -> None:
-    full = augment.draw(500, source_size=64, crop=56, generator=generator(9))
-    less = augment.draw(500, source_size=64, crop=56, generator=generator(9), **option)  # type: ignore[arg-type]
+    full = augment.sample(500, source_size=64, crop=56, generator=generator(9))
+    less = augment.sample(500, source_size=64, crop=56, generator=generator(9), **option)  # type: ignore[arg-type]
     neutral = augment.center(500, 64, 56)
     for field in dataclasses.fields(full):
         expected = neutral if field.name in own else full
@@ -353,7 +359,7 @@ def test_turning_a_method_off_changes_no_other(option: dict[str, object], own: s
 
 
 def test_probability_zero_leaves_crop_and_flip() -> None:
-    draws = augment.draw(300, source_size=64, crop=56, generator=generator(), probability=0.0)
+    draws = augment.sample(300, source_size=64, crop=56, generator=generator(), probability=0.0)
     neutral = augment.center(300, 64, 56)
     for name in ("shift_x", "shift_y", "angle", "contrast", "gamma"):
         assert torch.equal(getattr(draws, name), getattr(neutral, name))
@@ -375,16 +381,16 @@ def test_probability_zero_leaves_crop_and_flip() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        augment.draw(4, **{"source_size": 64, "crop": 56, "generator": generator(), **options})  # type: ignore[arg-type]
+        augment.sample(4, **{"source_size": 64, "crop": 56, "generator": generator(), **options})  # type: ignore[arg-type]
 
 
 def test_images_and_draws_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 draws for 4 images"):
+    with pytest.raises(ValueError, match="3 params for 4 images"):
         augment.apply(noise(4), augment.center(3, SIZE, CROP), crop=CROP)
     for shape in ((4, SIZE, SIZE), (4, SIZE, SIZE, 1), (SIZE, SIZE, 3)):
         with pytest.raises(ValueError, match="images have shape"):
             augment.apply(torch.zeros(shape), augment.center(shape[0], SIZE, CROP), crop=CROP)
-    with pytest.raises(ValueError, match="draws are on meta, images on cpu"):
+    with pytest.raises(ValueError, match="params are on meta, images on cpu"):
         augment.apply(noise(4), augment.center(4, SIZE, CROP).to("meta"), crop=CROP)
 
 

@@ -18,7 +18,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 def _draw(count: int, **changes: float) -> MixParams:
-    return mixing.draw(
+    return mixing.sample_mix(
         count,
         generator=_generator(),
         **{"mixup": 0.4, "cutmix": 1.0, "probability": 0.8, **changes},
@@ -61,7 +61,7 @@ def test_it_is_the_plain_loop_and_weights_match_the_pixels(
     images = torch.rand(count, 3, 7, 9, generator=_generator(1)) * 255
     labels = torch.arange(count) % 5
     mixes = _draw(count, **changes)
-    mixed, targets = mixing.apply(images, labels, mixes)
+    mixed, targets = mixing.mix(images, labels, mixes)
     expected, weights = _mixed_plainly(images, labels.tolist(), mixes, 5)
     assert torch.allclose(mixed, expected, atol=1e-3)
     found = torch.zeros(count, 5, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_it_is_the_plain_loop_and_weights_match_the_pixels(
 
 def test_an_image_that_is_not_mixed_stays_to_the_bit() -> None:
     images = torch.rand(6, 3, 8, 8, generator=_generator(2)) * 255
-    mixed, targets = mixing.apply(images, torch.arange(6), _draw(6, probability=0.0))
+    mixed, targets = mixing.mix(images, torch.arange(6), _draw(6, probability=0.0))
     assert torch.equal(mixed, images) and torch.equal(targets.own, torch.ones(6))
     assert torch.equal(targets.main, torch.arange(6))
 
@@ -131,10 +131,10 @@ def test_the_loss_is_torchs_against_soft_labels(label_smoothing: float) -> None:
 def test_shares_of_a_batch_are_mixed_as_the_whole(world: int) -> None:
     images, labels = torch.rand(8, 3, 6, 6, generator=_generator(4)), torch.arange(8)
     mixes = _draw(8)
-    whole, _ = mixing.apply(images, labels, mixes)
+    whole, _ = mixing.mix(images, labels, mixes)
     parts = [slice(8 * rank // world, 8 * (rank + 1) // world) for rank in range(world)]
     assert torch.equal(
-        torch.cat([mixing.apply(images[p], labels[p], mixes[p])[0] for p in parts]), whole
+        torch.cat([mixing.mix(images[p], labels[p], mixes[p])[0] for p in parts]), whole
     )
 
 
@@ -144,3 +144,35 @@ def test_shares_of_a_batch_are_mixed_as_the_whole(world: int) -> None:
 def test_draws_out_of_range_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="give"):
         _draw(4, **changes)
+
+
+def test_erasing_equals_a_loop_over_images() -> None:
+    images = torch.rand(12, 3, 9, 7, generator=torch.Generator().manual_seed(0)) * 255
+    params = mixing.sample_erase(12, generator=torch.Generator().manual_seed(1), probability=0.7)
+    expected = images.clone()
+    for index in range(12):
+        x0, y0, x1, y1 = (
+            round(share * side)
+            for share, side in zip(params.window[index].tolist(), (7, 9, 7, 9), strict=True)
+        )
+        expected[index, :, y0:y1, x0:x1] = params.color[index][:, None, None]
+    erased = mixing.erase(images, params)
+    assert torch.equal(erased, expected)
+    assert (erased != images).flatten(1).any(1).sum() > 4
+
+
+def test_erased_windows_have_the_papers_areas_and_aspects() -> None:
+    params = mixing.sample_erase(5000, generator=torch.Generator().manual_seed(2), probability=0.5)
+    width, height = (params.window[:, 2:] - params.window[:, :2]).T
+    erased = (width > 0) & (height > 0)
+    assert abs(float(erased.float().mean()) - 0.5) < 0.03
+    whole = erased & ((params.window > 0) & (params.window < 1)).all(1)
+    area, aspect = (width * height)[whole], (height / width)[whole]
+    assert 0.0199 < area.min() < 0.04 and 0.2 < area.max() < 0.3301
+    assert 0.2999 < aspect.min() < 0.4 and 2.5 < aspect.max() < 3.334
+    assert params.color.min() >= 0 and 250 < params.color.max() <= 255
+
+
+def test_an_erasing_probability_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        mixing.sample_erase(3, generator=torch.Generator(), probability=1.1)

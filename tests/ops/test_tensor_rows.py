@@ -41,7 +41,7 @@ def test_indexing_takes_the_same_rows_of_every_field(rows: slice | Tensor) -> No
 
 def test_joining_is_the_inverse_of_cutting() -> None:
     whole = _outer(5)
-    joined = Outer.join([whole[:2], whole[2:]])
+    joined = Outer.cat([whole[:2], whole[2:]])
     assert joined.inner is not None and whole.inner is not None and joined.unused is None
     assert torch.equal(joined.wide, whole.wide) and torch.equal(
         joined.inner.value, whole.inner.value

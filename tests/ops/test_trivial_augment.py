@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from tinysight.ops import augment, trivial_augment
-from tinysight.ops.trivial_augment import OPERATIONS, STRONGEST_BLEND, TrivialAugmentParams
+from tinysight.ops.trivial_augment import OPERATIONS, MAX_BLEND, TrivialAugmentParams
 
 TONES = ("nothing", "brightness", "contrast", "color", "sharpness", "posterize", "solarize")
 ENHANCERS = {
@@ -35,7 +35,7 @@ def _all_of(name: str, strengths: list[float]) -> TrivialAugmentParams:
 def _with_pillow(image: torch.Tensor, name: str, strength: float) -> np.ndarray:
     picture = Image.fromarray(image.permute(1, 2, 0).byte().numpy())
     if name in ENHANCERS:
-        picture = ENHANCERS[name](picture).enhance(1 + STRONGEST_BLEND * strength)
+        picture = ENHANCERS[name](picture).enhance(1 + MAX_BLEND * strength)
     elif name == "posterize":
         picture = ImageOps.posterize(picture, 8 - round(abs(strength) * 6))
     elif name == "solarize":
@@ -62,7 +62,7 @@ def test_a_tone_is_pillows(name: str) -> None:
 
 def test_a_batch_of_all_operations_is_each_image_by_itself() -> None:
     images = _images(40)
-    drawn = trivial_augment.draw(40, generator=torch.Generator().manual_seed(3))
+    drawn = trivial_augment.sample(40, generator=torch.Generator().manual_seed(3))
     together = trivial_augment.apply_tone(images, drawn)
     for index in range(40):
         alone = trivial_augment.apply_tone(images[index : index + 1], drawn[index : index + 1])
@@ -71,7 +71,7 @@ def test_a_batch_of_all_operations_is_each_image_by_itself() -> None:
 
 
 def test_operations_are_equally_likely_and_strengths_uniform() -> None:
-    drawn = trivial_augment.draw(50_000, generator=torch.Generator().manual_seed(4))
+    drawn = trivial_augment.sample(50_000, generator=torch.Generator().manual_seed(4))
     shares = torch.bincount(drawn.operation, minlength=len(OPERATIONS)) / 50_000
     assert len(shares) == len(OPERATIONS) and (shares - 1 / len(OPERATIONS)).abs().max() < 0.008
     assert (

@@ -144,7 +144,7 @@ class Loader(Generic[Drawn]):
         return Batch(
             images=torch.cat([piece.images for piece in pieces]),
             labels=torch.cat([piece.labels for piece in pieces]),
-            draws=type(pieces[0].draws).join([piece.draws for piece in pieces]),
+            draws=type(pieces[0].draws).cat([piece.draws for piece in pieces]),
             boxes=None if self._boxes is None else torch.cat([piece.boxes for piece in pieces]),  # type: ignore[misc]
         )
 

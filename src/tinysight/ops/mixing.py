@@ -1,18 +1,23 @@
-"""Mix each image of a batch with its neighbor: Mixup and CutMix, the random draws apart from the
-arithmetic.
+"""Mixup, CutMix and random erasing; random parameters are sampled apart from applying them.
 
-Mixup (Zhang et al. 2018, arXiv:1710.09412) adds two images; CutMix (Yun et al. 2019,
-arXiv:1905.04899) pastes a window of the one into the other. Deliberate differences:
+Mixup (Zhang et al. 2018, arXiv:1710.09412) averages two images; CutMix (Yun et al. 2019,
+arXiv:1905.04899) pastes a window of one into the other; random erasing (Zhong et al. 2020,
+arXiv:1708.04896) fills a window. Deliberate differences:
 
-* The partner of image i is image i ^ 1, so 0 and 1, 2 and 3, ... are pairs. Loader are in random
+* The partner of image i is image i ^ 1, so 0 and 1, 2 and 3, ... are pairs. Batches are in random
   order, so this is as random as a permutation, and it does not depend on how many processes share a
   batch (of an even share each).
-* Every image has draws of its own, where both papers' programs draw once a batch.
+* Parameters are sampled per image; both papers' programs sample them per batch.
 * The weights of CutMix's labels are counted in the pixels that were pasted, after rounding and
-clipping."""
+  clipping.
+* An erased window has one random color, not noise per pixel (three numbers per image, not
+  thousands), and is clipped at the image's edges, where the paper samples again until it fits: it
+  may be smaller.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,24 +25,33 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinysight.ops import windows
 from tinysight.ops.tensor_rows import TensorRows
+
+ERASED_AREA = (0.02, 0.33)  # range of the share of the image, as in the paper
+ERASED_ASPECT = (0.3, 1 / 0.3)  # range of height over width, as in the paper
 
 
 @dataclass(frozen=True)
 class MixParams(TensorRows):
-    """How each of N images is mixed; all tensors have N rows."""
+    """How each of N images is mixed."""
 
-    own: Tensor  # float32 (N,): Mixup's share of the image itself, 1 where there is no Mixup
+    own: Tensor  # float32 (N,): mixup's weight of the image itself, 1 where there is no mixup
     # float32 (N, 4): CutMix's (x0, y0, x1, y1) in shares of the side, empty where there is none
     window: Tensor
 
 
+@dataclass(frozen=True)
+class EraseParams(TensorRows):
+    """What is erased in each of N images."""
+
+    # float32 (N, 4): (x0, y0, x1, y1) in shares of the side, empty where nothing is erased
+    window: Tensor
+    color: Tensor  # float32 (N, 3) in 0..255
+
+
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What a network should say of B images: `own` of the weight on `labels`, the rest on
-    `partners`; all (B,).
-    """
+    """Targets of B images: weight `own` on `labels`, the rest on `partners`; all (B,)."""
 
     labels: Tensor
     partners: Tensor
@@ -45,25 +59,24 @@ class Targets:
 
     @property
     def main(self) -> Tensor:
-        """The heavier label of each image: int64 (B,)."""
+        """The label with the larger weight of each image: int64 (B,)."""
         return torch.where(self.own >= 0.5, self.labels, self.partners)
 
 
-def draw(
+def sample_mix(
     count: int, *, generator: torch.Generator, mixup: float, cutmix: float, probability: float
 ) -> MixParams:
-    """Draw how each of `count` images is mixed, on the CPU, from `generator`.
+    """Sample how each of `count` images is mixed, on the CPU.
 
-    Each image is mixed with `probability`. `mixup` and `cutmix` are the alphas of Beta(alpha,
-    alpha), the share of the image itself; 0 turns a method off, and with both on each mixed
-    image takes either by the toss of a coin."""
+    Args:
+        mixup, cutmix: alpha of Beta(alpha, alpha), the share of the image itself; 0: not used.
+            With both, each mixed image takes either at random.
+        probability: that an image is mixed.
+    """
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(
-                f"{name} is {alpha}: give the alpha of a Beta distribution, 0 for none"
-            )
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability is {probability}: give a share from 0 to 1")
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"{name} is {alpha}: give the alpha of a Beta distribution, 0: none")
+    _check_probability(probability)
     uniform = torch.rand(6, count, generator=generator)
     mixed = uniform[0] < probability
     cut = uniform[1] < (0.5 if mixup and cutmix else float(bool(cutmix)))
@@ -72,31 +85,25 @@ def draw(
     window = torch.zeros(count, 4)
     if cutmix:
         side = (1 - _beta(uniform[3], cutmix)).sqrt()
-        window = windows.around(uniform[4], uniform[5], width=side, height=side)
+        window = _window(uniform[4], uniform[5], width=side, height=side)
         window = torch.where((mixed & cut)[:, None], window, 0.0)
     return MixParams(own=own, window=window)
 
 
-def apply(images: Tensor, labels: Tensor, mixes: MixParams) -> tuple[Tensor, Targets]:
-    """Mix float images (B, 3, H, W), B labels with them: images of the same shape and the targets.
-
-    With an odd B the last image stays as it is.
-    """
-    count = len(labels)
-    partner = torch.arange(count, device=labels.device) ^ 1
-    partner = torch.where(partner < count, partner, torch.arange(count, device=labels.device))
+def mix(images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Targets]:
+    """Mix float images (B, 3, H, W) with labels (B,); with an odd B the last is not mixed."""
+    index = torch.arange(len(labels), device=labels.device)
+    partner = torch.where((index ^ 1) < len(labels), index ^ 1, index)
     others = images[partner]
-    own = mixes.own[:, None, None, None]
-    pasted = windows.mask(mixes.window, height=images.shape[2], width=images.shape[3])[:, None]
-    mixed = torch.where(pasted, others, torch.lerp(others, images, own))
-    share = mixes.own * (1 - pasted.float().mean(dim=(1, 2, 3)))
-    return mixed, Targets(labels=labels, partners=labels[partner], own=share)
+    pasted = _mask(params.window, height=images.shape[2], width=images.shape[3])[:, None]
+    mixed = torch.lerp(others, images, params.own[:, None, None, None])
+    share = params.own * (1 - pasted.float().mean(dim=(1, 2, 3)))
+    targets = Targets(labels=labels, partners=labels[partner], own=share)
+    return torch.where(pasted, others, mixed), targets
 
 
 def cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy of logits (B, K) against two weighted labels, each smoothed: a
-    scalar.
-    """
+    """Return the mean cross-entropy of logits (B, K) with two weighted labels, each smoothed."""
     own, other = (
         F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
         for labels in (targets.labels, targets.partners)
@@ -104,8 +111,55 @@ def cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 
     return torch.lerp(other, own, targets.own).mean()
 
 
+def sample_erase(count: int, *, generator: torch.Generator, probability: float) -> EraseParams:
+    """Sample what is erased of each of `count` images, on the CPU; each with `probability`."""
+    _check_probability(probability)
+    uniform = torch.rand(8, count, generator=generator)
+    low, high = ERASED_AREA
+    area = low + (high - low) * uniform[0]
+    low, high = ERASED_ASPECT
+    aspect = torch.exp(math.log(low) + math.log(high / low) * uniform[1])
+    window = _window(
+        uniform[2], uniform[3], width=(area / aspect).sqrt(), height=(area * aspect).sqrt()
+    )
+    window = torch.where((uniform[4] < probability)[:, None], window, 0.0)
+    return EraseParams(window=window, color=255 * uniform[5:].T.contiguous())
+
+
+def erase(images: Tensor, params: EraseParams) -> Tensor:
+    """Fill the windows of float images (B, 3, H, W) in 0..255 with their color."""
+    erased = _mask(params.window, height=images.shape[2], width=images.shape[3])
+    return torch.where(erased[:, None], params.color[:, :, None, None], images)
+
+
+def _check_probability(probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability is {probability}: give a share from 0 to 1")
+
+
 def _beta(uniform: Tensor, alpha: float) -> Tensor:
-    """Turn uniform numbers (N,) into ones of Beta(alpha, alpha), by the inverse of its
-    distribution.
-    """
+    """Transform uniform numbers (N,) to Beta(alpha, alpha), by the inverse distribution."""
     return torch.from_numpy(betaincinv(alpha, alpha, uniform.double().numpy())).float()
+
+
+def _window(center_x: Tensor, center_y: Tensor, *, width: Tensor, height: Tensor) -> Tensor:
+    """Return windows (N, 4) in shares of the image's sides, clipped; all arguments are (N,)."""
+    near_x, near_y = center_x - width / 2, center_y - height / 2
+    far_x, far_y = center_x + width / 2, center_y + height / 2
+    return torch.stack((near_x, near_y, far_x, far_y), -1).clamp(0, 1)
+
+
+def _mask(windows: Tensor, *, height: int, width: int) -> Tensor:
+    """Return the pixels in windows (N, 4), rounded to whole pixels: bool (N, height, width)."""
+    x0, y0, x1, y1 = windows.unbind(-1)
+    x0, x1, y0, y1 = (
+        (x0 * width).round(),
+        (x1 * width).round(),
+        (y0 * height).round(),
+        (y1 * height).round(),
+    )
+    columns = torch.arange(width, device=windows.device)
+    rows = torch.arange(height, device=windows.device)
+    across = (columns >= x0[:, None]) & (columns < x1[:, None])
+    down = (rows >= y0[:, None]) & (rows < y1[:, None])
+    return down[:, :, None] & across[:, None, :]

@@ -1,4 +1,4 @@
-"""Tensors that go by rows: one value, or one vector, for each of N images."""
+"""A batch of records as a dataclass of tensors: one value, or one vector, for each of N images."""
 
 from __future__ import annotations
 
@@ -12,41 +12,32 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class TensorRows:
-    """A base for frozen dataclasses whose fields are tensors (N, ...), `TensorRows` of N
-    themselves, or None where unused.
-    """
+    """Base of frozen dataclasses whose fields are tensors (N, ...), `TensorRows` of N, or None."""
 
     def __post_init__(self) -> None:
         lengths = {len(value) for value in self._used().values()}
-        assert len(lengths) == 1, f"every field has one value an image, but there are {lengths}"
+        assert len(lengths) == 1, f"fields have different numbers of rows: {lengths}"
 
     def __len__(self) -> int:
         return len(next(iter(self._used().values())))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
-        """Return some of the rows: by a slice, a boolean mask or a tensor of indices."""
+        """Select rows by a slice, a boolean mask or a tensor of indices."""
         return self._with({name: value[rows] for name, value in self._used().items()})
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Return the rows on `device`."""
-        moved = {
-            name: value.to(device, non_blocking=non_blocking)
-            for name, value in self._used().items()
-        }
-        return self._with(moved)
+        used = self._used().items()
+        return self._with({name: v.to(device, non_blocking=non_blocking) for name, v in used})
 
     @classmethod
-    def join(cls, pieces: Sequence[Self]) -> Self:
-        """Put pieces that use the same fields one behind the other."""
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Concatenate parts that use the same fields."""
         joined: dict[str, Any] = {}
-        for name in pieces[0]._used():
-            values = [getattr(piece, name) for piece in pieces]
-            joined[name] = (
-                type(values[0]).join(values)
-                if isinstance(values[0], TensorRows)
-                else torch.cat(values)
-            )
-        return pieces[0]._with(joined)
+        for name, first in parts[0]._used().items():
+            values = [getattr(part, name) for part in parts]
+            joined[name] = first.cat(values) if isinstance(first, TensorRows) else torch.cat(values)
+        return parts[0]._with(joined)
 
     def _used(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

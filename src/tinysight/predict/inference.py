@@ -11,7 +11,6 @@ from tinysight.device import Runtime
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
 from tinysight.ops.boxes import decode, nms
-from tinysight.ops.resize import resize
 
 MAX_DETECTIONS = (
     32  # kept an image, whatever their confidence: metrics need those below the threshold, too
@@ -45,7 +44,7 @@ def center_views(images: Tensor, *, crop: int, size: int, runtime: Runtime) -> T
     """
     images = images.to(runtime.device, non_blocking=True)
     draws = augment.center(len(images), source_size=images.shape[1], crop=crop).to(runtime.device)
-    return resize(augment.apply(images, draws, crop=crop), size)
+    return augment.resize(augment.apply(images, draws, crop=crop), size)
 
 
 @torch.no_grad()

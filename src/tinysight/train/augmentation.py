@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from tinysight.config import AugmentConfig
-from tinysight.ops import augment, erasing, mixing, trivial_augment
+from tinysight.ops import augment, mixing, trivial_augment
 from tinysight.ops.boxes import to_cxcywh
-from tinysight.ops.resize import resize
 from tinysight.ops.tensor_rows import TensorRows
 
 LEAST_KEPT = 0.5  # share of its area that a box keeps, or it is no truth any more
@@ -24,7 +23,7 @@ class AugmentParams(TensorRows):
 
     draws: augment.TransformParams
     operations: trivial_augment.TrivialAugmentParams | None = None
-    erasures: erasing.EraseParams | None = None
+    erasures: mixing.EraseParams | None = None
     mixes: mixing.MixParams | None = None
 
 
@@ -32,7 +31,7 @@ def draw(
     count: int, *, settings: AugmentConfig, source_size: int, crop: int, generator: torch.Generator
 ) -> AugmentParams:
     """Draw what happens to each of `count` images, on the CPU, from `generator`."""
-    draws = augment.draw(
+    draws = augment.sample(
         count,
         source_size=source_size,
         crop=crop,
@@ -45,17 +44,17 @@ def draw(
         probability=settings.probability,
     )
     operations = (
-        trivial_augment.draw(count, generator=generator) if settings.trivial_augment else None
+        trivial_augment.sample(count, generator=generator) if settings.trivial_augment else None
     )
     if operations is not None:
         draws = trivial_augment.add_geometry(draws, operations, size=crop)
     return AugmentParams(
         draws=draws,
         operations=operations,
-        erasures=erasing.draw(count, generator=generator, probability=settings.erase)
+        erasures=mixing.sample_erase(count, generator=generator, probability=settings.erase)
         if settings.erase
         else None,
-        mixes=mixing.draw(
+        mixes=mixing.sample_mix(
             count,
             generator=generator,
             mixup=settings.mixup,
@@ -84,12 +83,12 @@ def apply(
     pixels = augment.apply(images, treatment.draws, crop=crop)
     if treatment.operations is not None:
         pixels = trivial_augment.apply_tone(pixels, treatment.operations)
-    pixels = resize(pixels, size)
+    pixels = augment.resize(pixels, size)
     if treatment.erasures is not None:
-        pixels = erasing.apply(pixels, treatment.erasures)
+        pixels = mixing.erase(pixels, treatment.erasures)
     if treatment.mixes is None or not mixing_on:
         return pixels, None
-    return mixing.apply(pixels, labels, treatment.mixes)
+    return mixing.mix(pixels, labels, treatment.mixes)
 
 
 def apply_to_boxes(boxes: Tensor, treatment: AugmentParams, *, crop: int) -> tuple[Tensor, Tensor]:
