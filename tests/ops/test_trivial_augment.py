@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from tinysight.ops import augment, trivial_augment
-from tinysight.ops.trivial_augment import OPERATIONS, MAX_BLEND, TrivialAugmentParams
+from tinysight.ops.trivial_augment import MAX_BLEND, OPERATIONS, TrivialAugmentParams
 
 TONES = ("nothing", "brightness", "contrast", "color", "sharpness", "posterize", "solarize")
 ENHANCERS = {
