@@ -1,12 +1,10 @@
-"""Named studies. A study is a function that returns a `Study`: a question, and the labeled runs
-that answer it.
+"""Named studies: functions that return a `Study`, a question and the configs that answer it.
 
-A person's own study is a Python file with a function `study()`; docs/studies.md shows one.
+A user's own study is a Python file with a function `study()`; docs/studies.md shows one.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 import sys
@@ -15,26 +13,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinysight.config import Config, ModelConfig
+from tinysight.files import suggest
 from tinysight.recipes import recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One of the things compared: a run, begun from a named recipe, and what was published for it."""
+    """One of the things compared: a config made from a named recipe, and its published error."""
 
     label: str
-    run: Config
+    config: Config
     published: float | None = None  # top-1 error on val, 0..1, of the source
 
     @property
     def slug(self) -> str:
-        """The label as a folder's name: lower case, figures and hyphens."""
+        """The label as a folder's name: lower case, digits and hyphens."""
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A question and the runs that answer it; every other member is compared with the reference."""
+    """A question and the configs that answer it, each compared with the reference."""
 
     name: str
     question: str
@@ -45,22 +44,21 @@ class Study:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
             raise ValueError(
-                f"the study's name is {self.name!r}; use lower-case letters, figures and hyphens"
+                f"the study's name is {self.name!r}; use lower-case letters, digits and hyphens"
             )
-        object.__setattr__(self, "members", tuple(self.members))
-        if len(self.members) < 2:
-            raise ValueError(
-                f"study {self.name} has {len(self.members)} members; a comparison needs 2 or more"
-            )
+        labels = [member.label for member in self.members]
         slugs = [member.slug for member in self.members]
+        if len(labels) < 2:
+            raise ValueError(f"study {self.name} has {len(labels)} members; compare 2 or more")
         if "" in slugs or len(set(slugs)) < len(slugs):
-            labels = ", ".join(repr(member.label) for member in self.members)
             raise ValueError(
-                f"study {self.name} has the labels {labels}; give each member one that tells it apart"
+                f"study {self.name} has the labels {', '.join(map(repr, labels))}; "
+                "give each member a label of its own, with letters or digits"
             )
-        if self.reference and self.reference not in [member.label for member in self.members]:
+        if self.reference and self.reference not in labels:
             raise ValueError(
-                f"study {self.name} compares with {self.reference!r}, which is no member's label"
+                f"study {self.name} has the reference {self.reference!r}; "
+                f"expected a member's label: {', '.join(labels)}"
             )
         for member in self.members:
             if member.published is not None and not 0 <= member.published <= 1:
@@ -75,12 +73,10 @@ class Study:
 
 
 def models() -> Study:
-    """Compare the report's four networks, each trained as published (Wu et al. 2017, Table 1 and
-    Fig. 6).
-    """
+    """Compare the report's four networks, trained as published."""
     return Study(
         name="models",
-        question="Which of the report's four networks errs least?",
+        question="Which of the report's four networks has the lowest error?",
         source="Wu et al. 2017, section 4.1, Table 1 and Fig. 6",
         members=_networks("report"),
         reference="ResNet-18",
@@ -88,99 +84,98 @@ def models() -> Study:
 
 
 def models_modern() -> Study:
-    """Compare the same four networks, trained with what has been learned since."""
+    """Compare the same four networks, trained with methods found since."""
     return Study(
         name="models-modern",
-        question="Which of the report's four networks errs least when trained with what has been learned since 2017?",
-        source="ours; the published figures are those of Wu et al. 2017, Table 1",
+        question="Which of the report's four networks has the lowest error by today's training?",
+        source="ours; the published errors are those of Wu et al. 2017, Table 1",
         members=_networks("modern"),
         reference="ResNet-18",
     )
 
 
 def _networks(training: str) -> tuple[Member, ...]:
-    return (
-        Member(
-            label="Inception-ResNet", run=recipe(f"inception-resnet-{training}"), published=0.3756
-        ),
-        Member(label="ResNet-18", run=recipe(f"resnet18-{training}"), published=0.4350),
-        Member(label="VGG-19", run=recipe(f"vgg19-{training}"), published=0.4531),
-        Member(label="VGG-16", run=recipe(f"vgg16-{training}"), published=0.4722),
+    published = (
+        ("Inception-ResNet", "inception-resnet", 0.3756),
+        ("ResNet-18", "resnet18", 0.4350),
+        ("VGG-19", "vgg19", 0.4531),
+        ("VGG-16", "vgg16", 0.4722),
+    )
+    return tuple(
+        Member(label=label, config=recipe(f"{name}-{training}"), published=error)
+        for label, name, error in published
     )
 
 
 def depth() -> Study:
-    """Compare 10 layers with 18, and 18 wide ones with 18 narrow ones (Wu et al. 2017, Fig. 11)."""
+    """Compare 10 layers with 18, and 18 wide ones with 18 narrow ones."""
     base = recipe("resnet18-report")
     narrow = ModelConfig(name="resnet", options={"n": 2, "filters": (16, 32, 64, 128)})
     return Study(
         name="depth",
         question="Do more layers help, or more filters?",
-        source="Wu et al. 2017, section 4.4, Fig. 11: 10 layers equal 18 and learn faster, few filters fall behind",
+        source="Wu et al. 2017, section 4.4, Fig. 11: 10 layers equal 18 and learn faster, "
+        "few filters fall behind",
         members=(
-            Member(label="10 layers, 64 to 512 filters", run=recipe("resnet10-report")),
-            Member(label="18 layers, 64 to 512 filters", run=base),
-            Member(label="18 layers, 16 to 128 filters", run=replace(base, model=narrow)),
+            Member(label="10 layers, 64 to 512 filters", config=recipe("resnet10-report")),
+            Member(label="18 layers, 64 to 512 filters", config=base),
+            Member(label="18 layers, 16 to 128 filters", config=replace(base, model=narrow)),
         ),
         reference="18 layers, 64 to 512 filters",
     )
 
 
 def initialization() -> Study:
-    """Compare the report's two initializations of the 18-layer ResNet (Wu et al. 2017, Fig. 12)."""
+    """Compare the report's two initializations of the 18-layer ResNet."""
     base = recipe("resnet18-report")
+
+    def initialized(init: str) -> Config:
+        return replace(base, model=replace(base.model, init=init))
+
     return Study(
         name="initialization",
         question="Does the initialization matter?",
-        source="Wu et al. 2017, section 4.5, Fig. 12: alike until the learning rate first falls, then variance scaling",
+        source="Wu et al. 2017, section 4.5, Fig. 12: alike until the learning rate first falls, "
+        "then variance scaling",
         members=(
-            Member(label="Xavier", run=replace(base, model=replace(base.model, init="xavier"))),
-            Member(
-                label="variance scaling",
-                run=replace(base, model=replace(base.model, init="variance_scaling")),
-            ),
+            Member(label="Xavier", config=initialized("xavier")),
+            Member(label="variance scaling", config=initialized("variance_scaling")),
         ),
         reference="variance scaling",
     )
 
 
 def weight_decay() -> Study:
-    """Compare three weight decays on the 18-layer ResNet (Wu et al. 2017, Table 3 and Fig. 13)."""
-    base = recipe("resnet18-report")
-    published = {1e-4: 0.437, 2e-4: 0.421, 3e-4: 0.432}
+    """Compare three weight decays on the 18-layer ResNet."""
     return Study(
         name="weight-decay",
         question="How much weight decay?",
         source="Wu et al. 2017, section 4.6, Table 3 and Fig. 13",
-        members=tuple(
-            Member(
-                label=f"weight decay {decay:.0e}".replace("e-0", "e-"),
-                run=replace(base, optimizer=replace(base.optimizer, weight_decay=decay)),
-                published=error,
-            )
-            for decay, error in published.items()
-        ),
+        members=_decays("resnet18-report", {1e-4: 0.437, 2e-4: 0.421, 3e-4: 0.432}),
         reference="weight decay 2e-4",
     )
 
 
 def weight_decay_modern() -> Study:
-    """Compare weight decays, wider apart, on the 18-layer ResNet trained with what has been learned
-    since 2017.
-    """
-    base = recipe("resnet18-modern")
+    """Compare weight decays, wider apart, on the 18-layer ResNet by today's training."""
     return Study(
         name="weight-decay-modern",
-        question="How much weight decay without any on norms and biases, along a cosine? (Anew for each kind of crop.)",
-        source="ours: from 1e-4 to 5e-4 looks worth 4 to 6 points across published results on this data set",
-        members=tuple(
-            Member(
-                label=f"weight decay {decay:.0e}".replace("e-0", "e-"),
-                run=replace(base, optimizer=replace(base.optimizer, weight_decay=decay)),
-            )
-            for decay in (1e-4, 5e-4, 1e-3)
-        ),
+        question="How much weight decay along a cosine, without any on norms and biases?",
+        source="ours: 1e-4 to 5e-4 look worth 4 to 6 points across published results on this data",
+        members=_decays("resnet18-modern", {1e-4: None, 5e-4: None, 1e-3: None}),
         reference="weight decay 5e-4",
+    )
+
+
+def _decays(name: str, published: dict[float, float | None]) -> tuple[Member, ...]:
+    base = recipe(name)
+    return tuple(
+        Member(
+            label=f"weight decay {decay:.0e}".replace("e-0", "e-"),
+            config=replace(base, optimizer=replace(base.optimizer, weight_decay=decay)),
+            published=error,
+        )
+        for decay, error in published.items()
     )
 
 
@@ -195,8 +190,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
 
 
 def study(name: str) -> Study:
-    """Return the study of that name, or the one that the function `study()` of a Python file
-    returns.
+    """Return the study of that name, or the one that `study()` in a Python file returns.
 
     Raises:
         ValueError: there is none (the nearest name is given), or the file has no such function.
@@ -205,18 +199,14 @@ def study(name: str) -> Study:
         return STUDIES[name]()
     if name.endswith(".py"):
         return _from_file(Path(name))
-    close = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]}? " if close else ""
     raise ValueError(
-        f"no study is named {name!r}; {hint}there are {', '.join(STUDIES)}, or give your own .py file"
+        f"no study is named {name!r}; {suggest(name, STUDIES)} (or give your own .py file)"
     )
 
 
 def _from_file(path: Path) -> Study:
     if not path.is_file():
-        raise ValueError(
-            f"there is no file {path}; a study of your own is a Python file with a function study()"
-        )
+        raise ValueError(f"{path} is not a file; expected a Python file with a function study()")
     specification = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -231,6 +221,7 @@ def _from_file(path: Path) -> Study:
     made = make() if callable(make) else None
     if not isinstance(made, Study):
         raise ValueError(
-            f"{path} has no function study() that returns a tinysight.study.definitions.Study; see docs/studies.md"
+            f"{path} has no function study() that returns a tinysight.study.definitions.Study; "
+            "see docs/studies.md"
         )
     return made

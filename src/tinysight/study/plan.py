@@ -1,17 +1,21 @@
-"""The plan of a study: which trainings, in which folders, by which command lines.
+"""The plan of a study (which trainings, in which folders, by which commands), and its loop.
 
-Each is one `tinysight train ... --resume` in a folder of its own. Members share nothing but the
-images, so the same plan can be carried out here, on a cluster, or as a job array; carried out
-again, it goes on where it stopped."""
+Each training is what `tinysight train ... --resume` does in a folder of its own. They share only the
+dataset, so the same plan runs here, on Ray, or as a job array, and run again, it continues.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tinysight import config, models
+from tinysight import config as configs
+from tinysight import models
 from tinysight import run as runs
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
@@ -19,14 +23,16 @@ from tinysight.files import write_atomic
 from tinysight.recipes import recipe
 from tinysight.study.definitions import Member, Study
 from tinysight.train.distributed import DistributedContext
-from tinysight.train.trainer import check as check_run
+from tinysight.train.trainer import check as check_config
 from tinysight.train.trainer import training_rows
 
+logger = logging.getLogger("tinysight")
 _OPTIONS = {
     "data.name": "--data",
     "train.epochs": "--epochs",
     "train.seed": "--seeds",
     "data.fraction": "--subset",
+    "train.stop_after_minutes": "--minutes",
 }
 
 
@@ -35,13 +41,8 @@ class Job:
     """One training of a study: a member with a seed, in a folder of its own."""
 
     member: Member
-    run: Config
+    config: Config
     folder: Path
-
-    @property
-    def output(self) -> Path:
-        """Where the training's output goes."""
-        return self.folder.parent / f"{self.folder.name}.txt"
 
     @property
     def finished(self) -> bool:
@@ -49,14 +50,15 @@ class Job:
         return (self.folder / "weights.safetensors").exists()
 
     def arguments(self, home: Path | None = None) -> list[str]:
-        """Return what follows `tinysight` on the command line that trains this job, or goes on with
-        it.
-        """
-        base = recipe(self.run.recipe)
-        base = replace(base, data=replace(base.data, name=self.run.data.name))  # given by --data
+        """Return what follows `tinysight` on the command line of this job."""
+        base = recipe(self.config.recipe)
+        base = replace(base, data=replace(base.data, name=self.config.data.name))
         where = ["--data-dir", str(home.absolute())] if home else []
-        named = ["--data", self.run.data.name, "--name", str(self.folder.absolute()), "--resume"]
-        return ["train", self.run.recipe, *named, *where, *config.difference(self.run, base)]
+        named = ["--data", self.config.data.name, "--name", str(self.folder.absolute()), "--resume"]
+        return [
+            *("train", self.config.recipe, *named, *where),
+            *configs.difference(self.config, base),
+        ]
 
 
 def plan(
@@ -64,160 +66,186 @@ def plan(
     folder: Path,
     *,
     data: str,
-    epochs: int | Mapping[str, int] | None = None,
+    epochs: int | None = None,
     seeds: int = 1,
     subset: float | None = None,
     settings: Sequence[str] = (),
 ) -> list[Job]:
-    """Return a study's trainings, seed by seed, so that the first answer is there early.
+    """Return a study's trainings, seed by seed, so that the first comparison is there early.
 
     Args:
-        data: the pack that all learn from.
-        epochs: how long each trains, or each by its label; its warm-up shrinks or grows with it.
-            None: as its recipe says.
-        seeds: how many times each is trained: with the seeds 0, 1, ...
-        subset: class-balanced share of the training images, 0 to 1. None: as its recipe says.
+        data: the dataset that all learn from.
+        epochs: how long each trains; its warm-up keeps its share. None: as its recipe does.
+        seeds: how often each is trained: with the seeds 0, 1, ...
+        subset: class-balanced share of the training images, 0 to 1. None: as its recipe does.
         settings: `section.field=value`, for every member.
 
     Raises:
-        ValueError: a figure is out of range, a setting belongs to an option or does not fit, a
-            member's recipe has no name, or two members are the same run."""
+        ValueError: a value is out of range, a setting belongs to an option or does not fit, a
+            member's recipe has no name, or two members have the same settings.
+    """
     if seeds < 1:
         raise ValueError(f"--seeds is {seeds}; train each member with 1 or more")
-    if isinstance(epochs, int) and epochs < 1:
+    if epochs is not None and epochs < 1:
         raise ValueError(f"--epochs is {epochs}; train for 1 or more")
     if subset is not None and not 0 < subset <= 1:
         raise ValueError(f"--subset is {subset:g}; give a share above 0, at most 1")
-    changes = config.parse_assignments(list(settings))
+    changes = configs.parse_assignments(list(settings))
     for field in changes:
         if field in _OPTIONS:
-            raise ValueError(f"{field} is the study's to set; use {_OPTIONS[field]}")
+            raise ValueError(f"{field} is set by the study; use {_OPTIONS[field]}")
     jobs = []
     for seed in range(seeds):
         for member in study.members:
-            run = _shortened(
-                member.run, epochs[member.label] if isinstance(epochs, Mapping) else epochs
-            )
-            run = replace(
-                run, data=replace(run.data, name=data, fraction=subset or run.data.fraction)
-            )
-            run = replace(config.override(run, dict(changes)), recipe=member.run.recipe)
-            run = _as_commanded(replace(run, train=replace(run.train, seed=seed)), member.label)
-            jobs.append(Job(member=member, run=run, folder=folder / f"{member.slug}-seed{seed}"))
-    _all_differ(jobs[: len(study.members)])
+            config = _shortened(member.config, epochs)
+            shared = replace(config.data, name=data, fraction=subset or config.data.fraction)
+            config = configs.override(replace(config, data=shared), dict(changes))
+            config = replace(config, train=replace(config.train, seed=seed))
+            config = _as_commanded(config, member.label)
+            folder_name = f"{member.slug}-seed{seed}"
+            jobs.append(Job(member=member, config=config, folder=folder / folder_name))
+    _check_all_differ(jobs[: len(study.members)])
     return jobs
 
 
-def _shortened(run: Config, epochs: int | None) -> Config:
-    """Return `run` with another length; its warm-up stays the same share of it."""
+def _shortened(config: Config, epochs: int | None) -> Config:
     if epochs is None:
-        return run
-    warmup = run.schedule.warmup * epochs / run.train.epochs
+        return config
+    warmup = config.schedule.warmup * epochs / config.train.epochs
     return replace(
-        run, schedule=replace(run.schedule, warmup=warmup), train=replace(run.train, epochs=epochs)
+        config,
+        schedule=replace(config.schedule, warmup=warmup),
+        train=replace(config.train, epochs=epochs),
     )
 
 
-def _as_commanded(run: Config, label: str) -> Config:
-    """Return `run` as its command line will state it; raise ValueError when it watches no error or
-    has no recipe.
-    """
-    if run.data.monitor == "none":
+def _as_commanded(config: Config, label: str) -> Config:
+    """Return `config` as its command line will give it; raise ValueError where that cannot be."""
+    if config.data.monitor == "none":
         raise ValueError(
             f"{label}: data.monitor is none, so there is no error to compare; leave it at minival"
         )
     try:
-        base = recipe(run.recipe)
+        base = recipe(config.recipe)
     except ValueError as error:
         raise ValueError(
-            f"{label}: {error}; begin a member from a named recipe, as replace(recipe('quickstart'), ...)"
+            f"{label}: {error}; make a member from a named recipe: replace(recipe('quickstart'), ...)"
         ) from None
-    return config.override(base, dict(config.parse_assignments(config.difference(run, base))))
+    settings = configs.difference(config, base)
+    return configs.override(base, dict(configs.parse_assignments(settings)))
 
 
-def _all_differ(jobs: Sequence[Job]) -> None:
+def _check_all_differ(jobs: Sequence[Job]) -> None:
     seen: dict[str, str] = {}
     for job in jobs:
-        key = repr(replace(job.run, recipe=""))
+        key = repr(replace(job.config, recipe=""))
         if key in seen:
             raise ValueError(
-                f"{seen[key]!r} and {job.member.label!r} are the same run; leave out the setting that makes them so"
+                f"{seen[key]!r} and {job.member.label!r} have the same settings; "
+                "leave out the setting that makes them equal"
             )
         seen[key] = job.member.label
 
 
-def check(jobs: Sequence[Job], pack: Dataset) -> None:
-    """Raise ValueError when a job does not fit the data, or its folder holds another run or one on
-    other data.
-    """
+def check(jobs: Sequence[Job], dataset: Dataset) -> None:
+    """Raise ValueError when a job does not fit the data, or its folder holds another run."""
     for job in jobs:
-        check_fits(job, pack)
-        if (job.folder / "run.json").is_file():
-            run = runs.read_run(job.folder)
-            if run.config != job.run:
-                raise ValueError(f"{run.mismatch(job.run)}; choose another --name")
-            if run.data_digest != pack.digest:
-                raise ValueError(
-                    f"{job.folder} was trained on other data of the name {pack.name}; choose another --name"
-                )
+        try:
+            check_config(job.config, dataset, DistributedContext())
+        except ValueError as error:
+            raise ValueError(f"{job.member.label}: {error}") from None
+        if not (job.folder / "run.json").is_file():
+            continue
+        run = runs.read_run(job.folder)
+        if run.config != job.config:
+            raise ValueError(f"{run.mismatch(job.config)}; choose another --name")
+        if run.data_digest != dataset.digest:
+            raise ValueError(
+                f"{job.folder} was trained on other data named {dataset.name}; choose another --name"
+            )
 
 
-def check_fits(job: Job, pack: Dataset) -> None:
-    """Raise ValueError, with the member's label, when a job does not fit the data."""
-    try:
-        check_run(job.run, pack, DistributedContext())
-    except ValueError as error:
-        raise ValueError(f"{job.member.label}: {error}") from None
+def train_members(
+    jobs: Sequence[Job], train: Callable[[Job, float], object], *, minutes: float = 0.0
+) -> int:
+    """Train the jobs that are not finished, one after the other; return how many failed.
 
+    Args:
+        train: trains a job, or continues it, for at most so many minutes (0: to its end). A
+            ValueError or OSError fails that job alone; anything else ends the study.
+        minutes: for all jobs together; 0: no limit.
 
-def seeds_planned(folder: Path) -> int:
-    """Return how many seeds the study in `folder` was last planned with, 0 for none."""
-    try:
-        return max(
-            len(member["runs"])
-            for member in json.loads((folder / "study.json").read_bytes())["members"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def last_command(folder: Path) -> str:
-    """Return the command that the study in `folder` was last trained by, "" for none."""
-    try:
-        return str(json.loads((folder / "study.json").read_bytes())["command"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def write_plan(study: Study, jobs: Sequence[Job], pack: Dataset, *, command: str) -> None:
-    """Write study.json beside the jobs' folders: what `analysis.study.report` needs beside the runs
-    themselves.
+    Raises:
+        TimeoutError: the minutes are over, and some job is not finished.
     """
-    members = []
+    end = time.monotonic() + 60 * minutes
+    done, failed = sum(job.finished for job in jobs), 0
+    logger.info("%d trainings, %d of them finished", len(jobs), done)
+    for job in [job for job in jobs if not job.finished]:
+        left = (end - time.monotonic()) / 60 if minutes else 0.0
+        if left < 0:
+            raise TimeoutError("the minutes are over; the same command continues")
+        done += 1
+        place = f"[{done}/{len(jobs)}] {job.folder.name}"
+        logger.info("%s: training", place)
+        try:
+            train(job, left)
+        except (ValueError, OSError) as error:
+            failed += 1
+            logger.error("%s: failed: %s", place, error)
+            continue
+        if not job.finished:
+            raise TimeoutError("the minutes are over; the same command continues")
+        logger.info("%s: %s", place, outcome(job))
+    return failed
+
+
+def outcome(job: Job) -> str:
+    """Describe how a finished job ended: its lowest error, and how long it took."""
+    run = runs.read_run(job.folder)
+    summary = run.summary()
+    assert summary is not None
+    return f"{run.lowest_monitored()}, {runs.duration(summary['seconds'])}"
+
+
+def previous(folder: Path) -> tuple[int, str]:
+    """Return the number of seeds and the command of the last plan in `folder`; 0 and "" for none."""
+    try:
+        content = json.loads((folder / "study.json").read_bytes())
+        seeds = max(len(member["runs"]) for member in content["members"])
+        return seeds, str(content["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def write_plan(study: Study, jobs: Sequence[Job], dataset: Dataset, *, command: str) -> None:
+    """Write study.json next to the jobs' folders: what `report` needs besides the runs."""
+    members: list[dict[str, Any]] = []
     for member in study.members:
         own = [job for job in jobs if job.member.label == member.label]
+        config = own[0].config
         members.append(
             {
                 "label": member.label,
                 "published": member.published,
                 "parameters": models.num_parameters(
-                    own[0].run.model.name, len(pack.class_names), own[0].run.model.options
+                    config.model.name, len(dataset.class_names), config.model.options
                 ),
-                "num_train": len(training_rows(own[0].run, pack, DistributedContext())),
-                "recipe": own[0].run.recipe,
+                "num_train": len(training_rows(config, dataset, DistributedContext())),
+                "recipe": config.recipe,
                 "runs": [job.folder.name for job in own],
-                "final": own[0].run.train.keep_weights,
+                "keep_weights": config.train.keep_weights,
             }
         )
-    rows = pack.rows(jobs[0].run.data.monitor)
+    rows = dataset.rows(jobs[0].config.data.monitor)
     content = {
         "format": 1,
         "name": study.name,
         "question": study.question,
         "source": study.source,
-        "data": pack.name,
+        "data": dataset.name,
         "command": command,
-        "images": int((pack.labels[rows.start : rows.stop] >= 0).sum()),
+        "images": int((dataset.labels[rows.start : rows.stop] >= 0).sum()),
         "reference": study.compared_with,
         "members": members,
     }
