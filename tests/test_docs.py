@@ -136,7 +136,7 @@ def test_the_study_of_ones_own_is_one(tmp_path: Path) -> None:
     path = tmp_path / "my_study.py"
     path.write_text(example)
     jobs = plan(study(str(path)), tmp_path, data="shapes", epochs=3, seeds=3)
-    assert [job.run.optimizer.lr for job in jobs] == [0.05, 0.2, 0.8] * 3
+    assert [job.config.optimizer.lr for job in jobs] == [0.05, 0.2, 0.8] * 3
     base = recipe("quickstart")
     warmup = base.schedule.warmup * 3 / base.train.epochs
     assert jobs[1].arguments()[-2:] == [f"schedule.warmup={warmup}", "train.epochs=3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from tinysight.run import Run, find_run, read_run, run_folder
 from tinysight.train import launch
 from tinysight.train.console import ProgressBar
 from tinysight.train.distributed import DistributedContext, join_processes
+from tinysight.train.loop import TimeUp
+
+logger = logging.getLogger("tinysight")
 
 
 def list_recipes() -> dict[str, str]:
     """Return the names of the recipes, each with a line on what it trains."""
-    return {
-        name: (make.__doc__ or "").partition("\n")[0] for name, make in recipes.RECIPES.items()
-    }
+    return {name: (make.__doc__ or "").partition("\n")[0] for name, make in recipes.RECIPES.items()}
 
 
 def load_dataset(data: str | Path | Dataset, *, data_dir: str | Path | None = None) -> Dataset:
@@ -72,13 +74,23 @@ def train(
         folder = run_folder(name)
         if (folder / "run.json").is_file():
             run = read_run(folder)
-            if run.config != config:
-                raise ValueError(f"{run.mismatch(config)}; choose another --name")
-            return run if run.is_finished else resume_run(run, data, data_dir=data_dir)
+            if differing := run.mismatch(config):
+                raise ValueError(f"{differing}; choose another --name")
+            if run.is_finished:
+                logger.info("%s is finished", folder)
+                return run
+            changed = configs.difference(config, run.config)  # of OPERATIONAL fields
+            return resume_run(run, data, settings=changed, data_dir=data_dir)
 
     def start(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Path:
-        given = {"name": None if name is None else str(name), "command": command}
-        return launch.start(config, dataset, distributed=distributed, reporter=bar, **given)[0]
+        return launch.start(
+            config,
+            dataset,
+            distributed=distributed,
+            reporter=bar,
+            name=None if name is None else str(name),
+            command=command,
+        )[0]
 
     return _train(start, config.data.name if data is None else data, data_dir)
 
@@ -111,7 +123,10 @@ def _train(
         try:
             dataset = load_dataset(data, data_dir=data_dir) if distributed.is_main else None
             distributed.barrier()  # so that one process makes what is not there yet
-            run = read_run(work(dataset or load_dataset(data, data_dir=data_dir), distributed, bar))
+            dataset = dataset or load_dataset(data, data_dir=data_dir)
+            run = read_run(work(dataset, distributed, bar))
+        except TimeUp as stop:
+            run = stop.run
         finally:
             bar.end()
         if distributed.is_main and run.log_path.exists():

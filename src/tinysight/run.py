@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tinysight import __version__
-from tinysight.config import Config, difference, from_dict, to_dict
+from tinysight.config import OPERATIONAL, Config, difference, from_dict, to_dict
 from tinysight.files import suggest, write_atomic
 
 FORMAT = 1
@@ -122,11 +122,11 @@ class Run:
         return f"lowest {what} {self.config.data.monitor} {summary['best_monitored_error']:.2%}"
 
     def mismatch(self, config: Config) -> str:
-        """Describe in which settings this run differs from another config."""
+        """Describe which settings that change results differ from another config; "": none."""
         own = self.config
         recipe = [f"recipe={own.recipe}"] if own.recipe != config.recipe else []
-        differing = ", ".join(recipe + difference(own, config))
-        return f"{self.folder} holds another run: it has {differing}"
+        differing = ", ".join(recipe + difference(own, config, ignore=OPERATIONAL))
+        return differing and f"{self.folder} holds another run: it has {differing}"
 
     def write(self) -> None:
         """Write run.json."""

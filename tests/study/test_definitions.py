@@ -14,7 +14,7 @@ from tinysight.models import count_parameters, create_model
 from tinysight.recipes import RECIPES, recipe
 from tinysight.study.definitions import STUDIES, Member, Study, study
 
-RUN = recipe("quickstart")
+CONFIG = recipe("quickstart")
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -22,10 +22,10 @@ def test_a_study_compares_runs_that_begin_from_named_recipes(name: str) -> None:
     found = study(name)
     assert found.name == name
     assert found.compared_with in [member.label for member in found.members]
-    assert all(member.run.recipe in RECIPES for member in found.members)
+    assert all(member.config.recipe in RECIPES for member in found.members)
     for member in found.members:
         with torch.device("meta"):
-            create_model(member.run.model.name, 200, **member.run.model.options)
+            create_model(member.config.model.name, 200, **member.config.model.options)
 
 
 def test_the_published_figures_are_the_reports() -> None:
@@ -38,24 +38,24 @@ def test_the_published_figures_are_the_reports() -> None:
 
 def test_each_study_varies_what_it_asks_about_and_nothing_else() -> None:
     decays = study("weight-decay").members
-    assert [member.run.optimizer.weight_decay for member in decays] == [1e-4, 2e-4, 3e-4]
+    assert [member.config.optimizer.weight_decay for member in decays] == [1e-4, 2e-4, 3e-4]
     assert [member.label for member in decays] == [f"weight decay {n}e-4" for n in (1, 2, 3)]
-    assert len({repr(replace(m.run, optimizer=RUN.optimizer)) for m in decays}) == 1
+    assert len({repr(replace(m.config, optimizer=CONFIG.optimizer)) for m in decays}) == 1
     modern = study("weight-decay-modern").members
-    assert [member.run.optimizer.weight_decay for member in modern] == [1e-4, 5e-4, 1e-3]
+    assert [member.config.optimizer.weight_decay for member in modern] == [1e-4, 5e-4, 1e-3]
     assert [member.label for member in modern] == [
         f"weight decay {text}" for text in ("1e-4", "5e-4", "1e-3")
     ]
-    assert len({repr(replace(m.run, optimizer=RUN.optimizer)) for m in modern}) == 1
+    assert len({repr(replace(m.config, optimizer=CONFIG.optimizer)) for m in modern}) == 1
     ways = study("initialization").members
-    assert [member.run.model.init for member in ways] == ["xavier", "variance_scaling"]
-    assert len({repr(replace(m.run, model=RUN.model)) for m in ways}) == 1
+    assert [member.config.model.init for member in ways] == ["xavier", "variance_scaling"]
+    assert len({repr(replace(m.config, model=CONFIG.model)) for m in ways}) == 1
     counts = []
     for member in study("depth").members:
         with torch.device("meta"):
             counts.append(
                 count_parameters(
-                    create_model(member.run.model.name, 200, **member.run.model.options)
+                    create_model(member.config.model.name, 200, **member.config.model.options)
                 )
             )
     assert counts[:2] == [5_012_616, 11_283_336] and counts[2] < 1_000_000
@@ -70,18 +70,21 @@ def test_an_unknown_study_is_refused_with_the_nearest() -> None:
     ("changes", "complaint"),
     [
         ({"name": "Two words"}, "use lower-case letters"),
-        ({"members": (Member(label="one", run=RUN),)}, "2 or more"),
+        ({"members": (Member(label="one", config=CONFIG),)}, "2 or more"),
         (
-            {"members": (Member(label="One!", run=RUN), Member(label="one", run=RUN))},
-            "tells it apart",
+            {"members": (Member(label="One!", config=CONFIG), Member(label="one", config=CONFIG))},
+            "a label of its own",
         ),
-        ({"members": (Member(label="?", run=RUN), Member(label="one", run=RUN))}, "tells it apart"),
-        ({"reference": "three"}, "no member's label"),
+        (
+            {"members": (Member(label="?", config=CONFIG), Member(label="one", config=CONFIG))},
+            "a label of its own",
+        ),
+        ({"reference": "three"}, "expected a member's label"),
         (
             {
                 "members": (
-                    Member(label="one", run=RUN, published=43.5),
-                    Member(label="two", run=RUN),
+                    Member(label="one", config=CONFIG, published=43.5),
+                    Member(label="two", config=CONFIG),
                 )
             },
             "as a share",
@@ -93,7 +96,7 @@ def test_a_study_that_cannot_be_is_refused(changes: dict[str, object], complaint
         name="own",
         question="?",
         source="ours",
-        members=(Member(label="one", run=RUN), Member(label="two", run=RUN)),
+        members=(Member(label="one", config=CONFIG), Member(label="two", config=CONFIG)),
     )
     with pytest.raises(ValueError, match=complaint):
         replace(sound, **changes)  # type: ignore[arg-type]
@@ -102,7 +105,7 @@ def test_a_study_that_cannot_be_is_refused(changes: dict[str, object], complaint
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (None, "there is no file"),
+        (None, "is not a file"),
         ("x = 1", "no function study"),
         ("def study():\n    return 3", "no function study"),
         ("def study(:", "line 1"),

@@ -20,7 +20,7 @@ MODERN = recipe("resnet18-modern")
 
 
 def two(one: Config, other: Config) -> Study:
-    members = (Member(label="One thing", run=one), Member(label="Other: thing", run=other))
+    members = (Member(label="One thing", config=one), Member(label="Other: thing", config=other))
     return Study(name="own", question="Which?", source="ours", members=members)
 
 
@@ -37,25 +37,25 @@ def test_a_job_for_each_member_and_seed_seed_by_seed() -> None:
     jobs = planned(epochs=6, seeds=2, subset=0.1, settings=["train.batch_size=32"])
     names = ["one-thing-seed0", "other-thing-seed0", "one-thing-seed1", "other-thing-seed1"]
     assert [job.folder for job in jobs] == [Path("runs/study") / name for name in names]
-    assert [job.run.train.seed for job in jobs] == [0, 0, 1, 1]
+    assert [job.config.train.seed for job in jobs] == [0, 0, 1, 1]
     for job in jobs:
-        assert (job.run.data.name, job.run.data.fraction) == ("small", 0.1)
-        assert (job.run.train.epochs, job.run.train.batch_size) == (6, 32)
-        assert job.run.optimizer == MODERN.optimizer
+        assert (job.config.data.name, job.config.data.fraction) == ("small", 0.1)
+        assert (job.config.train.epochs, job.config.train.batch_size) == (6, 32)
+        assert job.config.optimizer == MODERN.optimizer
 
 
 def test_the_warm_up_keeps_its_share_of_a_shorter_training() -> None:
     assert MODERN.schedule.warmup == 3 and MODERN.train.epochs == 60
-    assert [job.run.schedule.warmup for job in planned(epochs=1)] == [0.05, 0.05]
-    assert planned()[0].run.schedule == MODERN.schedule
-    assert planned(epochs=1, settings=["schedule.warmup=0.5"])[0].run.schedule.warmup == 0.5
+    assert [job.config.schedule.warmup for job in planned(epochs=1)] == [0.05, 0.05]
+    assert planned()[0].config.schedule == MODERN.schedule
+    assert planned(epochs=1, settings=["schedule.warmup=0.5"])[0].config.schedule.warmup == 0.5
 
 
 def test_without_options_a_recipe_keeps_its_own() -> None:
     small = replace(MODERN, data=replace(MODERN.data, fraction=0.25))
     jobs = planned(two(small, replace(small, train=replace(small.train, batch_size=64))))
-    assert [job.run.data.fraction for job in jobs] == [0.25, 0.25]
-    assert [job.run.train.epochs for job in jobs] == [60, 60]
+    assert [job.config.data.fraction for job in jobs] == [0.25, 0.25]
+    assert [job.config.train.epochs for job in jobs] == [60, 60]
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_without_options_a_recipe_keeps_its_own() -> None:
 def test_a_jobs_command_line_states_its_run(of: Study) -> None:
     for job in planned(of, epochs=3, seeds=2, subset=0.5):
         words = job.arguments(Path("packs"))
-        assert words[:2] == ["train", job.run.recipe]
+        assert words[:2] == ["train", job.config.recipe]
         assert words[2:9] == [
             *("--data", "small", "--name", str(job.folder.absolute()), "--resume"),
             *("--data-dir", str(Path("packs").absolute())),
         ]
         stated = config.override(recipe(words[1]), dict(config.parse_assignments(words[9:])))
-        assert replace(stated, data=replace(stated.data, name="small")) == job.run
+        assert replace(stated, data=replace(stated.data, name="small")) == job.config
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_jobs_command_line_states_its_run(of: Study) -> None:
         ({"settings": ["data.monitor=none"]}, "no error to compare"),
         (
             {"settings": ["model.options={'n': 1}"]},
-            "'One thing' and 'Other: thing' are the same run",
+            "'One thing' and 'Other: thing' have the same settings",
         ),
     ],
 )
@@ -99,8 +99,7 @@ def test_what_cannot_be_planned_is_refused(options: dict[str, Any], complaint: s
 
 def test_a_member_without_a_named_recipe_is_refused() -> None:
     with pytest.raises(
-        ValueError,
-        match=r"One thing: no recipe is named 'mine'.*begin a member from a named recipe",
+        ValueError, match=r"One thing: no recipe is named 'mine'.*make a member from a named recipe"
     ):
         planned(two(replace(MODERN, recipe="mine"), MODERN))
 
@@ -118,7 +117,7 @@ def test_what_does_not_fit_the_data_or_the_folders_is_refused(
     first.folder.mkdir(parents=True)
     record = runs.Run(
         folder=first.folder,
-        config=first.run,
+        config=first.config,
         data_digest=pack.digest,
         machine={},
         versions={},

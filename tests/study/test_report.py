@@ -57,7 +57,7 @@ def write_study(
                 "parameters": 1_500_000,
                 "num_train": 9500,
                 "runs": names,
-                "final": final,
+                "keep_weights": final,
             }
         )
     words = {
@@ -119,7 +119,7 @@ def test_the_error_is_that_of_the_weights_kept(tmp_path: Path) -> None:
 def test_a_verdict_tells_difference_from_noise(tmp_path: Path) -> None:
     write_study(tmp_path)
     better, alike = report(tmp_path).verdicts
-    assert better.startswith("better errs 9.00 points less than plain (3 seeds")
+    assert better.startswith("better: error 9.00 points lower than plain's (3 seeds")
     assert better.endswith(": larger than the noise between seeds.")
     assert alike.endswith(": not larger than the noise between seeds.")
     assert json.loads((tmp_path / "results.json").read_text())["verdicts"] == [better, alike]
@@ -128,7 +128,7 @@ def test_a_verdict_tells_difference_from_noise(tmp_path: Path) -> None:
 def test_one_seed_tells_nothing_but_the_images_share(tmp_path: Path) -> None:
     write_study(tmp_path, seeds=1)
     better, _ = report(tmp_path).verdicts
-    assert "one seed cannot tell" in better
+    assert "one seed cannot show" in better
     assert "34.7 to 37.3 % against 43.6 to 46.4 %" in better  # Wilson's for 1800 and 2250 of 5000
     assert table(tmp_path)["better"]["difference_low"] == ""
 
@@ -178,7 +178,7 @@ def test_members_that_learned_from_unequal_numbers_of_images_are_told(tmp_path: 
     content = json.loads((tmp_path / "study.json").read_text())
     content["members"][0]["num_train"] = 900
     (tmp_path / "study.json").write_text(json.dumps(content))
-    assert report(tmp_path).learned_from == "900 to 9,500 training images of small"
+    assert report(tmp_path).trained_on == "900 to 9,500 training images of small"
 
 
 def test_a_run_without_an_epoch_in_its_log_is_one_clear_line(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ run.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 import torch
@@ -54,9 +53,8 @@ class Small(Classifier):
 
 
 if __name__ == "__main__":
-    from tinysight.cli import main, study
+    from tinysight.cli import main
     from tinysight.models import MODELS
 
     MODELS["small"] = Small
-    study.PROGRAM = (sys.executable, __file__)  # a study's members know it, too
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -57,8 +58,23 @@ def _options(
     """Take the options that come before a command."""
 
 
+class _Messages(logging.Handler):
+    """Print the library's messages to the error stream, one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        print(prefix + record.getMessage(), file=sys.stderr)
+
+
+MESSAGES = _Messages(logging.INFO)
+
+
 def main() -> None:
     """Run the command line; an error that the user can fix becomes one line and exit status 1."""
+    logger = logging.getLogger("tinysight")
+    logger.addHandler(MESSAGES)  # once, however often this is called
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         app()
     except BrokenPipeError:  # `tinysight recipes | head`

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Home = Annotated[
+DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
@@ -15,11 +15,12 @@ Home = Annotated[
         show_default="$TINYSIGHT_DATA or ~/.cache/tinysight",
     ),
 ]
+Home = DataDir
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that decode.", show_default="all cores")
 ]
 Replace = Annotated[
-    bool, typer.Option("--replace", help="Replace a pack of this name that another source made.")
+    bool, typer.Option("--replace", help="Replace a dataset of this name from another source.")
 ]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="List and leave out unreadable files.")
@@ -31,7 +32,21 @@ Settings = Annotated[
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, or its name under runs/.")
 ]
+Split = Annotated[str, typer.Option(help="minival (for choices) or val (for reports).")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Another dataset with the same classes.", show_default="the run's"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Minutes = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Save and stop after so many, with status 75; the same command continues.",
+        show_default="no limit",
+    ),
+]
 Threshold = Annotated[
     float | None,
     typer.Option(

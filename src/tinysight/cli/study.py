@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import functools
 import shlex
-import signal
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tinysight.cli.arguments import Home, Settings
-from tinysight.cli.datasets import open_or_draw, packs_home
-from tinysight.cli.progress import say
+from tinysight.cli.arguments import DataDir, Minutes, Settings
+from tinysight.cli.train import STOPPED_BY_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from tinysight.study.jobs import Work
     from tinysight.study.plan import Job
-
-PROGRAM = (sys.executable, "-m", "tinysight")  # what trains a member
-GO_ON = 75  # exit status when the minutes are over and work is left: sysexits' "try again"
 
 
 def studies() -> None:
-    """List the studies: the question, where it comes from, and what is compared.
+    """List the studies: the question, its source, and what is compared.
 
     \b
     Examples:
@@ -39,7 +30,7 @@ def studies() -> None:
         study = make()
         print(f"{name}: {study.question}\n    {study.source}")
         print("\n".join(f"    - {member.label}" for member in study.members) + "\n")
-    print("Run one with: tinysight study NAME --data D [--epochs E --seeds K --subset F --jobs J]")
+    print("Run one with: tinysight study NAME --data DATASET [--epochs E --seeds K --subset F]")
 
 
 def study(
@@ -47,106 +38,109 @@ def study(
         str,
         typer.Argument(metavar="STUDY", help="See `tinysight studies`; or your own Python file."),
     ],
-    data: Annotated[str, typer.Option(help="The pack that all members learn from.")],
+    data: Annotated[str, typer.Option(help="The dataset that all members learn from.")],
     settings: Settings = None,
     epochs: Annotated[
-        int | None, typer.Option(help="How long each trains.", show_default="as its recipe says")
+        int | None, typer.Option(help="How long each trains.", show_default="as its recipe does")
     ] = None,
     seeds: Annotated[int, typer.Option(help="How many times each is trained.")] = 1,
+    subset: Annotated[
+        float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")
+    ] = None,
     recipes: Annotated[
         str | None,
         typer.Option(help="Of the study `models`: published or modern.", show_default="published"),
     ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            help="Minutes for one training of each member: measure their speed and shorten all alike to fit.",
-            show_default="no limit",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Save and stop after so many, with status 75; the same command goes on.",
-            show_default="no limit",
-        ),
-    ] = None,
-    subset: Annotated[
-        float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(help="How many train at once, sharing the cores or GPUs.")
-    ] = 1,
+    minutes: Minutes = 0.0,
     folder_name: Annotated[
         str | None,
         typer.Option("--name", help="The study's name or folder.", show_default="study-STUDY-DATA"),
     ] = None,
     print_commands: Annotated[
-        bool, typer.Option(help="Print a command a training, for a job array.")
+        bool, typer.Option(help="Print a command per training, for a job array.")
     ] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Report what is there; train nothing.")
     ] = False,
     ray: Annotated[
-        bool, typer.Option("--ray", help="Train on a Ray cluster, a member a GPU (extra: ray).")
+        bool, typer.Option("--ray", help="Train on a Ray cluster, a member per GPU (extra: ray).")
     ] = False,
-    home: Home = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Compare trainings: a table with the published figures, errors by epoch, and whether a
-    difference beats the noise.
+    """Compare trainings: errors with published ones, by epoch, and which differences are significant.
 
-    Ctrl-C saves; the same command again goes on where it stopped, and more seeds may be added to
-    what is there.
+    Ctrl-C saves. The same command again continues, and --seeds may be raised later.
 
     \b
     Examples:
       tinysight study depth --data shapes --epochs 4 --seeds 3
-      tinysight study weight-decay --data tiny-imagenet --epochs 10 --subset 0.2 --seeds 3 --jobs 2
+      tinysight study weight-decay --data tiny-imagenet --epochs 10 --subset 0.2 --seeds 3
       tinysight study models --data tiny-imagenet --print-commands > commands.txt
-      tinysight study models --recipes modern --data tiny-imagenet --budget 90 --minutes 9
+      tinysight study models --recipes modern --data tiny-imagenet --minutes 9
       tinysight study my_study.py --data pets train.batch_size=64
     """
+    from tinysight import api
     from tinysight import run as runs
     from tinysight.study import plan
     from tinysight.study.definitions import study as study_named
+    from tinysight.study.ray import train_on_ray
+    from tinysight.train.loop import Interrupted
 
-    begun = time.monotonic()
-    if jobs < 1:
-        raise ValueError(f"--jobs is {jobs}; train 1 or more at once")
-    for option, value in (("--budget", budget), ("--minutes", minutes)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{option} is {value:g}; give minutes above 0")
-    if budget is not None and epochs is not None:
-        raise ValueError("--budget plans the epochs, and --epochs sets them; give one of them")
+    if ray and minutes:
+        raise ValueError("--minutes does not go with --ray; give one of them")
     chosen = study_named(_with_recipes(name, recipes))
     folder = runs.run_folder(folder_name or f"study-{chosen.name}-{Path(data).name}")
-    plan_whole = functools.partial(
-        plan.plan, chosen, folder, data=data, subset=subset, settings=settings or []
-    )
-    lengths = epochs if budget is None else _epochs_within(budget, plan_whole(), data, home)
-    plan_for = functools.partial(plan_whole, epochs=lengths)
-    planned = plan_for(seeds=seeds)
+    options: dict[str, Any] = {
+        "data": data,
+        "epochs": epochs,
+        "subset": subset,
+        "settings": settings or [],
+    }
+    planned = plan.plan(chosen, folder, seeds=seeds, **options)
     if print_commands:
         for job in planned:
-            print(shlex.join(["tinysight", *job.arguments(home)]))
+            print(shlex.join(["tinysight", *job.arguments(data_dir)]))
         return
-    pack = open_or_draw(data, home)
-    plan.check(planned, pack)
+    dataset = api.load_dataset(data, data_dir=data_dir)
+    plan.check(planned, dataset)
     if report_only and not any(job.finished for job in planned):
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
-    reported = plan_for(
-        seeds=max(seeds, plan.seeds_planned(folder))
-    )  # seeds trained before stay in the report
-    plan.check(reported, pack)
-    command = shlex.join(["tinysight", *sys.argv[1:]])
-    if report_only:
-        command = plan.last_command(folder) or command
-    plan.write_plan(chosen, reported, pack, command=command)
-    until = None if minutes is None else begun + 60 * minutes
-    failed = 0 if report_only else _train(planned, folder, jobs, ray, home, until)
-    _report(folder)
+    seeds_before, command = plan.previous(folder)
+    reported = plan.plan(chosen, folder, seeds=max(seeds, seeds_before), **options)
+    plan.check(reported, dataset)  # seeds trained before stay in the report
+    if not (report_only and command):
+        command = shlex.join(["tinysight", *sys.argv[1:]])
+    plan.write_plan(chosen, reported, dataset, command=command)
+    failed = 0
+    if not report_only:
+        train = functools.partial(_train_member, data_dir=data_dir)
+        try:
+            if ray:
+                failed = train_on_ray(planned, train)
+            else:
+                failed = plan.train_members(planned, train, minutes=minutes)
+        except Interrupted as interruption:
+            print("stopped; the same command continues", file=sys.stderr)
+            raise SystemExit(128 + interruption.signal_number) from None
+        except TimeoutError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(STOPPED_BY_TIME) from None
+    _print_report(folder)
     if failed:
         raise typer.Exit(1)
+
+
+def _train_member(job: Job, minutes: float, *, data_dir: Path | None) -> None:
+    from tinysight import api
+
+    api.train(
+        job.config,
+        name=job.folder,
+        resume=True,
+        data_dir=data_dir,
+        command=shlex.join(["tinysight", *job.arguments(data_dir)]),
+        stop_after_minutes=minutes,
+    )
 
 
 def _with_recipes(name: str, recipes: str | None) -> str:
@@ -160,109 +154,18 @@ def _with_recipes(name: str, recipes: str | None) -> str:
     return "models" if recipes == "published" else "models-modern"
 
 
-def _epochs_within(
-    budget: float, one_each: Sequence[Job], data: str, home: Path | None
-) -> dict[str, int]:
-    """Plan how many epochs of each member the budget allows, and say so."""
-    from tinysight.study import plan
-    from tinysight.study.budget import plan_epochs
-
-    pack = open_or_draw(data, home)
-    for job in one_each:
-        plan.check_fits(job, pack)
-    return plan_epochs(one_each, pack, minutes=budget, say=say)
-
-
-def _train(
-    planned: Sequence[Job],
-    folder: Path,
-    at_once: int,
-    on_ray: bool,
-    home: Path | None,
-    until: float | None,
-) -> int:
-    """Do what is not finished yet and tell how each ends; return how many failed."""
-    from tinysight.study import jobs
-
-    environment = jobs.environment_for(at_once)
-    start: Callable[[Job, int], Work]
-    if on_ray:
-        from tinysight.study.cluster import Cluster
-
-        cluster = Cluster(program=PROGRAM, environment=environment, home=packs_home(home))
-        start, at_once = cluster.start, len(planned)  # Ray has its own queue
-    else:
-        devices = jobs.devices()
-        named = {job.run.train.device for job in planned} - {"auto", "cpu", "cuda"}
-        if named and len(devices) > 1:
-            raise ValueError(
-                f"train.device is {named.pop()}, but a study shares out the GPUs itself; leave it at auto"
-            )
-
-        def start(job: Job, place: int) -> Work:
-            return jobs.start_process(
-                job, place, program=PROGRAM, environment=environment, home=home, devices=devices
-            )
-
-    todo = [job for job in planned if not job.finished]
-    total, done, failed = len(planned), len(planned) - len(todo), 0
-    say(f"{folder}: {total} trainings, {done} of them finished; their output is in {folder}/*.txt")
-
-    def ended(job: Job, status: int) -> None:
-        nonlocal done, failed
-        done += 1
-        if status == 0:
-            say(f"[{done}/{total}] {job.folder.name}: {_outcome(job)}")
-            return
-        failed += 1
-        if status in (130, 143, -2, -15):
-            say(f"[{done}/{total}] {job.folder.name}: stopped")
-        else:
-            line = jobs.last_line(job.output).removeprefix("error: ")
-            say(f"[{done}/{total}] {job.folder.name}: failed with status {status}: {line}")
-
-    number = jobs.carry_out(
-        todo,
-        start,
-        at_once=at_once,
-        begun=lambda job: say(f"{job.folder.name}: training"),
-        ended=ended,
-        seconds=None if until is None else until - time.monotonic(),
-    )
-    if number == signal.SIGALRM:
-        if all(job.finished for job in planned):  # it came in the last one's last moments
-            return failed
-        say("the minutes are over; the same command goes on")
-        raise SystemExit(GO_ON)
-    if number:
-        say("stopped; the same command goes on")
-        raise SystemExit(128 + number)
-    return failed
-
-
-def _outcome(job: Job) -> str:
-
-    from tinysight.run import duration, read_run
-
-    run = read_run(job.folder)
-    return f"{run.lowest_monitored()}, {duration((run.summary() or {})['seconds'])}"
-
-
-def _report(folder: Path) -> None:
+def _print_report(folder: Path) -> None:
     from tinysight.study.report import report
 
     results = report(folder)
     width = max(len(row.label) for row in results.rows)
     for row in results.rows:
-        found = row.errors
-        spread = (
-            ""
-            if found is None or found.sd is None
-            else f"  +- {100 * found.sd:.2f} over {found.count} seeds"
-        )
-        published = "" if row.published is None else f"  (published {row.published:.2%})"
-        print(
-            f"{row.label:<{width}}  {'no run finished' if found is None else f'{found.mean:.2%}'}{spread}{published}"
-        )
+        errors = row.errors
+        text = "no run finished" if errors is None else f"{errors.mean:.2%}"
+        if errors is not None and errors.sd is not None:
+            text += f"  +- {100 * errors.sd:.2f} over {errors.count} seeds"
+        if row.published is not None:
+            text += f"  (published {row.published:.2%})"
+        print(f"{row.label:<{width}}  {text}")
     print("\n".join(results.verdicts))
     print(f"table  {folder / 'table.md'}\nfigure {folder / 'figure.png'}")

@@ -157,11 +157,11 @@ def check(jobs: Sequence[Job], dataset: Dataset) -> None:
         if not (job.folder / "run.json").is_file():
             continue
         run = runs.read_run(job.folder)
-        if run.config != job.config:
-            raise ValueError(f"{run.mismatch(job.config)}; choose another --name")
+        if differing := run.mismatch(job.config):
+            raise ValueError(f"{differing}; choose another --name")
         if run.data_digest != dataset.digest:
             raise ValueError(
-                f"{job.folder} was trained on other data named {dataset.name}; choose another --name"
+                f"{job.folder} was trained on other data of the name {dataset.name}; choose another --name"
             )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,9 +186,7 @@ def _read_run(folder: Path, keep_weights: str) -> FinishedRun:
     )
 
 
-def _difference(
-    runs: dict[int, FinishedRun], reference: dict[int, FinishedRun]
-) -> Paired | None:
+def _difference(runs: dict[int, FinishedRun], reference: dict[int, FinishedRun]) -> Paired | None:
     """Compare seed by seed: the same seed means the same order of images and the same crops."""
     both = sorted(runs.keys() & reference.keys())
     if runs is reference or not both:
@@ -298,16 +295,14 @@ def draw(results: StudyResults, path: Path) -> None:
                 summary([100 * error for error in errors])
                 for errors in zip(*(run.errors for run in runs), strict=True)
             ]
-            line = {"color": SERIES[number % len(SERIES)], "ls": DASHES[number % len(DASHES)]}
+            color, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
             marker = "os^Dv*P"[number % 7] if len(by_epoch) <= 20 else ""
-            seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
-            means = [epoch.mean for epoch in by_epoch]
-            label = row.label + seeds
-            axes.plot(runs[0].epochs, means, **line, marker=marker, ms=4, label=label)
+            label = row.label + (f" ({len(runs)} seeds)" if len(runs) > 1 else "")
+            epochs, means = runs[0].epochs, [epoch.mean for epoch in by_epoch]
+            axes.plot(epochs, means, color=color, ls=dashes, marker=marker, ms=4, label=label)
             if len(runs) > 1:
                 low, high = [epoch.low for epoch in by_epoch], [epoch.high for epoch in by_epoch]
-                band = {"color": line["color"], "alpha": 0.18, "lw": 0}
-                axes.fill_between(runs[0].epochs, low, high, **band)
+                axes.fill_between(epochs, low, high, color=color, alpha=0.18, lw=0)
         axes.set(xlabel="epoch", ylabel="top-1 error on minival (%)")
         axes.set_title(f"{results.question}\n{results.trained_on}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from tinysight import run as runs
-from tinysight.config import Config, override, parse_assignments
+from tinysight.config import OPERATIONAL, Config, override, parse_assignments
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, select_device
 from tinysight.train import checkpoint
@@ -105,6 +105,7 @@ def resume(
         ValueError: it is finished, another process works on it, its data have changed since, or
             a setting is not one of CHANGEABLE."""
     folder = record.folder
+    began_with = record.command
     changed = _changed(record, settings)  # says what is wrong before anything is touched
     if record.is_finished:
         raise ValueError(
@@ -136,7 +137,7 @@ def resume(
     with _only_one(folder, distributed):
         if changed is not record:
             record = changed
-            if distributed.is_main:
+            if distributed.is_main and record.command != began_with:
                 record.write()
             distributed.barrier()
         return train(
@@ -153,7 +154,7 @@ def _changed(record: runs.Run, settings: Sequence[str]) -> runs.Run:
     if not settings:
         return record
     changes = parse_assignments(list(settings))
-    if fixed := [name for name in changes if name not in CHANGEABLE]:
+    if fixed := [name for name in changes if name not in (*CHANGEABLE, *OPERATIONAL)]:
         raise ValueError(
             f"{fixed[0]} cannot change amid a training; what can: {', '.join(CHANGEABLE)}; for all else train a new run"
         )
@@ -164,6 +165,8 @@ def _changed(record: runs.Run, settings: Sequence[str]) -> runs.Run:
         raise ValueError(
             f"train.epochs is {run.train.epochs}, but {scalars['epochs_done']} are done; set more"
         )
+    if set(changes) <= set(OPERATIONAL):
+        return replace(record, config=run)  # for this time only
     words = shlex.join(["tinysight", "resume", record.folder.name, *settings])
     return replace(
         record,

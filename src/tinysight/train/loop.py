@@ -35,7 +35,7 @@ from tinysight.train.trainer import Trainer, parts
 
 # What the processes tell each other after a step: nothing (0), that a state is due, a signal's
 # number, or this. The largest is the gravest, and all act on it.
-_SAVE_DUE, _NON_FINITE = 1, 1000
+_SAVE_DUE, _TIME_UP, _NON_FINITE = 1, 900, 1000
 
 
 class Interrupted(Exception):  # noqa: N818 (news, not an error)
@@ -44,6 +44,14 @@ class Interrupted(Exception):  # noqa: N818 (news, not an error)
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
+
+
+class TimeUp(Exception):  # noqa: N818
+    """The training of `run` reached `train.stop_after_minutes`, and has saved its state."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"the minutes of {run.folder} are over; its state is saved")
+        self.run = run
 
 
 class NonFinite(ValueError):  # noqa: N818
@@ -103,7 +111,7 @@ def train(
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),
-        _signals() as asked,
+        _signals(run.config.train.stop_after_minutes) as asked,
     ):  # the caller's random state stays as it is
         training = Trainer(run.config, pack, runtime, distributed)
         return _Sitting(training, run, reporter, asked).go()
@@ -306,6 +314,12 @@ class _Sitting:
 
     def _stop_for(self, signal_number: int) -> None:
         self._save()
+        if signal_number == _TIME_UP:
+            minutes = f"{self.training.run.train.stop_after_minutes:g} minutes"
+            self.reporter.say(
+                f"stopped after {minutes} at step {self.training.step_number}; state saved"
+            )
+            raise TimeUp(self.run)
         name = signal.Signals(signal_number).name
         self.reporter.say(f"stopped by {name} at step {self.training.step_number}; state saved")
         raise Interrupted(signal_number)
@@ -392,7 +406,7 @@ class _Sitting:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], int]]:
+def _signals(minutes: float = 0.0) -> Iterator[Callable[[], int]]:
     """Note SIGTERM and SIGINT while the training runs; yield what tells the first one's number, 0
     for none.
     """
@@ -415,7 +429,8 @@ def _signals() -> Iterator[Callable[[], int]]:
     except ValueError:  # not the main thread: the caller keeps its own handling
         pass
     try:
-        yield lambda: came[0] if came else 0
+        end = time.monotonic() + 60 * minutes if minutes else float("inf")
+        yield lambda: came[0] if came else _TIME_UP if time.monotonic() >= end else 0
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
