@@ -24,7 +24,7 @@ from tinysight import models
 from tinysight.data.batches import Loader
 from tinysight.device import Runtime, matmul_rate, native_bf16, select_device, synchronize
 from tinysight.ops import augment
-from tinysight.predict.inference import score
+from tinysight.predict.predictor import Preprocessing, classify
 
 SIZE, CROP, BATCH, CLASSES = 64, 56, 128, 200
 STEP_WORK = (
@@ -185,10 +185,9 @@ def _training(model: Any, runtime: Runtime, images: Any, labels: Any, seconds: f
 def _prediction(model: Any, runtime: Runtime, images: Any, seconds: float) -> float:
     model.eval()
     batch = torch.from_numpy(images)
+    preprocessing = Preprocessing(image_size=SIZE, crop=CROP, input_size=CROP, flip_average=False)
     return len(images) * rate_of(
-        lambda: score(model, batch, crop=CROP, size=CROP, flip_average=False, runtime=runtime),
-        runtime.device,
-        seconds=seconds,
+        lambda: classify(model, batch, preprocessing, runtime), runtime.device, seconds=seconds
     )
 
 

@@ -31,8 +31,8 @@ from tinysight import run as runs
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset, data_home, open_dataset
 from tinysight.device import Runtime, select_device, synchronize
-from tinysight.evaluation.evaluate import run_model
-from tinysight.evaluation.scores import Metrics, measure
+from tinysight.evaluation.evaluate import Metrics, evaluate_model
+from tinysight.predict.predictor import Preprocessing
 from tinysight.recipes import recipe
 from tinysight.train import augmentation
 from tinysight.train.distributed import DistributedContext
@@ -88,21 +88,18 @@ def _attempt(run: Config, pack: Dataset, runtime: Runtime, split: str) -> Attemp
         raise ValueError(
             f"seed {run.train.seed}: loss or gradient was not finite; lower optimizer.lr"
         )
-    scores = run_model(
-        model,
-        pack.images,
-        pack.labels,
-        pack.rows(split),
+    preprocessing = Preprocessing(
+        image_size=pack.image_size,
         crop=training.crop,
-        size=training.final_size,
+        input_size=training.final_size,
         flip_average=run.train.flip_average,
-        runtime=runtime,
     )
+    evaluation = evaluate_model(model, pack, split, preprocessing, runtime=runtime)
     return Attempt(
         seed=run.train.seed,
         seconds=seconds,
         compile_seconds=compile_seconds,
-        metrics=measure(scores),
+        metrics=evaluation.metrics,
     )
 
 

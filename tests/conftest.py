@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,10 @@ os.environ["OMP_NUM_THREADS"] = (
 if TYPE_CHECKING:
     from tinysight.config import Config
     from tinysight.data.dataset import Dataset
+    from tinysight.predict.weights import ModelMetadata
 
 MakeRun = Callable[..., "Config"]
+MakeMetadata = Callable[..., "ModelMetadata"]
 Tinysight = Callable[..., tuple[int, str, str]]
 
 
@@ -133,3 +136,24 @@ def make_run(small_models: ModuleType) -> MakeRun:
         return override(run, {name.replace("__", "."): value for name, value in changes.items()})
 
     return make
+
+
+@pytest.fixture
+def make_metadata(pack: Dataset) -> MakeMetadata:
+    """Make the metadata of a "small" model for `pack`; keywords change it."""
+    from tinysight.predict.weights import ModelMetadata
+
+    base = ModelMetadata(
+        model="small",
+        options={},
+        class_names=pack.class_names,
+        class_ids=pack.class_ids,
+        image_size=32,
+        crop=24,
+        input_size=28,
+        flip_average=True,
+        recipe="test",
+        data="small",
+        version="0",
+    )
+    return lambda **changes: replace(base, **changes)

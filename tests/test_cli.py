@@ -127,7 +127,7 @@ def test_a_model_of_ones_own_or_the_shipped_one(
     tinysight: Tinysight, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Export a run, let its file answer as the model in the box would, and measure it again."""
-    from tinysight.predict import bundled
+    from tinysight.predict import predictor
 
     assert tinysight("train", "quickstart", "--name", "first", *SMALL)[0] == 0
     status, _, err = tinysight("export", "first", "--half", "--out", "half.safetensors")
@@ -143,7 +143,7 @@ def test_a_model_of_ones_own_or_the_shipped_one(
     photo = tmp_path / "photo"  # no suffix: it is an image because it is a file
     Image.fromarray(np.array(tiny.images[0])).resize((200, 150)).save(photo, "PNG")
     answers = []
-    monkeypatch.setattr(bundled, "PATH", tmp_path / "half.safetensors")
+    monkeypatch.setattr(predictor, "BUNDLED", tmp_path / "half.safetensors")
     for words in (
         ("half.safetensors", "photo"),
         ("--model", "half.safetensors", "photo"),
@@ -167,10 +167,10 @@ def test_a_model_of_ones_own_or_the_shipped_one(
         json.loads(tinysight("evaluate", "half.safetensors", "--data", "shapes", "--json")[1])
         == told
     )
-    assert bundled.bundled().metadata.results["val"] == {"data": "shapes", **told}
+    assert predictor.load_model().metadata.results["val"] == {"data": "shapes", **told}
     assert sorted((tmp_path / "runs" / "first").rglob("*")) == before, "nothing is written"
 
-    monkeypatch.setattr(bundled, "PATH", tmp_path / "none.safetensors")
+    monkeypatch.setattr(predictor, "BUNDLED", tmp_path / "none.safetensors")
     status, _, err = tinysight("predict", "photo")
     assert (status, err.count("\n"), "lacks none.safetensors" in err) == (1, 1, True)
 

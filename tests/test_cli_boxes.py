@@ -77,7 +77,6 @@ def test_evaluate_sets_the_constant_boxes_beside(tinysight: Tinysight, trained: 
         "loc70",
         "mean_iou",
     }
-    assert (trained / "scores" / "boxes-val.safetensors").exists()
     with Image.open(trained / "boxes-val.png") as picture:
         assert picture.width > 800
     status, out, _ = tinysight("evaluate", "finder", "--json")

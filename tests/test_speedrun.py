@@ -19,7 +19,7 @@ import torch
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import measure, score_split
+from tinysight.evaluation.evaluate import evaluate
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
 from tinysight.train.distributed import DistributedContext
@@ -64,8 +64,8 @@ def test_it_is_the_training_of_the_loop(
         distributed=DistributedContext(),
         reporter=NullReporter(),
     )
-    told = measure(score_split(Predictor(tmp_path), pack, "minival", lambda count: None))
-    assert done.metrics == told, "warming up changes nothing of it"
+    expected = evaluate(Predictor(tmp_path), pack, "minival").metrics
+    assert done.metrics == expected, "warming up changes nothing of it"
     assert 14 * 0.01 < done.seconds < 30
     assert 2 * 0.01 < done.compile_seconds < 30, "one pass at each of two sizes"
 

@@ -16,8 +16,7 @@ import torch
 from tinysight.config import AugmentConfig, Config, DataConfig, ModelConfig
 from tinysight.data.build import Dataset, write_pack
 from tinysight.data.index import DatasetIndex
-from tinysight.evaluation.evaluate import write_scores
-from tinysight.evaluation.scores import Scores
+from tinysight.evaluation.evaluate import Evaluation
 from tinysight.models import create_model
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.run import Run
@@ -135,12 +134,13 @@ def make_folder(tmp_path: Path) -> MakeFolder:
             logits = torch.randn(len(labels), num_classes, generator=generator)
             right = torch.rand(len(labels), generator=generator) < accuracy
             logits[right, labels[right]] += 8
-            scores = Scores(logits=logits, labels=labels, rows=torch.arange(rows.start, rows.stop))
-            write_scores(
-                folder / "scores" / f"{split}.safetensors",
-                scores,
-                {"split": split, "data": pack.name},
-            )
+            Evaluation(
+                data=pack.name,
+                split=split,
+                logits=logits,
+                labels=labels,
+                rows=torch.arange(rows.start, rows.stop),
+            ).save(record.scores_path(split))
         if weights:
             network = create_model("resnet", num_classes, **model.options)
             metadata = ModelMetadata(

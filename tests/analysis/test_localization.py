@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tinysight.analysis.localization import by_size, overlaps, read_boxes
 from tinysight.data.dataset import Dataset
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.ops.boxes import Detections
 
 
-def write(path: Path, rows: list[int], boxes: list[list[float]], confidence: list[float]) -> Path:
-    tensors = {
-        "rows": torch.tensor(rows),
-        "boxes": torch.tensor(boxes),
-        "confidence": torch.tensor(confidence),
-    }
-    save_file(tensors, path)
+def write(path: Path, rows: list[int], boxes: list[Any], confidence: list[list[float]]) -> Path:
+    Evaluation(
+        data="made",
+        split="val",
+        logits=torch.zeros(len(rows), 1),
+        labels=torch.zeros(len(rows), dtype=torch.long),
+        rows=torch.tensor(rows),
+        detections=Detections(boxes=torch.tensor(boxes), confidence=torch.tensor(confidence)),
+    ).save(path)
     return path
 
 
@@ -27,8 +31,12 @@ def test_overlaps_by_hand(tmp_path: Path, make_pack: Callable[..., Dataset]) -> 
     pack = make_pack(("disc",), (3,))  # each image's true box is 4, 4, 10, 10
     first = pack.rows("val").start
     boxes = [[4.0, 4, 7, 10], [4, 4, 10, 10], [0, 0, 2, 2]]
+    nothing = [0.0] * 4
     path = write(
-        tmp_path / "boxes.safetensors", [first + 1, first, first + 1], boxes, [0.2, 0.9, 0.8]
+        tmp_path / "val.safetensors",
+        [first, first + 1],
+        [[boxes[1], nothing], [boxes[2], boxes[0]]],
+        [[0.9, 0], [0.8, 0.2]],
     )
     found = read_boxes(path, pack, "val")
     assert found is not None
@@ -55,8 +63,8 @@ def test_no_file_a_damaged_one_and_another_data_sets(
     pack = make_pack()
     assert read_boxes(tmp_path / "none.safetensors", pack, "val") is None
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="holds no boxes"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors"):
         read_boxes(tmp_path / "bad.safetensors", pack, "val")
-    path = write(tmp_path / "other.safetensors", [0], [[1.0, 1, 2, 2]], [0.5])
+    path = write(tmp_path / "other.safetensors", [0], [[[1.0, 1, 2, 2]]], [[0.5]])
     with pytest.raises(ValueError, match="does not fit made val"):
         read_boxes(path, pack, "val")

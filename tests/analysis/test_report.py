@@ -8,6 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from tinysight.analysis.per_class import per_class
 from tinysight.analysis.report import write_report
 from tinysight.analysis.results import read_run
 from tinysight.data.dataset import Dataset
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.ops.boxes import Detections
 
 MakePack = Callable[..., Dataset]
 MakeFolder = Callable[..., Path]
@@ -237,12 +240,11 @@ def test_predicted_boxes_are_judged_where_there_are_some(
 ) -> None:
     pack = make_pack()
     folder = make_folder(pack)
-    rows = torch.arange(pack.rows("val").start, pack.rows("val").stop)
-    boxes = torch.tensor([[4.0, 4, 10, 7]]).repeat(len(rows), 1)  # half of each true box
-    save_file(
-        {"rows": rows, "boxes": boxes, "confidence": torch.ones(len(rows))},
-        folder / "scores/boxes-val.safetensors",
-    )
+    scores = folder / "scores/val.safetensors"
+    evaluation = Evaluation.load(scores)
+    boxes = torch.tensor([[[4.0, 4, 10, 7]]]).repeat(len(evaluation.rows), 1, 1)  # half of each
+    confidence = torch.ones(len(boxes), 1)
+    replace(evaluation, detections=Detections(boxes=boxes, confidence=confidence)).save(scores)
     path, page = report(folder, pack)
     assert (
         "overlaps its object by 50.0 % on average" in page.text and "100.0 % are found" in page.text
@@ -290,12 +292,8 @@ def test_the_command_makes_observations_anew_when_the_scores_change(
     command(monkeypatch, tmp_path, "run")
     assert (folder / "analysis/val.safetensors").read_bytes() == kept
     scores = folder / "scores/val.safetensors"
-    from tinysight.evaluation.scores import read_scores
-
-    old = read_scores(scores)
-    save_file(
-        {"logits": old.logits.flip(1).contiguous(), "labels": old.labels, "rows": old.rows}, scores
-    )
+    old = Evaluation.load(scores)
+    replace(old, logits=old.logits.flip(1).contiguous()).save(scores)
     command(monkeypatch, tmp_path, "run")
     assert (folder / "analysis/val.safetensors").read_bytes() != kept
 
@@ -311,7 +309,7 @@ def test_damaged_and_foreign_scores_are_one_line(
     folder = make_folder(pack)
     path = folder / "scores/val.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    assert "`tinysight evaluate` writes them" in refused(monkeypatch, capsys, tmp_path, str(folder))
+    assert "`tinysight evaluate` writes it" in refused(monkeypatch, capsys, tmp_path, str(folder))
     count = len(pack.rows("val"))
     rows, labels = torch.arange(count), torch.zeros(count, dtype=torch.int64)
     good = {
@@ -325,9 +323,10 @@ def test_damaged_and_foreign_scores_are_one_line(
         ({}, "labels are not those of made val"),
         ({"rows": rows + 10**6}, "labels are not those of made val"),
     ):
-        save_file(good | change, path)
+        header = json.dumps({"data": "made", "split": "val"})
+        save_file(good | change, path, metadata={"tinysight": header})
         error = refused(monkeypatch, capsys, tmp_path, str(folder))
-        assert reason in error and "score anew with `tinysight evaluate" in error
+        assert reason in error and "`tinysight evaluate" in error
 
 
 # Comparison

@@ -1,4 +1,4 @@
-"""Evaluation: figures against a plain reference, scores on disk, and breaking off."""
+"""Evaluation: metrics against a plain reference, files that read back equal, and stopping."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tinysight.config import Config
@@ -18,68 +19,65 @@ from tinysight.data import shapes, subset
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import (
-    Scores,
+    Evaluation,
     Stopped,
-    answer_test,
     check_data,
+    evaluate_model,
     evaluate_run,
-    measure,
     num_learned,
-    read_scores,
-    run_model,
-    write_scores,
+    submit,
 )
 from tinysight.models import create_model
+from tinysight.ops.boxes import Detections
+from tinysight.predict.predictor import Preprocessing
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.run import Run
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
+MakeMetadata = Callable[..., ModelMetadata]
 
 
-def _scores(count: int = 200, num_classes: int = 10) -> Scores:
+def made(count: int = 200, num_classes: int = 10, *, boxes: bool = False) -> Evaluation:
     generator = torch.Generator().manual_seed(0)
-    return Scores(
+    detections = Detections(
+        boxes=torch.rand(count, 3, 4, generator=generator),
+        confidence=torch.rand(count, 3, generator=generator).sort(descending=True).values,
+    )
+    detections.confidence[::2, 1:] = 0
+    return Evaluation(
+        data="some",
+        split="val",
         logits=torch.randn(count, num_classes, generator=generator) * 2,
         labels=torch.randint(0, num_classes, (count,), generator=generator),
         rows=torch.arange(50, 50 + count),
+        detections=detections if boxes else None,
     )
 
 
 @pytest.fixture
-def finished(pack: Dataset, make_run: Callable[..., Config], tmp_path: Path) -> Run:
-    """A folder with the weights of an untrained model, made for `pack`."""
-    model = create_model("small", 24)
-    metadata = ModelMetadata(
-        model="small",
-        options={},
-        class_names=pack.class_names,
-        class_ids=pack.class_ids,
-        image_size=32,
-        crop=24,
-        input_size=28,
-        flip_average=True,
-        recipe="test",
-        data="small",
-        version="0",
-    )
-    (tmp_path / "weights.safetensors").write_bytes(weights_bytes(model, metadata))
-    return Run(folder=tmp_path, config=make_run(), data_digest=pack.digest, machine={})
+def finished(
+    pack: Dataset, make_run: Callable[..., Config], make_metadata: MakeMetadata, tmp_path: Path
+) -> Run:
+    """A run with the weights of an untrained model."""
+    run = Run(folder=tmp_path, config=make_run(), data_digest=pack.digest, machine={})
+    run.weights_path.write_bytes(weights_bytes(create_model("small", 24), make_metadata()))
+    return run
 
 
-def test_figures_are_those_of_a_plain_reference() -> None:
-    scores = _scores()
-    metrics = measure(scores)
+def test_metrics_are_those_of_a_plain_reference() -> None:
+    evaluation = made()
+    metrics = evaluation.metrics
     wrong1 = wrong5 = 0
     loss = 0.0
-    for logits, label in zip(scores.logits.double().tolist(), scores.labels.tolist(), strict=True):
+    outputs = zip(evaluation.logits.double().tolist(), evaluation.labels.tolist(), strict=True)
+    for logits, label in outputs:
         order = sorted(range(10), key=lambda k: -logits[k])
         wrong1 += order[0] != label
         wrong5 += label not in order[:5]
         loss += math.log(sum(math.exp(value) for value in logits)) - logits[label]
     assert (metrics.top1_error, metrics.top5_error) == (wrong1 / 200, wrong5 / 200)
     assert metrics.loss == pytest.approx(loss / 200, rel=1e-9)
-    assert metrics.num_images == 200
-    assert metrics.top1_low < metrics.top1_error < metrics.top1_high
+    assert metrics.num_images == 200 and evaluation.top1_error == metrics.top1_error
     assert metrics.top5_low < metrics.top5_error < metrics.top5_high
     # Wilson's interval, by the formula
     share, z = wrong1 / 200, 1.959963984540054
@@ -89,183 +87,181 @@ def test_figures_are_those_of_a_plain_reference() -> None:
     assert 0 < metrics.calibration_error < 1
 
 
-def test_unlabeled_images_are_left_out_and_none_labelled_is_refused() -> None:
-    scores = _scores()
-    some = scores.labels.clone()
-    some[::2] = -1
-    metrics = measure(Scores(logits=scores.logits, labels=some, rows=scores.rows))
-    odd = measure(
-        Scores(logits=scores.logits[1::2], labels=scores.labels[1::2], rows=scores.rows[1::2])
-    )
-    assert metrics == odd and metrics.num_images == 100
-    with pytest.raises(ValueError, match="no image of this split has a label"):
-        measure(Scores(logits=scores.logits, labels=torch.full_like(some, -1), rows=scores.rows))
+def test_unlabeled_images_are_left_out() -> None:
+    evaluation = made()
+    labels = evaluation.labels.clone()
+    labels[::2] = -1
+    part = {name: getattr(evaluation, name)[1::2] for name in ("logits", "labels", "rows")}
+    metrics = replace(evaluation, labels=labels).metrics
+    assert metrics == replace(evaluation, **part).metrics and metrics.num_images == 100
+    with pytest.raises(ValueError, match="no image of val has a label"):
+        _ = replace(evaluation, labels=torch.full_like(labels, -1)).metrics
 
 
-def test_scores_come_back_equal(tmp_path: Path) -> None:
-    path = tmp_path / "scores" / "val.safetensors"
-    write_scores(path, _scores(), {"split": "val"})
-    found, expected = read_scores(path), _scores()
-    assert all(
-        torch.equal(getattr(found, name), getattr(expected, name))
-        for name in ("logits", "labels", "rows")
-    )
+@pytest.mark.parametrize("boxes", [True, False])
+def test_an_evaluation_reads_back_equal(boxes: bool, tmp_path: Path) -> None:
+    path, written = tmp_path / "scores" / "val.safetensors", made(boxes=boxes)
+    written.save(path)
+    read = Evaluation.load(path)
+    assert (read.data, read.split) == ("some", "val")
+    for name in ("logits", "labels", "rows"):
+        assert torch.equal(getattr(read, name), getattr(written, name))
+    assert (read.detections is not None) == boxes
+    if read.detections is not None and written.detections is not None:
+        assert torch.equal(read.detections.boxes, written.detections.boxes)
+        assert torch.equal(read.detections.confidence, written.detections.confidence)
     assert [file.name for file in path.parent.iterdir()] == ["val.safetensors"]
 
 
-def test_scores_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_damaged_or_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "val.safetensors"
-    with pytest.raises(ValueError, match="tinysight evaluate"):
-        read_scores(path)
-    path.write_bytes(b"no scores at all")
-    with pytest.raises(ValueError, match="tinysight evaluate"):
-        read_scores(path)
+    with pytest.raises(ValueError, match=r"val\.safetensors .*`tinysight evaluate`"):
+        Evaluation.load(path)
+    path.write_bytes(b"not an evaluation")
+    with pytest.raises(ValueError, match=r"val\.safetensors"):
+        Evaluation.load(path)
+    good = made(boxes=True)
+    assert good.detections is not None
+    tensors = {"logits": good.logits, "labels": good.labels, "rows": good.rows}
+    tensors |= {"boxes": good.detections.boxes, "confidence": good.detections.confidence}
+    header = {"tinysight": json.dumps({"data": "some", "split": "val"})}
+    save_file(tensors, path, metadata=header)
+    Evaluation.load(path)  # so what follows fails for what it changes
+    changes: list[dict[str, Any]] = [
+        {"rows": good.rows[1:]},
+        {"labels": good.labels[None]},
+        {"logits": good.logits * torch.inf},
+        {"boxes": good.detections.boxes[1:]},
+        {"boxes": good.detections.boxes * torch.nan},
+        {"others": good.rows.clone()},
+    ]
+    for change in changes:
+        save_file(tensors | change, path, metadata=header)
+        with pytest.raises(ValueError, match=r"val\.safetensors"):
+            Evaluation.load(path)
+    save_file({name: tensors[name] for name in ("logits", "rows")}, path, metadata=header)
+    with pytest.raises(ValueError, match=r"val\.safetensors"):
+        Evaluation.load(path)
 
 
 class _Brightness(nn.Module):
-    """Tells the mean of an image's left half; used to see which pixels a model is shown."""
+    """Return the mean of an image's left half and its width: which pixels a model sees."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         left = images[..., : images.shape[-1] // 2].mean(dim=(2, 3))
         return torch.stack([left[:, 0], images.new_full((len(images),), images.shape[-1])], dim=1)
 
 
-def test_a_model_is_shown_the_center_at_its_size_in_order(pack: Dataset) -> None:
+def test_a_model_sees_the_center_at_its_size_in_order(pack: Dataset) -> None:
     rows = pack.rows("val")
-    scores = run_model(
-        _Brightness(),
-        pack.images,
-        pack.labels,
-        rows,
-        crop=20,
-        size=10,
-        flip_average=False,
-        runtime=CPU,
-        batch_size=7,
+    preprocessing = Preprocessing(image_size=32, crop=20, input_size=10, flip_average=False)
+    found = evaluate_model(_Brightness(), pack, "val", preprocessing, runtime=CPU, batch_size=7)
+    expected = torch.tensor([pack.images[row][6:26, 6:16, 0].mean() for row in rows])
+    assert (found.logits[:, 0] - expected).abs().max() < 1.5  # resizing blurs the middle
+    assert (found.logits[:, 1] == 10).all()
+    assert found.labels.tolist() == pack.labels[rows.start : rows.stop].tolist()
+    assert found.rows.tolist() == list(rows)
+    part = range(rows.start + 3, rows.start + 8)
+    joined = Evaluation.join(
+        [
+            evaluate_model(_Brightness(), pack, "val", preprocessing, runtime=CPU, rows=part)
+            for part in (range(rows.start, part.start), part)
+        ]
     )
-    expected = [pack.images[row][6:26, 6:16, 0].mean() for row in rows]
-    assert np.allclose(
-        scores.logits[:, 0], expected, atol=1.5
-    )  # the resizing blurs across the middle
-    assert (scores.logits[:, 1] == 10).all()
-    assert scores.labels.tolist() == pack.labels[
-        rows.start : rows.stop
-    ].tolist() and scores.rows.tolist() == list(rows)
+    assert torch.equal(joined.logits, found.logits[:8]) and joined.rows.tolist() == list(rows)[:8]
 
 
 def test_flip_average_is_the_mean_over_the_mirror_image(pack: Dataset) -> None:
-    scores = run_model(
-        _Brightness(),
-        pack.images,
-        pack.labels,
-        range(4),
-        crop=32,
-        size=32,
-        flip_average=True,
-        runtime=CPU,
-    )
-    expected = pack.images[:4, :, :, 0].mean(axis=(1, 2))
-    assert np.allclose(scores.logits[:, 0], expected, atol=1e-3)
+    preprocessing = Preprocessing(image_size=32, crop=32, input_size=32, flip_average=True)
+    found = evaluate_model(_Brightness(), pack, "train", preprocessing, runtime=CPU, rows=range(4))
+    expected = torch.from_numpy(pack.images[:4, :, :, 0].mean(axis=(1, 2))).float()
+    assert torch.allclose(found.logits[:, 0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_models_mode_is_put_back_even_when_broken_off(
+def test_the_models_mode_is_restored_even_when_stopped(
     training: bool, pack: Dataset, small_models: object
 ) -> None:
     model = create_model("small", 24, dropout=0.5).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    done: list[int] = []
+    calls: list[tuple[int, int]] = []
 
-    def stop(count: int) -> None:
+    def stop(done: int, total: int) -> None:
         assert not model.training
-        done.append(count)
-        if len(done) == 2:
+        calls.append((done, total))
+        if len(calls) == 2:
             raise Stopped
 
+    preprocessing = Preprocessing(image_size=32, crop=24, input_size=24, flip_average=True)
     with pytest.raises(Stopped):
-        run_model(
-            model,
-            pack.images,
-            pack.labels,
-            range(30),
-            crop=24,
-            size=24,
-            flip_average=True,
-            runtime=CPU,
-            batch_size=10,
-            each_batch=stop,
+        evaluate_model(
+            model, pack, "train", preprocessing, runtime=CPU, batch_size=10, progress=stop
         )
-    assert done == [10, 20] and model.training is training
+    assert calls == [(10, 72), (20, 72)] and model.training is training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_run_is_evaluated_and_its_files_say_the_same(finished: Run, pack: Dataset) -> None:
-    label, scores, metrics = evaluate_run(finished, "val", pack=pack, runtime=CPU)
-    assert label == "val"
-    again = read_scores(finished.scores_path("val"))
-    assert torch.equal(again.logits, scores.logits) and measure(again) == metrics
-    content = json.loads((finished.evaluation_path("val")).read_text())
-    assert content == {"split": "val", "data": "small", **asdict(metrics)}
+def test_a_runs_evaluation_is_written_and_an_interrupted_one_changes_nothing(
+    finished: Run, pack: Dataset
+) -> None:
+    evaluation = evaluate_run(finished, pack, "val")
+    stored = Evaluation.load(finished.scores_path("val"))
+    assert torch.equal(stored.logits, evaluation.logits) and stored.metrics == evaluation.metrics
+    content = json.loads(finished.evaluation_path("val").read_text())
+    assert content == {"split": "val", "data": "small", **asdict(evaluation.metrics)}
 
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
 
-def test_an_interrupted_evaluation_leaves_the_earlier_one(finished: Run, pack: Dataset) -> None:
-    evaluate_run(finished, "val", pack=pack, runtime=CPU)
-    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
-
-    def stop(done: int) -> None:
+    def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    before = files()
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(finished, "val", pack=pack, runtime=CPU, each_batch=stop)
-    assert {
-        path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()
-    } == before
+        evaluate_run(finished, pack, "val", progress=stop)
+    assert files() == before
 
 
 def test_an_unlabeled_or_unknown_split_is_refused_before_any_work(
     finished: Run, pack: Dataset
 ) -> None:
+    def worked(done: int, total: int) -> None:
+        pytest.fail("an image was evaluated")
+
     for split, complaint in (("test", "tinysight submit"), ("vall", "no split 'vall'")):
         with pytest.raises(ValueError, match=complaint):
-            evaluate_run(
-                finished,
-                split,
-                pack=pack,
-                runtime=CPU,
-                each_batch=lambda done: pytest.fail("worked"),
-            )
+            evaluate_run(finished, pack, split, progress=worked)
 
 
-def test_a_pack_of_other_classes_is_refused(pack: Dataset) -> None:
-    size = pack.image_size
-    metadata = ModelMetadata(
-        model="resnet",
-        options={},
-        class_names=pack.class_names,
-        class_ids=pack.class_ids,
-        image_size=size,
-        crop=8,
-        input_size=8,
-        flip_average=False,
-        recipe="",
-        data="",
-        version="",
-    )
-    check_data(metadata, pack)
+def test_a_dataset_of_other_classes_or_size_is_refused(
+    pack: Dataset, make_metadata: MakeMetadata
+) -> None:
+    check_data(make_metadata(), pack)
     for ids in (pack.class_ids[:-1], pack.class_ids[::-1]):
         with pytest.raises(ValueError, match="use the data it was trained on"):
-            check_data(replace(metadata, class_ids=ids, class_names=ids), pack)
-    with pytest.raises(ValueError, match=f"takes images of {size + 1} pixels"):
-        check_data(replace(metadata, image_size=size + 1), pack)
+            check_data(make_metadata(class_ids=ids, class_names=ids), pack)
+    with pytest.raises(ValueError, match="takes images of 33 pixels"):
+        check_data(make_metadata(image_size=33), pack)
 
 
-def test_the_answers_are_one_line_an_image(finished: Run, pack: Dataset) -> None:
-    count = answer_test(finished, finished.submission_path, pack=pack, runtime=CPU)
-    lines = [line.split(" ") for line in (finished.submission_path).read_text().splitlines()]
+def test_a_submission_has_one_line_per_image(
+    finished: Run, pack: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = submit(finished, finished.submission_path, pack)
+    lines = [line.split(" ") for line in finished.submission_path.read_text().splitlines()]
     assert count == 12 == len(lines)
     assert [name for name, _ in lines] == [f"{number:05d}" for number in range(12)]
-    guesses = read_scores(finished.scores_path("test")).logits.argmax(dim=1)
-    assert [answer for _, answer in lines] == [pack.class_ids[guess] for guess in guesses.tolist()]
+    best = Evaluation.load(finished.scores_path("test")).logits.argmax(dim=1).tolist()
+    assert [answer for _, answer in lines] == [pack.class_ids[index] for index in best]
+
+    # the same name in two folders: the path below the split's folder
+    first = pack.rows("test").start
+    files = [f"test/{'ab'[row % 2]}/{(row - first) // 2}.png" for row in range(len(pack))]
+    monkeypatch.setitem(pack.__dict__, "files", tuple(files))
+    submit(finished, finished.submission_path, pack)
+    names = [line.split(" ")[0] for line in finished.submission_path.read_text().splitlines()]
+    assert len(set(names)) == 12
+    assert names == [file.removeprefix("test/") for file in files[first:]]
 
 
 def test_images_of_another_fold_have_been_learned_from(
@@ -284,7 +280,7 @@ def test_images_of_another_fold_have_been_learned_from(
     assert num_learned(run, first, first, "minival") == num_learned(run, first, second, "val") == 0
 
 
-def test_a_split_that_was_learned_from_counts_whole_or_by_its_share(
+def test_a_training_split_counts_in_full_or_by_its_fraction(
     pack: Dataset, make_run: Callable[..., Config]
 ) -> None:
     run = make_run(data__train="train+minival", data__monitor="none", schedule__name="linear")
@@ -292,7 +288,7 @@ def test_a_split_that_was_learned_from_counts_whole_or_by_its_share(
     assert num_learned(make_run(data__fraction=1 / 3), pack, pack, "train") == 24
 
 
-def test_pixels_count_and_not_names(
+def test_learned_images_are_known_by_pixels_not_by_names(
     pack: Dataset, make_run: Callable[..., Config], tmp_path: Path
 ) -> None:
     counts = {"num_train": 72, "num_minival": 24, "num_val": 24, "num_test": 12}

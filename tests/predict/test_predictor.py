@@ -1,11 +1,13 @@
-"""Prediction: the logits of evaluation, answers in order, bad files named, and nothing of the
-training imported.
-"""
+"""Prediction: the logits of evaluation, in order, from any kind of image; unreadable files named."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,108 +15,119 @@ import pytest
 import torch
 from PIL import Image
 
-from tinysight.config import Config
 from tinysight.data.dataset import Dataset
-from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import evaluate_run
+from tinysight.data.tiny_imagenet import prepare
+from tinysight.evaluation.evaluate import evaluate
 from tinysight.models import create_model
-from tinysight.predict.predictor import Predictor
+from tinysight.predict import predictor as predictor_module
+from tinysight.predict.predictor import Prediction, Predictor, load_model
 from tinysight.predict.weights import ModelMetadata, weights_bytes
-from tinysight.run import Run
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def run(pack: Dataset, tmp_path: Path) -> Path:
-    metadata = ModelMetadata(
-        model="resnet",
-        options={"n": 1, "filters": (4, 8)},
-        class_names=pack.class_names,
-        class_ids=pack.class_ids,
-        image_size=32,
-        crop=28,
-        input_size=24,
-        flip_average=True,
-        recipe="test",
-        data="small",
-        version="0",
-    )
+def run(make_metadata: Callable[..., ModelMetadata], tmp_path: Path) -> Path:
+    """A folder with the weights of an untrained model."""
+    metadata = make_metadata(model="resnet", options={"n": 1, "filters": (4, 8)}, crop=28)
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "weights.safetensors").write_bytes(
-        weights_bytes(create_model("resnet", 24, **metadata.options), metadata)
-    )
+    content = weights_bytes(create_model("resnet", 24, **metadata.options), metadata)
+    (folder / "weights.safetensors").write_bytes(content)
     return folder
 
 
-def _pictures(pack: Dataset, folder: Path) -> list[Path]:
-    paths = [folder / f"{row:03d}.png" for row in pack.rows("val")]
+@pytest.fixture
+def files(pack: Dataset, tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{row:03d}.png" for row in pack.rows("val")]
     for path, row in zip(paths, pack.rows("val"), strict=True):
-        Image.fromarray(pack.images[row]).save(path)
+        Image.fromarray(np.array(pack.images[row])).save(path)
     return paths
 
 
-def test_it_gives_the_logits_of_evaluation(run: Path, pack: Dataset, tmp_path: Path) -> None:
-    _, scores, _ = evaluate_run(
-        Run(folder=run, config=Config(recipe="test"), data_digest="", machine={}),
-        "val",
-        pack=pack,
-        runtime=Runtime(device=torch.device("cpu"), bf16=False),
-    )
-    predictor = Predictor(run)
-    rows = pack.rows("val")
-    assert torch.equal(
-        predictor.logits(np.array(pack.images[rows.start : rows.stop])), scores.logits
-    )
-
-    answers = list(predictor.predict(_pictures(pack, tmp_path), top=3, batch_size=7))
-    best = scores.logits.softmax(dim=1).topk(3)
-    for answer, values, indices in zip(answers, best.values, best.indices.tolist(), strict=True):
-        assert not isinstance(answer, ValueError)
-        assert answer.class_ids == tuple(pack.class_ids[index] for index in indices)
-        assert answer.class_names == tuple(pack.class_names[index] for index in indices)
-        assert answer.probabilities == pytest.approx(values.tolist(), rel=1e-5)
-
-
-def test_a_file_that_cannot_be_read_is_told_and_the_others_are_answered(
-    run: Path, pack: Dataset, tmp_path: Path
+def test_predictions_have_the_logits_of_evaluation(
+    run: Path, pack: Dataset, files: list[Path]
 ) -> None:
-    good = _pictures(pack, tmp_path)[:3]
+    model = Predictor(run)
+    evaluation = evaluate(model, pack, "val")
+    rows = pack.rows("val")
+    assert torch.equal(model.logits(pack.images[rows.start : rows.stop]), evaluation.logits)
+    predictions = list(model.predict_each(files, top=3, batch_size=7))
+    best = evaluation.logits.softmax(dim=1).topk(3)
+    for found, values, indices in zip(predictions, best.values, best.indices.tolist(), strict=True):
+        assert isinstance(found, Prediction)
+        assert found.class_ids == tuple(pack.class_ids[index] for index in indices)
+        assert found.class_names == tuple(pack.class_names[index] for index in indices)
+        assert found.probabilities == pytest.approx(values.tolist(), rel=1e-5)
+        assert found.top[0] == (found.label, found.probability)
+
+
+def test_one_image_of_any_kind_gives_one_prediction(
+    run: Path, pack: Dataset, files: list[Path]
+) -> None:
+    model = load_model(str(run))
+    pixels = np.array(pack.images[pack.rows("val")[0]])
+    expected = model.predict(files[0])
+    assert expected.path == str(files[0])
+    for source in (str(files[0]), Image.open(files[0]), pixels, pack.images[pack.rows("val")[0]]):
+        found = model.predict(source)
+        assert found.probabilities == pytest.approx(expected.probabilities)
+    several = model.predict([files[0], pixels])
+    assert [found.label for found in several] == [expected.label] * 2
+    assert [found.path for found in several] == [str(files[0]), ""]
+    assert len(model.predict(np.stack([pixels, pixels]))) == 2
+    gray = model.predict(Image.fromarray(pixels).convert("L"))
+    assert gray.probabilities == pytest.approx(
+        model.predict(pixels.mean(-1).astype(np.uint8)).probabilities, abs=0.05
+    )
+    for wrong in (pixels.astype(np.float32), np.zeros((4, 4, 2), np.uint8)):
+        with pytest.raises(ValueError, match=r"give uint8 \(H, W, 3\)"):
+            model.predict(wrong)
+    with pytest.raises(ValueError, match=r"none\.png"):
+        model.predict([files[0], "none.png"])
+
+
+def test_unreadable_files_are_named_and_the_others_predicted(
+    run: Path, files: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     bad = [tmp_path / "text.jpg", tmp_path / "none.png", tmp_path]
-    paths = [good[0], bad[0], good[1], bad[1], bad[2], good[2]]
+    paths = [files[0], bad[0], files[1], bad[1], bad[2], files[2]]
     for batch_size in (1, 2, 64):
-        answers = list(Predictor(run).predict(iter(paths), batch_size=batch_size))
-        assert [isinstance(answer, ValueError) for answer in answers] == [
-            False,
-            True,
-            False,
-            True,
-            True,
-            False,
-        ]
-        assert [answer.path for answer in answers if not isinstance(answer, ValueError)] == [
-            str(p) for p in good
-        ]
-        for path, answer in zip(paths, answers, strict=True):
-            assert not isinstance(answer, ValueError) or path.name in str(answer)
+        found = list(Predictor(run).predict_each(iter(paths), batch_size=batch_size))
+        for path, prediction in zip(paths, found, strict=True):
+            if path in bad:
+                assert isinstance(prediction, ValueError) and path.name in str(prediction)
+            else:
+                assert isinstance(prediction, Prediction) and prediction.path == str(path)
 
 
-def test_more_classes_than_there_are_give_all(run: Path, pack: Dataset, tmp_path: Path) -> None:
-    (answer,) = Predictor(run / "weights.safetensors").predict(
-        _pictures(pack, tmp_path)[:1], top=99
-    )
-    assert not isinstance(answer, ValueError)
-    assert sorted(answer.class_ids) == sorted(pack.class_ids)
-    assert sum(answer.probabilities) == pytest.approx(1.0, abs=1e-5)
-    assert list(answer.probabilities) == sorted(answer.probabilities, reverse=True)
+def test_more_classes_than_there_are_give_all(run: Path, pack: Dataset, files: list[Path]) -> None:
+    found = Predictor(run / "weights.safetensors").predict(files[0], top=99)
+    assert sorted(found.class_ids) == sorted(pack.class_ids)
+    assert sum(found.probabilities) == pytest.approx(1.0, abs=1e-5)
+    assert list(found.probabilities) == sorted(found.probabilities, reverse=True)
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no finished run; see `tinysight resume`"):
+    with pytest.raises(ValueError, match="not finished; see `tinysight resume`"):
         Predictor(tmp_path)
 
 
-def test_it_imports_nothing_of_training_or_data() -> None:
+def test_a_classifier_takes_no_canvas_and_detects_nothing(
+    run: Path, pack: Dataset, files: list[Path]
+) -> None:
+    with pytest.raises(ValueError, match="the canvas is 16"):
+        Predictor(run).predict(files[0], canvas=16)
+    for call in (
+        lambda: Predictor(run).predict(files[0], canvas=64),
+        lambda: Predictor(run).detect(pack.images[:1]),
+    ):
+        with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
+            call()
+
+
+def test_prediction_imports_nothing_of_training_or_data() -> None:
     code = (
         "import sys, tinysight.predict.predictor, tinysight.predict.weights\n"
         "parts = ('tinysight.train', 'tinysight.data', 'tinysight.config')\n"
@@ -124,3 +137,72 @@ def test_it_imports_nothing_of_training_or_data() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- the bundled model
+
+
+def test_the_bundled_model_is_small_and_its_metadata_complete() -> None:
+    assert predictor_module.BUNDLED.stat().st_size <= 18e6
+    metadata = load_model().metadata
+    classes = (metadata.data, len(metadata.class_names), len(set(metadata.class_ids)))
+    assert classes == ("tiny-imagenet", 200, 200)
+    assert {"goldfish", "Egyptian cat"} <= set(metadata.class_names)
+    assert metadata.recipe and metadata.commit
+    val = metadata.results["val"]
+    assert (val["data"], val["num_images"]) == ("tiny-imagenet", 10_000)
+    assert 0 < val["top5_error"] < val["top1_low"] < val["top1_error"] < val["top1_high"] < 0.7
+    assert f"{val['top1_error']:.1%}" in metadata.describe()
+
+
+def test_the_bundled_model_predicts_a_drawn_image() -> None:
+    pixels = np.full((90, 120, 3), 255, dtype=np.uint8)
+    pixels[30:60, 40:80] = (240, 120, 0)
+    found = load_model().predict(pixels, top=200)
+    assert sum(found.probabilities) == pytest.approx(1, abs=1e-4)
+    assert len(set(found.class_names)) == 200
+    assert found.probability > 2 / 200, "it prefers some class"
+
+
+def test_the_example_of_the_page_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    exec(compile(example, "models.md", "exec"), {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert 0 < float(first.split()[-1]) < 0.7
+    assert second.startswith("examples/images/plain-square.png (")
+
+
+def test_pip_installs_the_bundled_model() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["tinysight"]
+    wanted = predictor_module.BUNDLED.relative_to(ROOT / "src" / "tinysight")
+    assert any(wanted.match(pattern) for pattern in patterns), patterns
+
+
+def test_an_installation_without_the_bundled_model_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(predictor_module, "BUNDLED", tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match=r"lacks none\.safetensors"):
+        load_model()
+
+
+@pytest.mark.data
+def test_the_bundled_model_has_the_errors_of_its_metadata(tmp_path: Path) -> None:
+    """All 10,000 images of val; threads and processors may round otherwise, for a few images."""
+    if not (source := os.environ.get("TINYSIGHT_TINY_IMAGENET")):
+        pytest.skip("TINYSIGHT_TINY_IMAGENET is not set: the folder or archive of the dataset")
+    dataset, model = prepare(Path(source), home=tmp_path), load_model()
+    found = evaluate(model, dataset, "val")
+    expected = model.metadata.results["val"]
+    assert found.metrics.top1_error == pytest.approx(expected["top1_error"], abs=5e-4)
+    assert found.metrics.top5_error == pytest.approx(expected["top5_error"], abs=5e-4)
+    assert found.metrics.loss == pytest.approx(expected["loss"], rel=1e-3)
+    if model.localizer is not None:
+        boxes = found.localization(torch.from_numpy(dataset.padded_boxes(range(len(dataset)))))
+        assert boxes.loc50 == pytest.approx(expected["loc50"], abs=1e-3)
+        assert boxes.mean_iou == pytest.approx(expected["mean_iou"], abs=1e-3)

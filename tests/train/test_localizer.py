@@ -14,19 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.analysis.localization import read_boxes
 from tinysight.config import AugmentConfig, Config, LocalizerConfig
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import check_data, evaluate_run, score_split
+from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
 from tinysight.evaluation.export import export
-from tinysight.evaluation.scores import Scores, top_overlaps
 from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
-from tinysight.ops.boxes import HeadOutput
-from tinysight.predict.inference import Decoding, find
-from tinysight.predict.predictor import Predictor
+from tinysight.ops.boxes import Detections, HeadOutput
+from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, detect
 from tinysight.run import read_lines, read_run
 from tinysight.train import augmentation, launch
 from tinysight.train.distributed import DistributedContext
@@ -75,45 +72,41 @@ def test_the_log_tells_how_boxes_are_learned(found: Path) -> None:
     assert all(0 <= line["loc50"] <= 1 and 0 < line["mean_iou"] < 1 for line in epochs)
 
 
-def test_an_evaluation_keeps_boxes_that_the_report_reads(found: Path, pack: Dataset) -> None:
-    _, scores, _ = evaluate_run(read_run(found), "val", pack=pack, runtime=CPU)
-    assert scores.boxes is not None and scores.confidence is not None
-    boxes = read_boxes(found / "scores" / "boxes-val.safetensors", pack, "val")
-    assert boxes is not None
-    row = pack.rows("val")[3]
-    kept = int((scores.confidence[3] > 0).sum())
-    assert np.array_equal(boxes.boxes_of(row), scores.boxes[3, :kept].numpy())
-    assert (scores.confidence.diff(dim=1) <= 0).all()
+def test_a_stored_evaluation_has_the_boxes(found: Path, pack: Dataset) -> None:
+    detections = evaluate_run(read_run(found), pack, "val").detections
+    stored = Evaluation.load(read_run(found).scores_path("val")).detections
+    assert detections is not None and stored is not None
+    assert torch.equal(stored.boxes, detections.boxes) and (detections.confidence > 0).any()
+    assert (detections.confidence.diff(dim=1) <= 0).all()
 
 
-def test_an_exported_localizer_tells_how_many_it_finds(
+def test_an_exported_localizer_has_its_localization(
     found: Path, pack: Dataset, tmp_path: Path
 ) -> None:
-    evaluate_run(read_run(found), "val", pack=pack, runtime=CPU)
-    made = export(read_run(found), tmp_path / "out.safetensors", pack=pack, runtime=CPU, half=True)
-    assert made.found is not None and made.found.num_images == 24
+    evaluate_run(read_run(found), pack, "val")
+    made = export(read_run(found), tmp_path / "out.safetensors", pack, half=True)
+    assert made.localization is not None and made.localization.num_images == 24
     predictor = Predictor(made.path)
-    told = predictor.metadata.results["val"]
+    stored = predictor.metadata.results["val"]
     gt_boxes = torch.from_numpy(pack.padded_boxes(range(len(pack))))
-    again = top_overlaps(score_split(predictor, pack, "val", lambda done: None), gt_boxes)
-    assert (told["loc50"], told["mean_iou"]) == (again.loc50, again.mean_iou)
-    assert 0 < told["mean_iou"] < 1
+    again = evaluate(predictor, pack, "val").localization(gt_boxes)
+    assert (stored["loc50"], stored["mean_iou"]) == (again.loc50, again.mean_iou)
+    assert 0 < stored["mean_iou"] < 1
 
 
 def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Dataset) -> None:
     predictor = Predictor(found)
     images = np.array(pack.images[:2])
-    alone = predictor.find(images)
-    assert torch.equal(alone.logits, predictor.logits(images))
+    logits, alone = predictor.detect(images)
+    assert torch.equal(logits, predictor.logits(images))
     canvas = np.full((1, 64, 64, 3), 127, np.uint8)
     canvas[0, 32:, 32:] = images[0]
-    wide = predictor.find(canvas)
+    _, wide = predictor.detect(canvas)
     assert wide.boxes.shape[-1] == 4 and float(wide.boxes.max()) <= 64
     sides = wide.boxes[..., 2:] - wide.boxes[..., :2]
     assert (sides[wide.confidence > 0] > 0).all()
-    assert int((wide.confidence > 0).sum()) > int(
-        (alone.confidence[0] > 0).sum()
-    )  # four windows answer
+    num_wide, num_alone = ((found.confidence[0] > 0).sum() for found in (wide, alone))
+    assert num_wide > num_alone  # four windows answer
 
 
 def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
@@ -123,9 +116,10 @@ def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
     model.initialize(
         mean, prior=0.5, generator=torch.Generator().manual_seed(0)
     )  # it answers so whatever it sees
-    decoding = Decoding(image_size=64, decoding="filter", threshold=0.5, nms_iou=1.0)
+    decoding = Decoding(decoding="filter", threshold=0.5, nms_iou=1.0)
+    preprocessing = Preprocessing(image_size=64, crop=64, input_size=48, flip_average=True)
     images = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
-    finding = find(model, images, size=48, flip_average=True, decoding=decoding, runtime=CPU)
+    _, finding = detect(model, images, preprocessing, decoding, CPU)
     expected = {(16.0 + x, 24.0 + y, 48.0 + x, 40.0 + y) for x in (0, 64) for y in (0, 64)}
     boxes = finding.boxes[0][finding.confidence[0] > 0]
     assert {tuple(box) for box in boxes.round(decimals=3).tolist()} == expected
@@ -140,7 +134,7 @@ def test_a_classifier_finds_nothing(make_run: MakeRun, pack: Dataset, tmp_path: 
         name=str(tmp_path / "run"),
     )
     with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
-        Predictor(tmp_path / "run").find(np.array(pack.images[:1]))
+        Predictor(tmp_path / "run").detect(np.array(pack.images[:1]))
 
 
 def test_an_encoder_begins_with_a_runs_weights(
@@ -203,7 +197,7 @@ def test_what_does_not_fit_is_refused(
         else:
             with pytest.raises(ValueError, match=complaint):
                 check(run, pack, DistributedContext())
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         check(
             make_run(**FINDING, localizer__encoder=str(tmp_path / "none")),
             pack,
@@ -259,8 +253,8 @@ def test_a_smaller_pack_than_the_training_images_is_refused(found: Path, pack: D
 
 def test_another_threshold_and_decoding_may_be_asked_for(found: Path, pack: Dataset) -> None:
     images = np.array(pack.images[:4])
-    filtered = Predictor(found, threshold=0.2).find(images)
-    stopped = Predictor(found, decoding="stop").find(images)
+    _, filtered = Predictor(found, threshold=0.2).detect(images)
+    _, stopped = Predictor(found, decoding="stop").detect(images)
     assert Predictor(found, threshold=0.2).decoding.threshold == 0.2  # type: ignore[union-attr]
     assert (stopped.confidence.sum(dim=1) <= filtered.confidence.sum(dim=1) + 1e-6).all()
 
@@ -366,13 +360,14 @@ def test_the_figures_of_an_epoch_are_those_of_the_top_box() -> None:
             [[0.0, 0, 1, 1]] * 2,
         ]
     )
-    scores = Scores(
+    evaluation = Evaluation(
+        data="d",
+        split="val",
         logits=torch.zeros(3, 2),
         labels=torch.zeros(3),
         rows=torch.tensor([1, 2, 3]),
-        boxes=boxes,
-        confidence=torch.tensor([[0.9, 0.1]] * 3),
+        detections=Detections(boxes=boxes, confidence=torch.tensor([[0.9, 0.1]] * 3)),
     )
-    figures = top_overlaps(scores, gt_boxes)
+    figures = evaluation.localization(gt_boxes)
     assert (figures.num_images, figures.loc50) == (2, 0.5)
     assert figures.mean_iou == pytest.approx(0.7)

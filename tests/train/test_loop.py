@@ -30,7 +30,7 @@ from tinysight.config import Config, override
 from tinysight.data.batches import Batch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import evaluate_run, measure
+from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.files import write_atomic
 from tinysight.predict.weights import load_weights
 from tinysight.run import read_lines
@@ -629,7 +629,7 @@ def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
         line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"
     ]
     assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
-    _, _, metrics = evaluate_run(runs.read_run(folder), "minival", pack=pack, runtime=CPU)
+    metrics = evaluate_run(runs.read_run(folder), pack, "minival").metrics
     assert metrics.top1_error == pytest.approx(errors[-1]) and metrics == outcome.monitored
 
 
@@ -776,8 +776,9 @@ def test_the_best_weights_are_kept_when_asked_for(
 ) -> None:
     run = make_run(train__keep_weights="best", train__epochs=5)
     errors = iter([0.9, 0.2, 0.7, 0.2, 0.8])
+    real = Evaluation.metrics.func  # type: ignore[attr-defined]
     monkeypatch.setattr(
-        loop, "measure", lambda scores: replace(measure(scores), top1_error=next(errors))
+        Evaluation, "metrics", property(lambda self: replace(real(self), top1_error=next(errors)))
     )
     go(run, pack, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "step-00000009"

@@ -1,9 +1,7 @@
 """How well predicted boxes lie on the true ones, by size of the object (Wu et al. 2017, section
 4.8, Fig. 15).
 
-A run that finds boxes leaves them in `scores/boxes-<split>.safetensors`: `rows` (M,) int64 of
-the pack, `boxes` (M, 4) half-open in pixels of the pack's images, `confidence` (M,), one entry a
-box, any number an image."""
+A localizer's boxes are in the stored evaluation of a split."""
 
 from __future__ import annotations
 
@@ -15,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 
 from tinysight.analysis.results import Floats, Ints
 from tinysight.analysis.statistics import wilson_intervals
 from tinysight.data.dataset import Dataset
+from tinysight.evaluation.evaluate import Evaluation
 from tinysight.ops.boxes import area, pairwise_iou
 
 MISS = 0.5  # an IoU below counts as not found
@@ -48,20 +46,15 @@ def read_boxes(path: Path, pack: Dataset, split: str) -> FoundBoxes | None:
     """
     if not path.exists():
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            rows, boxes, confidence = (
-                file.get_tensor(name).numpy() for name in ("rows", "boxes", "confidence")
-            )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} holds no boxes ({error}); remove it or make it anew") from None
+    evaluation = Evaluation.load(path)
+    if evaluation.detections is None:
+        return None
+    image, place = (evaluation.detections.confidence > 0).nonzero(as_tuple=True)
+    rows = evaluation.rows[image].numpy()
+    boxes = evaluation.detections.boxes[image, place].numpy()
+    confidence = evaluation.detections.confidence[image, place].numpy()
     own = pack.rows(split)
-    fits = (
-        boxes.shape == (len(rows), 4)
-        and confidence.shape == rows.shape
-        and bool(np.isfinite(boxes).all())
-    )
-    if not fits or bool(((rows < own.start) | (rows >= own.stop)).any()):
+    if bool(((rows < own.start) | (rows >= own.stop)).any()):
         raise ValueError(f"{path} does not fit {pack.name} {split}; remove it or make it anew")
     order = np.lexsort((-confidence, rows))
     return FoundBoxes(

@@ -536,7 +536,7 @@ def _duplicates(judged: EvalResults, folder: Folder) -> dict[str, Any]:
 
 def _localization(run: RunResults, folder: Folder) -> dict[str, Any] | None:
     found = read_boxes(
-        run.folder / "scores" / f"boxes-{run.split}.safetensors", run.pack, run.split
+        run.record.scores_path(run.record.label(run.pack.name, run.split)), run.pack, run.split
     )
     if found is None:
         return None

@@ -4,7 +4,7 @@ split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from tinysight.data.dataset import Dataset
-from tinysight.evaluation.scores import Metrics, Scores, measure, read_scores
+from tinysight.evaluation.evaluate import Evaluation, Metrics
 from tinysight.run import Run
 from tinysight.run import read_run as open_run
 
@@ -29,7 +29,7 @@ class EvalResults:
 
     pack: Dataset
     split: str
-    scores: Scores
+    scores: Evaluation
     crop: int  # pixels of the center window that the network saw
 
     @cached_property
@@ -58,7 +58,7 @@ class EvalResults:
 
     @cached_property
     def metrics(self) -> Metrics:
-        return measure(self.scores)
+        return self.scores.metrics
 
     @property
     def window(self) -> tuple[int, int, int, int]:
@@ -120,7 +120,7 @@ def read_run(folder: Path, pack: Dataset, *, split: str = "val") -> RunResults:
 
 
 def _judged(path: Path, pack: Dataset, split: str, crop: int) -> EvalResults:
-    scores = read_scores(path)
+    scores = Evaluation.load(path)
     logits, labels, rows = scores.logits, scores.labels, scores.rows
     num_classes = len(pack.class_names)
     fault = None
@@ -140,6 +140,7 @@ def _judged(path: Path, pack: Dataset, split: str, crop: int) -> EvalResults:
     kept = labels >= 0
     if not bool(kept.any()):
         raise ValueError(f"no image in {path} has a label, so there is nothing to judge")
-    return EvalResults(
-        pack, split, Scores(logits=logits[kept], labels=labels[kept], rows=rows[kept]), crop
+    labeled = replace(
+        scores, logits=logits[kept], labels=labels[kept], rows=rows[kept], detections=None
     )
+    return EvalResults(pack, split, labeled, crop)

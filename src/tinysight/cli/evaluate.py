@@ -16,7 +16,7 @@ from tinysight.cli.progress import counting
 
 if TYPE_CHECKING:
     from tinysight.data.dataset import Dataset
-    from tinysight.evaluation.evaluate import Metrics, Scores
+    from tinysight.evaluation.evaluate import Evaluation, Metrics
     from tinysight.run import Run
 
 
@@ -60,26 +60,30 @@ def evaluate(
     pack = open_or_draw(data or found.config.data.name, home)
     _warn_of_learned(found, pack, split, home)
     with counting(f"scoring {split}") as progress:
-        total = len(pack.rows(split))
-        label, scores, metrics = evaluate_run(
+        evaluation = evaluate_run(
             found,
+            pack,
             split,
-            pack=pack,
             runtime=select_device(device),
             decoding_changes=changes,
-            each_batch=lambda done: progress(done, total),
+            progress=progress,
         )
+    label = found.label(pack.name, split)
     if label == "val" and found.log_path.exists():
         draw_curves(folder)
     title = f"{found.name} on {pack.name} {label}"
-    sheet = predictions_sheet(pack, scores.rows, scores.logits, title=title)
+    sheet = predictions_sheet(pack, evaluation.rows, evaluation.logits, title=title)
     save_figure(sheet, found.predictions_path(label))
     settings = found.config.localizer
     named = settings.class_loss_weight > 0 or not settings.finds  # else the logits were not trained
-    boxes = _box_figures(pack, split, scores, named, changes.get("threshold", settings.threshold))
+    boxes = _box_figures(
+        pack, split, evaluation, named, changes.get("threshold", settings.threshold)
+    )
     if boxes is not None:
-        _keep_boxes(found, boxes, pack, split, label, scores)
-    _print_evaluation(metrics if named else None, boxes, pack.name, split, as_json=as_json)
+        _keep_boxes(found, boxes, pack, split, label, evaluation)
+    _print_evaluation(
+        evaluation.metrics if named else None, boxes, pack.name, split, as_json=as_json
+    )
     if as_json:
         return
     if boxes is not None:
@@ -119,56 +123,51 @@ def export(
     found = runs.find_run(run)
     pack = open_or_draw(found.config.data.name, home)
     with counting("scoring val") as progress:
-        total = len(pack.rows("val"))
         made = export_run(
-            found,
-            out,
-            pack=pack,
-            runtime=select_device(device, "fp32"),
-            half=half,
-            each_batch=lambda done: progress(done, total),
+            found, out, pack, runtime=select_device(device, "fp32"), half=half, progress=progress
         )
-    _print_metrics(made.val, pack.name, "val")
-    if made.found is not None:
+    _print_metrics(made.val.metrics, pack.name, "val")
+    if made.localization is not None:
         print(
-            f"  boxes found         {100 * made.found.loc50:5.2f} %, mean IoU {made.found.mean_iou:.4f}"
+            f"  boxes found         {100 * made.localization.loc50:5.2f} %, mean IoU {made.localization.mean_iou:.4f}"
         )
     print(f"  the run's own      {made.run_top1_error:6.2%} top-1 error")
     print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 
 def _box_figures(
-    pack: Dataset, split: str, scores: Scores, named: bool, threshold: float
+    pack: Dataset, split: str, evaluation: Evaluation, named: bool, threshold: float
 ) -> dict[str, Any] | None:
     """Measure a localizer's boxes; None for a classifier. Logits that were not trained enter no
     figure.
     """
     from tinysight.analysis.localization_metrics import evaluate_boxes
 
-    if scores.boxes is None or scores.confidence is None:
+    if evaluation.detections is None:
         return None
     return evaluate_boxes(
         pack,
         split,
-        boxes=scores.boxes,
-        confidence=scores.confidence,
-        logits=scores.logits if named else None,
+        boxes=evaluation.detections.boxes,
+        confidence=evaluation.detections.confidence,
+        logits=evaluation.logits if named else None,
         threshold=threshold,
     )
 
 
 def _keep_boxes(
-    run: Run, figures: dict[str, Any], pack: Dataset, split: str, label: str, scores: Scores
+    run: Run, figures: dict[str, Any], pack: Dataset, split: str, label: str, evaluation: Evaluation
 ) -> None:
     """Write the figures as JSON, and a sheet of images with their boxes (Wu et al. 2017, Fig. 15)."""
     from tinysight.analysis.pictures import localization_sheet, save_figure
     from tinysight.files import write_atomic
 
-    assert scores.boxes is not None and scores.confidence is not None
+    assert evaluation.detections is not None
+    detections = evaluation.detections
     write_atomic(run.localization_path(label), json.dumps(figures, indent=1).encode())
     if figures["num_with_boxes"]:
         sheet = localization_sheet(
-            pack, split, scores.boxes, scores.confidence, threshold=figures["threshold"]
+            pack, split, detections.boxes, detections.confidence, threshold=figures["threshold"]
         )
         save_figure(sheet, run.boxes_path(label))
 
@@ -201,7 +200,8 @@ def _evaluate_weights(
     as_json: bool,
 ) -> None:
     from tinysight.device import select_device
-    from tinysight.evaluation.evaluate import check_data, measure, score_split
+    from tinysight.evaluation.evaluate import check_data
+    from tinysight.evaluation.evaluate import evaluate as evaluate_split
     from tinysight.predict.predictor import Predictor
 
     predictor = Predictor(
@@ -210,13 +210,14 @@ def _evaluate_weights(
     pack = open_or_draw(data or predictor.metadata.data, home)
     check_data(predictor.metadata, pack)
     with counting(f"scoring {split}") as progress:
-        total = len(pack.rows(split))
-        scores = score_split(predictor, pack, split, lambda done: progress(done, total))
+        evaluation = evaluate_split(predictor, pack, split, progress=progress)
     named, decoding = predictor.metadata.classifies, predictor.decoding
     boxes = _box_figures(
-        pack, split, scores, named, 0.5 if decoding is None else decoding.threshold
+        pack, split, evaluation, named, 0.5 if decoding is None else decoding.threshold
     )
-    _print_evaluation(measure(scores) if named else None, boxes, pack.name, split, as_json=as_json)
+    _print_evaluation(
+        evaluation.metrics if named else None, boxes, pack.name, split, as_json=as_json
+    )
 
 
 def _warn_of_learned(run: Run, pack: Dataset, split: str, home: Path | None) -> None:

@@ -93,7 +93,7 @@ def predict(
     found: list[dict[str, Any]] = []
     answers = []
     for image, answer in zip(
-        images, predictor.predict(images, top=top, canvas=canvas), strict=True
+        images, predictor.predict_each(images, top=top, canvas=canvas), strict=True
     ):
         if isinstance(answer, ValueError):
             failed += 1
@@ -175,19 +175,14 @@ def submit(
     """
     from tinysight import run as runs
     from tinysight.device import select_device
-    from tinysight.evaluation.evaluate import answer_test
+    from tinysight.evaluation.evaluate import submit as write_submission
 
     found = runs.find_run(run)
     pack = open_or_draw(data or found.config.data.name, home)
     path = out or found.submission_path
     with counting("scoring test") as progress:
-        total = len(pack.rows("test"))
-        count = answer_test(
-            found,
-            path,
-            pack=pack,
-            runtime=select_device(device),
-            each_batch=lambda done: progress(done, total),
+        count = write_submission(
+            found, path, pack, runtime=select_device(device), progress=progress
         )
     print(f"{count} answers in {path}")
 
@@ -227,23 +222,24 @@ def ensemble(
 
     from tinysight import run as runs
     from tinysight.device import select_device
-    from tinysight.evaluation.ensemble import scores_of, vote, voters, write_ensemble
+    from tinysight.evaluation.ensemble import evaluate_member, find_members, vote
 
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent}; make it first")
     found = [runs.find_run(name) for name in named]
-    members = voters(found, snapshots)
+    members = find_members(found, snapshots)
     pack = open_or_draw(data or found[0].config.data.name, home)
     runtime = select_device(device)
-    scored, label, total = [], split, len(pack.rows(split))
+    scored = []
     with counting(f"scoring {split}") as progress:
         for voter in members:
-            tell = functools.partial(progress, total=total, what=f"scoring {split}: {voter.name}")
-            label, scores = scores_of(voter, split, pack=pack, runtime=runtime, each_batch=tell)
-            scored.append((voter.name, scores))
-    result = vote(scored, data=pack.name, split=split)
-    path = out or found[0].ensemble_path(label)
-    write_ensemble(result, path)
+            tell = functools.partial(progress, what=f"scoring {split}: {voter.name}")
+            scored.append(
+                (voter.name, evaluate_member(voter, pack, split, runtime=runtime, progress=tell))
+            )
+    result = vote(scored)
+    path = out or found[0].ensemble_path(found[0].label(pack.name, split))
+    result.write(path)
     if as_json:
         print(json.dumps(asdict(result), indent=1))
         return
@@ -287,23 +283,20 @@ def model_named(name: str) -> Path:
     tinysight.
     """
     from tinysight import run as runs
-    from tinysight.predict import bundled
+    from tinysight.predict import predictor
 
     if Path(name).exists():
         return Path(name)
-    return (
-        bundled.PATH if name == "bundled" and bundled.PATH.is_file() else runs.find_run(name).folder
-    )
+    if name == "bundled" and predictor.BUNDLED.is_file():
+        return predictor.BUNDLED
+    return runs.find_run(name).folder
 
 
 def _predictor(source: Path | None, device: str, changes: dict[str, Any]) -> Predictor:
     from tinysight.device import select_device
-    from tinysight.predict import bundled
-    from tinysight.predict.predictor import Predictor
+    from tinysight.predict.predictor import load_model
 
-    runtime = select_device(device, "fp32")
-    if source is not None:
-        return Predictor(source, runtime=runtime, **changes)
-    predictor = bundled.bundled(runtime=runtime, **changes)
-    say(f"the model that comes with tinysight: {bundled.describe(predictor.metadata)}")
+    predictor = load_model(source, runtime=select_device(device, "fp32"), **changes)
+    if source is None:
+        say(f"the model that comes with tinysight: {predictor.metadata.describe()}")
     return predictor

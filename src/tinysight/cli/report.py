@@ -79,14 +79,7 @@ def _read(
     if run.judged is None and run.has_weights and runtime is not None:
         say(f"{folder}: {split} is not scored yet; scoring it")
         with counting(f"scoring {split}") as progress:
-            total = len(pack.rows(split))
-            evaluate_run(
-                run.record,
-                split,
-                pack=pack,
-                runtime=runtime,
-                each_batch=lambda done: progress(done, total),
-            )
+            evaluate_run(run.record, pack, split, runtime=runtime, progress=progress)
         run = read_run(folder, pack, split=split)
     return run
 

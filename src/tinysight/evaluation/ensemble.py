@@ -1,21 +1,19 @@
-"""Runs or snapshots that vote: their stored scores, made where they are missing, and what the vote
-gains.
-"""
+"""Ensembles of runs, or of one run's snapshots, from stored evaluations."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import check_data, score_split, write_scores
-from tinysight.evaluation.scores import Scores, read_scores
+from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, evaluate
 from tinysight.files import write_atomic
 from tinysight.ops import voting
 from tinysight.ops.metrics import paired_difference, topk_correct, wilson_interval
@@ -24,18 +22,18 @@ from tinysight.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voter:
-    """A member: its name, its weights, and what its scores are called beside them."""
+class Member:
+    """A member of an ensemble: its name, its weights, and where its evaluation is stored."""
 
     name: str
     run: Run
     weights: Path
-    suffix: str = ""  # of the scores' file
+    suffix: str = ""  # of the stored evaluation's file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Errors of one way to answer, as shares, with 95 % Wilson intervals."""
+class Errors:
+    """Errors of a member or a vote, as shares, with a 95 % Wilson interval."""
 
     name: str
     top1_error: float
@@ -46,9 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """By how much a vote's top-1 error is below the best member's, as a share, with a paired 95 %
-    interval.
-    """
+    """How far a vote's top-1 error is below the best member's, with a paired 95 % interval."""
 
     name: str
     best_member: str
@@ -64,123 +60,118 @@ class Ensemble:
     data: str
     split: str
     num_images: int
-    members: tuple[Verdict, ...]
-    votes: tuple[Verdict, ...]
+    members: tuple[Errors, ...]
+    votes: tuple[Errors, ...]
     gains: tuple[Gain, ...]
 
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_atomic(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
-def voters(runs: Sequence[Run], num_snapshots: int) -> list[Voter]:
-    """List the members: the runs' final weights, or the last `num_snapshots` snapshots of each run
-    when it is not 0.
+
+def find_members(runs: Sequence[Run], num_snapshots: int = 0) -> list[Member]:
+    """List the runs' final weights, or where it is not 0 the last `num_snapshots` of each run.
 
     Raises:
-        ValueError: a run is named twice, has too few snapshots, or there are fewer than 2
-    members in all."""
+        ValueError: a run is named twice, has too few snapshots, or there are fewer than 2 members.
+    """
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise ValueError("a run is named twice; its two votes would be the same")
-    found = []
-    own_names = [run.folder.name for run in runs]
+    members = []
+    names = [run.name for run in runs]
     for run in runs:
-        folder = run.folder
-        name = folder.name if own_names.count(folder.name) == 1 else str(folder)
+        name = run.name if names.count(run.name) == 1 else str(run.folder)
         if not num_snapshots:
-            found.append(Voter(name=name, run=run, weights=run.weights_path))
+            members.append(Member(name=name, run=run, weights=run.weights_path))
             continue
-        kept = run.snapshots()
-        if len(kept) < num_snapshots:
+        snapshots = run.snapshots()
+        if len(snapshots) < num_snapshots:
             raise ValueError(
-                f"{folder} has {len(kept)} snapshots, --snapshots asks for {num_snapshots}; "
-                f"train it with train.snapshots={num_snapshots} or more"
+                f"{run.folder} has {len(snapshots)} snapshots, --snapshots asks for "
+                f"{num_snapshots}; train it with train.snapshots={num_snapshots} or more"
             )
-        found += [
-            Voter(name=f"{name} {path.stem}", run=run, weights=path, suffix=f"-{path.stem}")
-            for path in kept[-num_snapshots:]
+        members += [
+            Member(name=f"{name} {path.stem}", run=run, weights=path, suffix=f"-{path.stem}")
+            for path in snapshots[-num_snapshots:]
         ]
-    if len(found) < 2:
+    if len(members) < 2:
         raise ValueError(
-            "one member makes no vote; name several runs, or one with --snapshots 2 or more"
+            "an ensemble needs two members; name several runs, or one with --snapshots 2 or more"
         )
-    return found
+    return members
 
 
-def scores_of(
-    voter: Voter, split: str, *, pack: Dataset, runtime: Runtime, each_batch: Callable[[int], None]
-) -> tuple[str, Scores]:
-    """Return the split's label and a member's scores: the stored ones, or new ones that are then
-    stored.
-    """
-    predictor = Predictor(voter.weights, runtime=runtime)
-    check_data(predictor.metadata, pack)
-    label = voter.run.label(pack.name, split)
-    path = voter.run.scores_path(label, voter.suffix)
+def evaluate_member(
+    member: Member,
+    dataset: Dataset,
+    split: str,
+    *,
+    runtime: Runtime | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Return a member's stored evaluation, or evaluate it and store that."""
+    predictor = Predictor(member.weights, runtime=runtime)
+    check_data(predictor.metadata, dataset)
+    path = member.run.scores_path(member.run.label(dataset.name, split), member.suffix)
     if path.exists():
-        scores = read_scores(path)
-        rows = pack.rows(split)
-        labels = torch.from_numpy(np.array(pack.labels[rows.start : rows.stop]))
-        if torch.equal(scores.rows, torch.arange(rows.start, rows.stop)) and torch.equal(
-            scores.labels, labels
-        ):
-            return label, scores
-    scores = score_split(
-        predictor, pack, split, each_batch
-    )  # there are none, or they are of another pack of that name
-    write_scores(path, scores, {"split": split, "data": pack.name})
-    return label, scores
+        stored, rows = Evaluation.load(path), dataset.rows(split)
+        labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
+        same_rows = torch.equal(stored.rows, torch.arange(rows.start, rows.stop))
+        if same_rows and torch.equal(stored.labels, labels):  # else of an older dataset
+            return stored
+    evaluation = evaluate(predictor, dataset, split, progress=progress)
+    evaluation.save(path)
+    return evaluation
 
 
-def vote(named: Sequence[tuple[str, Scores]], *, data: str, split: str) -> Ensemble:
-    """Count what members and votes get right.
+def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
+    """Measure members and their votes, by mean probability and by majority.
 
     The best member is the best on this very split, which favors it: the gain is rather too small
     than too large.
 
     Raises:
-        ValueError: the scores are of different images, or no image is labeled.
+        ValueError: the evaluations are of different images, or no image is labeled.
     """
     first = named[0][1]
-    for name, scores in named:
-        if not (torch.equal(scores.rows, first.rows) and torch.equal(scores.labels, first.labels)):
+    for name, other in named:
+        if not (torch.equal(other.rows, first.rows) and torch.equal(other.labels, first.labels)):
             raise ValueError(
-                f"the scores of {name} are of other images than those of {named[0][0]}; evaluate both anew"
+                f"the scores of {name} are of other images than those of {named[0][0]}; "
+                "evaluate both again"
             )
     labeled = first.labels >= 0
     labels = first.labels[labeled]
     if not len(labels):
-        raise ValueError(f"no image of {split} has a label, so there is no error to measure")
-    logits = [scores.logits[labeled] for _, scores in named]
-    right = [topk_correct(member, labels, 1) for member in logits]
-    best = max(range(len(named)), key=lambda place: int(right[place].sum()))
-    ballots = {
+        raise ValueError(f"no image of {first.split} has a label, so there is no error to measure")
+    logits = [evaluation.logits[labeled] for _, evaluation in named]
+    correct = [topk_correct(member, labels, 1) for member in logits]
+    best = max(range(len(named)), key=lambda place: int(correct[place].sum()))
+    votes = {
         "mean probability": voting.mean_probability(logits),
         "majority": voting.majority(logits),
     }
     gains = []
-    for name, ballot in ballots.items():
-        gain, low, high = paired_difference(topk_correct(ballot, labels, 1), right[best])
+    for name, scores in votes.items():
+        gain, low, high = paired_difference(topk_correct(scores, labels, 1), correct[best])
         gains.append(Gain(name=name, best_member=named[best][0], gain=gain, low=low, high=high))
+    members = zip((name for name, _ in named), logits, strict=True)
     return Ensemble(
-        data=data,
-        split=split,
+        data=first.data,
+        split=first.split,
         num_images=len(labels),
-        members=tuple(
-            _verdict(name, member, labels) for (name, _), member in zip(named, logits, strict=True)
-        ),
-        votes=tuple(_verdict(name, ballot, labels) for name, ballot in ballots.items()),
+        members=tuple(_errors(name, member, labels) for name, member in members),
+        votes=tuple(_errors(name, scores, labels) for name, scores in votes.items()),
         gains=tuple(gains),
     )
 
 
-def write_ensemble(ensemble: Ensemble, path: Path) -> None:
-    """Write what came of a vote as JSON."""
-    write_atomic(path, (json.dumps(asdict(ensemble), indent=1) + "\n").encode())
-
-
-def _verdict(name: str, scores: torch.Tensor, labels: torch.Tensor) -> Verdict:
+def _errors(name: str, scores: Tensor, labels: Tensor) -> Errors:
     count = len(labels)
     wrong1 = count - int(topk_correct(scores, labels, 1).sum())
     wrong5 = count - int(topk_correct(scores, labels, min(5, scores.shape[1])).sum())
     low, high = wilson_interval(wrong1, count)
-    return Verdict(
+    return Errors(
         name=name,
         top1_error=wrong1 / count,
         top1_low=low,

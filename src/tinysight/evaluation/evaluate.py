@@ -1,247 +1,345 @@
-"""How good a model is on a split, with every image's scores kept so that later analyses need not
-run it again.
-"""
+"""Evaluation of a model on a split; the outputs for each image are kept for later analyses."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tinysight.config import Config
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.scores import Metrics, Scores, measure, read_scores
 from tinysight.files import write_atomic
 from tinysight.models.localizer import Localizer
-from tinysight.predict.inference import Decoding, find, score
-from tinysight.predict.predictor import Predictor
+from tinysight.ops.boxes import Detections
+from tinysight.ops.detection_metrics import Localization, localization, top_box_iou
+from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
+from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, classify, detect
 from tinysight.predict.weights import ModelMetadata
 from tinysight.run import Run
 
-__all__ = [
-    "Metrics",
-    "Scores",
-    "Stopped",
-    "answer_test",
-    "check_data",
-    "evaluate_run",
-    "measure",
-    "num_learned",
-    "read_scores",
-    "run_model",
-    "score_split",
-    "write_scores",
-]
+Progress = Callable[[int, int], None]  # (done, total) images; what it raises ends the evaluation
 
 
-class Stopped(Exception):  # noqa: N818 (news, not an error)
-    """An evaluation was broken off because the training is asked to stop."""
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """An evaluation was ended because the training is asked to stop."""
 
 
-def run_model(
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Metrics of a split: errors as shares with 95 % Wilson intervals, loss in nats."""
+
+    num_images: int
+    loss: float
+    top1_error: float
+    top1_low: float
+    top1_high: float
+    top5_error: float
+    top5_low: float
+    top5_high: float
+    calibration_error: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A model's outputs for the N images of a split, on the CPU."""
+
+    data: str
+    split: str
+    logits: Tensor  # float32 (N, K)
+    labels: Tensor  # int64 (N,), -1 where there is none
+    rows: Tensor  # int64 (N,), of the dataset
+    detections: Detections | None = None  # of a localizer: (N, M), in stored pixels
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Metrics over the labeled images; with under 5 classes, top-5 means all of them.
+
+        Raises:
+            ValueError: no image is labeled.
+        """
+        labeled = self.labels >= 0
+        logits, labels = self.logits[labeled], self.labels[labeled]
+        if not (count := len(labels)):
+            raise ValueError(
+                f"no image of {self.split} has a label, so there is no error to measure; "
+                "`tinysight submit` writes predictions"
+            )
+        top1 = topk_correct(logits, labels, 1)
+        top5 = topk_correct(logits, labels, min(5, logits.shape[1]))
+        wrong1, wrong5 = count - int(top1.sum()), count - int(top5.sum())
+        (low1, high1), (low5, high5) = (wilson_interval(n, count) for n in (wrong1, wrong5))
+        confidence = logits.softmax(dim=1).max(dim=1).values
+        return Metrics(
+            num_images=count,
+            loss=float(F.cross_entropy(logits.double(), labels)),
+            top1_error=wrong1 / count,
+            top1_low=low1,
+            top1_high=high1,
+            top5_error=wrong5 / count,
+            top5_low=low5,
+            top5_high=high5,
+            calibration_error=float(expected_calibration_error(confidence, top1)),
+        )
+
+    @property
+    def top1_error(self) -> float:
+        """The share of labeled images whose most probable class is wrong."""
+        return self.metrics.top1_error
+
+    def localization(self, gt_boxes: Tensor) -> Localization:
+        """Measure the most confident boxes against those of all rows of the dataset (N_all, G, 4).
+
+        Raises:
+            ValueError: no image of the split has a true box.
+        """
+        assert self.detections is not None
+        boxes, confidence = self.detections.boxes, self.detections.confidence
+        return localization(top_box_iou(boxes, confidence, gt_boxes[self.rows]))
+
+    def save(self, path: Path) -> None:
+        """Write everything into one safetensors file."""
+        path.parent.mkdir(exist_ok=True)
+        tensors = {"logits": self.logits, "labels": self.labels, "rows": self.rows}
+        if self.detections is not None:
+            tensors["boxes"] = self.detections.boxes.contiguous()
+            tensors["confidence"] = self.detections.confidence.contiguous()
+        header = json.dumps({"data": self.data, "split": self.split})
+        write_atomic(path, save_tensors(tensors, metadata={"tinysight": header}))
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote; raise ValueError that names the file when it is damaged."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["tinysight"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            boxes, confidence = tensors.pop("boxes", None), tensors.pop("confidence", None)
+            detections = None
+            if boxes is not None and confidence is not None:
+                detections = Detections(boxes=boxes, confidence=confidence)
+            evaluation = cls(**header, **tensors, detections=detections)
+            if fault := _misfit(evaluation):
+                raise ValueError(fault)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a file of an evaluation ({error}); `tinysight evaluate` writes it"
+            ) from None
+        return evaluation
+
+    @classmethod
+    def join(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Join evaluations of consecutive rows."""
+        boxes = [part.detections for part in parts if part.detections is not None]
+        return cls(
+            data=parts[0].data,
+            split=parts[0].split,
+            logits=torch.cat([part.logits for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            rows=torch.cat([part.rows for part in parts]),
+            detections=_join_detections(boxes) if boxes else None,
+        )
+
+
+def _misfit(evaluation: Evaluation) -> str | None:
+    logits, labels, detections = evaluation.logits, evaluation.labels, evaluation.detections
+    if (
+        logits.ndim != 2
+        or labels.shape != logits.shape[:1]
+        or evaluation.rows.shape != labels.shape
+    ):
+        return f"logits {tuple(logits.shape)} for {len(labels)} images"
+    if not bool(logits.isfinite().all()):
+        return "some logits are not finite"
+    if detections is None:
+        return None
+    boxes, confidence = detections.boxes, detections.confidence
+    if boxes.shape != (*confidence.shape, 4) or len(boxes) != len(labels):
+        return f"boxes {tuple(boxes.shape)} for {len(labels)} images"
+    return None if bool(boxes[confidence > 0].isfinite().all()) else "some boxes are not finite"
+
+
+def _join_detections(parts: Sequence[Detections]) -> Detections:
+    return Detections(
+        boxes=torch.cat([part.boxes for part in parts]),
+        confidence=torch.cat([part.confidence for part in parts]),
+    )
+
+
+def evaluate_model(
     model: nn.Module,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    rows: range,
+    dataset: Dataset,
+    split: str,
+    preprocessing: Preprocessing,
     *,
-    crop: int,
-    size: int,
-    flip_average: bool,
     runtime: Runtime,
     decoding: Decoding | None = None,
+    rows: range | None = None,
     batch_size: int = 250,
-    each_batch: Callable[[int], None] = lambda done: None,
-) -> Scores:
-    """Score `rows` of a pack's images (N, S, S, 3) in order; the model is in eval mode while this
-    runs.
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate a model, which is in eval mode meanwhile, on a split or consecutive rows of it.
 
     Args:
-        decoding: of a localizer, which then sees whole images, in place of the window `crop`.
-        each_batch: called with the number of images done; what it raises breaks the evaluation off.
+        decoding: of a localizer, which then sees whole images.
     """
+    rows = dataset.rows(split) if rows is None else rows
     was_training = model.training
     model.eval()
+    logits: list[Tensor] = []
+    found: list[Detections] = []
     try:
-        logits, found = [], []
         for start in range(rows.start, rows.stop, batch_size):
             stop = min(start + batch_size, rows.stop)
-            batch = torch.from_numpy(np.array(images[start:stop]))
+            images = torch.from_numpy(np.array(dataset.images[start:stop]))
             if decoding is not None and isinstance(model, Localizer):
-                found.append(
-                    find(
-                        model,
-                        batch,
-                        size=size,
-                        flip_average=flip_average,
-                        decoding=decoding,
-                        runtime=runtime,
-                    )
-                )
-                logits.append(found[-1].logits)
+                output, detections = detect(model, images, preprocessing, decoding, runtime)
+                found.append(detections)
             else:
-                logits.append(
-                    score(
-                        model,
-                        batch,
-                        crop=crop,
-                        size=size,
-                        flip_average=flip_average,
-                        runtime=runtime,
-                    )
-                )
-            each_batch(stop - rows.start)
+                output = classify(model, images, preprocessing, runtime)
+            logits.append(output)
+            progress(stop - rows.start, len(rows))
     finally:
         model.train(was_training)
-    return Scores(
-        logits=torch.cat(logits).cpu() if logits else torch.empty(0),
-        labels=torch.from_numpy(np.array(labels[rows.start : rows.stop])),
+    joined = _join_detections(found) if found else None
+    return Evaluation(
+        data=dataset.name,
+        split=split,
+        logits=torch.cat(logits).cpu() if logits else torch.empty(0, 0),
+        labels=torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop])),
         rows=torch.arange(rows.start, rows.stop),
-        boxes=torch.cat([part.boxes for part in found]).cpu() if found else None,
-        confidence=torch.cat([part.confidence for part in found]).cpu() if found else None,
+        detections=None
+        if joined is None
+        else Detections(boxes=joined.boxes.cpu(), confidence=joined.confidence.cpu()),
+    )
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    split: str = "val",
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate a trained model on a split; nothing is written.
+
+    Raises:
+        ValueError: the weights are for other classes or another image size.
+    """
+    check_data(predictor.metadata, dataset)
+    return evaluate_model(
+        predictor.localizer or predictor.model,
+        dataset,
+        split,
+        predictor.preprocessing,
+        runtime=predictor.runtime,
+        decoding=predictor.decoding,
+        progress=progress,
     )
 
 
 def evaluate_run(
     run: Run,
-    split: str,
+    dataset: Dataset,
+    split: str = "val",
     *,
-    pack: Dataset,
-    runtime: Runtime,
+    runtime: Runtime | None = None,
     decoding_changes: dict[str, Any] | None = None,
-    each_batch: Callable[[int], None] = lambda done: None,
-) -> tuple[str, Scores, Metrics]:
-    """Evaluate a run's final weights on a split; write `scores/<label>.safetensors` and
-    `evaluation-<label>.json`.
-
-    The label is the split's name, with the data's before it when they are not those the run was
-    trained on.
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate a run's final weights; write `run.scores_path(label)` and `evaluation_path(label)`.
 
     Args:
         decoding_changes: of a localizer, `threshold` and `decoding` in place of its own.
 
     Raises:
-        ValueError: the run has no weights, or they are for other classes or another image size
-    than the pack's."""
+        ValueError: the run has no weights, they do not fit the dataset, or no image is labeled.
+    """
     predictor = Predictor(run.folder, runtime=runtime, **decoding_changes or {})
-    check_data(predictor.metadata, pack)
-    if not bool((pack.labels[pack.rows(split).start : pack.rows(split).stop] >= 0).any()):
+    check_data(predictor.metadata, dataset)
+    rows = dataset.rows(split)
+    if not bool((dataset.labels[rows.start : rows.stop] >= 0).any()):
         raise ValueError(
-            f"no image of {split} has a label, so there is no error to measure; `tinysight submit` answers test"
+            f"no image of {split} has a label, so there is no error to measure; "
+            "`tinysight submit` writes predictions"
         )
-    scores = score_split(predictor, pack, split, each_batch)
-    label = run.label(pack.name, split)
-    write_scores(run.scores_path(label), scores, {"split": split, "data": pack.name})
-    metrics = measure(scores)
-    text = json.dumps({"split": split, "data": pack.name, **asdict(metrics)}, indent=1)
-    write_atomic(run.evaluation_path(label), text.encode())
-    return label, scores, metrics
+    evaluation = evaluate(predictor, dataset, split, progress=progress)
+    label = run.label(dataset.name, split)
+    evaluation.save(run.scores_path(label))
+    content = {"split": split, "data": dataset.name, **asdict(evaluation.metrics)}
+    write_atomic(run.evaluation_path(label), json.dumps(content, indent=1).encode())
+    return evaluation
 
 
-def score_split(
-    predictor: Predictor, pack: Dataset, split: str, each_batch: Callable[[int], None]
-) -> Scores:
-    """Score a split as the model's metadata says: window, size, mirror image."""
-    return run_model(
-        predictor.localizer or predictor.model,
-        pack.images,
-        pack.labels,
-        pack.rows(split),
-        crop=predictor.metadata.crop,
-        size=predictor.metadata.input_size,
-        flip_average=predictor.metadata.flip_average,
-        runtime=predictor.runtime,
-        decoding=predictor.decoding,
-        each_batch=each_batch,
-    )
-
-
-def num_learned(run: Config, learned: Dataset, judged: Dataset, split: str) -> int:
-    """Count the images of a split that are, pixel for pixel, among those that `run` learned from in
-    its own pack.
-    """
-    taught = {
-        digest.tobytes()
-        for digest in learned.digests[chosen_rows(learned, run.data.train, run.data.fraction)]
-    }
-    rows = judged.rows(split)
-    return sum(digest.tobytes() in taught for digest in judged.digests[rows.start : rows.stop])
-
-
-def check_data(metadata: ModelMetadata, pack: Dataset) -> None:
-    """Raise ValueError unless a pack has the classes, in that order, and the image size a model was
-    trained for.
-    """
-    if tuple(pack.class_ids) != metadata.class_ids:
-        raise ValueError(
-            f"the model knows {len(metadata.class_ids)} classes, and {pack.name} has {len(pack.class_ids)} others; "
-            "use the data it was trained on"
-        )
-    if pack.image_size < metadata.image_size or (
-        pack.image_size > metadata.image_size and not metadata.localizer
-    ):
-        raise ValueError(
-            f"the model takes images of {metadata.image_size} pixels, and {pack.name} has {pack.image_size}; "
-            f"prepare them at {metadata.image_size} (tinysight data import ... --size {metadata.image_size})"
-        )
-
-
-def write_scores(path: Path, scores: Scores, origin: dict[str, Any]) -> None:
-    """Store scores, float32, with where they come from; a localizer's boxes in a file `boxes-...`
-    beside them.
-    """
-    path.parent.mkdir(exist_ok=True)
-    tensors = {"logits": scores.logits.float(), "labels": scores.labels, "rows": scores.rows}
-    metadata = {"tinysight": json.dumps(origin)}
-    write_atomic(path, save_tensors(tensors, metadata=metadata))
-    if scores.boxes is not None and scores.confidence is not None:
-        image, place = (scores.confidence > 0).nonzero(as_tuple=True)
-        found = {
-            "rows": scores.rows[image],
-            "boxes": scores.boxes[image, place].float(),
-            "confidence": scores.confidence[image, place].float(),
-        }
-        write_atomic(path.with_name(f"boxes-{path.name}"), save_tensors(found, metadata=metadata))
-
-
-def answer_test(
+def submit(
     run: Run,
     path: Path,
+    dataset: Dataset,
     *,
-    pack: Dataset,
-    runtime: Runtime,
-    each_batch: Callable[[int], None] = lambda done: None,
+    runtime: Runtime | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> int:
-    """Write `<file> <class id>` for each test image in the pack's order, and return their number.
+    """Write `<file> <class id>` per test image in the dataset's order, and return their number.
+
+    The file is its name, or its path below the split's folder where names are not unique.
 
     Raises:
-        ValueError: the run has no weights, the pack has other classes, or it has no test images.
+        ValueError: the run has no weights, or the dataset other classes or no test images.
     """
     predictor = Predictor(run.folder, runtime=runtime)
-    metadata = predictor.metadata
-    check_data(metadata, pack)
-    if not len(pack.rows("test")):
-        raise ValueError(f"{pack.name} has no test images to answer")
+    check_data(predictor.metadata, dataset)
+    if not len(dataset.rows("test")):
+        raise ValueError(f"{dataset.name} has no test images")
     if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent}; make it first")
-    scores = score_split(predictor, pack, "test", each_batch)
-    write_scores(
-        run.scores_path(run.label(pack.name, "test")), scores, {"split": "test", "data": pack.name}
-    )
-    answers = [
-        f"{Path(pack.files[row]).name} {metadata.class_ids[guess]}\n"
-        for row, guess in zip(
-            scores.rows.tolist(), scores.logits.argmax(dim=1).tolist(), strict=True
+        raise ValueError(f"there is no folder {path.parent}; create it first")
+    evaluation = evaluate(predictor, dataset, "test", progress=progress)
+    evaluation.save(run.scores_path(run.label(dataset.name, "test")))
+    files = [dataset.files[row] for row in evaluation.rows.tolist()]
+    ids = [dataset.class_ids[best] for best in evaluation.logits.argmax(dim=1).tolist()]
+    lines = [f"{name} {id_}\n" for name, id_ in zip(_short_names(files), ids, strict=True)]
+    write_atomic(path, "".join(lines).encode())
+    return len(lines)
+
+
+def _short_names(files: list[str]) -> list[str]:
+    names = [PurePosixPath(file).name for file in files]
+    if Counter(names).most_common(1)[0][1] == 1:
+        return names
+    folder = os.path.commonpath(files)
+    return [str(PurePosixPath(file).relative_to(folder)) for file in files]
+
+
+def num_learned(config: Config, learned: Dataset, judged: Dataset, split: str) -> int:
+    """Count the images of a split that are, by their pixels, among the training images of `config`."""
+    rows = chosen_rows(learned, config.data.train, config.data.fraction)
+    seen = {digest.tobytes() for digest in learned.digests[rows]}
+    part = judged.rows(split)
+    return sum(digest.tobytes() in seen for digest in judged.digests[part.start : part.stop])
+
+
+def check_data(metadata: ModelMetadata, dataset: Dataset) -> None:
+    """Raise ValueError unless a dataset has a model's classes, in that order, and image size."""
+    if tuple(dataset.class_ids) != metadata.class_ids:
+        raise ValueError(
+            f"the model knows {len(metadata.class_ids)} classes, and {dataset.name} has "
+            f"{len(dataset.class_ids)} others; use the data it was trained on"
         )
-    ]
-    write_atomic(path, "".join(answers).encode())
-    return len(answers)
+    size = metadata.image_size
+    if dataset.image_size < size or (dataset.image_size > size and not metadata.localizer):
+        raise ValueError(
+            f"the model takes images of {size} pixels, and {dataset.name} has "
+            f"{dataset.image_size}; prepare them at {size} (tinysight data import ... --size {size})"
+        )

@@ -1,4 +1,4 @@
-"""Name what is in photographs, and find it, with a trained model and nothing of the training."""
+"""Inference on images: preprocessing, classification and detection. Needs no training code."""
 
 from __future__ import annotations
 
@@ -6,31 +6,137 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 
 from tinysight.device import Runtime
-from tinysight.images import load_square, read_image, to_square
+from tinysight.images import JPEG_GAP, center_square, read_image, to_rgb, to_square
 from tinysight.models.localizer import Localizer
-from tinysight.ops.boxes import scale, shift
-from tinysight.predict.inference import Decoding, ImageDetections, center_views, find, score
-from tinysight.predict.weights import DECODING_SETTINGS, ModelMetadata, load_weights
+from tinysight.ops import augment
+from tinysight.ops.boxes import Detections, decode, nms, scale, shift
+from tinysight.ops.resize import resize
+from tinysight.predict.weights import ModelMetadata, load_weights
 
-LARGEST_CANVAS = 2048  # pixels a side: the network's volumes grow with its square
+BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
+MAX_CANVAS = 2048  # pixels per side: memory grows with its square
+MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
+CPU = Runtime(device=torch.device("cpu"), bf16=False)
+
+ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How square uint8 images become a network's input, in training, evaluation and prediction."""
+
+    image_size: int  # of the images
+    crop: int  # of the center window
+    input_size: int  # that the window is resized to
+    flip_average: bool  # average the logits of the image and its mirror image
+
+    @classmethod
+    def of(cls, metadata: ModelMetadata) -> Preprocessing:
+        """Return the preprocessing that a model was trained for."""
+        return cls(
+            image_size=metadata.image_size,
+            crop=metadata.crop,
+            input_size=metadata.input_size,
+            flip_average=metadata.flip_average,
+        )
+
+    def center(self, images: Tensor, runtime: Runtime) -> Tensor:
+        """Images uint8 (B, S, S, 3) -> center windows (B, 3, input, input) on the device."""
+        return self._resized(images, self.crop, self.input_size, runtime)
+
+    def full(self, images: Tensor, runtime: Runtime) -> Tensor:
+        """Uncropped images, of any S: more pixels than `image_size` make a larger input."""
+        side = images.shape[1]
+        size = max(1, round(self.input_size * (side / self.image_size)))
+        return self._resized(images, side, size, runtime)
+
+    @staticmethod
+    def _resized(images: Tensor, crop: int, size: int, runtime: Runtime) -> Tensor:
+        images = images.to(runtime.device, non_blocking=True)
+        params = augment.center(len(images), source_size=images.shape[1], crop=crop)
+        return resize(augment.apply(images, params.to(runtime.device), crop=crop), size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How candidates become boxes; the fields are those of a config's `localizer` section."""
+
+    decoding: str
+    threshold: float
+    nms_iou: float
+
+    @classmethod
+    def of(cls, metadata: ModelMetadata) -> Decoding | None:
+        """Return how a localizer's candidates become boxes; None for a classifier."""
+        if not metadata.localizer:
+            return None
+        return cls(**{name: metadata.localizer[name] for name in cls.__dataclass_fields__})
+
+
+@torch.no_grad()
+def classify(
+    model: nn.Module, images: Tensor, preprocessing: Preprocessing, runtime: Runtime
+) -> Tensor:
+    """Images uint8 (B, S, S, 3) -> logits float32 (B, K) on the model's device."""
+    views = preprocessing.center(images, runtime)
+    model = model.encoder if isinstance(model, Localizer) else model
+    with runtime.autocast():
+        logits: Tensor = model(views).float()
+        if preprocessing.flip_average:
+            logits = (logits + model(views.flip(-1)).float()) / 2
+    return logits
+
+
+@torch.no_grad()
+def detect(
+    model: Localizer,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    decoding: Decoding,
+    runtime: Runtime,
+) -> tuple[Tensor, Detections]:
+    """Images uint8 (B, S, S, 3), of any S -> logits (B, K) and boxes in pixels of the images.
+
+    With `flip_average` the logits are the mean over the image and its mirror image; the boxes are
+    the image's own.
+    """
+    side = images.shape[1]
+    ratio = side / preprocessing.image_size
+    views = preprocessing.full(images, runtime)
+    with runtime.autocast():
+        logits, candidates = model(views, ratio, ratio)
+        logits = logits.float()
+        if preprocessing.flip_average:
+            logits = (logits + model.encoder(views.flip(-1)).float()) / 2
+    detections = decode(
+        candidates,
+        side=preprocessing.image_size,
+        height=side,
+        width=side,
+        decoding=decoding.decoding,
+    )
+    return logits, nms(detections, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The likeliest classes of one image, best first; of a localizer also its boxes, the most
-    confident first.
+    """The most probable classes of one image, and a localizer's boxes by falling confidence.
 
-    Boxes are half-open, in pixels of the upright photograph. `frame` is the square of it that
-    was looked at: left, top and side. Boxes from `threshold` on are accepted."""
+    Boxes are half-open, in pixels of the upright image. `frame` is the square of it that the model
+    saw: left, top and side. Boxes from `threshold` on are accepted.
+    """
 
-    path: str
+    path: str  # "" of an image that is not a file
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...]
     probabilities: tuple[float, ...]
@@ -40,72 +146,69 @@ class Prediction:
     frame: tuple[int, int, int] = (0, 0, 0)
 
     @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.class_names[0]
+
+    @property
+    def probability(self) -> float:
+        """The probability of `label`."""
+        return self.probabilities[0]
+
+    @property
+    def top(self) -> tuple[tuple[str, float], ...]:
+        """Pairs of class name and probability."""
+        return tuple(zip(self.class_names, self.probabilities, strict=True))
+
+    @property
     def num_accepted(self) -> int:
-        """How many boxes are accepted; they are the first."""
+        """The number of accepted boxes; they are the first."""
         return sum(confidence >= self.threshold for confidence in self.confidences)
 
 
-def decoding_of(metadata: ModelMetadata) -> Decoding | None:
-    """Return how a localizer's candidates become boxes, None for a classifier."""
-    if not metadata.localizer:
-        return None
-    settings = {name: metadata.localizer[name] for name in DECODING_SETTINGS}
-    return Decoding(image_size=metadata.image_size, **settings)
-
-
 class Predictor:
-    """A trained model that takes photographs of any size.
+    """A trained model that takes images of any size.
 
     Args:
-        source: a run folder or a weights file.
+        source: a run's folder or a weights file.
         runtime: where it runs; by default the CPU in float32, which suits a few images.
-        threshold: of a localizer, the confidence from which a box is accepted; by default its own.
-        decoding: of a localizer, "filter" or "stop"; by default its own.
+        threshold: of a localizer, the confidence from which a box is accepted; default: its own.
+        decoding: of a localizer, "filter" or "stop"; default: its own.
     """
 
     def __init__(
         self,
-        source: Path,
+        source: str | Path,
         *,
         runtime: Runtime | None = None,
         threshold: float | None = None,
         decoding: str | None = None,
     ) -> None:
-        self.runtime = runtime or Runtime(device=torch.device("cpu"), bf16=False)
+        source = Path(source).expanduser()
+        self.runtime = runtime or CPU
         self.path = source / "weights.safetensors" if source.is_dir() else source
         if source.is_dir() and not self.path.exists():
             raise ValueError(
-                f"{source} holds no weights.safetensors: no finished run; see `tinysight resume`"
+                f"{source} has no weights.safetensors: the run is not finished; "
+                "see `tinysight resume`"
             )
         model, self.metadata = load_weights(self.path)
         model.to(self.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.localizer = model if isinstance(model, Localizer) else None
-        self.model: Any = (
-            model.encoder if isinstance(model, Localizer) else model
-        )  # that names what it sees
-        self.decoding = decoding_of(self.metadata)
+        self.model: Any = model.encoder if isinstance(model, Localizer) else model  # the classifier
+        self.preprocessing = Preprocessing.of(self.metadata)
+        self.decoding = Decoding.of(self.metadata)
         if self.decoding is not None:
-            self.decoding = replace(
-                self.decoding,
-                threshold=self.decoding.threshold if threshold is None else threshold,
-                decoding=self.decoding.decoding if decoding is None else decoding,
-            )
+            changes = {"threshold": threshold, "decoding": decoding}
+            given = {name: value for name, value in changes.items() if value is not None}
+            self.decoding = replace(self.decoding, **given)  # type: ignore[arg-type]
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def logits(self, images: UInt8) -> Tensor:
         """Images (B, S, S, 3), S the metadata's image_size -> logits (B, K)."""
-        metadata = self.metadata
-        return score(
-            self.model,
-            torch.from_numpy(images),
-            crop=metadata.crop,
-            size=metadata.input_size,
-            flip_average=metadata.flip_average,
-            runtime=self.runtime,
-        )
+        return classify(self.model, _tensor(images), self.preprocessing, self.runtime)
 
-    def find(self, images: npt.NDArray[np.uint8]) -> ImageDetections:
-        """Name and find what is in images (B, S, S, 3); S need not be the metadata's image_size:
-        see `scoring.find`.
+    def detect(self, images: UInt8) -> tuple[Tensor, Detections]:
+        """Images (B, S, S, 3), of any S -> logits (B, K) and boxes; see `detect`.
 
         Raises:
             ValueError: the model is a classifier.
@@ -115,101 +218,147 @@ class Predictor:
                 f"{self.path} is a classifier, which finds no boxes; train a localizer, as by "
                 "`tinysight train localizer-joint`"
             )
-        return find(
-            self.localizer,
-            torch.from_numpy(images),
-            size=self.metadata.input_size,
-            flip_average=self.metadata.flip_average,
-            decoding=self.decoding,
-            runtime=self.runtime,
+        return detect(
+            self.localizer, _tensor(images), self.preprocessing, self.decoding, self.runtime
         )
 
-    def views(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Images (B, S, S, 3), S the metadata's image_size -> what the network sees, (B, 3, size,
-        size) in 0..255.
-        """
-        metadata = self.metadata
-        return center_views(
-            torch.from_numpy(images),
-            crop=metadata.crop,
-            size=metadata.input_size,
-            runtime=self.runtime,
-        )
+    def views(self, images: UInt8) -> Tensor:
+        """Images (B, S, S, 3), S the metadata's image_size -> the classifier's input, in 0..255."""
+        return self.preprocessing.center(_tensor(images), self.runtime)
 
+    @overload
+    def predict(  # type: ignore[overload-overlap] # a str is one image
+        self, images: ImageSource, *, top: int = 5, canvas: int | None = None
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, images: Iterable[ImageSource], *, top: int = 5, canvas: int | None = None
+    ) -> list[Prediction]: ...
     def predict(
         self,
-        paths: Iterable[Path],
+        images: ImageSource | Iterable[ImageSource],
         *,
         top: int = 5,
-        batch_size: int = 64,
         canvas: int | None = None,
-    ) -> Iterator[Prediction | ValueError]:
-        """Yield for each image its prediction, or the ValueError that says why it cannot be read.
+    ) -> Prediction | list[Prediction]:
+        """Predict one image, or several: paths, PIL images or uint8 arrays (H, W, 3).
 
         Args:
-            canvas: of a localizer, the side in pixels that images are brought to in place of the
+            top: the number of classes.
+            canvas: of a localizer, the side in pixels that images are resized to, in place of the
                 metadata's image_size: a larger one keeps small objects large enough to be found.
 
         Raises:
-            ValueError: a canvas for a classifier, or one smaller than its training images.
+            ValueError: an image cannot be read, or a canvas that the model cannot take.
         """
+        one = isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim <= 3
+        )
+        predictions = []
+        for prediction in self.predict_each([images] if one else images, top=top, canvas=canvas):  # type: ignore[list-item,arg-type]
+            if isinstance(prediction, ValueError):
+                raise prediction
+            predictions.append(prediction)
+        return predictions[0] if one else predictions
+
+    def predict_each(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        top: int = 5,
+        canvas: int | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[Prediction | ValueError]:
+        """Yield the prediction of each image, or the ValueError that it cannot be read."""
         if self.localizer is not None or canvas is not None:
-            yield from self._predict_with_boxes(paths, top, canvas or self.metadata.image_size)
+            yield from self._detect_each(images, top, canvas or self.metadata.image_size)
             return
-        pending = iter(paths)
+        size = self.metadata.image_size
+        pending = iter(images)
         while group := list(islice(pending, batch_size)):
-            read: list[npt.NDArray[np.uint8] | ValueError] = []
-            for path in group:
+            read: list[UInt8 | ValueError] = []
+            for source in group:
                 try:
-                    read.append(load_square(path, self.metadata.image_size))
+                    read.append(to_square(_open(source, JPEG_GAP * size), size))
                 except ValueError as error:
                     read.append(error)
             good = [image for image in read if not isinstance(image, ValueError)]
             probabilities = iter(self.logits(np.stack(good)).softmax(dim=1).cpu() if good else ())
-            for path, image in zip(group, read, strict=True):
-                yield (
-                    image
-                    if isinstance(image, ValueError)
-                    else self._best(str(path), next(probabilities), top)
-                )
+            for source, image in zip(group, read, strict=True):
+                if isinstance(image, ValueError):
+                    yield image
+                else:
+                    yield self._prediction(source, next(probabilities), top)
 
-    def _predict_with_boxes(
-        self, paths: Iterable[Path], top: int, canvas: int
+    def _detect_each(
+        self, images: Iterable[ImageSource], top: int, canvas: int
     ) -> Iterator[Prediction | ValueError]:
-        if not self.metadata.image_size <= canvas <= LARGEST_CANVAS:
+        if not self.metadata.image_size <= canvas <= MAX_CANVAS:
             raise ValueError(
-                f"the canvas is {canvas} pixels; give {self.metadata.image_size} to {LARGEST_CANVAS}"
+                f"the canvas is {canvas} pixels; give {self.metadata.image_size} to {MAX_CANVAS}"
             )
-        for path in paths:
+        for source in images:
             try:
-                photo = read_image(path)
+                image = _open(source)
             except ValueError as error:
                 yield error
                 continue
-            found = self.find(to_square(photo, canvas)[None])
-            side = min(photo.size)
-            left, top_edge = (photo.width - side) // 2, (photo.height - side) // 2
-            some = found.confidence[0] > 0
-            boxes = shift(
-                scale(found.boxes[0][some].cpu(), x=side / canvas, y=side / canvas),
-                x=left,
-                y=top_edge,
-            )
+            logits, detections = self.detect(to_square(image, canvas)[None])
+            left, upper, side = center_square(*image.size)
+            kept = detections.confidence[0] > 0
+            boxes = scale(detections.boxes[0][kept].cpu(), x=side / canvas, y=side / canvas)
             assert self.decoding is not None
             yield replace(
-                self._best(str(path), found.logits[0].softmax(dim=0).cpu(), top),
-                boxes=tuple(tuple(box) for box in boxes.tolist()),
-                confidences=tuple(found.confidence[0][some].tolist()),
+                self._prediction(source, logits[0].softmax(dim=0).cpu(), top),
+                boxes=tuple(tuple(box) for box in shift(boxes, x=left, y=upper).tolist()),
+                confidences=tuple(detections.confidence[0][kept].tolist()),
                 threshold=self.decoding.threshold,
-                frame=(left, top_edge, side),
+                frame=(left, upper, side),
             )
 
-    def _best(self, path: str, probabilities: torch.Tensor, top: int) -> Prediction:
+    def _prediction(self, source: ImageSource, probabilities: Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(probabilities)))
         chosen = indices.tolist()
         return Prediction(
-            path=path,
+            path=str(source) if isinstance(source, str | Path) else "",
             class_names=tuple(self.metadata.class_names[i] for i in chosen),
             class_ids=tuple(self.metadata.class_ids[i] for i in chosen),
             probabilities=tuple(values.tolist()),
         )
+
+
+def load_model(
+    source: str | Path | None = None,
+    *,
+    runtime: Runtime | None = None,
+    threshold: float | None = None,
+    decoding: str | None = None,
+) -> Predictor:
+    """Load a run's folder or a weights file; None: the bundled model. See `Predictor`.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    if source is None and not BUNDLED.is_file():
+        raise ValueError(
+            f"this installation of tinysight lacks {BUNDLED.name}; install it again, or name a run"
+        )
+    source = BUNDLED if source is None else source
+    return Predictor(source, runtime=runtime, threshold=threshold, decoding=decoding)
+
+
+def _open(source: ImageSource, at_least: int | None = None) -> Image.Image:
+    """Return an upright RGB image; raise ValueError for what is not an image."""
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,), (4,)):
+            raise ValueError(
+                f"an array of {source.dtype} {source.shape} is not an image; give uint8 (H, W, 3)"
+            )
+        source = Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(source))
+    return read_image(Path(source).expanduser(), at_least=at_least)
+
+
+def _tensor(images: UInt8) -> Tensor:
+    return torch.from_numpy(np.array(images))  # a copy: torch warns of arrays that are read-only

@@ -58,6 +58,14 @@ class ModelMetadata:
         """
         return bool(self.localizer.get("class_loss_weight", 1.0) > 0)
 
+    def describe(self) -> str:
+        """Return one phrase: recipe, classes, data and, where measured, the errors on val."""
+        phrase = f"{self.recipe}, {len(self.class_names)} classes of {self.data}"
+        val = self.results.get("val", {})
+        if "top1_error" in val:
+            phrase += f", {val['top1_error']:.1%} top-1 error on val"
+        return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")
+
     def __post_init__(self) -> None:
         """Refuse a metadata that no training writes: a file's checksum says that it is whole, not
         that it is sound.
@@ -117,7 +125,7 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
     """
     if not path.is_file():
         raise ValueError(
-            f"{path} is no file; expected a run folder or a weights file (.safetensors)"
+            f"{path} is not a file; expected a run folder or a weights file (.safetensors)"
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -21,11 +21,10 @@ import torch
 from tinysight.data.batches import prefetch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, keep_freed_memory
-from tinysight.evaluation.evaluate import Metrics, Stopped, measure, run_model
-from tinysight.evaluation.scores import top_overlaps
+from tinysight.evaluation.evaluate import Evaluation, Metrics, Stopped, evaluate_model
 from tinysight.files import write_atomic
 from tinysight.ops.detection_metrics import Localization
-from tinysight.predict.predictor import decoding_of
+from tinysight.predict.predictor import Decoding, Preprocessing
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 from tinysight.run import Run
 from tinysight.train import checkpoint
@@ -268,7 +267,7 @@ class _Sitting:
         rows = pack.rows(training.run.data.monitor)
         share = distributed.shard(len(rows))
 
-        def stop_when_asked(done: int) -> None:
+        def stop_when_asked(done: int, total: int) -> None:
             if self.asked():
                 raise Stopped
 
@@ -278,27 +277,23 @@ class _Sitting:
         )  # each process has norm statistics of its own images
         scores = None
         with suppress(Stopped):
-            scores = run_model(
+            metadata = self._metadata({})
+            scores = evaluate_model(
                 model,
-                pack.images,
-                pack.labels,
-                range(rows.start + share.start, rows.start + share.stop),
-                crop=training.crop,
-                size=training.final_size,
-                flip_average=training.run.train.flip_average,
+                pack,
+                training.run.data.monitor,
+                Preprocessing.of(metadata),
+                rows=range(rows.start + share.start, rows.start + share.stop),
                 runtime=training.runtime,
-                decoding=decoding_of(self._metadata({})),
-                each_batch=stop_when_asked,
+                decoding=Decoding.of(metadata),
+                progress=stop_when_asked,
             )
         parts = distributed.all_gather(scores)
         if any(part is None for part in parts):
             raise Stopped
-        names = [name for name, value in vars(parts[0]).items() if value is not None]
-        whole = type(parts[0])(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        )
-        found = None if training.gt_boxes is None else top_overlaps(whole, training.gt_boxes)
-        return measure(whole), found
+        whole = Evaluation.join(parts)
+        found = None if training.gt_boxes is None else whole.localization(training.gt_boxes)
+        return whole.metrics, found
 
     def _save(self) -> None:
         training = self.training
