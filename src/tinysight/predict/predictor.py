@@ -11,11 +11,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from tinysight.device import Runtime
-from tinysight.images import JPEG_GAP, center_square, read_image, to_rgb, to_square
+from tinysight.images import Source, center_square, load_square, read_image, to_square
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
 from tinysight.ops.boxes import Detections, decode, nms, scale, shift
@@ -27,7 +27,6 @@ MAX_CANVAS = 2048  # pixels per side: memory grows with its square
 MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
-ImageSource = str | Path | Image.Image | npt.NDArray[np.uint8]
 UInt8 = npt.NDArray[np.uint8]
 
 
@@ -228,20 +227,16 @@ class Predictor:
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is one image
-        self, images: ImageSource, *, top: int = 5, canvas: int | None = None
+        self, images: Source, *, top: int = 5, canvas: int | None = None
     ) -> Prediction: ...
     @overload
     def predict(
-        self, images: Iterable[ImageSource], *, top: int = 5, canvas: int | None = None
+        self, images: Iterable[Source], *, top: int = 5, canvas: int | None = None
     ) -> list[Prediction]: ...
     def predict(
-        self,
-        images: ImageSource | Iterable[ImageSource],
-        *,
-        top: int = 5,
-        canvas: int | None = None,
+        self, images: Source | Iterable[Source], *, top: int = 5, canvas: int | None = None
     ) -> Prediction | list[Prediction]:
-        """Predict one image, or several: paths, PIL images or uint8 arrays (H, W, 3).
+        """Predict one image, or several; see `read_image` for what an image may be.
 
         Args:
             top: the number of classes.
@@ -251,9 +246,8 @@ class Predictor:
         Raises:
             ValueError: an image cannot be read, or a canvas that the model cannot take.
         """
-        one = isinstance(images, str | Path | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim <= 3
-        )
+        one = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
+        one = one or (isinstance(images, np.ndarray) and images.ndim <= 3)
         predictions = []
         for prediction in self.predict_each([images] if one else images, top=top, canvas=canvas):  # type: ignore[list-item,arg-type]
             if isinstance(prediction, ValueError):
@@ -263,7 +257,7 @@ class Predictor:
 
     def predict_each(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Source],
         *,
         top: int = 5,
         canvas: int | None = None,
@@ -279,7 +273,7 @@ class Predictor:
             read: list[UInt8 | ValueError] = []
             for source in group:
                 try:
-                    read.append(to_square(_open(source, JPEG_GAP * size), size))
+                    read.append(load_square(source, size))
                 except ValueError as error:
                     read.append(error)
             good = [image for image in read if not isinstance(image, ValueError)]
@@ -291,7 +285,7 @@ class Predictor:
                     yield self._prediction(source, next(probabilities), top)
 
     def _detect_each(
-        self, images: Iterable[ImageSource], top: int, canvas: int
+        self, images: Iterable[Source], top: int, canvas: int
     ) -> Iterator[Prediction | ValueError]:
         if not self.metadata.image_size <= canvas <= MAX_CANVAS:
             raise ValueError(
@@ -299,7 +293,7 @@ class Predictor:
             )
         for source in images:
             try:
-                image = _open(source)
+                image = read_image(source)
             except ValueError as error:
                 yield error
                 continue
@@ -316,7 +310,7 @@ class Predictor:
                 frame=(left, upper, side),
             )
 
-    def _prediction(self, source: ImageSource, probabilities: Tensor, top: int) -> Prediction:
+    def _prediction(self, source: Source, probabilities: Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(probabilities)))
         chosen = indices.tolist()
         return Prediction(
@@ -345,19 +339,6 @@ def load_model(
         )
     source = BUNDLED if source is None else source
     return Predictor(source, runtime=runtime, threshold=threshold, decoding=decoding)
-
-
-def _open(source: ImageSource, at_least: int | None = None) -> Image.Image:
-    """Return an upright RGB image; raise ValueError for what is not an image."""
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,), (4,)):
-            raise ValueError(
-                f"an array of {source.dtype} {source.shape} is not an image; give uint8 (H, W, 3)"
-            )
-        source = Image.fromarray(source)
-    if isinstance(source, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(source))
-    return read_image(Path(source).expanduser(), at_least=at_least)
 
 
 def _tensor(images: UInt8) -> Tensor:
