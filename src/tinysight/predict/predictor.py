@@ -19,7 +19,6 @@ from tinysight.images import Source, center_square, load_square, read_image, to_
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
 from tinysight.ops.boxes import Detections, decode, nms, scale, shift
-from tinysight.ops.resize import resize
 from tinysight.predict.weights import ModelMetadata, load_weights
 
 BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
@@ -63,7 +62,7 @@ class Preprocessing:
     def _resized(images: Tensor, crop: int, size: int, runtime: Runtime) -> Tensor:
         images = images.to(runtime.device, non_blocking=True)
         params = augment.center(len(images), source_size=images.shape[1], crop=crop)
-        return resize(augment.apply(images, params.to(runtime.device), crop=crop), size)
+        return augment.resize(augment.apply(images, params.to(runtime.device), crop=crop), size)
 
 
 @dataclass(frozen=True, kw_only=True)
