@@ -1,10 +1,10 @@
-"""Read the members of a zip that may be hostile: checked as a whole before the first read, never
-unpacked to the disk.
+"""Read a zip that may be hostile: checked completely before the first read, never unpacked to disk.
 
-The directory is parsed here and not by `zipfile`, because a whole check of 120,000 members is
-then as quick as their listing there, and because reading a member is one pread (about 10 us; a
-ZipFile takes about 50 and cannot be shared by processes). Only what the published archives need
-is accepted: stored or deflated members, no encryption, no links."""
+`zipfile` reads the directory; the checks and the reading of members are here, because `zipfile`
+accepts archives that contradict themselves, takes 50 us per member where one positional read takes
+10, and a ZipFile cannot be shared by processes. Only what published archives need is accepted:
+stored or deflated members, no encryption, no links.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +12,38 @@ import os
 import re
 import stat
 import struct
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tinysight.files import read_at
 
-STORED, DEFLATED = 0, 8
-END, END64, LOCATOR64, ENTRY, LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
-END_BYTES, END64_BYTES, LOCATOR64_BYTES, ENTRY_BYTES, LOCAL_BYTES = 22, 56, 20, 46, 30
-FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF  # "look in the zip64 field"
-MOST_DEFLATE_GAINS = 1032  # no deflated byte gives more
-MADE_ON_UNIX = 3  # and so with a mode among its attributes
-UTF8_FLAG = 0x800
-UNSUPPORTED_FLAGS = 0x1 | 0x20 | 0x40 | 0x2000  # encrypted, patch, strongly encrypted, masked
-MOST_BYTES = (
-    1 << 60
-)  # larger numbers are taken for this one, so that sums of them are still numbers
-EXTRA_GUESS = 64  # bytes of a local extra field that come with the first read
+_LOCAL, _END = struct.Struct("<4s2x2H16x2H"), struct.Struct("<4s4H2LH")
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # "look in the zip64 record"
+_MAX_RATIO = 1032  # no deflated byte expands to more
+_UNIX = 3  # created there, so that the attributes hold a mode
+_UTF8_FLAG = 0x800
+_UNSUPPORTED_FLAGS = 0x1 | 0x20 | 0x40 | 0x2000  # encrypted, patch, strongly encrypted, masked
+_EXTRA_GUESS = 64  # bytes of a local extra field that come with the first read
+_ORDINARY_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*/?")  # needs no closer look
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an archive may hold at most."""
+    """The most that an archive may hold."""
 
     members: int = 1_000_000
     member_bytes: int = 64 << 20
     total_bytes: int = 8 << 30
 
 
-class Member(NamedTuple):
-    """One file of an archive, as its directory states it."""
-
+class _Member(NamedTuple):
     flags: int
     method: int
     crc: int
@@ -57,44 +52,43 @@ class Member(NamedTuple):
     offset: int  # of its local header
 
 
-class Members(Mapping[str, Member]):
-    """The files of an archive by name: a table, which processes share better than a hundred
-    thousand objects.
-    """
-
-    def __init__(self, rows: dict[str, int], table: npt.NDArray[np.void]) -> None:
-        self._rows, self._table = rows, table
-
-    def __getitem__(self, name: str) -> Member:
-        return Member(*self._table[self._rows[name]].item())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
 class Archive:
-    """A checked zip: `names` of its files, `read(name)`. Picklable, and good to use after a fork."""
+    """A checked zip: `names` of its files, `read(name)`. Picklable, and usable after a fork."""
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
-        """Check the archive as a whole. Raises ValueError naming the member and what is wrong with
-        it.
+        """Check the whole archive; a ValueError names the member and the fault.
+
+        Refused: more or larger members than `limits`, names that leave the archive's folder
+        (absolute, `..`, backslash, drive), links, devices, duplicates, encrypted or overlapping
+        members, impossible sizes, and bytes before or after the archive.
         """
         self.path = path
-        self.members = check_archive(path, limits)
         self._descriptor: int | None = None
+        try:
+            # One table, which processes share better than a hundred thousand objects
+            self._rows, self._table = _checked_members(path, limits or Limits())
+        except FileNotFoundError:
+            raise ValueError(f"{path} does not exist") from None
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+            raise ValueError(f"{path} is not a usable zip: {error}") from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all files, without folders."""
+        return tuple(self._rows)
 
     def read(self, name: str) -> bytes:
-        """Read one file, its length and CRC checked. Raises ValueError naming it."""
+        """Read one file and check its length and CRC; a ValueError names it."""
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
+            self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        member = _Member(*self._table[self._rows[name]].tolist())
         try:
-            return _read_member(self._descriptor, name, self.members[name])
+            return _read_member(self._descriptor, name, member)
         except ValueError as error:
             raise ValueError(
-                f"{self.path}: {name} is damaged: {error}; get the archive anew"
+                f"{self.path}: {name} is damaged: {error}; get the archive again"
             ) from None
 
     def close(self) -> None:
@@ -111,231 +105,118 @@ class Archive:
             self.close()
 
 
-def check_archive(path: Path, limits: Limits | None = None) -> Members:
-    """List the files of a zip by name, after checking all that its directory says. Reads no member.
+def _checked_members(path: Path, limits: Limits) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
+    """Return the row of each file by name, and the table of `_Member` rows (N, 6)."""
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        length = os.fstat(file.fileno()).st_size
+        _check_end(file.fileno(), length, len(archive.comment), len(infos))
+        directory_start = archive.start_dir
+    if len(infos) > limits.members:
+        raise ValueError(f"it has more than {limits.members} members")
+    names = [info.orig_filename for info in infos]  # `filename` ends at a NUL
+    for name in names:
+        if not _ORDINARY_NAME.fullmatch(name) and (fault := _name_fault(name)):
+            raise ValueError(f"the name {name!r} {fault}")
+    most = 1 << 60  # larger numbers are cut to this, so that their sums are still numbers
+    table = np.array(
+        [
+            (
+                info.flag_bits,
+                info.compress_type,
+                info.CRC,
+                min(info.compress_size, most),
+                min(info.file_size, most),
+                min(info.header_offset, most),
+            )
+            for info in infos
+        ],
+        np.int64,
+    ).reshape(-1, 6)
+    _check_members(names, infos, _Member(*table.T), limits)
+    rows = {name: row for row, name in enumerate(names)}
+    if len(rows) < len(names):
+        repeated = next(name for row, name in enumerate(names) if rows[name] != row)
+        raise ValueError(f"{repeated!r} is in it twice")
+    _check_overlaps(names, _Member(*table.T), directory_start)
+    return {name: row for name, row in rows.items() if name[-1] != "/"}, table
 
-    Refused with ValueError: more or larger members than `limits`, names that leave the archive's
-    folder (absolute, `..`, backslash, drive), links, devices, duplicates, encrypted, overlapping
-    or outlying members, impossible sizes."""
-    limits = limits or Limits()
-    try:
-        with path.open("rb") as file:
-            directory, directory_start, stated = _read_directory(file)
-        return _check_members(directory, directory_start, stated, limits)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not a zip that can be used: {error}") from None
 
-
-def _read_directory(file: BinaryIO) -> tuple[bytes, int, int]:
-    """Find and read the central directory; return it with its place and the number of members that
-    it should have.
-    """
-    length = file.seek(0, os.SEEK_END)
-    tail_start = max(0, length - END_BYTES - FULL16)
-    file.seek(tail_start)
-    tail = file.read()
-    at = tail.rfind(END)
-    while at >= 0 and not _ends_file(tail, at):
-        at = tail.rfind(END, 0, at)
-    if at < 0:
-        raise ValueError("it has no end record (cut short, or another kind of file)")
-    disk, first_disk, _, stated, size, start, _ = struct.unpack_from("<4H2LH", tail, at + 4)
-    end = tail_start + at
-    if disk != first_disk or disk not in (0, FULL16):
+def _check_end(descriptor: int, length: int, comment_length: int, num_members: int) -> None:
+    """Check the end record, most of which `zipfile` ignores."""
+    start = length - comment_length - _END.size
+    record = read_at(descriptor, _END.size, max(0, start))
+    if len(record) < _END.size or record[:4] != b"PK\5\6":
+        raise ValueError("its end record is not at its end")
+    _, disk, first_disk, _, stated, size, offset, _ = _END.unpack(record)
+    if disk != first_disk or disk not in (0, _FULL16):
         raise ValueError("it is one of several parts")
-    if FULL16 in (stated, disk) or FULL32 in (size, start):
-        locator = _pread(file, end - LOCATOR64_BYTES, LOCATOR64_BYTES)
-        if locator[:4] == LOCATOR64:
-            end = struct.unpack_from("<Q", locator, 8)[0]
-            record = _pread(file, end, END64_BYTES)
-            if record[:4] != END64 or len(record) < END64_BYTES:
-                raise ValueError("its zip64 end record is missing")
-            stated, size, start = struct.unpack_from("<3Q", record, 32)
-    if start + size != end:
-        raise ValueError("its directory does not lie right before its end record")
-    return _pread(file, start, size), start, stated
+    if stated not in (num_members & _FULL16, _FULL16):
+        raise ValueError(f"it has {num_members} members, its end record states {stated}")
+    if _FULL16 not in (stated, disk) and _FULL32 not in (size, offset) and offset + size != start:
+        raise ValueError("its directory is not right before its end record")
 
 
-def _ends_file(tail: bytes, at: int) -> bool:
-    return len(tail) - at >= END_BYTES and at + END_BYTES + struct.unpack_from("<H", tail, at + 20)[
-        0
-    ] == len(tail)
+def _check_members(
+    names: list[str], infos: list[zipfile.ZipInfo], columns: Any, limits: Limits
+) -> None:
+    """Check what the directory states about each member; `columns` is a _Member of arrays (N,)."""
+    flags, method, _, packed, size, _ = columns
+    system, attributes, volume = np.array(
+        [(info.create_system, info.external_attr, info.volume) for info in infos], np.int64
+    ).reshape(-1, 3).T
+    kind = np.where(system == _UNIX, (attributes >> 16) & 0o170000, 0)
+    is_folder = np.array([name[-1] == "/" for name in names], bool)
 
-
-def _pread(file: BinaryIO, offset: int, length: int) -> bytes:
-    return read_at(file.fileno(), length, offset) if 0 <= offset < 1 << 62 else b""
-
-
-def _check_members(directory: bytes, directory_start: int, stated: int, limits: Limits) -> Members:
-    """Check all entries of the directory, a column at a time."""
-    starts = _entry_starts(directory, limits.members)
-    if len(starts) != stated and len(starts) != stated + (len(starts) & ~FULL16):
-        raise ValueError(f"it has {len(starts)} members, its end record says {stated}")
-    letters = np.frombuffer(directory, np.uint8)
-    entries = letters[starts[:, None] + np.arange(ENTRY_BYTES)].view(ENTRY_TYPE)[:, 0]
-    names = [
-        _decode_name(directory[start + ENTRY_BYTES : start + ENTRY_BYTES + length], flags)
-        for start, length, flags in zip(
-            starts.tolist(), entries["name_length"].tolist(), entries["flags"].tolist(), strict=True
-        )
-    ]
-    packed, size, offset = (
-        entries[column].astype(np.int64) for column in ("packed", "size", "offset")
-    )
-    for row in np.flatnonzero((packed == FULL32) | (size == FULL32) | (offset == FULL32)).tolist():
-        extra_start = int(starts[row]) + ENTRY_BYTES + int(entries["name_length"][row])
-        extra = directory[extra_start : extra_start + int(entries["extra_length"][row])]
-        size[row], packed[row], offset[row] = _zip64_fields(
-            extra, int(size[row]), int(packed[row]), int(offset[row]), names[row]
-        )
-
-    def refuse(where: npt.NDArray[np.bool_], why: str) -> None:
+    def refuse(where: npt.NDArray[np.bool_], fault: str) -> None:
         if where.any():
             row = int(where.argmax())
-            facts = {"method": entries["method"][row], "packed": packed[row], "size": size[row]}
-            raise ValueError(f"{names[row]!r} {why.format(**facts)}")
+            facts = {"method": method[row], "packed": packed[row], "size": size[row]}
+            raise ValueError(f"{names[row]!r} {fault.format(**facts)}")
 
-    for name in names:
-        if not ORDINARY_NAME.fullmatch(name) and (why := _why_name_is_refused(name)):
-            raise ValueError(f"the name {name!r} {why}")
-    method, flags = entries["method"], entries["flags"]
-    kind = np.where(entries["system"] == MADE_ON_UNIX, (entries["attributes"] >> 16) & 0o170000, 0)
-    is_folder = letters[starts + ENTRY_BYTES - 1 + entries["name_length"]] == ord("/")
-    refuse((flags & UNSUPPORTED_FLAGS) != 0, "is encrypted or a patch")
+    refuse((flags & _UNSUPPORTED_FLAGS) != 0, "is encrypted or a patch")
     refuse(~np.isin(kind, (0, stat.S_IFREG, stat.S_IFDIR)), "is a link or a device, not a file")
     refuse(
         (kind == stat.S_IFDIR) & ~is_folder | is_folder & (size > 0),
-        "is a folder by one mark and a file by another",
+        "is marked both as a folder and as a file",
     )
     refuse(
-        ~np.isin(method, (STORED, DEFLATED)),
+        ~np.isin(method, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
         "is compressed by method {method}, expected stored (0) or deflated (8)",
     )
-    impossible = (method == STORED) & (packed != size) | (size > packed * MOST_DEFLATE_GAINS)
-    refuse(impossible, "states impossible sizes ({packed} bytes packed, {size} unpacked)")
-    refuse(~np.isin(entries["disk"], (0, FULL16)), "lies in another part")
     refuse(
-        size > limits.member_bytes,
-        f"unpacks to {{size}} bytes, at most {limits.member_bytes} are taken",
+        (method == zipfile.ZIP_STORED) & (packed != size) | (size > packed * _MAX_RATIO),
+        "states impossible sizes ({packed} bytes packed, {size} unpacked)",
     )
+    refuse(~np.isin(volume, (0, _FULL16)), "is in another part")
+    limit = limits.member_bytes
+    refuse(size > limit, f"unpacks to {{size}} bytes, at most {limit} are allowed")
     if size.sum() > limits.total_bytes:
         raise ValueError(f"it unpacks to more than {limits.total_bytes} bytes")
-    rows = {name: row for row, name in enumerate(names)}
-    if len(rows) < len(names):
-        twice = next(name for row, name in enumerate(names) if rows[name] != row)
-        raise ValueError(f"{twice!r} comes twice")
-    _refuse_overlaps(
-        names, offset, offset + LOCAL_BYTES + entries["name_length"] + packed, directory_start
-    )
-
-    table = np.empty(len(names), MEMBER_TYPE)
-    for column, values in (("packed", packed), ("size", size), ("offset", offset)):
-        table[column] = values
-    for column in ("flags", "method", "crc"):
-        table[column] = entries[column]
-    for row in np.flatnonzero(is_folder).tolist():
-        del rows[names[row]]
-    return Members(rows, table)
 
 
-def _entry_starts(directory: bytes, most: int) -> npt.NDArray[np.int64]:
-    starts = []
-    at = 0
-    while at < len(directory):
-        if directory[at : at + 4] != ENTRY or at + ENTRY_BYTES > len(directory):
-            raise ValueError(f"its directory is damaged at byte {at}")
-        starts.append(at)
-        name_length, extra_length, comment_length = struct.unpack_from("<3H", directory, at + 28)
-        at += ENTRY_BYTES + name_length + extra_length + comment_length
-        if len(starts) > most:
-            raise ValueError(f"it has more than {most} members")
-    if at != len(directory):
-        raise ValueError(f"its directory is damaged at byte {starts[-1]}")
-    return np.array(starts, np.int64)
-
-
-def _decode_name(raw_name: bytes, flags: int) -> str:
-    if raw_name.isascii():  # the same in both, and the one that is quick
-        return raw_name.decode("ascii")
-    return raw_name.decode(
-        "utf-8" if flags & UTF8_FLAG else "cp437"
-    )  # UnicodeDecodeError is a ValueError
-
-
-def _refuse_overlaps(
-    names: list[str],
-    starts: npt.NDArray[np.int64],
-    stops: npt.NDArray[np.int64],
-    directory_start: int,
-) -> None:
-    order = np.argsort(starts, kind="stable")
-    following = np.append(starts[order][1:], directory_start)
-    bad = np.flatnonzero(stops[order] > following[: len(names)])
+def _check_overlaps(names: list[str], columns: Any, directory_start: int) -> None:
+    """Members must follow each other from the first byte on, and end before the directory."""
+    lengths = [len(_raw(name, flags)) for name, flags in zip(names, columns.flags, strict=True)]
+    stops = columns.offset + _LOCAL.size + np.array(lengths, np.int64) + columns.packed
+    order = np.argsort(columns.offset, kind="stable")
+    starts = np.append(columns.offset[order], directory_start)
+    if starts[0] != 0:
+        raise ValueError(f"its first member begins at byte {starts[0]}, expected 0")
+    bad = np.flatnonzero(stops[order] > starts[1:])
     if bad.size:
-        name = names[order[bad[0]]]
-        other = repr(names[order[bad[0] + 1]]) if bad[0] + 1 < len(names) else "its directory"
-        raise ValueError(f"{name!r} overlaps {other}")
+        following = bad[0] + 1
+        other = repr(names[order[following]]) if following < len(names) else "its directory"
+        raise ValueError(f"{names[order[bad[0]]]!r} overlaps {other}")
 
 
-# What is read of an entry; its time stamps and the version of the making program are not.
-ENTRY_TYPE = np.dtype(
-    {
-        "names": ["system", "flags", "method", "crc", "packed", "size", "name_length", "extra_length", "disk",
-                  "attributes", "offset"],
-        "formats": ["u1", "<u2", "<u2", "<u4", "<u4", "<u4", "<u2", "<u2", "<u2", "<u4", "<u4"],
-        "offsets": [5, 8, 10, 16, 20, 24, 28, 30, 34, 38, 42],
-        "itemsize": ENTRY_BYTES,
-    }
-)  # fmt: skip
-MEMBER_TYPE = np.dtype(
-    [
-        ("flags", "u2"),
-        ("method", "u2"),
-        ("crc", "u4"),
-        *((c, "i8") for c in ("packed", "size", "offset")),
-    ]
-)
-ORDINARY_NAME = re.compile(
-    r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*/?"
-)  # no need to look closer: most of them
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+def _raw(name: str, flags: int) -> bytes:
+    """Encode a name as it is in the archive."""
+    return name.encode("utf-8" if name.isascii() or flags & _UTF8_FLAG else "cp437")
 
 
-def _zip64_fields(
-    extra: bytes, size: int, packed: int, offset: int, name: str
-) -> tuple[int, int, int]:
-    """Take the fields that are full from the zip64 extra field, which holds just those, in this
-    order.
-    """
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            wide = iter(
-                (
-                    *struct.unpack_from(
-                        f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4
-                    ),
-                    0,
-                    0,
-                    0,
-                )
-            )
-            fields = [
-                min(next(wide), MOST_BYTES) if field == FULL32 else field
-                for field in (size, packed, offset)
-            ]
-            return fields[0], fields[1], fields[2]
-        at += 4 + length
-    raise ValueError(f"{name!r} has no sizes")
-
-
-def _why_name_is_refused(name: str) -> str:
-    if not name or CONTROL_CHARACTER.search(name):
+def _name_fault(name: str) -> str:
+    if not name or _CONTROL_CHARACTER.search(name):
         return "is empty or has control characters"
     if name[0] == "/" or "\\" in name or name[1:2] == ":":
         return "is absolute, has a backslash or a drive"
@@ -345,44 +226,34 @@ def _why_name_is_refused(name: str) -> str:
     return ""
 
 
-def _read_member(descriptor: int, name: str, member: Member) -> bytes:
-    """Read and unpack one member; never more than its stated size. Raises ValueError saying what is
-    wrong.
-    """
-    raw_name = name.encode("utf-8" if name.isascii() or member.flags & UTF8_FLAG else "cp437")
-    guess = LOCAL_BYTES + len(raw_name) + EXTRA_GUESS + member.packed
+def _read_member(descriptor: int, name: str, member: _Member) -> bytes:
+    """Read and unpack one member, never to more than its stated size; ValueError states the fault."""
+    raw_name = _raw(name, member.flags)
+    guess = _LOCAL.size + len(raw_name) + _EXTRA_GUESS + member.packed
     data = read_at(descriptor, guess, member.offset)
-    if data[:4] != LOCAL or len(data) < LOCAL_BYTES:
+    if data[:4] != b"PK\3\4" or len(data) < _LOCAL.size:
         raise ValueError("it does not start with a local header")
-    flags, method, name_length, extra_length = LOCAL_FORMAT.unpack_from(data)
-    start = LOCAL_BYTES + name_length + extra_length
-    if (
-        data[LOCAL_BYTES : LOCAL_BYTES + name_length] != raw_name
-        or method != member.method
-        or flags & 1
-    ):
+    _, flags, method, name_length, extra_length = _LOCAL.unpack_from(data)
+    local_name = data[_LOCAL.size : _LOCAL.size + name_length]
+    if local_name != raw_name or method != member.method or flags & 1:
         raise ValueError("its local header contradicts the directory")
+    start = _LOCAL.size + name_length + extra_length
     if start + member.packed > len(data):  # a long extra field
         packed = read_at(descriptor, member.packed, member.offset + start)
     else:
         packed = data[start : start + member.packed]
     if len(packed) != member.packed:
         raise ValueError("it is cut short")
-    content = packed if member.method == STORED else _inflate(packed, member.size)
+    content = packed if member.method == zipfile.ZIP_STORED else _inflate(packed, member.size)
     if zlib.crc32(content) != member.crc:
         raise ValueError("its checksum differs")
     return content
 
 
-LOCAL_FORMAT = struct.Struct("<6x2H16x2H")  # flags, method, lengths of name and extra field
-
-
 def _inflate(packed: bytes, size: int) -> bytes:
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = unpacker.decompress(
-            packed, size + 1
-        )  # one more than stated is enough to know that it lies
+        # One more byte than stated is enough to detect a wrong size
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if len(content) != size:

@@ -1,9 +1,9 @@
-"""Decode once into one uint8 array with a manifest; see docs/architecture.md for the files of a
-pack.
+"""Build a dataset: decode every row of a source once into one array, and publish it with a manifest.
 
-A pack appears under its name whole or not at all: everything is written to `.<name>.tmp-<pid>/`
-beside it, made durable, and renamed. One lock a name lets a single process write; what killed
-processes left goes away under that lock."""
+A dataset appears under its name complete or not at all: everything is written to
+`.<name>.tmp-<pid>/` next to it, made durable, and renamed. One lock per name lets a single process
+write; leftovers of killed processes are removed under that lock.
+"""
 
 from __future__ import annotations
 
@@ -13,159 +13,180 @@ import glob
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import filelock
 import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.dataset import (
-    FORMAT,
+    FEW,
     HEADER_BYTES,
-    Dataset,
-    data_home,
-    images_header,
-    list_datasets,
-    manifest_digest,
-    open_dataset,
-    source_fingerprint,
-)
-from tinysight.data.decoding import Decode, Progress, decode_rows
-from tinysight.data.index import (
     SPLITS,
+    Dataset,
     DatasetIndex,
-    check_index,
-    check_name,
-    duplicate_notes,
-    find_duplicates,
-    without_rows,
+    Progress,
+    few,
+    images_header,
+    make_manifest,
+    open_dataset,
 )
+from tinysight.data.decode import decode_rows
 from tinysight.files import read_at, reserve, sync_folder, write_at, write_durable
 
-__all__ = [
-    "SPLITS",
-    "Dataset",
-    "DatasetIndex",
-    "Decode",
-    "Progress",
-    "Say",
-    "data_home",
-    "list_datasets",
-    "open_dataset",
-    "prepare",
-    "source_fingerprint",
-    "write_pack",
-]
+logger = logging.getLogger("tinysight")
 
-PACK_FILES = frozenset(
-    f"{name}.npy" for name in ("images", "labels", "boxes", "box_labels", "box_offsets", "digests")
-) | {"files.json", "manifest.json"}
-FEW = 5  # culprits named in one line
-Say = Callable[[str], None]
 OnUnreadable = Literal["stop", "skip"]
+_ARRAYS = ("labels", "boxes", "box_labels", "box_offsets")
+_FILES = {f"{name}.npy" for name in ("images", "digests", *_ARRAYS)} | {
+    "files.json",
+    "manifest.json",
+}
 
 
-def write_pack(
-    listing: DatasetIndex,
-    decode: Decode,
-    *,
-    home: Path,
-    workers: int | None = None,
-    on_unreadable: OnUnreadable = "stop",
-    progress: Progress | None = None,
-) -> Dataset:
-    """Decode every row once and publish the pack as `<home>/<name>`, in place of any of that name.
+class Source(Protocol):
+    """Where a dataset comes from. It is pickled for worker processes, so keep it small."""
 
-    `decode(row)` gives uint8 (S, S, 3) or raises ValueError naming the file; it must be
-    picklable. With "skip" such rows are left out and listed in the notes; with "stop" they are a
-    ValueError that names the first few. `workers` are processes (default: all cores). Raises
-    ValueError also for a listing that contradicts itself and for a full disk."""
-    check_index(listing)
-    with _lock(home, listing.name, None) as waited:
-        made = _existing(home, listing.name)
-        if waited and made is not None and _same_source(made, listing.source):
-            return made  # another process did this very work while we waited
-        return _write(listing, decode, home, workers, on_unreadable, progress)
+    @property
+    def name(self) -> str:
+        """Name of the dataset, and of its folder."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Kind, path, fingerprint, and settings if the same files can give different datasets."""
+
+    @property
+    def index(self) -> DatasetIndex:
+        """Everything but the pixels. Read only when there is work to do, and only once."""
+
+    def decode(self, row: int) -> npt.NDArray[np.uint8]:
+        """Return uint8 (S, S, 3), or raise ValueError naming an unreadable file."""
 
 
-def prepare(
-    name: str,
-    make_listing: Callable[[], tuple[DatasetIndex, Decode]],
-    source: dict[str, Any],
+def build(
+    source: Source,
     *,
     home: Path,
     workers: int | None = None,
     on_unreadable: OnUnreadable = "stop",
     progress: Progress | None = None,
     replace: bool = False,
-    say: Say | None = None,
 ) -> Dataset:
-    """Give the pack of this name and source, and make it only where it is missing, damaged or its
-    source has changed.
+    """Return the dataset `<home>/<name>`, built only if missing, damaged or its source changed.
 
-    `source` (kind, path, fingerprint, settings) decides: the same fingerprint and settings mean
-    no work; else the same kind and path mean that the source changed, which is said and prepared
-    anew; anything else is a ValueError, unless `replace`. `make_listing` runs only where there
-    is work to do."""
-    say = say or _say_nothing
-    check_name(name)
-    with _lock(home, name, say):
-        made = _existing(home, name, say)
-        if made is not None and _same_source(made, source):
-            return made
-        if made is not None:
-            old = made.manifest["source"]
-            if (old.get("kind"), old.get("path")) == (source["kind"], source["path"]):
-                say(
-                    f"{name}: its source or settings have changed since it was prepared; preparing it anew"
-                )
-            elif not replace:
-                raise ValueError(
-                    f"{home / name} was made from another source ({_describe(old)}, not {_describe(source)}); "
-                    "choose another name, or replace it (--replace)"
-                )
-        listing, decode = make_listing()
-        listing = dataclasses.replace(listing, source=source)
-        if listing.name != name:
-            raise ValueError(f"the listing is named {listing.name!r}, expected {name!r}")
-        check_index(listing)
-        return _write(listing, decode, home, workers, on_unreadable, progress)
+    The same fingerprint and settings mean no work; else the same kind and path mean that the
+    source changed, which is logged and built again; anything else is a ValueError, unless
+    `replace`. With "skip", unreadable rows are dropped and listed in the notes; with "stop" they
+    are a ValueError that names the first few. `workers` are processes (default: all cores).
+    """
+    if on_unreadable not in ("stop", "skip"):
+        raise ValueError(f"on_unreadable is {on_unreadable!r}, expected 'stop' or 'skip'")
+    check_name(source.name)
+    origin = source.origin
+    with _lock(home, source.name):
+        existing = _existing(home, source.name)
+        if existing is not None:
+            if _same_origin(existing.manifest["source"], origin):
+                return existing
+            _check_replaceable(existing, origin, replace)
+        check_index(source.name, source.index)
+        return _write(source, origin, home, workers, on_unreadable, progress)
 
 
-def _say_nothing(line: str) -> None:
-    pass
+def check_name(name: str) -> None:
+    """Raise ValueError if a dataset cannot have this name: it becomes a folder."""
+    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name != name.strip():
+        raise ValueError(
+            f"a dataset cannot be named {name!r}; use letters, digits, and . _ - + or spaces inside"
+        )
 
 
-def _describe(source: dict[str, Any]) -> str:
-    return str(source.get("path") or source.get("kind"))
+def check_index(name: str, index: DatasetIndex) -> None:
+    """Raise ValueError if an index contradicts itself."""
+
+    def require(holds: bool | np.bool_, what: str) -> None:
+        if not holds:
+            raise ValueError(f"the index of {name!r} is wrong: {what}")
+
+    num, num_boxes, num_classes = len(index.files), len(index.boxes), len(index.class_names)
+    require(index.image_size >= 1, f"image_size is {index.image_size}, expected at least 1")
+    require(num >= 1, "it has no images")
+    counts_match = num_classes >= 1 and len(index.class_ids) == num_classes
+    require(counts_match, "class_names and class_ids differ in number")
+    for title, names in (
+        ("class name", index.class_names),
+        ("class id", index.class_ids),
+        ("file", index.files),
+    ):
+        if len(set(names)) < len(names):
+            repeated = Counter(names).most_common(1)[0][0]
+            require(False, f"the {title} {repeated!r} is repeated")
+    known = [split for split in SPLITS if split in index.splits]
+    require(list(index.splits) == known, f"splits must be from {SPLITS}, in this order")
+    edges = [0, *(edge for bounds in index.splits.values() for edge in bounds), num]
+    adjacent = edges[::2] == edges[1::2] and edges == sorted(edges)
+    require(adjacent, f"the splits {index.splits} do not cover rows 0 to {num} in order")
+    for title, array, dtype, shape in (
+        ("labels", index.labels, np.int64, (num,)),
+        ("boxes", index.boxes, np.float32, (num_boxes, 4)),
+        ("box_labels", index.box_labels, np.int64, (num_boxes,)),
+        ("box_offsets", index.box_offsets, np.int64, (num + 1,)),
+    ):
+        fits = array.dtype == dtype and array.shape == shape
+        require(fits, f"{title} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
+    for title, labels, least in (("labels", index.labels, -1), ("box_labels", index.box_labels, 0)):
+        off = np.flatnonzero((labels < least) | (labels >= num_classes))[:1]
+        expected = f"expected {least} to {num_classes - 1}"
+        require(not off.size, f"{title}[{off}] is {labels[off]}, {expected}")
+    offsets = index.box_offsets
+    rising = offsets[0] == 0 and offsets[-1] == num_boxes and (np.diff(offsets) >= 0).all()
+    require(rising, f"box_offsets must rise from 0 to {num_boxes}")
+    low, high = index.boxes[:, :2], index.boxes[:, 2:]
+    inside = ((low >= 0) & (high <= index.image_size) & (low < high)).all(axis=1)
+    if not inside.all():  # also if one is not a number
+        box = int(np.flatnonzero(~inside)[0])
+        file = index.files[int(np.searchsorted(offsets, box, side="right")) - 1]
+        values = index.boxes[box].tolist()
+        require(False, f"box {values} of {file} is empty, inverted or outside the image")
 
 
-def _same_source(pack: Dataset, source: dict[str, Any]) -> bool:
-    old = pack.manifest["source"]
-    return all(old.get(key) == source.get(key) for key in ("kind", "fingerprint", "settings"))
+def _same_origin(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return all(old.get(key) == new.get(key) for key in ("kind", "fingerprint", "settings"))
+
+
+def _check_replaceable(existing: Dataset, origin: dict[str, Any], replace: bool) -> None:
+    old = existing.manifest["source"]
+    if (old.get("kind"), old.get("path")) == (origin["kind"], origin["path"]):
+        logger.info(
+            "%s: its source or settings have changed since it was prepared; preparing it again",
+            existing.name,
+        )
+    elif not replace:
+        described = [str(one.get("path") or one.get("kind")) for one in (old, origin)]
+        raise ValueError(
+            f"{existing.path} was made from another source ({described[0]}, not {described[1]}); "
+            "choose another name, or replace it (--replace)"
+        )
 
 
 @contextmanager
-def _lock(home: Path, name: str, say: Say | None) -> Iterator[bool]:
-    """Hold the one lock of a name; give whether another process had it. Cleans up what dead
-    processes left.
-    """
+def _lock(home: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a name, and clean up leftovers of killed processes."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(home / f".{name}.lock")
-        waited = False
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            waited = True
-            if say is not None:
-                say(f"another process is preparing {name}; waiting for it")
+            logger.info("another process is preparing %s; waiting for it", name)
             lock.acquire()
     except OSError as error:
         raise ValueError(
@@ -173,104 +194,91 @@ def _lock(home: Path, name: str, say: Say | None) -> Iterator[bool]:
         ) from None
     try:
         _clean_up(home, name)
-        yield waited
+        yield
     finally:
         lock.release()
 
 
 def _clean_up(home: Path, name: str) -> None:
-    """Finish what a process left that died in the middle; whoever holds the lock is the only one
-    alive.
-    """
+    """Finish or remove what a killed process left; the holder of the lock is the only one alive."""
     for entry in sorted(home.glob(f".{glob.escape(name)}.*")):
         rest = entry.name.removeprefix(f".{name}.")
         if re.fullmatch(r"old-\d+", rest) and not (home / name).exists():
-            entry.rename(home / name)  # died between its two renames
+            entry.rename(home / name)  # killed between its two renames
         elif re.fullmatch(r"(old|tmp)-\d+", rest):
             shutil.rmtree(entry)
 
 
-def _existing(home: Path, name: str, say: Say | None = None) -> Dataset | None:
-    """Open the pack of this name; None when there is none or it is damaged, and so may be replaced.
+def _existing(home: Path, name: str) -> Dataset | None:
+    """Open the dataset of this name; None if there is none or it is damaged (and so replaceable).
 
-    Raises ValueError when something else has the place: nothing but a pack is ever replaced.
+    Raises ValueError if anything else has its place: only datasets are ever replaced.
     """
     place = home / name
     if not place.exists():
         return None
-    if not _is_pack(place):
+    if not place.is_dir() or not all(
+        entry.is_file() and entry.name in _FILES for entry in place.iterdir()
+    ):
         raise ValueError(
-            f"{place} exists and is no pack; choose another name, or set TINYSIGHT_DATA to another folder"
+            f"{place} exists and is not a dataset; choose another name, "
+            "or set TINYSIGHT_DATA to another folder"
         )
     try:
         return open_dataset(place)
     except ValueError as error:
-        if say is not None:
-            say(f"{error}: doing so")
+        logger.warning("%s: preparing it", error)
         return None
 
 
-def _is_pack(place: Path) -> bool:
-    """Whether a folder has a pack's files, whole or not, and nothing else: then it is ours to
-    replace.
-    """
-    return place.is_dir() and all(
-        entry.is_file() and entry.name in PACK_FILES for entry in place.iterdir()
-    )
-
-
 def _write(
-    listing: DatasetIndex,
-    decode: Decode,
+    source: Source,
+    origin: dict[str, Any],
     home: Path,
     workers: int | None,
     on_unreadable: OnUnreadable,
     progress: Progress | None,
 ) -> Dataset:
-    """Write, check and publish; the lock is held and the listing is checked."""
-    if on_unreadable not in ("stop", "skip"):
-        raise ValueError(f"on_unreadable is {on_unreadable!r}, expected 'stop' or 'skip'")
-    folder = home / f".{listing.name}.tmp-{os.getpid()}"
+    """Write, check and publish; the lock is held and the index is checked."""
+    folder = home / f".{source.name}.tmp-{os.getpid()}"
     try:
         folder.mkdir()
-        listing, digests = _write_images(folder, listing, decode, workers, on_unreadable, progress)
-        _write_rest(folder, listing, digests)
+        index, digests = _write_images(folder, source, workers, on_unreadable, progress)
+        _write_rest(folder, source.name, index, origin, digests)
         open_dataset(folder)
-        _publish(folder, home / listing.name)
+        _publish(folder, home / source.name)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise
-        need = len(listing.files) * _row_bytes(listing)
+        need = len(source.index.files) * source.index.image_size**2 * 3
+        free = shutil.disk_usage(home).free
         raise ValueError(
-            f"the disk of {home} is full: {listing.name} needs about {need / 1e9:.2f} GB and "
-            f"{shutil.disk_usage(home).free / 1e9:.2f} GB are free; make room or set TINYSIGHT_DATA to another disk"
+            f"the disk of {home} is full: {source.name} needs about {need / 1e9:.2f} GB and "
+            f"{free / 1e9:.2f} GB are free; make room or set TINYSIGHT_DATA to another disk"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return open_dataset(home / listing.name)
-
-
-def _row_bytes(listing: DatasetIndex) -> int:
-    return listing.image_size**2 * 3
+    return open_dataset(home / source.name)
 
 
 def _write_images(
     folder: Path,
-    listing: DatasetIndex,
-    decode: Decode,
+    source: Source,
     workers: int | None,
     on_unreadable: OnUnreadable,
     progress: Progress | None,
 ) -> tuple[DatasetIndex, npt.NDArray[np.uint8]]:
-    path = folder / "images.npy"
-    num, row_bytes = len(listing.files), _row_bytes(listing)
+    """Write images.npy; return the index of the readable rows and their digests."""
+    path, index = folder / "images.npy", source.index
+    num, size = len(index.files), index.image_size
+    row_bytes = size * size * 3
     with path.open("wb+", buffering=0) as file:
         reserve(file.fileno(), HEADER_BYTES + num * row_bytes)
-        file.write(images_header(num, listing.image_size))
+        file.write(images_header(num, size))
         digests, failures = decode_rows(
-            decode,
+            source.decode,
             num,
-            listing.image_size,
+            size,
             path,
             HEADER_BYTES,
             workers=workers,
@@ -278,29 +286,29 @@ def _write_images(
             progress=progress,
         )
         if failures and on_unreadable == "stop":
+            reasons = few([why.removeprefix("cannot read ") for _, why in failures], "; ")
             raise ValueError(
-                f"cannot read {_few([why.removeprefix('cannot read ') for _, why in failures])}; "
-                "mend or remove them, or --skip-unreadable"
+                f"cannot read {reasons}; repair or remove them, or use --skip-unreadable"
             )
         if failures:
+            if len(failures) == num:
+                raise ValueError(f"all {num} images are unreadable; the first: {failures[0][1]}")
             keep = np.ones(num, bool)
             keep[[row for row, _ in failures]] = False
-            listing, digests = without_rows(listing, keep, failures), digests[keep]
-            _squeeze(file.fileno(), keep, row_bytes)
-            header = images_header(len(digests), listing.image_size)
+            notes = [f"left out: {why}" for _, why in failures]
+            index = index.keep_rows(
+                keep, (f"{len(failures)} unreadable images were left out", *notes)
+            )
+            digests = digests[keep]
+            _remove_rows(file.fileno(), keep, row_bytes)
+            header = images_header(len(digests), size)
             write_at(file.fileno(), [memoryview(header)], 0)
         os.fsync(file.fileno())
-    return listing, digests
+    return index, digests
 
 
-def _few(names: list[str]) -> str:
-    return "; ".join(names[:FEW]) + (f"; and {len(names) - FEW} more" if len(names) > FEW else "")
-
-
-def _squeeze(descriptor: int, keep: npt.NDArray[np.bool_], row_bytes: int) -> None:
-    """Move the kept rows of images.npy together, in place and in order, and cut the file behind
-    them.
-    """
+def _remove_rows(descriptor: int, keep: npt.NDArray[np.bool_], row_bytes: int) -> None:
+    """Move the kept rows of images.npy together, in place and in order, and cut the file."""
     for target, row in enumerate(np.flatnonzero(keep)):
         if target != row:
             data = read_at(descriptor, row_bytes, HEADER_BYTES + int(row) * row_bytes)
@@ -308,40 +316,25 @@ def _squeeze(descriptor: int, keep: npt.NDArray[np.bool_], row_bytes: int) -> No
     os.truncate(descriptor, HEADER_BYTES + int(keep.sum()) * row_bytes)
 
 
-def _write_rest(folder: Path, listing: DatasetIndex, digests: npt.NDArray[np.uint8]) -> None:
+def _write_rest(
+    folder: Path,
+    name: str,
+    index: DatasetIndex,
+    origin: dict[str, Any],
+    digests: npt.NDArray[np.uint8],
+) -> None:
     """Write every small file, the manifest last, each durable; then the folder itself."""
-    contents = {
-        "labels.npy": _npy(listing.labels),
-        "boxes.npy": _npy(listing.boxes),
-        "box_labels.npy": _npy(listing.box_labels),
-        "box_offsets.npy": _npy(listing.box_offsets),
-        "digests.npy": _npy(digests),
-        "files.json": json.dumps(
-            listing.files, ensure_ascii=False, separators=(",\n", ":")
-        ).encode(),
-    }
-    duplicates = find_duplicates(listing, digests)
-    manifest = {
-        "format": FORMAT,
-        "name": listing.name,
-        "image_size": listing.image_size,
-        "num_images": len(digests),
-        "num_boxes": len(listing.boxes),
-        "class_names": list(listing.class_names),
-        "class_ids": list(listing.class_ids),
-        "splits": {name: list(bounds) for name, bounds in listing.splits.items()},
-        "sha256": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
-        "source": listing.source,
-        "notes": [*listing.notes, *duplicate_notes(duplicates)],
-        "duplicates": duplicates,
-        "extra": listing.extra,
-    }
-    manifest["digest"] = manifest_digest(manifest)
+    contents = {f"{array}.npy": _npy(getattr(index, array)) for array in _ARRAYS}
+    contents["digests.npy"] = _npy(digests)
+    files = json.dumps(index.files, ensure_ascii=False, separators=(",\n", ":"))
+    contents["files.json"] = files.encode()
+    checksums = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    duplicates = find_duplicates(index, digests)
+    index = dataclasses.replace(index, notes=index.notes + tuple(_duplicate_notes(duplicates)))
+    manifest = make_manifest(name, index, origin, checksums, duplicates)
+    contents["manifest.json"] = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
     for file, content in contents.items():
         write_durable(folder / file, content)
-    write_durable(
-        folder / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1).encode()
-    )
     sync_folder(folder)
 
 
@@ -351,10 +344,42 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     return content.getvalue()
 
 
-def _publish(folder: Path, target: Path) -> None:
-    """Rename the finished folder to its name; an older pack of that name steps aside first and is
-    then removed.
+def find_duplicates(
+    index: DatasetIndex, digests: npt.NDArray[np.uint8]
+) -> list[dict[str, list[Any]]]:
+    """Group images of identical pixels with different labels or in different splits.
+
+    Each group is {"files", "labels" (class ids, None for unlabeled), "splits"}, in row order.
     """
+    keys = digests.view("<u8")[:, 0]  # 8 of 32 bytes to sort by; the full digest decides
+    values, counts = np.unique(keys, return_counts=True)
+    groups: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(np.isin(keys, values[counts > 1])):
+        groups.setdefault(digests[row].tobytes(), []).append(int(row))
+    found: list[dict[str, list[Any]]] = []
+    for rows in groups.values():
+        labels = [int(index.labels[row]) for row in rows]
+        splits = [
+            next(name for name, (start, stop) in index.splits.items() if start <= row < stop)
+            for row in rows
+        ]
+        if len(set(labels) - {-1}) > 1 or len(set(splits)) > 1:
+            ids = [index.class_ids[label] if label >= 0 else None for label in labels]
+            files = [index.files[row] for row in rows]
+            found.append({"files": files, "labels": ids, "splits": splits})
+    return found
+
+
+def _duplicate_notes(duplicates: list[dict[str, list[Any]]]) -> Iterator[str]:
+    conflicts = sum(len(set(group["labels"]) - {None}) > 1 for group in duplicates)
+    across = sum(len(set(group["splits"])) > 1 for group in duplicates)
+    for count, fault in ((conflicts, "have different labels"), (across, "are in several splits")):
+        if count:
+            yield f"{count} groups of identical images {fault} (manifest: duplicates)"
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Rename the finished folder to its name; an older dataset is moved away first, then removed."""
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     if target.exists():
         target.rename(old)

@@ -1,4 +1,7 @@
-"""Open packs: find them, check them, read them; see docs/architecture.md for the files of a pack."""
+"""Image datasets: open, list and verify prepared ones; hold derived ones in memory.
+
+docs/architecture.md describes the files of a prepared dataset's folder.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,27 +20,70 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.decoding import Progress
-
-FORMAT = "tinysight-pack/1"
+FORMAT = "tinysight-dataset/1"
+SPLITS = ("train", "minival", "val", "test")
 HEADER_BYTES = 128  # of images.npy: numpy pads a version 1.0 header of this form to exactly that
-FOLDER_MARK, FILE_MARK = "folder:", "file:"
-FINGERPRINT_TAIL = (
-    32 << 20
-)  # holds the whole directory of a zip of 200,000 members with paths of 100 letters
+FEW = 5  # names in one message
+_FOLDER_MARK, _FILE_MARK = "folder:", "file:"
+_FINGERPRINT_TAIL = 32 << 20  # holds the directory of a zip of 200,000 members with long paths
+
+Decode = Callable[[int], npt.NDArray[np.uint8]]  # row -> uint8 (S, S, 3)
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetIndex:
+    """Everything in a dataset but its pixels, in row order (N rows, M boxes, K classes)."""
+
+    image_size: int
+    class_names: tuple[str, ...]  # K, for people: "goldfish"
+    class_ids: tuple[str, ...]  # K, stable: a wnid or a folder's name
+    splits: dict[str, tuple[int, int]]  # half-open row ranges in the order of SPLITS, from 0 to N
+    files: tuple[str, ...]  # N names, relative to the source
+    labels: npt.NDArray[np.int64]  # (N,), -1 for unlabeled
+    boxes: npt.NDArray[np.float32]  # (M, 4)
+    box_labels: npt.NDArray[np.int64]  # (M,)
+    box_offsets: npt.NDArray[np.int64]  # (N + 1,): row i has boxes box_offsets[i : i + 2]
+    notes: tuple[str, ...] = ()  # what a person should know about this data, one line each
+    extra: dict[str, Any] = field(default_factory=dict)  # JSON values for the manifest
+
+    def keep_rows(self, keep: npt.NDArray[np.bool_], notes: tuple[str, ...]) -> DatasetIndex:
+        """Drop the rows where `keep` (N,) is false, with their boxes, and add notes."""
+        before = np.concatenate([[0], np.cumsum(keep)]).tolist()  # kept rows before each row
+        counts = np.diff(self.box_offsets)
+        keep_boxes = np.repeat(keep, counts)
+        splits = {name: (before[start], before[stop]) for name, (start, stop) in self.splits.items()}
+        return replace(
+            self,
+            splits={name: bounds for name, bounds in splits.items() if bounds[0] < bounds[1]},
+            files=tuple(file for file, kept in zip(self.files, keep, strict=True) if kept),
+            labels=self.labels[keep],
+            boxes=self.boxes[keep_boxes],
+            box_labels=self.box_labels[keep_boxes],
+            box_offsets=np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64),
+            notes=self.notes + notes,
+        )
 
 
 @dataclass(frozen=True)
+class View:
+    """A selection of another dataset's rows, or images composed of them; must be picklable."""
+
+    base: Dataset
+    index: DatasetIndex
+    compose: Decode
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """An opened pack: cheap to make, to pickle and to send to another process; arrays are
-    read-only.
-    """
+    """Labeled images with boxes, as read-only arrays; cheap to make and to pickle."""
 
-    path: Path
-    manifest: dict[str, Any] = field(repr=False, compare=False)
+    path: Path | None  # its folder; None for a view, which is only in memory
+    manifest: dict[str, Any] = field(repr=False)
+    view: View | None = field(default=None, repr=False)
 
-    def __reduce__(self) -> tuple[type[Dataset], tuple[Path, dict[str, Any]]]:
-        return Dataset, (self.path, self.manifest)  # without the arrays that were looked at
+    def __reduce__(self) -> tuple[type[Dataset], tuple[Any, ...]]:
+        return Dataset, (self.path, self.manifest, self.view)  # without the arrays read so far
 
     @property
     def name(self) -> str:
@@ -64,46 +111,59 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of all content (pixels, labels, boxes, names), the same wherever the same
-        data came from.
-        """
+        """SHA-256 of all content (pixels, labels, boxes, names), whatever the source's location."""
         return str(self.manifest["digest"])
 
     @cached_property
-    def images(self) -> npt.NDArray[np.uint8]:  # (N, S, S, 3), memory-mapped
-        return np.load(self.path / "images.npy", mmap_mode="r")  # type: ignore[no-any-return]
+    def images(self) -> npt.NDArray[np.uint8]:
+        """Images (N, S, S, 3), RGB; memory-mapped, or an array for a view."""
+        if self.view is None:
+            mapped: npt.NDArray[np.uint8] = np.load(self._file("images.npy"), mmap_mode="r")
+            return mapped
+        images = np.stack([self.view.compose(row) for row in range(len(self))])
+        images.flags.writeable = False
+        return images
 
     @cached_property
-    def labels(self) -> npt.NDArray[np.int64]:  # (N,), -1 where there is none
-        return self._array("labels.npy")
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class labels (N,), -1 for unlabeled."""
+        return self._array("labels")
 
     @cached_property
-    def boxes(self) -> npt.NDArray[np.float32]:  # (M, 4)
-        return self._array("boxes.npy")
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """All boxes (M, 4): half-open pixels (x0, y0, x1, y1)."""
+        return self._array("boxes")
 
     @cached_property
-    def box_labels(self) -> npt.NDArray[np.int64]:  # (M,)
-        return self._array("box_labels.npy")
+    def box_labels(self) -> npt.NDArray[np.int64]:
+        """Class labels of the boxes (M,)."""
+        return self._array("box_labels")
 
     @cached_property
-    def box_offsets(self) -> npt.NDArray[np.int64]:  # (N + 1,)
-        return self._array("box_offsets.npy")
+    def box_offsets(self) -> npt.NDArray[np.int64]:
+        """Offsets (N + 1,): row i has boxes box_offsets[i] to box_offsets[i + 1]."""
+        return self._array("box_offsets")
 
     @cached_property
-    def digests(self) -> npt.NDArray[np.uint8]:  # (N, 32)
-        return self._array("digests.npy")
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """SHA-256 of each image (N, 32)."""
+        if self.view is None:
+            return self._array("digests")
+        joined = b"".join(hashlib.sha256(image).digest() for image in self.images)
+        return np.frombuffer(joined, np.uint8).reshape(-1, 32)
 
     @cached_property
-    def files(self) -> tuple[str, ...]:  # N, relative to the source
-        return tuple(json.loads((self.path / "files.json").read_text("utf-8")))
+    def files(self) -> tuple[str, ...]:
+        """File names (N), relative to the source."""
+        if self.view is not None:
+            return self.view.index.files
+        return tuple(json.loads(self._file("files.json").read_text("utf-8")))
 
     def __len__(self) -> int:
         return max(stop for _, stop in self.splits.values())
 
     def rows(self, split: str) -> range:
-        """Give the rows of a split, or of adjacent ones joined by + ("train+minival"). Raises
-        ValueError.
-        """
+        """Return the rows of a split, or of adjacent splits joined by + ("train+minival")."""
         parts = split.split("+")
         if unknown := [part for part in parts if part not in self.splits]:
             raise ValueError(
@@ -113,27 +173,29 @@ class Dataset:
         for (_, stop), (start, _) in pairwise(ranges):
             if start != stop:
                 raise ValueError(
-                    f"the splits of {split!r} do not lie side by side in {self.name}: {self.splits}"
+                    f"the splits of {split!r} are not adjacent in {self.name}: {self.splits}"
                 )
         return range(ranges[0][0], ranges[-1][1])
 
     def boxes_of(self, row: int) -> npt.NDArray[np.float32]:
-        """Give the boxes (n, 4) of one row; their labels are `box_labels` at the same places."""
+        """Return the boxes (n, 4) of one row; their labels are `box_labels` at the same indices."""
         return self.boxes[self.box_offsets[row] : self.box_offsets[row + 1]]
 
     def padded_boxes(self, rows: range) -> npt.NDArray[np.float32]:
-        """Give the boxes (n, G, 4) of n rows, G the most that one of them has, padded with NaN."""
+        """Return the boxes (n, G, 4) of n rows, padded with NaN to the largest number per row."""
+        start, stop = self.box_offsets[rows.start], self.box_offsets[rows.stop]
         counts = np.diff(self.box_offsets[rows.start : rows.stop + 1])
         padded = np.full((len(rows), int(counts.max(initial=0)), 4), np.nan, np.float32)
         image = np.repeat(np.arange(len(rows)), counts)
-        place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
-        padded[image, place] = self.boxes[
-            self.box_offsets[rows.start] : self.box_offsets[rows.stop]
-        ]
+        padded[image, np.arange(stop - start) - np.repeat(np.cumsum(counts) - counts, counts)] = (
+            self.boxes[start:stop]
+        )
         return padded
 
     def verify(self, progress: Progress | None = None) -> tuple[str, ...]:
-        """Read every byte and name each damaged file or image; empty where all is well."""
+        """Read every byte; name each damaged file or image. Empty: nothing is damaged."""
+        if self.path is None:
+            return () if self.view is None else self.view.base.verify(progress)
         try:
             _check_files(self.path, self.manifest)
         except ValueError as error:
@@ -141,36 +203,84 @@ class Dataset:
         damaged = []
         for row, (image, digest) in enumerate(zip(self.images, self.digests, strict=True)):
             if hashlib.sha256(image).digest() != digest.tobytes():
-                damaged.append(
-                    f"images.npy: row {row} ({self.files[row]}) is not as it was written"
-                )
+                damaged.append(f"images.npy: row {row} ({self.files[row]}) is damaged")
             if progress is not None and (row + 1) % 1024 == 0:
                 progress(row + 1, len(self))
         return tuple(damaged)
 
     def source_state(self) -> Literal["same", "changed", "gone", "unknown"]:
-        """Compare the source's fingerprint with what lies there now; "unknown" where there is
-        nothing to look at.
-        """
+        """Compare the source's fingerprint with the source now; "unknown" for drawn data."""
+        if self.view is not None:
+            return self.view.base.source_state()
         source = self.manifest["source"]
         path, known = source.get("path"), str(source.get("fingerprint", ""))
-        if not path or not known.startswith((FOLDER_MARK, FILE_MARK)):
+        if not path or not known.startswith((_FOLDER_MARK, _FILE_MARK)):
             return "unknown"
         try:
             return "same" if source_fingerprint(Path(path)) == known else "changed"
         except FileNotFoundError:
             return "gone"
 
-    def _array(self, file: str) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.load(self.path / file)
+    def _file(self, name: str) -> Path:
+        assert self.path is not None
+        return self.path / name
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any]
+        if self.view is None:
+            array = np.load(self._file(f"{name}.npy"))
+        else:
+            array = getattr(self.view.index, name).view()
         array.flags.writeable = False
         return array
 
 
+def make_view(name: str, view: View, *, kind: str, parameters: str) -> Dataset:
+    """Make a dataset in memory; its digest follows from the base's digest and `parameters`."""
+    source = {
+        "kind": kind,
+        "path": view.base.name,
+        "fingerprint": f"{kind}-{view.base.digest}-{parameters}",
+    }
+    extra = view.index.extra | {"derived": source["fingerprint"]}
+    index = replace(view.index, extra=extra)
+    return Dataset(None, make_manifest(name, index, source, {}, []), view)
+
+
+def make_manifest(
+    name: str,
+    index: DatasetIndex,
+    source: dict[str, Any],
+    checksums: dict[str, str],
+    duplicates: list[dict[str, list[Any]]],
+) -> dict[str, Any]:
+    """Describe a dataset in JSON values; `source` has kind, path, fingerprint, maybe settings."""
+    manifest = {
+        "format": FORMAT,
+        "name": name,
+        "image_size": index.image_size,
+        "num_images": len(index.files),
+        "num_boxes": len(index.boxes),
+        "class_names": list(index.class_names),
+        "class_ids": list(index.class_ids),
+        "splits": {split: list(bounds) for split, bounds in index.splits.items()},
+        "sha256": checksums,
+        "source": source,
+        "notes": list(index.notes),
+        "duplicates": duplicates,
+        "extra": index.extra,
+    }
+    return manifest | {"digest": manifest_digest(manifest)}
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its source."""
+    content = {key: value for key, value in manifest.items() if key not in ("digest", "source")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def data_home() -> Path:
-    """Give the folder where packs live: $TINYSIGHT_DATA, else $XDG_CACHE_HOME/tinysight, else
-    ~/.cache/tinysight.
-    """
+    """Return $TINYSIGHT_DATA, else $XDG_CACHE_HOME/tinysight, else ~/.cache/tinysight."""
     if chosen := os.environ.get("TINYSIGHT_DATA"):
         return Path(chosen).expanduser()
     if cache := os.environ.get("XDG_CACHE_HOME"):
@@ -179,68 +289,66 @@ def data_home() -> Path:
 
 
 def list_datasets(home: Path | None = None) -> tuple[str, ...]:
-    """List the names of the packs in a data home."""
-    home = data_home() if home is None else home
-    if not home.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            entry.parent.name
-            for entry in home.glob("*/manifest.json")
-            if entry.parent.name[0] != "."
-        )
+    """List the names of the datasets in a data home."""
+    found = (path.parent.name for path in (home or data_home()).glob("*/manifest.json"))
+    return tuple(sorted(name for name in found if name[0] != "."))
+
+
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether it is a path and not a name: a Path, or text with a separator or a leading ~."""
+    if isinstance(name_or_path, Path):
+        return True
+    return any(separator in name_or_path for separator in (os.sep, os.altsep or os.sep)) or (
+        name_or_path.startswith("~")
     )
 
 
 def open_dataset(name_or_path: str | Path, *, home: Path | None = None) -> Dataset:
-    """Open a pack by name, or by path where it has a separator or is a Path. Checks all but the
-    pixels.
+    """Open a prepared dataset and check everything but its pixels.
 
-    Raises ValueError: there is none (with the nearest name and the command that makes one), or
-    it is damaged."""
+    Raises ValueError if there is none (with the nearest name and how to make one) or it is damaged.
+    """
     home = data_home() if home is None else home
-    by_path = isinstance(name_or_path, Path) or os.sep in name_or_path
-    path = Path(name_or_path) if by_path else home / name_or_path
+    path = Path(name_or_path).expanduser() if is_path(name_or_path) else home / name_or_path
     if not (path / "manifest.json").is_file():
-        raise ValueError(_no_pack(str(name_or_path), home, path.is_dir()))
+        raise ValueError(_no_dataset(str(name_or_path), home, path.is_dir()))
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(
-            f"{path / 'manifest.json'} is damaged ({error}); prepare the data anew"
+            f"{path / 'manifest.json'} is damaged ({error}); prepare the data again"
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise ValueError(
-            f"{path} has the format {found!r}, this version reads {FORMAT!r}; prepare the data anew"
+            f"{path} has the format {found!r}, this version reads {FORMAT!r}; "
+            "prepare the data again"
         )
     if manifest.get("digest") != manifest_digest(manifest):
-        raise ValueError(
-            f"{path / 'manifest.json'} is not as it was written; prepare the data anew"
-        )
+        raise ValueError(f"{path / 'manifest.json'} is damaged; prepare the data again")
     _check_files(path, manifest)
     return Dataset(path.absolute(), manifest)
 
 
 def source_fingerprint(path: Path) -> str:
-    """Fingerprint a folder by (relative path, size, mtime) of every file, a file by its size and
-    its end (32 MiB).
+    """Fingerprint a folder by (path, size, mtime) of its files, a file by its size and end.
 
     Cheap: no file of a folder is opened, so touching one counts as a change. Links are followed;
-    what begins with a dot is left out, or looking at a folder with some file managers would
-    change it. A zip ends with its directory, which has the names, sizes and checksums of all
-    members: its end tells whether it is the same. Raises FileNotFoundError."""
+    names that begin with a dot are skipped, as some file managers write such files. A zip ends
+    with its directory, which has the names, sizes and checksums of all members. Raises
+    FileNotFoundError.
+    """
     digest = hashlib.sha256()
     if path.is_dir():
         lines: list[str] = []
         _add_stat_lines(lines, os.fspath(path), "", frozenset())
         digest.update(os.fsencode("".join(sorted(lines))))
-        return FOLDER_MARK + digest.hexdigest()
+        return _FOLDER_MARK + digest.hexdigest()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - FINGERPRINT_TAIL))
+        file.seek(max(0, size - _FINGERPRINT_TAIL))
         digest.update(size.to_bytes(8, "little") + file.read())
-    return FILE_MARK + digest.hexdigest()
+    return _FILE_MARK + digest.hexdigest()
 
 
 def _add_stat_lines(
@@ -260,37 +368,58 @@ def _add_stat_lines(
                 continue
             try:
                 stat = entry.stat()
-            except FileNotFoundError:  # where a link leads to
+            except FileNotFoundError:  # a link to nothing
                 stat = entry.stat(follow_symlinks=False)
             lines.append(f"{prefix}{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
 
 
-def _no_pack(name: str, home: Path, there: bool) -> str:
+def few(names: Iterable[str], separator: str = ", ") -> str:
+    """Join the first few names and count the others."""
+    names = list(names)
+    more = f"{separator.rstrip(' ,')} and {len(names) - FEW} more" if len(names) > FEW else ""
+    return separator.join(names[:FEW]) + more
+
+
+def images_header(num: int, image_size: int) -> bytes:
+    """Return the first HEADER_BYTES bytes of an images.npy of `num` images."""
+    header = io.BytesIO()
+    shape = (num, image_size, image_size, 3)
+    fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    assert len(header.getvalue()) == HEADER_BYTES, len(header.getvalue())
+    return header.getvalue()
+
+
+def _no_dataset(name: str, home: Path, is_folder: bool) -> str:
     names = list_datasets(home)
-    what = f"{name} is a folder but no pack" if there else f"there is no pack {name!r} in {home}"
+    what = (
+        f"{name} is a folder but not a prepared dataset"
+        if is_folder
+        else f"there is no dataset {name!r} in {home}"
+    )
     near = difflib.get_close_matches(name, names, n=1)
     known = f"it has {', '.join(names)}" if names else "it has none yet"
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    ways = "tinysight data get tiny-imagenet, tinysight data get shapes, or tinysight data import FOLDER --name NAME"
-    return f"{what}; {known}{hint} Make one with {ways}"
+    return (
+        f"{what}; {known}{hint} Make one with tinysight data get tiny-imagenet, tinysight data get "
+        "shapes, or tinysight data import FOLDER --name NAME"
+    )
 
 
 def _check_files(path: Path, manifest: dict[str, Any]) -> None:
-    """Raise ValueError naming the first file that is missing or not of the form or content it was
-    written with.
-    """
+    """Raise ValueError naming the first file that is missing or damaged (pixels not checked)."""
     num, size = manifest["num_images"], manifest["image_size"]
     for file, expected in manifest["sha256"].items():
-        content = _read(path / file)
-        if hashlib.sha256(content).hexdigest() != expected:
+        if hashlib.sha256(_read(path / file)).hexdigest() != expected:
             raise ValueError(
-                f"{path / file} is damaged (its checksum differs); prepare the data anew"
+                f"{path / file} is damaged (its checksum differs); prepare the data again"
             )
     images = path / "images.npy"
     length = HEADER_BYTES + num * size * size * 3
     if _read(images, HEADER_BYTES) != images_header(num, size) or images.stat().st_size != length:
         raise ValueError(
-            f"{images} is damaged, expected uint8 ({num}, {size}, {size}, 3); prepare the data anew"
+            f"{images} is damaged, expected uint8 ({num}, {size}, {size}, 3); "
+            "prepare the data again"
         )
 
 
@@ -299,23 +428,4 @@ def _read(path: Path, length: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(length)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing; prepare the data anew") from None
-
-
-def images_header(num: int, image_size: int) -> bytes:
-    """Give the first bytes of an images.npy of `num` images: always HEADER_BYTES, so that rows can
-    be dropped.
-    """
-    header = io.BytesIO()
-    shape = (num, image_size, image_size, 3)
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
-    assert len(header.getvalue()) == HEADER_BYTES, len(header.getvalue())
-    return header.getvalue()
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """Give the SHA-256 of all a manifest says but where the data came from."""
-    content = {key: value for key, value in manifest.items() if key not in ("digest", "source")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        raise ValueError(f"{path} is missing; prepare the data again") from None

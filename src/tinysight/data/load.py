@@ -1,85 +1,123 @@
-"""Load a dataset by its name; what follows from the name alone is made when it is not there yet."""
+"""Load a dataset by name or folder; what follows from the name alone is made when needed."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-from tinysight.data import composites, shapes, subset
-from tinysight.data.dataset import Dataset, data_home, list_datasets, open_dataset
+from tinysight.data.build import build
+from tinysight.data.composites import mosaics
+from tinysight.data.dataset import (
+    Dataset,
+    Progress,
+    data_home,
+    is_path,
+    list_datasets,
+    open_dataset,
+)
+from tinysight.data.folder import FolderSource
+from tinysight.data.shapes import Shapes
+from tinysight.data.subset import one_class
 
-logger = logging.getLogger("tinysight")
-Progress = Callable[[int, int], None]
+_SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
+_ONE_CLASS = re.compile(
+    r"(?P<base>.+?)\.(?P<class_name>[\w-]+)(?:\.fold(?P<fold>\d+))?(?:\.negatives(?P<number>\d+))?"
+)
+_MOSAICS = re.compile(r"(?P<base>.+?)(?:\.(?P<class_name>[\w-]+))?\.mosaics")
 
 
 def load_dataset(
-    name: str | Path, *, home: Path | None = None, progress: Progress | None = None
+    name_or_folder: str | Path | Dataset,
+    *,
+    home: str | Path | None = None,
+    image_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Open a dataset by name or folder, or make it where its name alone defines it.
+    """Load a dataset by its name, or from a folder of class folders.
 
-    Those are the drawn `shapes` and `shapes-2-4` (two to four objects), and parts of others: one
-    class, `<dataset>.<class>` with `.foldK` and `.negativesN`, or mosaics, `<dataset>.mosaics` and
-    `<dataset>.<class>.mosaics`.
+    A name is that of a prepared dataset, or follows a pattern: `shapes` and `shapes-2-4` (two to
+    four objects per scene) are drawn; `<dataset>.<class>` with `.foldK` and `.negativesN` is a view
+    of one class, `<dataset>.<class>.mosaics` and `<dataset>.mosaics` are mosaics. A folder is
+    imported under its own name, once, at `image_size` pixels (None: as before, else 64).
+
+    Args:
+        name_or_folder: a name, a folder (of class folders, or of a prepared dataset), or a Dataset,
+            which is returned as it is.
+        home: folder of prepared datasets; None for `data_home()`.
+        progress: called with (images done, images in total).
     """
-    home = home or data_home()
-    name = str(name)
-    if os.sep in name or name in list_datasets(home):
+    if isinstance(name_or_folder, Dataset):
+        return name_or_folder
+    home = data_home() if home is None else Path(home).expanduser()
+    if is_path(name_or_folder):
+        return _from_folder(Path(name_or_folder).expanduser(), home, image_size, progress)
+    name = str(name_or_folder)
+    if name in list_datasets(home):
         return open_dataset(name, home=home)
-    if drawn := re.fullmatch(r"shapes(?:-(\d+)-(\d+))?", name):
-        fewest, most = (int(number or 1) for number in drawn.groups())
-        return shapes.prepare(
-            home=home, objects=(fewest, most), name=name, progress=progress, say=logger.info
-        )
-    return _derived(name, home, progress) or open_dataset(name, home=home)
+    if found := _SHAPES.fullmatch(name):
+        fewest, most = (int(number or 1) for number in found.groups())
+        return build(Shapes(name=name, objects=(fewest, most)), home=home, progress=progress)
+    if (view := _view(name, home, progress)) is not None:
+        return view
+    if Path(name).is_dir():
+        return _from_folder(Path(name), home, image_size, progress)
+    return open_dataset(name, home=home)  # raises, and names the nearest
 
 
-def _derived(name: str, home: Path, progress: Progress | None) -> Dataset | None:
-    """Make a dataset like tiny-imagenet.goldfish.fold2; None for other names."""
-    part = r"(?P<source>.+?)\.(?P<part>[\w-]+)"
-    mosaics = name.endswith(".mosaics")
-    if mosaics:
-        found = re.fullmatch(part + r"\.mosaics", name) or re.fullmatch(
-            r"(?P<source>.+)(?P<part>)\.mosaics", name
-        )
-    else:
-        options = r"(?:\.fold(?P<fold>\d+))?(?:\.negatives(?P<negatives>\d+))?"
-        found = re.fullmatch(part + options, name)
-    if found is None or (source := _source(name, found["source"], home, progress)) is None:
-        if mosaics and found and found["part"]:  # the "class" may belong to the name
-            source = _source(name, name.removesuffix(".mosaics"), home, progress)
-            if source is not None:
-                return _mosaics(name, source, None, home)
+def _view(name: str, home: Path, progress: Progress | None) -> Dataset | None:
+    """Make the view of a name like tiny-imagenet.goldfish.fold2; None for other names."""
+    if found := _MOSAICS.fullmatch(name):
+        # <dataset>.mosaics, where the dataset's own name may have a dot
+        base = _base(name, name.removesuffix(".mosaics"), home, progress)
+        if base is not None:
+            return mosaics(base, name=name)
+        base = _base(name, found["base"], home, progress)
+        return None if base is None else mosaics(base, found["class_name"], name=name)
+    found = _ONE_CLASS.fullmatch(name)
+    base = None if found is None else _base(name, found["base"], home, progress)
+    if found is None or base is None:
         return None
-    if mosaics:
-        return _mosaics(name, source, found["part"] or None, home)
-    class_name = source.class_names[subset.find_class(source, found["part"])]
-    logger.info("making %s: %s of %s", name, class_name, source.name)
-    return subset.prepare(
-        source,
-        found["part"],
-        home=home,
+    number = found["number"]
+    return one_class(
+        base,
+        found["class_name"],
         fold=int(found["fold"] or 0),
-        negatives=None if found["negatives"] is None else int(found["negatives"]),
+        negatives=None if number is None else int(number),
         name=name,
-        say=logger.info,
     )
 
 
-def _mosaics(name: str, source: Dataset, part: str | None, home: Path) -> Dataset:
-    what = "all classes" if part is None else source.class_names[subset.find_class(source, part)]
-    logger.info("making %s: %s of %s", name, what, source.name)
-    return composites.prepare(source, part, home=home, name=name, say=logger.info)
-
-
-def _source(name: str, source: str, home: Path, progress: Progress | None) -> Dataset | None:
-    """Load the dataset that another is made from; None where there is none of that name."""
-    if source in list_datasets(home) or re.fullmatch(r"shapes(-\d+-\d+)?", source):
-        return load_dataset(source, home=home, progress=progress)
-    if source == "tiny-imagenet":
+def _base(view: str, name: str, home: Path, progress: Progress | None) -> Dataset | None:
+    """Load the dataset that a view is of; None if there is none of that name."""
+    if name in list_datasets(home) or _SHAPES.fullmatch(name):
+        return load_dataset(name, home=home, progress=progress)
+    if name == "tiny-imagenet":
         raise ValueError(
-            f"{name} is made from tiny-imagenet, which is not there yet: `tinysight data get tiny-imagenet`"
+            f"{view} is a view of tiny-imagenet, which is not prepared yet; "
+            "use: tinysight data get tiny-imagenet"
         )
     return None
+
+
+def _from_folder(
+    folder: Path, home: Path, image_size: int | None, progress: Progress | None
+) -> Dataset:
+    """Open a prepared dataset's folder, or import a folder of images under its own name."""
+    if (folder / "manifest.json").is_file() or not folder.is_dir():
+        return open_dataset(folder, home=home)
+    root = folder.resolve()
+    name = re.sub(r"[^\w .+-]", "-", root.name).strip(" .+-") or "images"
+    source = FolderSource(root, name, image_size or 64)
+    if image_size is None and name in list_datasets(home):
+        dataset = open_dataset(name, home=home)
+        known = dataset.manifest["source"]
+        if known.get("path") == str(root):
+            if known["fingerprint"] == source.origin["fingerprint"]:
+                return dataset
+            if "boxes" in known["settings"]:
+                raise ValueError(
+                    f"{root} has changed since it was imported as {name!r}, with boxes; import it "
+                    f"again: tinysight data import {root} --name {name} --boxes FILE"
+                )
+            source = FolderSource(root, name, **known["settings"])
+    return build(source, home=home, progress=progress)

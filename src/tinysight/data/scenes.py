@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.index import SPLITS
+from tinysight.data.dataset import SPLITS
 from tinysight.data.outlines import CLASS_NAMES, EDGES, Plane
 
 NATURAL_SIZE = 64  # lengths below are in pixels of a 64x64 scene and grow with image_size

@@ -1,0 +1,212 @@
+"""Decode the rows of a source into one file, in worker processes that never outlive the parent."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinysight.data.dataset import Decode, Progress
+from tinysight.files import write_at
+
+Failure = tuple[int, str]  # row, reason
+Chunk = tuple[int, int]  # rows start to stop
+
+CHUNK_ROWS = 256  # rows per task of a worker
+# Bytes per write: they stay in the cache, and malloc neither maps nor trims (9 % of the time)
+WRITE_BYTES = 1 << 19
+
+
+def decode_rows(
+    decode: Decode,
+    num_rows: int,
+    image_size: int,
+    path: Path,
+    offset: int,
+    *,
+    workers: int | None = None,
+    max_failures: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.uint8], list[Failure]]:
+    """Write the images of all rows into an existing file from byte `offset`; return SHA-256s (N, 32).
+
+    A row for which `decode` raises ValueError is written as zeros and returned among the failures;
+    after `max_failures` of them the remaining rows are skipped. Any other exception of `decode` is
+    raised here; a dead worker is a ChildProcessError. The data is not yet durable.
+    """
+    num_workers = min(workers or usable_cores(), -(-num_rows // max(1, CHUNK_ROWS // 8)))
+    # Small enough that a few hundred photographs keep all cores busy
+    size = max(1, min(CHUNK_ROWS, -(-num_rows // (8 * max(1, num_workers)))))
+    chunks = [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+    job = _Job(decode, path, offset, image_size)
+    digests = np.zeros((num_rows, 32), np.uint8)
+    failures: list[Failure] = []
+    done = 0
+    with _results(job, chunks, num_workers) as results:
+        for (start, stop), chunk_digests, chunk_failures in results:
+            digests[start:stop] = np.frombuffer(chunk_digests, np.uint8).reshape(-1, 32)
+            failures += chunk_failures
+            done += stop - start
+            if progress is not None:
+                progress(done, num_rows)
+            if max_failures is not None and len(failures) >= max_failures:
+                break
+    return digests, sorted(failures)
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+Result = tuple[Chunk, bytes, list[Failure]]  # rows, their digests, failures
+
+
+@dataclass(frozen=True)
+class _Job:
+    decode: Decode
+    path: Path
+    offset: int
+    image_size: int
+
+    def open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+
+    def run(self, descriptor: int, chunk: Chunk, stop: Any) -> Result:
+        """Decode and write the rows of a chunk, or fewer once `stop.value` is set."""
+        shape = (self.image_size, self.image_size, 3)
+        row_bytes = self.image_size * self.image_size * 3
+        pending: list[memoryview] = []
+        digests = []
+        failures = []
+        for row in range(*chunk):
+            if stop.value:
+                break
+            try:
+                image = self.decode(row)
+            except ValueError as error:
+                failures.append((row, str(error)))
+                image = np.zeros(shape, np.uint8)
+            if image.shape != shape or image.dtype != np.uint8:
+                raise TypeError(
+                    f"decode({row}) returned {image.dtype} {image.shape}, expected uint8 {shape}"
+                )
+            pixels = np.ascontiguousarray(image).data.cast("B")
+            pending.append(pixels)
+            digests.append(hashlib.sha256(pixels).digest())
+            if len(pending) * row_bytes >= WRITE_BYTES or row + 1 == chunk[1]:
+                write_at(descriptor, pending, self.offset + (row + 1 - len(pending)) * row_bytes)
+                pending = []
+        return chunk, b"".join(digests), failures
+
+
+@contextmanager
+def _results(job: _Job, chunks: list[Chunk], num_workers: int) -> Iterator[Iterable[Result]]:
+    """Yield the results of all chunks in any order; leaving ends the workers within one image."""
+    context = multiprocessing.get_context(_safe_start_method())
+    stop: Any = context.RawValue("b", 0)
+    if num_workers <= 1:
+        descriptor = job.open()
+        try:
+            yield (job.run(descriptor, chunk, stop) for chunk in chunks)
+        finally:
+            os.close(descriptor)
+        return
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (job, stop))
+    try:
+        with warnings.catch_warnings(), _interrupts_held_back():
+            # Python 3.12 and later warn of a fork next to ANY thread, also BLAS's own
+            warnings.simplefilter("ignore", DeprecationWarning)
+            futures = [pool.submit(_run_chunk, chunk) for chunk in chunks]
+        with _flushing(job):
+            yield (future.result() for future in as_completed(futures))
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a decoding process died; nothing was kept. If memory ran out, use fewer workers; "
+            "if this is a script, start it under `if __name__ == '__main__':`"
+        ) from None
+    finally:
+        stop.value = 1
+        pool.shutdown(cancel_futures=True)
+
+
+def _safe_start_method() -> str:
+    """Choose fork only if no other thread can hold a lock: torch has thread pools."""
+    if sys.platform != "linux":
+        return "spawn"
+    return "fork" if "torch" not in sys.modules and threading.active_count() == 1 else "forkserver"
+
+
+_worker: tuple[_Job, int, Any]  # in a worker: its job, the open file, the flag that stops it
+
+
+def _start_worker(job: _Job, stop: Any) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the parent ends us
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    gc.freeze()  # what a fork inherited stays shared: looking through it would copy its pages
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _worker = (job, job.open(), stop)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # a killed parent leaves no orphans
+
+
+def _run_chunk(chunk: Chunk) -> Result:
+    job, descriptor, stop = _worker
+    return job.run(descriptor, chunk, stop)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Delay Ctrl-C until every child ignores it; the parent gets it on leaving."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _flushing(job: _Job) -> Iterator[None]:
+    """Push written data to the disk all along, so that the final fsync has little left to do."""
+    stop = threading.Event()
+    descriptor = job.open()
+
+    def flush() -> None:
+        while not stop.wait(0.25):
+            os.fsync(descriptor)
+
+    thread = threading.Thread(target=flush, name="flush", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        os.close(descriptor)
