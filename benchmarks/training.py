@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from machine import STEP_WORK
 from tinysight import models
 from tinysight.config import override
-from tinysight.data import shapes
+from tinysight.data.build import build
+from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
 from tinysight.run import Run
@@ -125,9 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         num_train = BATCH * (arguments.steps + SKIPPED)
-        pack = shapes.prepare(
-            home=home, num_train=num_train, num_minival=24, num_val=24, num_test=0
-        )
+        pack = build(Shapes(num_train=num_train, num_minival=24, num_val=24, num_test=0), home=home)
         work = STEP_WORK * models.count_multiply_adds(models.create_model("resnet", 24, n=n), CROP)
         for number in range(arguments.rounds):
             row = {"plain_fp32": plain_rate(n, 24, arguments.steps)}

@@ -38,18 +38,11 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pack(data_home: Path) -> Dataset:
     """72 + 24 + 24 + 12 drawn scenes of 32 pixels in 24 classes."""
-    from tinysight.data import shapes
+    from tinysight.data.build import build
+    from tinysight.data.shapes import Shapes
 
-    return shapes.prepare(
-        home=data_home,
-        num_train=72,
-        num_minival=24,
-        num_val=24,
-        num_test=12,
-        image_size=32,
-        name="small",
-        workers=1,
-    )
+    counts = {"num_train": 72, "num_minival": 24, "num_val": 24, "num_test": 12}
+    return build(Shapes(**counts, image_size=32, name="small"), home=data_home, workers=1)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.data import shapes
+from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
+from tinysight.data.shapes import Shapes
 
 Tinysight = Callable[..., tuple[int, str, str]]
 
@@ -30,8 +31,10 @@ def tinysight(monkeypatch: pytest.MonkeyPatch, run_command: Tinysight, tmp_path:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Dataset:
     """A few drawn scenes, under the name that the quickstart recipe asks for."""
-    return shapes.prepare(
-        home=tmp_path / "data", num_train=96, num_minival=24, num_val=24, num_test=5, workers=1
+    return build(
+        Shapes(num_train=96, num_minival=24, num_val=24, num_test=5),
+        home=tmp_path / "data",
+        workers=1,
     )
 
 
@@ -370,7 +373,7 @@ def test_snapshots_and_runs_vote(tinysight: Tinysight, tiny: Dataset, tmp_path: 
         (("data", "import", ".", "--name", "../pets"), "../pets"),
         (
             ("data", "import", "photos/pets", "--name", "pets", "--data-dir", "photos"),
-            "exists and is no pack",
+            "exists and is not a dataset",
         ),
     ],
 )

@@ -96,13 +96,16 @@ def test_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The README's Python example, on a run of one short epoch."""
-    from tinysight.data import shapes
+    from tinysight.data.build import build
+    from tinysight.data.shapes import Shapes
 
     monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYSIGHT_RUNS", raising=False)
-    shapes.prepare(
-        home=tmp_path / "data", num_train=64, num_minival=24, num_val=24, num_test=0, workers=1
+    build(
+        Shapes(num_train=64, num_minival=24, num_val=24, num_test=0),
+        home=tmp_path / "data",
+        workers=1,
     )
     small = [
         "train.epochs=1",

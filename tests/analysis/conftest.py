@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 import torch
 
 from tinysight.config import AugmentConfig, Config, DataConfig, ModelConfig
-from tinysight.data.build import Dataset, write_pack
-from tinysight.data.index import DatasetIndex
+from tinysight.data.build import build
+from tinysight.data.dataset import Dataset, DatasetIndex
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.models import create_model
 from tinysight.predict.weights import ModelMetadata, weights_bytes
@@ -24,16 +25,21 @@ from tinysight.run import Run
 MakeFolder = Callable[..., Path]
 
 
+@dataclass(frozen=True)
 class Stripes:
-    """Decode row i of a made-up pack: stripes whose direction and color tell rows apart; picklable."""
+    """The source of a made-up dataset: stripes whose direction and color tell rows apart."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    index: DatasetIndex
+    name: str = "made"
+    origin: dict[str, Any] = field(
+        default_factory=lambda: {"kind": "test", "path": None, "fingerprint": "x"}
+    )
 
-    def __call__(self, row: int) -> np.ndarray:
-        image = np.full((self.size, self.size, 3), (row * 7) % 256, np.uint8)
+    def decode(self, row: int) -> np.ndarray:
+        size = self.index.image_size
+        image = np.full((size, size, 3), (row * 7) % 256, np.uint8)
         image[:: 2 + row % 3, :, row % 3] = 255 - image[0, 0, 0]
-        image[row // 7 % self.size, row % self.size] = (row % 251, row // 251, 77)
+        image[row // 7 % size, row % size] = (row % 251, row // 251, 77)
         return image
 
 
@@ -55,8 +61,7 @@ def make_pack(tmp_path: Path) -> Callable[..., Dataset]:
         )
         starts = (0, 4 * num, 5 * num, len(labels))
         rows = len(labels)
-        listing = DatasetIndex(
-            name="made",
+        index = DatasetIndex(
             image_size=size,
             class_names=tuple(names),
             class_ids=tuple(f"c{index}" for index in range(num)),
@@ -68,9 +73,8 @@ def make_pack(tmp_path: Path) -> Callable[..., Dataset]:
             box_labels=(labels if boxes else labels[:0]).astype(np.int64),
             box_offsets=np.arange(rows + 1) if boxes else np.zeros(rows + 1, np.int64),
             splits={"train": starts[:2], "minival": starts[1:3], "val": starts[2:4]},
-            source={"kind": "test", "path": None, "fingerprint": "x"},
         )
-        return write_pack(listing, Stripes(size), home=tmp_path / "packs", workers=1)
+        return build(Stripes(index), home=tmp_path / "packs", workers=1)
 
     return make
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from tinysight.analysis.localization_metrics import boxes_table, evaluate_boxes
-from tinysight.data import shapes
+from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
+from tinysight.data.shapes import Shapes
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     home = tmp_path_factory.mktemp("scenes")
     counts = {"num_train": 60, "num_minival": 0, "num_val": 48, "num_test": 4}
-    return shapes.prepare(home=home, **counts, objects=(1, 3), name="scenes", workers=1)
+    return build(Shapes(**counts, objects=(1, 3), name="scenes"), home=home, workers=1)
 
 
 def test_true_boxes_are_those_of_each_row(scenes: Dataset) -> None:

@@ -13,8 +13,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from tinysight.data.annotations import Annotations, read_annotations
+from tinysight.data.build import OnUnreadable, build
 from tinysight.data.dataset import Dataset
-from tinysight.data.folder import import_folder
+from tinysight.data.folder import FolderSource
 
 RED = (220, 20, 20)
 COCO = '{"images": [{"id": 4, "file_name": "a"}], "annotations": [{"id": 3, "image_id": 4, "bbox": %s}]}'
@@ -96,8 +97,11 @@ def as_coco(path: Path) -> Path:
     return path
 
 
-def imported(folder: Path, boxes: Path | None, home: Path, **options: object) -> Dataset:
-    return import_folder(folder, name="pets", home=home, boxes=boxes, workers=1, **options)  # type: ignore[arg-type]
+def imported(
+    folder: Path, boxes: Path | None, home: Path, on_unreadable: OnUnreadable = "stop"
+) -> Dataset:
+    source = FolderSource(folder, "pets", boxes=boxes)
+    return build(source, home=home, workers=1, on_unreadable=on_unreadable)
 
 
 def boxes_by_file(pack: Dataset) -> dict[str, list[list[float]]]:
@@ -168,16 +172,22 @@ def test_what_the_square_cuts(folder: Path, tmp_path: Path, box: str, outcome: s
         assert not any("left out" in note for note in pack.manifest["notes"])
 
 
-def test_other_boxes_make_another_pack_and_the_same_none(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_changed_boxes_are_noticed(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tinysight")
     plain = imported(folder, None, tmp_path)
     file = as_csv(tmp_path / "boxes.csv")
-    first = imported(folder, file, tmp_path, say=said.append)
-    assert plain.digest != first.digest and len(said) == 1 and "changed" in said[0]
-    again = imported(folder, file, tmp_path, say=said.append)
-    assert again.digest == first.digest and len(said) == 1
+    first = imported(folder, file, tmp_path)
+    assert (
+        plain.digest != first.digest
+        and len(caplog.messages) == 1
+        and "changed" in caplog.messages[0]
+    )
+    again = imported(folder, file, tmp_path)
+    assert again.digest == first.digest and len(caplog.messages) == 1
     file.write_text(file.read_text().replace("60,10,100,50", "61,10,100,50"))
-    assert imported(folder, file, tmp_path, say=said.append).digest != first.digest
+    assert imported(folder, file, tmp_path).digest != first.digest
 
 
 def test_images_without_a_label_need_no_boxes(folder: Path, tmp_path: Path) -> None:
@@ -221,10 +231,10 @@ LAST = len(PHOTOS) + 2  # the line after all others
         ("cats/one.png,a,b,c,d", f"line {LAST} of boxes.csv has the box 'a,b,c,d'"),
         ("cats/one.png,10,10,10.0000001,20", f"line {LAST} of boxes.csv has the box"),
         (",1,1,5,5", f"line {LAST} of boxes.csv has a box and no name"),
-        ("cats/one.png,200,10,220,20", "reaches out of its 160 x 80 pixels"),
-        ("cats/one.png,100,10,162,20", "reaches out of its 160 x 80 pixels"),
-        ("cats/one.png,0,-1e9,100,20", "reaches out of its 160 x 80 pixels"),
-        ('"cats/one.png,1,1,5,5' + "x" * 140_000, "is no CSV that can be read"),
+        ("cats/one.png,200,10,220,20", "extends beyond its 160 x 80 pixels"),
+        ("cats/one.png,100,10,162,20", "extends beyond its 160 x 80 pixels"),
+        ("cats/one.png,0,-1e9,100,20", "extends beyond its 160 x 80 pixels"),
+        ('"cats/one.png,1,1,5,5' + "x" * 140_000, "is not a readable CSV"),
     ],
 )
 def test_what_a_csv_may_have_wrong(folder: Path, tmp_path: Path, line: str, complaint: str) -> None:
@@ -241,7 +251,7 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
     file.write_text(
         "\n".join(line for line in file.read_text().splitlines() if "three" not in line)
     )
-    with pytest.raises(ValueError, match=r"says nothing of 1 images: 'cats/three.png'"):
+    with pytest.raises(ValueError, match=r"does not mention 1 images: 'cats/three.png'"):
         imported(folder, file, tmp_path)
 
 
@@ -255,15 +265,15 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
         (COCO.replace('"image_id": 4', '"image_id": [4]') % "[0, 0, 1, 1]", "not in COCO's form"),
         (
             COCO.replace('"a"}', '"a"}, {"id": 4, "file_name": "b"}') % "[0, 0, 1, 1]",
-            "2 images of the id 4",
+            "2 images with id 4",
         ),
         (
             COCO.replace('"a"}', '"a"}, {"id": 5, "file_name": "a"}') % "[0, 0, 1, 1]",
-            "2 images of the file_name 'a'",
+            "2 images with file_name 'a'",
         ),
         (
             COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]",
-            "annotation 3 of boxes.json is of an image that is not",
+            "annotation 3 of boxes.json is for an image that is not",
         ),
         (COCO % "[0, 0, 1]", "has the bbox [0, 0, 1]; expected numbers x, y, width, height"),
         (COCO % "[10, 20, -1, 1]", "has the bbox [10, 20, -1, 1]; expected"),
@@ -313,8 +323,8 @@ def test_files_that_are_no_annotations(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "boxes.xml").write_text("<a/>")
     for name, complaint in (
         ("boxes.csv", "expected file,x0,y0,x1,y1"),
-        ("latin.csv", "no UTF-8 text"),
-        ("boxes.xml", "come from a .csv file or COCO's .json"),
+        ("latin.csv", "not UTF-8 text"),
+        ("boxes.xml", "are read from a .csv file or COCO's .json"),
         ("nothing.csv", "No such file"),
     ):
         with pytest.raises(ValueError, match=complaint):
@@ -330,7 +340,7 @@ def test_files_and_names_of_other_systems(tmp_path: Path, end: str) -> None:
     ]
     file = tmp_path / "boxes.csv"
     file.write_bytes(end.join(lines).encode())
-    assert read_annotations(file).marks == {"cats/é.png": [(1, 2, 3.5, 4, "cat")]}
+    assert read_annotations(file).boxes == {"cats/é.png": [(1, 2, 3.5, 4, "cat")]}
 
 
 def test_accents_may_be_encoded_either_way(folder: Path, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tinysight.data import composites, shapes
+from tinysight.data.build import build
+from tinysight.data.composites import mosaics
 from tinysight.data.dataset import Dataset
+from tinysight.data.shapes import Shapes
 from tinysight.ops.boxes import pairwise_iou
 
 
@@ -17,9 +20,8 @@ from tinysight.ops.boxes import pairwise_iou
 def source(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     home = tmp_path_factory.mktemp("source")
     counts = {"num_train": 48, "num_minival": 0, "num_val": 240, "num_test": 0}
-    return shapes.prepare(
-        home=home, **counts, objects=(1, 2), image_size=32, name="scenes", workers=1
-    )
+    scenes = Shapes(**counts, objects=(1, 2), image_size=32, name="scenes")
+    return build(scenes, home=home, workers=1)
 
 
 def tile_rows(source: Dataset, made: Dataset) -> list[list[int]]:
@@ -27,9 +29,9 @@ def tile_rows(source: Dataset, made: Dataset) -> list[list[int]]:
     return [[places[file] for file in canvas] for canvas in made.manifest["extra"]["tiles"]]
 
 
-def test_mosaics_of_a_class(source: Dataset, tmp_path: Path) -> None:
+def test_mosaics_of_a_class(source: Dataset) -> None:
     name = source.class_names[2]
-    made = composites.prepare(source, name, home=tmp_path, num=40)
+    made = mosaics(source, name, num=40)
     assert made.name == f"scenes.{source.class_ids[2]}.mosaics" and made.splits == {"val": (0, 40)}
     assert made.class_names == (name, "other") and set(made.labels.tolist()) == set(
         made.box_labels.tolist()
@@ -53,8 +55,8 @@ def test_mosaics_of_a_class(source: Dataset, tmp_path: Path) -> None:
     assert {(0,), (1,), (2,), (3,)} <= where, "single ones should lie anywhere"
 
 
-def test_mosaics_of_all_classes(source: Dataset, tmp_path: Path) -> None:
-    made = composites.prepare(source, home=tmp_path, num=30)
+def test_mosaics_of_all_classes(source: Dataset) -> None:
+    made = mosaics(source, num=30)
     assert made.name == "scenes.mosaics" and made.class_names == source.class_names
     for row, tiles in enumerate(tile_rows(source, made)):
         assert len(set(tiles)) == 4
@@ -71,38 +73,34 @@ def test_mosaics_of_all_classes(source: Dataset, tmp_path: Path) -> None:
     assert np.array_equal(four, [median + np.array([x, y, x, y]) for y in (0, 32) for x in (0, 32)])
 
 
-def test_seeds_numbers_and_a_second_call(source: Dataset, tmp_path: Path) -> None:
-    prepare = composites.prepare
+def test_seeds_and_numbers(source: Dataset) -> None:
     name = source.class_names[2]
-    one = prepare(source, name, home=tmp_path / "one", num=6)
-    assert prepare(source, name, home=tmp_path / "two", num=6).digest == one.digest
-    more = prepare(source, name, home=tmp_path / "one", name="more", num=9)
-    other = prepare(source, name, home=tmp_path / "one", name="other", num=6, seed=1)
-    assert np.array_equal(more.images[:6], one.images), (
-        "canvas i does not depend on how many there are"
-    )
-    assert not np.array_equal(other.images, one.images)
-    stamp = (one.path / "manifest.json").stat().st_mtime_ns
-    assert prepare(source, name, home=tmp_path / "one", num=6) == one
-    assert (one.path / "manifest.json").stat().st_mtime_ns == stamp
+    one = mosaics(source, name, num=6)
+    assert mosaics(source, name, num=6).digest == one.digest
+    more = mosaics(source, name, num=9)
+    assert np.array_equal(more.images[:6], one.images), "canvas i depends on how many there are"
+    other = mosaics(source, name, num=6, seed=1)
+    assert not np.array_equal(other.images, one.images) and other.digest != one.digest
+    assert mosaics(source, name, num=6, name="a").name == "a"
+    copy = pickle.loads(pickle.dumps(one))
+    assert copy.digest == one.digest and np.array_equal(copy.images, one.images)
     for arguments, message in (({"num": 0}, "num is 0"), ({"seed": -1}, "seed -1")):
         with pytest.raises(ValueError, match=message):
-            prepare(source, name, home=tmp_path, **arguments)
+            mosaics(source, name, **arguments)
 
 
-def test_too_little_to_make_them_of(tmp_path: Path) -> None:
-    prepare = composites.prepare
-    counts = {"num_train": 24, "num_minival": 0, "num_test": 0}
-    few = shapes.prepare(home=tmp_path, num_val=48, **counts, image_size=32, name="few", workers=1)
+def test_too_few_images_with_boxes(tmp_path: Path) -> None:
+    counts = {"num_train": 24, "num_minival": 0, "num_val": 48, "num_test": 0}
+    few = build(Shapes(**counts, image_size=32, name="few"), home=tmp_path, workers=1)
     with pytest.raises(ValueError, match="need 4"):
-        prepare(few, few.class_names[0], home=tmp_path)
+        mosaics(few, few.class_names[0])
     bare = Dataset(few.path, {**few.manifest, "splits": {"train": [0, 72]}})
     with pytest.raises(ValueError, match="few has no val split"):
-        prepare(bare, few.class_names[0], home=tmp_path)
+        mosaics(bare, few.class_names[0])
 
 
-def test_a_truth_of_a_mosaic_is_nowhere_near_another_tile(source: Dataset, tmp_path: Path) -> None:
-    made = composites.prepare(source, home=tmp_path, num=10)
+def test_boxes_of_a_mosaic_stay_inside_their_tiles(source: Dataset) -> None:
+    made = mosaics(source, num=10)
     for row in range(10):
         own = torch.from_numpy(made.boxes_of(row).copy())
         corners = (own[:, :2] // 32) * 32

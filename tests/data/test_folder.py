@@ -1,4 +1,4 @@
-"""A person's folder becomes a pack, or one clear line says what is in the way."""
+"""A folder of images becomes a dataset, or one clear line names what is in the way."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.data.folder import import_folder, listing, split_counts
-from tinysight.data.index import DatasetIndex, check_index
+from tinysight.data.build import build, check_index
+from tinysight.data.dataset import Dataset, DatasetIndex
+from tinysight.data.folder import FolderSource, split_counts
 
 
 def picture(
@@ -40,10 +41,15 @@ def two_classes(root: Path, num: int = 10) -> Path:
     return put(root, *(f"{name}/{i:03}.png" for name in ("cat", "dog") for i in range(num)))
 
 
-def listed(root: Path, **options: object) -> DatasetIndex:
-    made, _ = listing(root, name="pets", **options)  # type: ignore[arg-type]
-    check_index(made)
-    return made
+def listed(root: Path) -> DatasetIndex:
+    index = FolderSource(root, "pets").index
+    check_index("pets", index)
+    return index
+
+
+def imported(folder: Path, home: Path, name: str = "pets", **settings: object) -> Dataset:
+    source = FolderSource(folder, name, **{"image_size": 8, **settings})  # type: ignore[arg-type]
+    return build(source, home=home, workers=1)
 
 
 def files_of(made: DatasetIndex, split: str) -> list[str]:
@@ -52,8 +58,9 @@ def files_of(made: DatasetIndex, split: str) -> list[str]:
 
 
 def refused(root: Path, pattern: str, **options: object) -> None:
+    source = FolderSource(root, "pets", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=pattern) as caught:
-        listing(root, name="pets", **options)  # type: ignore[arg-type]
+        check_index(str(source.origin), source.index)
     assert "\n" not in str(caught.value)
 
 
@@ -251,7 +258,7 @@ def test_odd_names_work_from_end_to_end(tmp_path: Path) -> None:
     source = put(
         tmp_path / "my 'own' 📷", *(f"{name}/{name} {i}.png" for name in NAMES for i in range(3))
     )
-    pack = import_folder(source, name="odd", home=tmp_path / "home", image_size=8, workers=1)
+    pack = imported(source, tmp_path / "home", "odd")
     assert pack.class_names == tuple(sorted(NAMES))
     assert len(pack) == 3 * len(NAMES)
     for row, file in enumerate(pack.files):
@@ -271,7 +278,8 @@ def test_files_without_a_known_suffix_are_looked_into(tmp_path: Path) -> None:
 def test_accents_are_normalized_for_names_and_kept_for_opening(tmp_path: Path) -> None:
     decomposed = unicodedata.normalize("NFD", "café")
     put(tmp_path / "train", f"{decomposed}/{decomposed}.png", f"{decomposed}/b.png", "thé/a.png")
-    made, decode = listing(put(tmp_path, "val/café/v.png"), name="pets", image_size=8)
+    source = FolderSource(put(tmp_path, "val/café/v.png"), "pets", 8)
+    made, decode = source.index, source.decode
     assert made.class_names == ("café", "thé")
     assert made.labels.tolist() == [int("th" in file) for file in made.files]
     assert all(decode(row).shape == (8, 8, 3) for row in range(len(made.files)))
@@ -291,7 +299,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
 
 def test_folder_missing_or_no_folder(tmp_path: Path) -> None:
     refused(tmp_path / "no such", "no such.*No such file.*expected FOLDER/<class>")
-    refused(put(tmp_path, "pets.zip", content=b"PK") / "pets.zip", "is a file.*unpacked first")
+    refused(put(tmp_path, "pets.zip", content=b"PK") / "pets.zip", "is a file.*unpack")
     refused(Path("x" * 5000), "too long")
     refused(Path("a\0b"), "null")
 
@@ -311,7 +319,7 @@ def test_empty_class(tmp_path: Path) -> None:
 
 
 def test_single_class(tmp_path: Path) -> None:
-    refused(put(tmp_path, "cat/a.png"), "only one class, 'cat'; a recognizer needs at least two")
+    refused(put(tmp_path, "cat/a.png"), "only one class, 'cat'; a classifier needs at least two")
 
 
 def test_one_folder_too_many_is_recognized(tmp_path: Path) -> None:
@@ -353,7 +361,7 @@ def test_flat_val_folder(tmp_path: Path) -> None:
 
 def test_split_folders_of_other_names(tmp_path: Path) -> None:
     two_classes(tmp_path / "train")
-    refused(put(tmp_path, "valid/cat/a.png"), "beside train/ there is 'valid'")
+    refused(put(tmp_path, "valid/cat/a.png"), "next to train/ there is 'valid'")
 
 
 def test_split_folders_without_train(tmp_path: Path) -> None:
@@ -366,7 +374,7 @@ def test_other_files_in_a_class_are_named_with_the_formats(tmp_path: Path) -> No
     put(tmp_path, "cat/clip.gif", content=b"GIF89a")
     refused(
         tmp_path,
-        "no images of a kind that .*JPEG, PNG and WebP files.: 'cat/clip.gif', 'cat/notes.txt'; convert",
+        "not images of a kind that .*JPEG, PNG and WebP files.: 'cat/clip.gif', 'cat/notes.txt'; convert",
     )
 
 
@@ -400,7 +408,7 @@ def test_broken_link_and_pipe(tmp_path: Path) -> None:
 
 def test_folder_that_links_to_one_above_it(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "cat/again").symlink_to(tmp_path, target_is_directory=True)
-    refused(tmp_path, "is a link to a folder that holds it")
+    refused(tmp_path, "is a link to a folder that contains it")
 
 
 @pytest.mark.skipif(
@@ -412,17 +420,9 @@ def test_no_right_to_read(tmp_path: Path, name: str) -> None:
     locked.chmod(0)
     try:
         with pytest.raises(ValueError, match=f"{name}.*ermission"):
-            import_folder(tmp_path / "source", name="pets", home=tmp_path / "home", workers=1)
+            imported(tmp_path / "source", tmp_path / "home")
     finally:
         locked.chmod(0o700)
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "-x", "a\nb", " a"])
-def test_pack_name_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot be named"):
-        listing(two_classes(tmp_path / "source"), name=name)
-    with pytest.raises(ValueError, match="cannot be named"):
-        import_folder(tmp_path / "source", name=name, home=tmp_path / "home")
 
 
 def test_settings_out_of_range(tmp_path: Path) -> None:
@@ -443,81 +443,56 @@ def test_settings_out_of_range(tmp_path: Path) -> None:
 
 def test_decode_gives_squares_of_the_size_and_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     put(two_classes(tmp_path, 3), "cat/000.png", content=picture((9, 8, 7), (3, 50)))
-    made, decode = listing(tmp_path, name="pets", image_size=16)
-    row = made.files.index("cat/000.png")
+    source = FolderSource(tmp_path, "pets", 16)
+    decode, row = source.decode, source.index.files.index("cat/000.png")
     assert np.array_equal(
         pickle.loads(pickle.dumps(decode))(row), np.full((16, 16, 3), (9, 8, 7), np.uint8)
     )
 
 
-def test_import_makes_a_pack_of_all_formats(tmp_path: Path) -> None:
+def test_all_formats_are_imported(tmp_path: Path) -> None:
     source = two_classes(tmp_path / "source", 3)
     put(source, "cat/a.jpeg", content=picture((0, 0, 255), form="JPEG"))
     put(source, "dog/b.webp", content=picture((0, 0, 255), form="WEBP"))
-    seen: list[tuple[int, int]] = []
-    pack = import_folder(
-        source,
-        name="pets",
-        home=tmp_path / "home",
-        image_size=8,
-        workers=1,
-        progress=lambda *at: seen.append(at),
-    )
+    pack = imported(source, tmp_path / "home")
     assert pack.images.shape == (8, 8, 8, 3) and pack.verify() == ()
-    assert seen[-1] == (8, 8)
     for file in ("cat/a.jpeg", "dog/b.webp"):
         assert np.abs(pack.images[pack.files.index(file)].astype(int) - (0, 0, 255)).max() < 12
     assert pack.source_state() == "same"
 
 
-def test_second_import_is_a_look_and_a_change_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_import_lists_nothing_and_changes_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tinysight")
     source, home = two_classes(tmp_path / "source"), tmp_path / "home"
-    first = import_folder(source, name="pets", home=home, image_size=8, workers=1)
+    first = imported(source, home)
     with monkeypatch.context() as patch:
-        patch.setattr("tinysight.data.folder.listing", lambda *_, **__: pytest.fail("listed again"))
-        assert (
-            import_folder(source, name="pets", home=home, image_size=8, workers=1).digest
-            == first.digest
-        )
+        patch.setattr(FolderSource, "index", property(lambda _: pytest.fail("listed again")))
+        assert imported(source, home).digest == first.digest
     put(source, "cat/new.png")
-    assert first.source_state() == "changed"
-    said: list[str] = []
-    assert (
-        len(import_folder(source, name="pets", home=home, image_size=8, workers=1, say=said.append))
-        == 21
-    )
-    assert any("changed" in line for line in said)
-    assert import_folder(source, name="pets", home=home, image_size=9, workers=1).image_size == 9
-    more_val = import_folder(source, name="pets", home=home, image_size=9, workers=1, val_share=0.3)
-    assert more_val.rows("val") == range(15, 21)
-    more_minival = import_folder(
-        source, name="pets", home=home, image_size=9, workers=1, val_share=0.3, minival_share=0.2
-    )
+    assert first.source_state() == "changed" and not caplog.messages
+    assert len(imported(source, home)) == 21
+    assert "changed" in caplog.messages[0]
+    assert imported(source, home, image_size=9).image_size == 9
+    assert imported(source, home, val_share=0.3).rows("val") == range(15, 21)
+    more_minival = imported(source, home, val_share=0.3, minival_share=0.2)
     assert more_minival.rows("minival") == range(11, 15)
 
 
 def test_name_taken_by_another_folder(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        two_classes(tmp_path / name, 3)
-    import_folder(tmp_path / "one", name="pets", home=tmp_path / "home", image_size=8, workers=1)
+    imported(two_classes(tmp_path / "one", 3), tmp_path / "home")
     with pytest.raises(ValueError, match="made from another source"):
-        import_folder(
-            tmp_path / "two", name="pets", home=tmp_path / "home", image_size=8, workers=1
-        )
+        imported(two_classes(tmp_path / "two", 3), tmp_path / "home")
 
 
-def test_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None:
+def test_an_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None:
     source, home = two_classes(tmp_path / "source"), tmp_path / "home"
     put(source, "cat/broken one.jpg", content=picture(form="JPEG")[:200])
     put(source, "dog/page.jpg", content=b"<!DOCTYPE html>")
     with pytest.raises(ValueError, match=r"broken one\.jpg.*page\.jpg.*HTML") as caught:
-        import_folder(source, name="pets", home=home, image_size=8, workers=1)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).count("cannot read") == 1
-    pack = import_folder(
-        source, name="pets", home=home, image_size=8, workers=1, on_unreadable="skip"
-    )
+        imported(source, home)
+    assert "\n" not in str(caught.value) and str(caught.value).count("cannot read") == 1
+    pack = build(FolderSource(source, "pets", 8), home=home, workers=1, on_unreadable="skip")
     assert len(pack) == 20
     assert sum("broken one.jpg" in note or "page.jpg" in note for note in pack.notes) == 2

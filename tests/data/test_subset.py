@@ -1,6 +1,4 @@
-"""One class out of a pack: who goes where, that nothing of val or of the held-out fold is trained
-on, and the names.
-"""
+"""One class of a dataset: its folds and negatives, no leak of val or the held-out fold, names."""
 
 from __future__ import annotations
 
@@ -12,9 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinysight.data import shapes, subset
+from tinysight.data.build import build
 from tinysight.data.dataset import Dataset, list_datasets, open_dataset
-from tinysight.data.subset import bundled_folds, deal, find_class, pack_name, slug
+from tinysight.data.shapes import Shapes
+from tinysight.data.subset import (
+    assign_folds,
+    bundled_folds,
+    find_class,
+    has_class,
+    one_class,
+    slug,
+    subset_name,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +29,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Scenes of one or two objects: 10 + 1 + 4 labeled images of each of 24 classes."""
     home = tmp_path_factory.mktemp("source")
     counts = {"num_train": 240, "num_minival": 24, "num_val": 96, "num_test": 4}
-    return shapes.prepare(
-        home=home, **counts, objects=(1, 2), image_size=32, name="scenes", workers=1
-    )
+    scenes = Shapes(**counts, objects=(1, 2), image_size=32, name="scenes")
+    return build(scenes, home=home, workers=1)
 
 
-def test_the_folds_share_the_images_out(source: Dataset, tmp_path: Path) -> None:
+def test_each_image_is_held_out_once(source: Dataset) -> None:
     name, wnid = source.class_names[3], source.class_ids[3]
     own = {
         file
@@ -37,7 +43,7 @@ def test_the_folds_share_the_images_out(source: Dataset, tmp_path: Path) -> None
     assert len(own) == 11
     held, negatives_held = Counter(), []
     for fold in range(5):
-        made = subset.prepare(source, name, home=tmp_path, fold=fold)
+        made = one_class(source, name, fold=fold)
         assert made.class_names == (name, "other") and made.class_ids == (wnid, "other")
         files = {
             split: [made.files[row] for row in made.rows(split)]
@@ -69,8 +75,8 @@ def test_the_folds_share_the_images_out(source: Dataset, tmp_path: Path) -> None
     assert len(set(negatives_held)) == len(negatives_held) == 11
 
 
-def test_pixels_boxes_and_labels_are_those_of_the_source(source: Dataset, tmp_path: Path) -> None:
-    made = subset.prepare(source, source.class_names[3], home=tmp_path)
+def test_pixels_boxes_and_labels_are_those_of_the_dataset(source: Dataset) -> None:
+    made = one_class(source, source.class_names[3])
     places = {file: row for row, file in enumerate(source.files)}
     others = {source.class_ids.index(one) for one in made.manifest["extra"]["others"]}
     assert len(others) == 10 and 3 not in others
@@ -92,7 +98,7 @@ def test_pixels_boxes_and_labels_are_those_of_the_source(source: Dataset, tmp_pa
         for row, file in enumerate(source.files)
         if file.startswith("val/") and source.labels[row] in others
     ]
-    held = subset.holding(source, 3)
+    held = has_class(source, 3)
     expected_val = {file for file in val if not held[places[file]]}
     assert 0 < len(expected_val) < len(val), (
         "no image of another class holds this one too: the case is not tested"
@@ -106,14 +112,14 @@ def test_pixels_boxes_and_labels_are_those_of_the_source(source: Dataset, tmp_pa
     assert expected_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 1}
 
 
-def test_negatives_are_as_many_as_asked(source: Dataset, tmp_path: Path) -> None:
-    none = subset.prepare(source, source.class_names[3], home=tmp_path, negatives=0)
+def test_number_of_negatives(source: Dataset) -> None:
+    none = one_class(source, source.class_names[3], negatives=0)
     assert none.name == f"scenes.{source.class_ids[3]}.negatives0"
     assert (
         set(none.labels.tolist()) == {0} and none.class_names[1] == "other" and len(none) == 11 + 4
     )
-    many = subset.prepare(source, source.class_names[3], home=tmp_path, negatives=1000)
-    few = subset.prepare(source, source.class_names[3], home=tmp_path, negatives=7, name="few")
+    many = one_class(source, source.class_names[3], negatives=1000)
+    few = one_class(source, source.class_names[3], negatives=7, name="few")
 
     def count(made: Dataset) -> int:
         return int((made.labels[: made.rows("minival").stop] == 1).sum())
@@ -132,55 +138,51 @@ def test_negatives_are_as_many_as_asked(source: Dataset, tmp_path: Path) -> None
 def test_no_negative_holds_the_class(source: Dataset) -> None:
     beside = 0
     for label in range(24):
-        made, _ = subset.listing(source, label, name="x", negatives=1000)
+        made = one_class(source, source.class_ids[label], negatives=1000)
         own = {file for row, file in enumerate(source.files) if source.labels[row] == label}
         assert {file for file, one in zip(made.files, made.labels, strict=True) if one == 0} == own
-        beside += int((subset.holding(source, label) & (source.labels != label)).sum())
+        beside += int((has_class(source, label) & (source.labels != label)).sum())
     assert beside > 24, "no image holds one class beside another: the case is not tested"
 
 
-def test_a_second_call_is_no_work_and_another_source_is_noticed(
-    source: Dataset, tmp_path: Path
-) -> None:
-    said: list[str] = []
-    made = subset.prepare(source, source.class_names[3], home=tmp_path)
-    stamp = (made.path / "manifest.json").stat().st_mtime_ns
-    again = subset.prepare(source, source.class_ids[3].upper(), home=tmp_path, say=said.append)
-    assert (
-        again.digest == made.digest
-        and (made.path / "manifest.json").stat().st_mtime_ns == stamp
-        and said == []
-    )
-    with_fold = subset.prepare(
-        source, source.class_names[3], home=tmp_path, fold=1, name=made.name, say=said.append
-    )
-    assert with_fold.digest != made.digest and "changed" in said[0]
+def test_the_digest_follows_from_the_parameters(source: Dataset) -> None:
+    one = one_class(source, source.class_names[3])
+    again = one_class(source, source.class_names[3].upper())
+    assert again.digest == one.digest and again.name == one.name
+    by_id = one_class(source, source.class_ids[3].upper(), name=one.name)
+    other_fold = one_class(source, source.class_names[3], fold=1, name=one.name)
+    assert by_id.digest == one.digest != other_fold.digest
+    copy = pickle.loads(pickle.dumps(one))
+    assert copy.digest == one.digest and np.array_equal(copy.images, one.images)
 
 
-def test_a_deal_depends_on_names_alone() -> None:
+def test_folds_depend_on_names_alone() -> None:
     names = [f"a/{number}.png" for number in range(53)]
     mixed = names.copy()
     random.Random(1).shuffle(mixed)
-    assert dict(zip(names, deal(names), strict=True)) == dict(zip(mixed, deal(mixed), strict=True))
-    assert sorted(Counter(deal(names).tolist()).values()) == [10, 10, 11, 11, 11]
-    assert (deal(names) != deal(names, seed=1)).any() and len(deal([])) == 0
+    assert dict(zip(names, assign_folds(names), strict=True)) == dict(
+        zip(mixed, assign_folds(mixed), strict=True)
+    )
+    assert sorted(Counter(assign_folds(names).tolist()).values()) == [10, 10, 11, 11, 11]
+    assert (assign_folds(names) != assign_folds(names, seed=1)).any() and len(assign_folds([])) == 0
 
 
-def test_the_shipped_list_is_what_the_deal_gives() -> None:
+def test_the_bundled_list_is_what_assign_folds_gives() -> None:
     names = [f"train/n01443537/images/n01443537_{number}.JPEG" for number in range(500)]
     expected = {
-        name.rpartition("/")[2]: int(fold) for name, fold in zip(names, deal(names), strict=True)
+        name.rpartition("/")[2]: int(fold)
+        for name, fold in zip(names, assign_folds(names), strict=True)
     }
     assert bundled_folds() == expected
     assert set(Counter(expected.values()).values()) == {100}
 
 
 @pytest.mark.data
-def test_the_goldfish_of_tiny_imagenet(tmp_path: Path) -> None:
+def test_the_goldfish_of_tiny_imagenet() -> None:
     if "tiny-imagenet" not in list_datasets():
-        pytest.skip("TINYSIGHT_DATA holds no pack tiny-imagenet")
+        pytest.skip("TINYSIGHT_DATA does not hold tiny-imagenet")
     source = open_dataset("tiny-imagenet")
-    made = subset.prepare(source, "Goldfish", home=tmp_path)
+    made = one_class(source, "Goldfish")
     assert made.name == "tiny-imagenet.goldfish"
     assert made.splits == {"train": (0, 800), "minival": (800, 1000), "val": (1000, 1550)}
     counts = [
@@ -204,9 +206,8 @@ def test_names() -> None:
         and slug("potter's wheel, crane") == "potter-s-wheel-crane"
     )
     assert slug("n01443537") == "n01443537" and slug("L'été") == "l-été"
-    assert pack_name("a.b", "cat") == "a.b.cat"
-    assert pack_name("a", "cat", fold=2, negatives=0) == "a.cat.fold2.negatives0"
-    assert pack_name("a", "cat", kind="mosaics") == "a.cat.mosaics"
+    assert subset_name("a.b", "cat", 0, None) == "a.b.cat"
+    assert subset_name("a", "cat", 2, 0) == "a.cat.fold2.negatives0"
 
 
 def test_classes_are_found_in_any_case_and_the_nearest_is_named(source: Dataset) -> None:
@@ -227,49 +228,20 @@ def test_classes_are_found_in_any_case_and_the_nearest_is_named(source: Dataset)
     assert find_class(twins, "Red-Cat") == 1
 
 
-def test_what_cannot_be_is_one_clear_line(source: Dataset, tmp_path: Path) -> None:
-    small = shapes.prepare(
-        home=tmp_path,
-        num_train=200,
-        num_minival=0,
-        num_val=0,
-        num_test=0,
-        image_size=32,
-        name="small",
-        workers=1,
-    )
-    for pack, arguments, message in (
-        (small, {}, "of small has 8 images with boxes to choose on, 5 folds need 10"),
-        (source, {"fold": 5}, "fold is 5 of 5; give two folds or more, and one from 0 to 4"),
-        (source, {"folds": 1}, "fold is 0 of 1"),
-        (source, {"negatives": -1}, "negatives is -1"),
+def test_impossible_views_are_one_clear_line(source: Dataset, tmp_path: Path) -> None:
+    counts = {"num_train": 200, "num_minival": 0, "num_val": 0, "num_test": 0}
+    small = build(Shapes(**counts, image_size=32, name="small"), home=tmp_path, workers=1)
+    bare = Dataset(source.path, source.manifest)
+    bare.__dict__["boxes"] = np.zeros((0, 4), np.float32)  # as a folder of images would be
+    bare.__dict__["box_labels"] = np.zeros(0, np.int64)
+    bare.__dict__["box_offsets"] = np.zeros(len(source) + 1, np.int64)
+    for dataset, label, arguments, message in (
+        (small, 20, {}, "of small has 8 images with boxes to choose from, 5 folds need 10"),
+        (source, 3, {"fold": 5}, "fold is 5 of 5; give two folds or more, and a fold from 0 to 4"),
+        (source, 3, {"folds": 1}, "fold is 0 of 1"),
+        (source, 3, {"negatives": -1}, "negatives is -1"),
+        (bare, 3, {}, "has no boxes; a localizer needs a dataset with boxes"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
-            subset.prepare(
-                pack, source.class_names[3 if pack is source else 20], home=tmp_path, **arguments
-            )
+            one_class(dataset, dataset.class_names[label], **arguments)
         assert "\n" not in str(caught.value)
-    bare = _Bare(source.path, source.manifest)
-    with pytest.raises(ValueError, match="has no boxes; a localizer needs a pack with boxes"):
-        subset.prepare(bare, source.class_names[3], home=tmp_path)
-
-
-class _Bare(Dataset):
-    """The source without its boxes, as a folder of images would be."""
-
-    @property
-    def boxes(self) -> np.ndarray:  # type: ignore[override]
-        return np.zeros((0, 4), np.float32)
-
-    @property
-    def box_labels(self) -> np.ndarray:  # type: ignore[override]
-        return np.zeros(0, np.int64)
-
-    @property
-    def box_offsets(self) -> np.ndarray:  # type: ignore[override]
-        return np.zeros(len(self) + 1, np.int64)
-
-
-def test_the_decoder_is_picklable(source: Dataset) -> None:
-    _, decode = subset.listing(source, 3, name="x")
-    assert np.array_equal(pickle.loads(pickle.dumps(decode))(5), decode(5))

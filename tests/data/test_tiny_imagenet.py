@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from tinysight.data import tiny_imagenet
-from tinysight.data.build import write_pack
-from tinysight.data.tiny_imagenet import Counts, decode_image, listing, name_classes, prepare
+from tinysight.data.build import build
+from tinysight.data.tiny_imagenet import Counts, TinyImageNet, decode_image, name_classes, prepare
 
 EXPECT = Counts(classes=4, train_per_class=6, minival_per_class=2, val=5, test=3)
 WNIDS = ("n01443537", "n00000001", "n02124075", "n12267677")  # not sorted, as published
@@ -89,7 +89,8 @@ def zip_up(folder: Path, target: Path, top: str = "tiny-imagenet-200/") -> Path:
 
 
 def test_rows_labels_and_boxes(drawn: Path) -> None:
-    made, decode = listing(drawn, expect=EXPECT)
+    source = TinyImageNet(drawn, EXPECT)
+    made, decode = source.index, source.decode
     assert made.class_ids == tuple(sorted(WNIDS))
     assert made.class_names == ("crane", "goldfish", "Egyptian cat", "potter's wheel")
     assert (
@@ -132,7 +133,7 @@ def test_rows_labels_and_boxes(drawn: Path) -> None:
 
 
 def test_train_and_minival_are_sorted_and_balanced(drawn: Path) -> None:
-    made, _ = listing(drawn, expect=EXPECT)
+    made = TinyImageNet(drawn, EXPECT).index
     for start, stop, each in ((0, 16, 4), (16, 24, 2)):
         files = made.files[start:stop]
         assert set(Counter(file.split("/")[1] for file in files).values()) == {each}
@@ -161,52 +162,53 @@ def test_archive_and_folder_are_the_same_pack(folder: Path, tmp_path: Path, top:
 def test_the_folder_around_the_top_folder_will_do(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "around").mkdir()
     folder.rename(tmp_path / "around" / "tiny-imagenet-200")
-    assert len(listing(tmp_path / "around", expect=EXPECT)[0].files) == 32
+    assert len(TinyImageNet(tmp_path / "around", EXPECT).index.files) == 32
 
 
 def test_linked_folders_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
     (folder / "train").rename(tmp_path / "elsewhere")
     (folder / "train").symlink_to(tmp_path / "elsewhere")
     (folder / "again").symlink_to(folder)
-    assert len(listing(folder, expect=EXPECT)[0].files) == 32
+    assert len(TinyImageNet(folder, EXPECT).index.files) == 32
 
 
-def test_a_second_call_is_no_work_and_a_change_is_noticed(folder: Path, tmp_path: Path) -> None:
-    home, said = tmp_path / "home", []
-    made = prepare(folder, home=home, expect=EXPECT, say=said.append)
+def test_a_second_call_does_no_work_and_a_change_is_noticed(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tinysight")
+    home = tmp_path / "home"
+    made = prepare(folder, home=home, expect=EXPECT)
     manifest = (home / "tiny-imagenet" / "manifest.json").stat().st_mtime_ns
-    assert prepare(folder, home=home, expect=EXPECT) == made
-    assert prepare(None, home=home) == made  # whatever it was made from, it is there
-    assert (home / "tiny-imagenet" / "manifest.json").stat().st_mtime_ns == manifest and said == []
+    assert prepare(folder, home=home, expect=EXPECT).digest == made.digest
+    assert prepare(None, home=home).digest == made.digest  # whatever it was made from, it is there
+    assert (
+        home / "tiny-imagenet" / "manifest.json"
+    ).stat().st_mtime_ns == manifest and not caplog.messages
     (folder / "val" / "images" / "val_0.JPEG").write_bytes(jpeg(7))
     assert made.source_state() == "changed"
-    again = prepare(folder, home=home, expect=EXPECT, say=said.append)
-    assert again.digest != made.digest and "changed" in said[0]
+    again = prepare(folder, home=home, expect=EXPECT)
+    assert again.digest != made.digest and "changed" in caplog.messages[0]
     archive = zip_up(folder, tmp_path / "set.zip")
     with pytest.raises(ValueError, match="made from another source"):
         prepare(archive, home=home, expect=EXPECT)
     assert prepare(archive, home=home, expect=EXPECT, replace=True).digest == again.digest
 
 
-def test_from_an_address(folder: Path, tmp_path: Path) -> None:
+def test_from_an_address(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     archive = zip_up(folder, tmp_path / "set.zip")
-    home, said, steps = tmp_path / "home", [], []
+    caplog.set_level("INFO", "tinysight")
+    home, steps = tmp_path / "home", []
     made = prepare(
-        archive.as_uri(),
-        home=home,
-        expect=EXPECT,
-        say=said.append,
-        download_progress=lambda *s: steps.append(s),
+        archive.as_uri(), home=home, expect=EXPECT, download_progress=lambda *s: steps.append(s)
     )
     assert (
         made.manifest["source"]["url"] == archive.as_uri()
         and steps[-1] == (archive.stat().st_size,) * 2
     )
     archive.unlink()
-    assert (
-        prepare(made.manifest["source"]["url"], home=home, expect=EXPECT, say=said.append) == made
-    )
-    assert len(said) == 1 and said[0].startswith("downloading file:")
+    again = prepare(made.manifest["source"]["url"], home=home, expect=EXPECT)
+    assert again.digest == made.digest
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("downloading file:")
 
 
 def test_only_the_default_address_must_give_the_published_file(
@@ -224,7 +226,7 @@ def test_only_the_default_address_must_give_the_published_file(
         ("nowhere", "nowhere does not exist; expected a .zip, its unpacked folder, or an address"),
         ("", r"no wnids\.txt"),
         (".", r"no wnids\.txt; expected the folder tiny-imagenet-200"),
-        ("text.zip", "not a zip that can be used"),
+        ("text.zip", "not a usable zip"),
         ("empty.zip", r"wnids\.txt: found nothing"),
         ("ftp://host/a.zip", "expected an address that starts with"),
     ],
@@ -282,10 +284,10 @@ NOTES = "val/val_annotations.txt"
         (edit("wnids.txt", "n01443537\n", ""), r"wnids\.txt: found 3 different wnids, expected 4"),
         (edit("wnids.txt", "n00000001", "n01443537"), "found 3 different wnids"),
         (edit("wnids.txt", "n01443537", "goldfish"), "found 'goldfish', expected lines like n01443537"),
-        (edit("wnids.txt", "n01443537", "n01443538"), r"words\.txt: found no line of n01443538"),
+        (edit("wnids.txt", "n01443537", "n01443538"), r"words\.txt: found no line for n01443538"),
         (remove("words.txt"), r"words\.txt: found nothing, expected this file"),
-        (add("words.txt", b"\xff\xfe"), r"words\.txt: found bytes that are no text"),
-        (edit("words.txt", "n00000001\t", "n00000001 "), "no line of n00000001"),
+        (add("words.txt", b"\xff\xfe"), r"words\.txt: found bytes that are not text"),
+        (edit("words.txt", "n00000001\t", "n00000001 "), "no line for n00000001"),
         (lambda root: shutil.rmtree(root / "train" / "n01443537"), r"n01443537/images: found 0 files, no n01443537_0"),
         (add("train/n07777777/images/n07777777_0.JPEG"), r"train/n07777777.*only the classes of wnids"),
         (remove("train/n01443537/images/n01443537_4.JPEG"), "found 5 files, no n01443537_4.JPEG"),
@@ -315,24 +317,24 @@ NOTES = "val/val_annotations.txt"
 def test_a_departure_is_named(folder: Path, change: Callable[[Path], None], message: str) -> None:
     change(folder)
     with pytest.raises(ValueError, match=message) as caught:
-        listing(folder, expect=EXPECT)
+        _ = TinyImageNet(folder, EXPECT).index
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_published_counts_are_the_default(drawn: Path) -> None:
     with pytest.raises(ValueError, match="found 4 different wnids, expected 200"):
-        listing(drawn)
+        _ = TinyImageNet(drawn).index
 
 
 @pytest.mark.parametrize("archived", [False, True])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no readable JPEG"),
-        (b"GIF89a", "no readable JPEG"),
-        (jpeg(1)[:700], "no readable JPEG .*truncated"),
+        (b"", "not a readable JPEG"),
+        (b"GIF89a", "not a readable JPEG"),
+        (jpeg(1)[:700], "not a readable JPEG .*truncated"),
         (jpeg(1, size=63), "63x63 pixels, expected 64x64"),
-        (jpeg(1) + bytes(1 << 20), "expected a small JPEG"),
+        (jpeg(1) + bytes(1 << 20), "expected a JPEG of at most"),
     ],
 )
 def test_unreadable_images_are_named_or_left_out(
@@ -414,7 +416,7 @@ def test_mutated_images_give_an_error_or_an_image(rounds: int, fast: bool) -> No
 
 
 def test_decode_is_picklable(drawn: Path) -> None:
-    _, decode = listing(drawn, expect=EXPECT)
+    decode = TinyImageNet(drawn, EXPECT).decode
     assert np.array_equal(pickle.loads(pickle.dumps(decode))(3), decode(3))
 
 
@@ -428,7 +430,8 @@ def test_the_published_set(tmp_path: Path) -> None:
         pytest.skip(
             "TINYSIGHT_TINY_IMAGENET is not set: the folder or archive of the published set"
         )
-    made, decode = listing(Path(source))
+    published = TinyImageNet(Path(source))
+    made, decode = published.index, published.decode
     assert made.splits == {
         "train": (0, 95_000),
         "minival": (95_000, 100_000),
@@ -444,7 +447,7 @@ def test_the_published_set(tmp_path: Path) -> None:
     assert made.class_names[0] == "goldfish" and len(set(made.class_names)) == 200
     for row in range(0, 120_000, 100):
         assert decode(row).shape == (64, 64, 3)
-    pack = write_pack(made, decode, home=tmp_path)
+    pack = build(published, home=tmp_path)
     conflicts = [
         group for group in pack.manifest["duplicates"] if len(set(group["labels"]) - {None}) > 1
     ]

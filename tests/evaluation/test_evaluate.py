@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tinysight.config import Config
-from tinysight.data import shapes, subset
+from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
+from tinysight.data.shapes import Shapes
+from tinysight.data.subset import one_class
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import (
     Evaluation,
@@ -268,10 +270,8 @@ def test_images_of_another_fold_have_been_learned_from(
     make_run: Callable[..., Config], tmp_path: Path
 ) -> None:
     counts = {"num_train": 240, "num_minival": 24, "num_val": 24, "num_test": 0}
-    scenes = shapes.prepare(home=tmp_path, **counts, image_size=32, name="scenes", workers=1)
-    first, second = (
-        subset.prepare(scenes, scenes.class_names[2], home=tmp_path, fold=fold) for fold in (0, 1)
-    )
+    scenes = build(Shapes(**counts, image_size=32, name="scenes"), home=tmp_path, workers=1)
+    first, second = (one_class(scenes, scenes.class_names[2], fold=fold) for fold in (0, 1))
     run = make_run(train__batch_size=2)
     trained_on = {first.files[row] for row in first.rows("train")}
     shared = trained_on & {second.files[row] for row in second.rows("minival")}
@@ -292,8 +292,8 @@ def test_learned_images_are_known_by_pixels_not_by_names(
     pack: Dataset, make_run: Callable[..., Config], tmp_path: Path
 ) -> None:
     counts = {"num_train": 72, "num_minival": 24, "num_val": 24, "num_test": 12}
-    other = shapes.prepare(
-        home=tmp_path, **counts, image_size=32, objects=(2, 2), name="other", workers=1
+    other = build(
+        Shapes(**counts, image_size=32, objects=(2, 2), name="other"), home=tmp_path, workers=1
     )
     assert set(other.files) == set(pack.files)
     assert num_learned(make_run(), pack, other, "train") == 0

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tinysight.data import shapes
+from tinysight.data.shapes import Shapes
 from tinysight.models import MODELS, create_model
 from tinysight.models.init import variance_scaling
 from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
@@ -113,8 +113,10 @@ def test_channels_last_is_kept_to_the_features(family: str) -> None:
 
 @every_family
 def test_it_overfits_64_drawn_images(family: str) -> None:
-    _, draw = shapes.listing(num_train=64, num_minival=0, num_val=0, num_test=0, image_size=32)
-    images = torch.from_numpy(np.stack([draw(row) for row in range(64)])).permute(0, 3, 1, 2)
+    shapes = Shapes(num_train=64, image_size=32)
+    images = torch.from_numpy(np.stack([shapes.decode(row) for row in range(64)])).permute(
+        0, 3, 1, 2
+    )
     labels = torch.arange(64) % 24
     model = _build(family, 24, **({} if family == "resnet" else {"dropout": 0.0})).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)

@@ -571,20 +571,16 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
 def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refused(
     make_run: MakeRun, pack: Dataset, data_home: Path
 ) -> None:
-    from tinysight.data import shapes
+    from tinysight.data.build import build
+    from tinysight.data.shapes import Shapes
 
     with pytest.raises(
         ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"
     ):
         trainer.check(make_run(), pack, DistributedContext(size=3))
-    bare = shapes.prepare(
+    bare = build(
+        Shapes(num_train=24, num_minival=0, num_val=0, num_test=0, image_size=32, name="bare"),
         home=data_home,
-        num_train=24,
-        num_minival=0,
-        num_val=0,
-        num_test=0,
-        image_size=32,
-        name="bare",
         workers=1,
     )
     with pytest.raises(ValueError, match=r"no labeled image in minival.*set data\.monitor=none"):
@@ -682,18 +678,14 @@ def test_a_training_goes_on_with_another_rate_and_tells_since_when(
 def test_a_finished_run_changed_data_and_a_second_process_are_refused(
     make_run: MakeRun, pack: Dataset, data_home: Path, tmp_path: Path
 ) -> None:
-    from tinysight.data import shapes
+    from tinysight.data.build import build
+    from tinysight.data.shapes import Shapes
 
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=3)
-    other = shapes.prepare(
+    other = build(
+        Shapes(num_train=72, num_minival=24, num_val=24, num_test=11, image_size=32, name="other"),
         home=data_home,
-        num_train=72,
-        num_minival=24,
-        num_val=24,
-        num_test=11,
-        image_size=32,
-        name="other",
         workers=1,
     )
     with pytest.raises(ValueError, match=r"the data other are not those that .* began with"):

@@ -9,14 +9,16 @@ import typer
 
 from tinysight.cli.arguments import Home, Replace, SkipUnreadable, Workers
 from tinysight.cli.datasets import open_or_draw, packs_home
-from tinysight.cli.progress import counting, say
+from tinysight.cli.progress import counting
 
 if TYPE_CHECKING:
+    from tinysight.data.build import Source
     from tinysight.data.dataset import Dataset
 
 app = typer.Typer(
     no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode=None
 )
+Name = Annotated[str, typer.Argument(help="A dataset's name or folder.")]
 
 
 @app.command("get")
@@ -30,23 +32,18 @@ def get(
     ] = None,
     objects: Annotated[
         str | None,
-        typer.Option(
-            metavar="FEWEST,MOST", help="Objects in a scene of shapes.", show_default="1,1"
-        ),
+        typer.Option(metavar="MIN,MAX", help="Objects per scene of shapes.", show_default="1,1"),
     ] = None,
-    called: Annotated[
+    dataset_name: Annotated[
         str | None,
-        typer.Option(
-            "--name", help="What the shapes will be called.", show_default="shapes-FEWEST-MOST"
-        ),
+        typer.Option("--name", help="Name of the shapes.", show_default="shapes-MIN-MAX"),
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
     home: Home = None,
     workers: Workers = None,
 ) -> None:
-    """Prepare a known data set: Tiny ImageNet (published archive, your copy of it, or its folder),
-    or the drawn shapes.
+    """Prepare Tiny ImageNet (the published archive, your copy, or its folder), or drawn shapes.
 
     A second call is instant; an interrupted one leaves nothing wrong.
 
@@ -57,46 +54,37 @@ def get(
       tinysight data get tiny-imagenet
       tinysight data get tiny-imagenet --source ~/Downloads/tiny-imagenet-200.zip
     """
-    where = packs_home(home)
     known = ("tiny-imagenet", "shapes")
     if name not in known:
         raise ValueError(
-            f"no data set is named {name!r}; there are {' and '.join(known)} "
+            f"no dataset is named {name!r}; there are {' and '.join(known)} "
             "(your own images: `tinysight data import FOLDER`)"
         )
-    if name == "shapes" and source is not None:
-        raise ValueError("shapes is drawn, it has no --source")
-    if name != "shapes" and (objects is not None or called is not None):
-        raise ValueError(f"--objects and --name are for shapes; {name} is what it is")
-    number = _two_numbers(objects) if objects is not None else (1, 1)
+    if name == "shapes":
+        if source is not None:
+            raise ValueError("shapes is drawn, it has no --source")
+        from tinysight.data.shapes import Shapes
+
+        fewest, most = _two_numbers(objects or "1,1")
+        default = "shapes" if (fewest, most) == (1, 1) else f"shapes-{fewest}-{most}"
+        shapes = Shapes(name=dataset_name or default, objects=(fewest, most))
+        _build(shapes, home, workers, replace=replace)
+        return
+    if objects is not None or dataset_name is not None:
+        raise ValueError(f"--objects and --name are for shapes, not for {name}")
+    from tinysight.data import tiny_imagenet
+
     with counting(f"preparing {name}") as progress:
-        if name == "shapes":
-            from tinysight.data import shapes
-
-            pack = shapes.prepare(
-                home=where,
-                objects=number,
-                name=called
-                or ("shapes" if number == (1, 1) else f"shapes-{number[0]}-{number[1]}"),
-                workers=workers,
-                progress=progress,
-                replace=replace,
-                say=say,
-            )
-        else:
-            from tinysight.data import tiny_imagenet
-
-            pack = tiny_imagenet.prepare(
-                source,
-                home=where,
-                workers=workers,
-                on_unreadable="skip" if skip_unreadable else "stop",
-                progress=progress,
-                download_progress=lambda done, total: progress(done, total, "downloading, bytes"),
-                replace=replace,
-                say=say,
-            )
-    _describe(pack)
+        dataset = tiny_imagenet.prepare(
+            source,
+            home=packs_home(home),
+            workers=workers,
+            on_unreadable="skip" if skip_unreadable else "stop",
+            progress=progress,
+            download_progress=lambda done, total: progress(done, total, "downloading, bytes"),
+            replace=replace,
+        )
+    _describe(dataset)
 
 
 @app.command("import")
@@ -104,9 +92,9 @@ def import_(
     folder: Annotated[
         Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")
     ],
-    name: Annotated[str, typer.Option(help="What the data will be called.")],
+    name: Annotated[str, typer.Option(help="Name of the dataset.")],
     size: Annotated[
-        int, typer.Option(min=8, max=1024, help="Pixels a side after resizing and center crop.")
+        int, typer.Option(min=8, max=1024, help="Pixels per side after resizing and center crop.")
     ] = 64,
     boxes: Annotated[
         Path | None,
@@ -117,10 +105,10 @@ def import_(
     home: Home = None,
     workers: Workers = None,
 ) -> None:
-    """Prepare your own images: one folder a class, JPEG, PNG or WebP of any size.
+    """Prepare your own images: one folder per class, JPEG, PNG or WebP of any size.
 
-    Without train/ and val/ a split is made, balanced by class, and kept. With --boxes the
-    localizers learn from them, too: every image has its boxes there, or is named without one.
+    Without train/ and val/ a split is made, balanced by class, and kept. With --boxes localizers
+    can learn from them, too: every image has its boxes there, or is named without one.
 
     \b
     Examples:
@@ -128,166 +116,65 @@ def import_(
       tinysight data import flowers --name flowers96 --size 96
       tinysight data import birds --name birds --boxes birds.csv
     """
-    from tinysight.data.folder import import_folder
+    from tinysight.data.folder import FolderSource
 
-    with counting(f"preparing {name}") as progress:
-        pack = import_folder(
-            folder,
-            name=name,
-            home=packs_home(home),
-            image_size=size,
-            boxes=boxes,
-            workers=workers,
-            on_unreadable="skip" if skip_unreadable else "stop",
-            progress=progress,
-            replace=replace,
-            say=say,
-        )
-    _describe(pack)
-
-
-@app.command("one-class")
-def one_class(
-    name: Annotated[
-        str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")
-    ],
-    only: Annotated[str, typer.Argument(metavar="CLASS", help="A class's name or id.")],
-    fold: Annotated[
-        int, typer.Option(min=0, max=4, help="Which fifth of its images is held out.")
-    ] = 0,
-    negatives: Annotated[
-        int | None,
-        typer.Option(min=0, help="Images of ten other classes beside.", show_default="as many"),
-    ] = None,
-    called: Annotated[
-        str | None,
-        typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS"),
-    ] = None,
-    replace: Replace = False,
-    home: Home = None,
-) -> None:
-    """Cut one class out of a pack, to train a localizer on: four fifths of its images, one held
-    out, and negatives.
-
-    `tinysight train` makes such a pack by itself where its name, as tiny-imagenet.goldfish.fold2,
-    says how.
-
-    \b
-    Examples:
-      tinysight data one-class tiny-imagenet goldfish
-      tinysight data one-class tiny-imagenet n02124075 --fold 2 --negatives 0
-    """
-    from tinysight.data import subset as cut
-
-    source = open_or_draw(name, home)
-    _describe(
-        cut.prepare(
-            source,
-            only,
-            home=packs_home(home),
-            fold=fold,
-            negatives=negatives,
-            name=called,
-            replace=replace,
-            say=say,
-        )
+    source = FolderSource(
+        folder.expanduser(), name, size, boxes=None if boxes is None else boxes.expanduser()
     )
-
-
-@app.command("mosaics")
-def mosaics(
-    name: Annotated[
-        str, typer.Argument(metavar="PACK", help="A pack with boxes, as tiny-imagenet.")
-    ],
-    only: Annotated[
-        str | None,
-        typer.Argument(metavar="[CLASS]", help="A class's name or id; none: every box counts."),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many canvases.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
-    called: Annotated[
-        str | None,
-        typer.Option("--name", help="What it will be called.", show_default="PACK.CLASS.mosaics"),
-    ] = None,
-    replace: Replace = False,
-    home: Home = None,
-) -> None:
-    """Lay four val images side by side, one to four of them of a class: several objects with known
-    boxes, to evaluate.
-
-    \b
-    Examples:
-      tinysight data mosaics tiny-imagenet goldfish
-      tinysight data mosaics tiny-imagenet
-    """
-    from tinysight.data import composites as made
-
-    source = open_or_draw(name, home)
-    _describe(
-        made.prepare(
-            source,
-            only,
-            home=packs_home(home),
-            num=count,
-            seed=seed,
-            name=called,
-            replace=replace,
-            say=say,
-        )
-    )
+    _build(source, home, workers, skip_unreadable=skip_unreadable, replace=replace)
 
 
 @app.command("info")
 def info(
     name: Annotated[
-        str | None, typer.Argument(help="A pack's name or folder; none lists all.")
+        str | None, typer.Argument(help="A dataset's name or folder; none lists all.")
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every image against its checksum.")
     ] = False,
     home: Home = None,
 ) -> None:
-    """Tell what a data set holds, where it came from, whether its source has changed, and what is
-    odd in it.
+    """Describe a dataset: content, source and whether it has changed, and anything odd.
 
     \b
     Examples:
       tinysight data info
       tinysight data info tiny-imagenet --verify
+      tinysight data info tiny-imagenet.goldfish.fold2
     """
-    from tinysight.data.dataset import list_datasets, open_dataset
+    from tinysight.data.dataset import list_datasets
 
-    where = packs_home(home)
     if name is None:
-        names = list_datasets(where)
-        print(
-            "\n".join(names)
-            if names
-            else f"{where} holds no data yet; begin with `tinysight data get shapes`"
-        )
+        where = packs_home(home)
+        begin = f"{where} holds no data yet; begin with `tinysight data get shapes`"
+        print("\n".join(list_datasets(where)) or begin)
         return
-    pack = open_dataset(name, home=where)
-    _describe(pack, full=True)
+    dataset = open_or_draw(name, home)
+    _describe(dataset, full=True)
     if verify:
         with counting("checking") as progress:
-            damaged = pack.verify(progress=progress)
+            damaged = dataset.verify(progress=progress)
         if damaged:
             raise ValueError(
-                f"{len(damaged)} images of {pack.name} are damaged, as {damaged[0]}; prepare it anew"
+                f"{len(damaged)} images of {dataset.name} are damaged, the first: {damaged[0]}; "
+                "prepare it again"
             )
-        print("every image is as it was written")
+        print("every image matches its checksum")
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
+    name: Name,
     out: Annotated[
         Path | None, typer.Option(help="The PNG to write.", show_default="NAME-SPLIT.png")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, minival, val or test.")] = "train",
-    count: Annotated[int, typer.Option(min=1, max=2000, help="How many images.")] = 48,
-    seed: Annotated[int, typer.Option(min=0, help="Which images.")] = 0,
-    only: Annotated[
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, minival, val or test.", show_default="the first there is"),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=2000, help="Number of images.")] = 48,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the choice of images.")] = 0,
+    class_name: Annotated[
         str | None, typer.Option("--class", help="Only this class (name or id).")
     ] = None,
     home: Home = None,
@@ -298,42 +185,43 @@ def show(
     Examples:
       tinysight data show shapes
       tinysight data show tiny-imagenet --class goldfish --count 24 --out fish.png
+      tinysight data show tiny-imagenet.goldfish.mosaics
     """
     import numpy as np
 
     from tinysight.analysis.pictures import contact_sheet, save_figure
-    from tinysight.data.dataset import open_dataset
     from tinysight.data.subset import find_class
 
-    pack = open_dataset(name, home=packs_home(home))
-    rows = np.asarray(pack.rows(split))
-    if only is not None:
-        rows = rows[pack.labels[rows] == find_class(pack, only)]
+    dataset = open_or_draw(name, home)
+    split = split or next(iter(dataset.splits))
+    rows = np.asarray(dataset.rows(split))
+    if class_name is not None:
+        rows = rows[dataset.labels[rows] == find_class(dataset, class_name)]
     if not len(rows):
-        raise ValueError(f"{pack.name} has no image to show there")
+        raise ValueError(f"{dataset.name} has no such image in {split}")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
-    labels = pack.labels[chosen]
+    labels = dataset.labels[chosen]
     sheet = contact_sheet(
-        [pack.images[row] for row in chosen],
+        [dataset.images[row] for row in chosen],
         captions=[
-            pack.class_names[label] if label >= 0 else Path(pack.files[row]).name
+            dataset.class_names[label] if label >= 0 else Path(dataset.files[row]).name
             for row, label in zip(chosen, labels, strict=True)
         ],
-        boxes=[pack.boxes_of(row) for row in chosen],
-        title=f"{pack.name}, {split}: {len(chosen)} of {len(rows)} images",
+        boxes=[dataset.boxes_of(row) for row in chosen],
+        title=f"{dataset.name}, {split}: {len(chosen)} of {len(rows)} images",
     )
-    path = out or Path(f"{pack.name}-{split}.png")
+    path = out or Path(f"{dataset.name}-{split}.png")
     save_figure(sheet, path)
     print(path)
 
 
 @app.command("augment")
 def augment(
-    name: Annotated[str, typer.Argument(help="A pack's name or folder.")],
+    name: Name,
     out: Annotated[
         Path | None, typer.Option(help="The PNG to write.", show_default="NAME-augment.png")
     ] = None,
-    row: Annotated[int, typer.Option(min=0, help="Which image.")] = 0,
+    row: Annotated[int, typer.Option(min=0, help="Row of the image.")] = 0,
     home: Home = None,
 ) -> None:
     """Draw one image under each augmentation, like the report's Fig. 1.
@@ -346,51 +234,73 @@ def augment(
     import torch
 
     from tinysight.analysis.pictures import augmentation_sheet, save_figure
-    from tinysight.data.dataset import open_dataset
     from tinysight.ops.augment import panels
 
-    pack = open_dataset(name, home=packs_home(home))
-    if row >= len(pack):
-        raise ValueError(f"{pack.name} has rows 0 to {len(pack) - 1}, not {row}")
-    image = pack.images[row]
+    dataset = open_or_draw(name, home)
+    if row >= len(dataset):
+        raise ValueError(f"{dataset.name} has rows 0 to {len(dataset) - 1}, not {row}")
+    image = dataset.images[row]
     methods = [
         (caption, panel.numpy())
         for caption, panel in panels(torch.tensor(image))
         if caption != "original"
     ]
-    figure = augmentation_sheet(image, methods)
-    path = out or Path(f"{pack.name}-augment.png")
-    save_figure(figure, path)
+    path = out or Path(f"{dataset.name}-augment.png")
+    save_figure(augmentation_sheet(image, methods), path)
     print(path)
 
 
 def _two_numbers(text: str) -> tuple[int, int]:
     fewest, _, most = text.partition(",")
     if not (fewest.strip().isdecimal() and most.strip().isdecimal()):
-        raise ValueError(f"--objects is {text!r}; give FEWEST,MOST, as 2,4")
+        raise ValueError(f"--objects is {text!r}; give MIN,MAX, for example 2,4")
     return int(fewest), int(most)
 
 
-def _describe(pack: Dataset, *, full: bool = False) -> None:
-    counts = ", ".join(
-        f"{split} {stop - start:,}" for split, (start, stop) in pack.splits.items() if stop > start
-    )
-    print(
-        f"{pack.name}: {len(pack):,} images of {pack.image_size}x{pack.image_size}, {len(pack.class_names)} classes"
-    )
-    print(f"  {counts}")
-    for note in pack.notes:
+def _build(
+    source: Source,
+    home: Path | None,
+    workers: int | None,
+    *,
+    skip_unreadable: bool = False,
+    replace: bool,
+) -> None:
+    """Build and describe a dataset."""
+    from tinysight.data.build import build
+
+    with counting(f"preparing {source.name}") as progress:
+        dataset = build(
+            source,
+            home=packs_home(home),
+            workers=workers,
+            on_unreadable="skip" if skip_unreadable else "stop",
+            progress=progress,
+            replace=replace,
+        )
+    _describe(dataset)
+
+
+def _describe(dataset: Dataset, *, full: bool = False) -> None:
+    size, classes = dataset.image_size, dataset.class_names
+    print(f"{dataset.name}: {len(dataset):,} images of {size}x{size}, {len(classes)} classes")
+    counts = (f"{split} {stop - start:,}" for split, (start, stop) in dataset.splits.items())
+    print(f"  {', '.join(count for count in counts if not count.endswith(' 0'))}")
+    for note in dataset.notes:
         print(f"  note: {note}")
-    print(f"  {pack.path}")
+    if dataset.path is not None:
+        print(f"  {dataset.path}")
     if not full:
         return
-    source = pack.manifest["source"]
-    state = {
-        "same": "unchanged",
-        "changed": "CHANGED since it was prepared",
-        "gone": "no longer there",
-        "unknown": "a pack" if source["path"] else "drawn",
-    }
-    print(f"  source: {source['kind']} {source['path']} ({state[pack.source_state()]})")
-    print(f"  boxes: {len(pack.boxes):,}")
-    print("  classes: " + ", ".join(pack.class_names))
+    source = dataset.manifest["source"]
+    if dataset.view is not None:
+        print(f"  source: {source['kind']}, a view of {source['path']}")
+    else:
+        state = {
+            "same": "unchanged",
+            "changed": "CHANGED since it was prepared",
+            "gone": "no longer there",
+            "unknown": "drawn",
+        }[dataset.source_state()]
+        print(f"  source: {source['kind']} {source['path']} ({state})")
+    print(f"  boxes: {len(dataset.boxes):,}")
+    print("  classes: " + ", ".join(classes))

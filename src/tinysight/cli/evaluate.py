@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tinysight.cli.arguments import Decoding, Device, Home, RunName, Threshold
-from tinysight.cli.datasets import open_or_draw, packs_home
+from tinysight.cli.datasets import open_or_draw
 from tinysight.cli.predict import decoding_changes, model_named
 from tinysight.cli.progress import counting
 
@@ -221,7 +221,6 @@ def _evaluate_weights(
 
 
 def _warn_of_learned(run: Run, pack: Dataset, split: str, home: Path | None) -> None:
-    from tinysight.data.dataset import open_dataset
     from tinysight.evaluation.evaluate import num_learned
 
     config = run.config
@@ -229,7 +228,7 @@ def _warn_of_learned(run: Run, pack: Dataset, split: str, home: Path | None) -> 
     if pack.digest == run.data_digest and splits_apart:
         return  # of what the source itself has in two splits `tinysight data info` tells
     try:
-        own = open_dataset(config.data.name, home=packs_home(home))
+        own = open_or_draw(config.data.name, home)
     except ValueError:
         return  # it is not here any more
     if own.digest == run.data_digest and (learned := num_learned(config, own, pack, split)):

@@ -71,7 +71,11 @@ class Archive:
             raise ValueError(f"{path} does not exist") from None
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        except zipfile.BadZipFile as error:
+            raise ValueError(
+                f"{path} is not a usable zip: {error} (cut short, or another kind of file?)"
+            ) from None
+        except (ValueError, NotImplementedError, struct.error) as error:
             raise ValueError(f"{path} is not a usable zip: {error}") from None
 
     @property
@@ -162,9 +166,13 @@ def _check_members(
 ) -> None:
     """Check what the directory states about each member; `columns` is a _Member of arrays (N,)."""
     flags, method, _, packed, size, _ = columns
-    system, attributes, volume = np.array(
-        [(info.create_system, info.external_attr, info.volume) for info in infos], np.int64
-    ).reshape(-1, 3).T
+    system, attributes, volume = (
+        np.array(
+            [(info.create_system, info.external_attr, info.volume) for info in infos], np.int64
+        )
+        .reshape(-1, 3)
+        .T
+    )
     kind = np.where(system == _UNIX, (attributes >> 16) & 0o170000, 0)
     is_folder = np.array([name[-1] == "/" for name in names], bool)
 

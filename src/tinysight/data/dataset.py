@@ -52,7 +52,9 @@ class DatasetIndex:
         before = np.concatenate([[0], np.cumsum(keep)]).tolist()  # kept rows before each row
         counts = np.diff(self.box_offsets)
         keep_boxes = np.repeat(keep, counts)
-        splits = {name: (before[start], before[stop]) for name, (start, stop) in self.splits.items()}
+        splits = {
+            name: (before[start], before[stop]) for name, (start, stop) in self.splits.items()
+        }
         return replace(
             self,
             splits={name: bounds for name, bounds in splits.items() if bounds[0] < bounds[1]},

@@ -96,11 +96,7 @@ class FolderSource:
                 f"minival_share {minival} and val_share {val} must not be negative "
                 "and together be under 1"
             )
-        settings: dict[str, Any] = {
-            "image_size": size,
-            "minival_share": minival,
-            "val_share": val,
-        }
+        settings: dict[str, Any] = {"image_size": size, "minival_share": minival, "val_share": val}
         if self.annotations is not None:
             settings["boxes"] = self.annotations.digest
         try:
@@ -155,8 +151,8 @@ class FolderSource:
                 rows[split] += [(label, image) for image in classes.get(class_name, [])]
         if "test" in given:
             rows["test"] += [(-1, image) for image in _images_below(root, "test", recurse=False)]
-        for part in rows.values():
-            part.sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))  # unlabeled last
+        for split in SPLITS:
+            rows[split].sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))  # unlabeled last
         return class_names, rows
 
 
@@ -317,7 +313,9 @@ def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes
             )
         classes[class_name] = _images_below(root, f"{inside}/{entry.name}".lstrip("/"))
     if empty := [repr(name) for name, images in classes.items() if not images and not allow_empty]:
-        raise ValueError(f"no image in the class folder {few(empty)} of {where!r}; fill or remove it")
+        raise ValueError(
+            f"no image in the class folder {few(empty)} of {where!r}; fill or remove it"
+        )
     return classes
 
 

@@ -103,7 +103,11 @@ def _from_folder(
     folder: Path, home: Path, image_size: int | None, progress: Progress | None
 ) -> Dataset:
     """Open a prepared dataset's folder, or import a folder of images under its own name."""
-    if (folder / "manifest.json").is_file() or not folder.is_dir():
+    if not folder.is_dir():
+        raise ValueError(
+            f"{str(folder)!r} is not a folder; give a dataset's name, or a folder of class folders"
+        )
+    if (folder / "manifest.json").is_file():
         return open_dataset(folder, home=home)
     root = folder.resolve()
     name = re.sub(r"[^\w .+-]", "-", root.name).strip(" .+-") or "images"

@@ -189,7 +189,7 @@ def _positives(dataset: Dataset, label: int, holds: npt.NDArray[np.bool_], folds
     title = f"{dataset.class_names[label]} of {dataset.name}"
     rows = _rows(dataset, "train", "minival")
     labeled = rows[dataset.labels[rows] == label]
-    positives = labeled[holds[labeled]]
+    positives: Ints = labeled[holds[labeled]]
     if len(labeled) and not len(positives):
         raise ValueError(
             f"{title} has no boxes; a localizer needs a dataset with boxes, "

@@ -355,9 +355,7 @@ class _Reader:
         images = self.images(folder, wnid + "_{}.JPEG", self.expect.train_per_class)
         name = f"train/{wnid}/{wnid}_boxes.txt"
         lines = self.lines_by_image(name, images, num_fields=5)
-        return [
-            _Row(f"{folder}/{image}", label, self.box(name, lines[image])) for image in images
-        ]
+        return [_Row(f"{folder}/{image}", label, self.box(name, lines[image])) for image in images]
 
     def rows_of_val(self, wnids: tuple[str, ...]) -> list[_Row]:
         images = self.images("val/images", "val_{}.JPEG", self.expect.val)
@@ -370,9 +368,7 @@ class _Reader:
             rows.append(_Row(f"val/images/{image}", labels[line[1]], self.box(name, line)))
         return rows
 
-    def lines_by_image(
-        self, name: str, images: list[str], num_fields: int
-    ) -> dict[str, list[str]]:
+    def lines_by_image(self, name: str, images: list[str], num_fields: int) -> dict[str, list[str]]:
         """Return the fields of each image's one line, in the order of `images`."""
         lines = self.lines(name)
         for line in lines:

@@ -1,0 +1,183 @@
+"""Loading by name or folder: names are enough for views and drawn scenes, folders are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.data import load
+from tinysight.data.build import build
+from tinysight.data.dataset import Dataset, list_datasets
+from tinysight.data.folder import FolderSource
+from tinysight.data.load import load_dataset
+from tinysight.data.shapes import Shapes
+from tinysight.data.subset import one_class
+
+Tinysight = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def scenes(home: Path) -> Dataset:
+    """10 + 1 + 5 images of each class, under a name with a dot in it."""
+    counts = {"num_train": 240, "num_minival": 24, "num_val": 120, "num_test": 0}
+    return build(Shapes(**counts, image_size=32, name="my.scenes"), home=home, workers=1)
+
+
+@pytest.fixture
+def tinysight(
+    scenes: Dataset, home: Path, monkeypatch: pytest.MonkeyPatch, run_command: Tinysight
+) -> Tinysight:
+    """Run a command line in this process; return exit status, output and errors."""
+    monkeypatch.setenv("TINYSIGHT_DATA", str(home))
+    return run_command
+
+
+def put_pets(root: Path, num: int = 3) -> Path:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(num):
+            color = (40 * number, 80, 200 if name == "cat" else 10)
+            Image.new("RGB", (20, 10), color).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fold", "negatives"),
+    [
+        ("my.scenes.plain-disc", "one-class", 0, None),
+        ("my.scenes.plain-disc.fold2", "one-class", 2, None),
+        ("my.scenes.plain-disc.fold1.negatives5", "one-class", 1, 5),
+        ("my.scenes.plain-disc.mosaics", "mosaics", None, None),
+        ("my.scenes.mosaics", "mosaics", None, None),
+    ],
+)
+def test_views_are_made_from_their_name_and_write_nothing(
+    scenes: Dataset, home: Path, name: str, kind: str, fold: int | None, negatives: int | None
+) -> None:
+    before = sorted(home.rglob("*"))
+    view = load_dataset(name, home=home)
+    assert (view.name, view.path) == (name, None)
+    assert (
+        view.manifest["source"]["kind"] == kind and view.manifest["source"]["path"] == "my.scenes"
+    )
+    assert load_dataset(name, home=str(home)).digest == view.digest
+    if fold is not None:
+        same = one_class(scenes, "Plain Disc", fold=fold, negatives=negatives)
+        assert same.digest == view.digest and same.name == name
+    assert sorted(home.rglob("*")) == before
+
+
+def test_names_of_shapes_state_the_number_of_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Tinysight
+) -> None:
+    def small(*, name: str, objects: tuple[int, int]) -> Shapes:
+        counts = {"num_train": 24, "num_minival": 0, "num_val": 0, "num_test": 0}
+        return Shapes(name=name, objects=objects, image_size=32, **counts)
+
+    monkeypatch.setattr(load, "Shapes", small)
+    assert load_dataset("shapes", home=tmp_path).manifest["source"]["fingerprint"].endswith("1x1")
+    two = load_dataset("shapes-1-2", home=tmp_path)
+    assert two.manifest["source"]["fingerprint"].endswith("1x2")
+    assert load_dataset("shapes-1-2", home=tmp_path).digest == two.digest
+    assert load_dataset(two, home="nowhere") is two
+    assert list_datasets(tmp_path) == ("shapes", "shapes-1-2")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="1 <= fewest <= most"):
+        load_dataset("shapes-4-2", home=tmp_path)
+
+
+def test_a_folder_is_imported_once_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    folder = put_pets(tmp_path / "my 🐈 pets")
+    steps: list[tuple[int, int]] = []
+    first = load_dataset("~/my 🐈 pets", home=home, progress=lambda *step: steps.append(step))
+    assert first.name == "my - pets" and first.image_size == 64 and steps[-1] == (6, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "index", property(lambda _: pytest.fail("listed again")))
+        for same in (folder, str(folder), "my 🐈 pets", first.path, str(first.path), first.name):
+            assert load_dataset(same, home=home).digest == first.digest
+    assert load_dataset(folder, home=home, image_size=32).image_size == 32
+    put_pets(folder, 4)
+    changed = load_dataset(folder, home=home)
+    assert (len(changed), changed.image_size) == (8, 32)  # as before
+
+
+def test_a_changed_folder_with_boxes_needs_its_boxes_again(tmp_path: Path) -> None:
+    folder = put_pets(tmp_path / "pets")
+    lines = [f"{name}/{n}.png,5,0,15,10" for name in ("cat", "dog") for n in range(3)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["file,x0,y0,x1,y1", *lines]))
+    source = FolderSource(folder, "pets", 32, boxes=tmp_path / "boxes.csv")
+    boxed = build(source, home=tmp_path / "home", workers=1)
+    assert load_dataset(folder, home=tmp_path / "home").digest == boxed.digest
+    put_pets(folder, 4)
+    with pytest.raises(ValueError, match=r"has changed since .* tinysight data import .* --boxes"):
+        load_dataset(folder, home=tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("my.scenes.plain-disk", "did you mean 'plain disc'?"),
+        ("my.scenes.plain-disk.mosaics", "did you mean 'plain disc'?"),
+        ("my.scenes.disc.fold1", "my.scenes has no class 'disc'"),
+        ("my.scenes.plain-disc.fold5", "fold is 5 of 5"),
+        ("shapez.plain-disc", "there is no dataset 'shapez.plain-disc'"),
+        ("my.scene", "did you mean 'my.scenes'?"),
+        ("tiny-imagenet.goldfish.fold2", "use: tinysight data get tiny-imagenet"),
+        ("./nowhere", "'nowhere' is not a folder"),
+    ],
+)
+def test_unknown_names_are_one_clear_line(
+    tinysight: Tinysight, home: Path, name: str, expected: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_dataset(name, home=home)
+    assert expected in str(caught.value)
+    status, out, err = tinysight("data", "info", name)
+    assert (status, out) == (1, "")
+    assert expected in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("get", "shapes", "--objects", "2"), "give MIN,MAX, for example 2,4"),
+        (("get", "shapes", "--objects", "4,2"), "1 <= fewest <= most"),
+        (("get", "tiny-imagenet", "--objects", "2,4"), "--objects and --name are for shapes"),
+        (("get", "shapes", "--source", "x"), "shapes is drawn"),
+        (("get", "shapez"), "there are tiny-imagenet and shapes"),
+        (("show", "my.scenes", "--split", "test"), "has no such image in test"),
+    ],
+)
+def test_bad_commands_are_one_clear_line(
+    tinysight: Tinysight, words: tuple[str, ...], expected: str
+) -> None:
+    status, out, err = tinysight("data", *words)
+    assert (status, out) == (1, "")
+    assert expected in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_commands_take_names_of_views(
+    tinysight: Tinysight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = tinysight("data", "info", "my.scenes.plain-disc", "--verify")
+    assert status == 0, err
+    assert "source: one-class, a view of my.scenes" in out and "checksum" in out
+    status, out, err = tinysight("data", "show", "my.scenes.mosaics", "--count", "4")
+    assert status == 0, err
+    with Image.open(tmp_path / out.strip()) as sheet:
+        assert np.asarray(sheet).std() > 10
