@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tinysight.data.decoding import usable_cores
+from tinysight.data.decode import usable_cores
 from tinysight.data.tiny_imagenet import Counts, decode_image, prepare
 
 TENTH = Counts(train_per_class=50, val=1000, test=1000)
