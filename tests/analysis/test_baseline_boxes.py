@@ -11,7 +11,7 @@ import torch
 from tinysight.analysis.baseline_boxes import baseline_boxes, best_baseline
 from tinysight.data.dataset import list_datasets, open_dataset
 from tinysight.ops import detection_metrics
-from tinysight.ops.boxes import pairwise_iou
+from tinysight.ops.boxes import Detections, pairwise_iou
 
 
 def draw_boxes(seed: int, num: int, size: int) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_the_constants_of_tiny_imagenet() -> None:
     def on_val(box: np.ndarray) -> tuple[float, float, float]:
         boxes = torch.from_numpy(box).expand(len(gt_boxes), 1, 4)
         own = detection_metrics.localization(
-            detection_metrics.top_box_iou(boxes, torch.ones(len(gt_boxes), 1), gt_boxes)
+            detection_metrics.top_box_iou(Detections(boxes, torch.ones(len(gt_boxes), 1)), gt_boxes)
         )
         return round(own.mean_iou, 4), round(100 * own.loc50, 1), round(100 * own.box_acc_v2, 1)
 

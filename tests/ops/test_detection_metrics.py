@@ -1,6 +1,4 @@
-"""Detection figures: counted by hand, against a loop that does the obvious, and against COCO's
-evaluation.
-"""
+"""Detection metrics: counted by hand, against a plain loop, and against COCO's evaluation."""
 
 from __future__ import annotations
 
@@ -14,211 +12,204 @@ import pytest
 import torch
 from torch import Tensor
 
-from tinysight.ops import detection_metrics
-from tinysight.ops.boxes import pairwise_iou
+from tinysight.ops.boxes import Detections, pairwise_iou
+from tinysight.ops.detection_metrics import (
+    average_precision,
+    count_detections,
+    false_positives_on_negatives,
+    is_found,
+    localization,
+    localization_error,
+    top_box_iou,
+    top_boxes,
+)
 
-NAN = float("nan")
+NAN = math.nan
 NONE = [NAN] * 4
 A, B, C = [0.0, 0, 10, 10], [20.0, 0, 30, 10], [0.0, 20, 10, 30]
 HALF = [0.0, 0, 10, 5]  # IoU 0.5 with A
 NEAR = [0.0, 0, 10, 8]  # IoU 0.8 with A
 
 
-def draw(
-    seed: int, num: int = 40, most: int = 6, most_truths: int = 4
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw predictions near gt_boxes and elsewhere, some images without truth or box, some equal
-    confidences.
-    """
+def detections_of(boxes: list[list[list[float]]], confidence: list[list[float]]) -> Detections:
+    return Detections(torch.tensor(boxes), torch.tensor(confidence))
+
+
+def random_case(seed: int, num: int = 40, num_boxes: int = 6) -> tuple[Detections, Tensor]:
+    """Return predictions near and far from true boxes; some images lack either, some ties."""
     generator = torch.Generator().manual_seed(seed)
+    num_gt = 4
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
-    corner, size = rand(num, most_truths, 2) * 40, 5 + rand(num, most_truths, 2) * 19
+    corner, size = rand(num, num_gt, 2) * 40, 5 + rand(num, num_gt, 2) * 19
     gt_boxes = torch.cat((corner, corner + size), -1)
-    number = (rand(num) * (most_truths + 1)).long()
-    which = (rand(num, most) * most_truths).long()
-    boxes = gt_boxes.gather(1, which[..., None].expand(-1, -1, 4)) + (rand(num, most, 4) - 0.5) * 5
+    number = (rand(num) * (num_gt + 1)).long()
+    index = (rand(num, num_boxes) * num_gt).long()
+    boxes = gt_boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    boxes = boxes + (rand(num, num_boxes, 4) - 0.5) * 5
     boxes = torch.cat((boxes[..., :2], torch.maximum(boxes[..., 2:], boxes[..., :2] + 1)), -1)
-    gt_boxes[torch.arange(most_truths) >= number[:, None]] = NAN
-    confidence = (rand(num, most) * 50).round() / 50
-    return boxes, confidence * (rand(num, most) < 0.8), gt_boxes
+    gt_boxes[torch.arange(num_gt) >= number[:, None]] = NAN
+    confidence = (rand(num, num_boxes) * 50).round() / 50 * (rand(num, num_boxes) < 0.8)
+    return Detections(boxes, confidence), gt_boxes
 
 
 def test_top_box_by_hand() -> None:
-    boxes = torch.tensor([[A, B], [A, B], [A, B], [A, HALF]])
-    confidence = torch.tensor([[0.2, 0.9], [0.9, 0.2], [0.0, 0.0], [0.3, 0.4]])
+    detections = detections_of(
+        [[A, B], [A, B], [A, B], [A, HALF]], [[0.2, 0.9], [0.9, 0.2], [0.0, 0.0], [0.3, 0.4]]
+    )
     gt_boxes = torch.tensor([[A, NONE], [C, A], [A, B], [NONE, NONE]])
-    ious = detection_metrics.top_box_iou(boxes, confidence, gt_boxes)
+    ious = top_box_iou(detections, gt_boxes)
     assert ious.tolist()[:3] == [0, 1, 0] and math.isnan(ious[3])
-    assert detection_metrics.top_boxes(boxes, confidence)[1].tolist() == A
-    no_boxes = detection_metrics.top_box_iou(boxes[:, :0], confidence[:, :0], gt_boxes)
-    assert no_boxes.tolist()[:3] == [0, 0, 0] and math.isnan(no_boxes[3])
-    assert detection_metrics.top_box_iou(boxes, confidence, gt_boxes[:, :0]).isnan().all()
+    assert top_boxes(detections)[1].tolist() == A
+    empty = Detections(detections.boxes[:, :0], detections.confidence[:, :0])
+    ious = top_box_iou(empty, gt_boxes)
+    assert ious.tolist()[:3] == [0, 0, 0] and math.isnan(ious[3])
+    assert top_box_iou(detections, gt_boxes[:, :0]).isnan().all()
 
 
 def test_localization_by_hand() -> None:
-    figures = detection_metrics.localization(
-        torch.tensor([0.1, 0.3, 0.5, 0.6, 0.7, NAN], dtype=torch.float64)
-    )
-    assert (figures.num_images, figures.loc30, figures.loc50, figures.loc70) == (5, 0.8, 0.6, 0.2)
-    assert figures.box_acc_v2 == pytest.approx(1.6 / 3)
-    assert figures.mean_iou == pytest.approx(0.44)
-    assert figures.loc50_low == pytest.approx(0.2307, abs=1e-4)  # Wilson, 3 of 5
-    assert figures.loc50_high == pytest.approx(0.8824, abs=1e-4)
+    ious = torch.tensor([0.1, 0.3, 0.5, 0.6, 0.7, NAN], dtype=torch.float64)
+    result = localization(ious)
+    assert (result.num_images, result.loc30, result.loc50, result.loc70) == (5, 0.8, 0.6, 0.2)
+    assert result.box_acc_v2 == pytest.approx(1.6 / 3)
+    assert result.mean_iou == pytest.approx(0.44)
+    assert result.loc50_low == pytest.approx(0.2307, abs=1e-4)  # Wilson, 3 of 5
+    assert result.loc50_high == pytest.approx(0.8824, abs=1e-4)
     with pytest.raises(ValueError, match="no image has a true box"):
-        detection_metrics.localization(torch.tensor([NAN]))
+        localization(torch.tensor([NAN]))
 
 
-def test_what_is_never_found_reads_zero_however_many_images_are_empty() -> None:
-    """The known failure: 99 of 100 images hold nothing, and a model that says "nothing" seems
-    right.
-    """
+def test_an_iou_of_exactly_the_threshold_counts_in_tensors_and_arrays() -> None:
+    ious = torch.tensor([0.5 - 1e-6, 0.1 + 0.4 - 1e-16, 0.5], dtype=torch.float64)
+    assert is_found(ious).tolist() == is_found(ious.numpy()).tolist() == [False, True, True]
+    assert is_found(ious.numpy(), 0.6).tolist() == [False] * 3
+
+
+def test_nothing_found_gives_zero_however_many_images_are_empty() -> None:
+    # The known failure: 99 of 100 images hold nothing, and a model that predicts nothing seems right.
     gt_boxes = torch.full((100, 1, 4), NAN)
     gt_boxes[0, 0] = torch.tensor(A)
-    boxes, confidence = torch.zeros(100, 3, 4), torch.zeros(100, 3)
-    assert (
-        detection_metrics.localization(
-            detection_metrics.top_box_iou(boxes, confidence, gt_boxes)
-        ).loc50
-        == 0
-    )
-    overall, by_number = detection_metrics.count_detections(boxes, confidence, gt_boxes)
+    detections = Detections(torch.zeros(100, 3, 4), torch.zeros(100, 3))
+    assert localization(top_box_iou(detections, gt_boxes)).loc50 == 0
+    overall, by_number = count_detections(detections, gt_boxes)
     assert (overall.num_images, overall.count_accuracy, overall.recall) == (1, 0, 0)
     assert by_number[0].count_accuracy == 1 and by_number[0].num_images == 99
-    assert detection_metrics.average_precision(boxes, confidence, gt_boxes, (0.5,)).tolist() == [0]
+    assert average_precision(detections, gt_boxes, (0.5,)).tolist() == [0]
 
 
 def test_class_and_box_must_both_be_right() -> None:
-    logits = torch.tensor([[3.0, 2, 1], [3, 2, 1], [3, 2, 1], [3, 2, 1], [3, 2, 1]])
+    logits = torch.tensor([[3.0, 2, 1]] * 5)
     labels = torch.tensor([0, 1, 0, 2, 0])
     ious = torch.tensor([0.5, 0.9, 0.4, 0.9, NAN])
-    assert detection_metrics.localization_error(logits, labels, ious, 1) == 0.75
-    assert detection_metrics.localization_error(logits, labels, ious, 2) == 0.5
-    assert (
-        detection_metrics.localization_error(logits, labels, ious, 5) == 0.25
-    )  # three classes are all there are
+    assert localization_error(logits, labels, ious, 1) == 0.75
+    assert localization_error(logits, labels, ious, 2) == 0.5
+    assert localization_error(logits, labels, ious, 5) == 0.25  # all three classes
     with pytest.raises(ValueError, match="no image"):
-        detection_metrics.localization_error(logits[4:], labels[4:], ious[4:], 1)
+        localization_error(logits[4:], labels[4:], ious[4:], 1)
 
 
-def test_sets_by_hand() -> None:
-    boxes = torch.tensor([[A, NEAR, B], [A, B, C], [A, B, C]])
-    confidence = torch.tensor([[0.9, 0.8, 0.3], [0.4, 0.9, 0.0], [0.95, 0.2, 0.1]])
-    gt_boxes = torch.tensor([[A, B], [B, NONE], [NONE, NONE]])
-    overall, by_number = detection_metrics.count_detections(
-        boxes, confidence, gt_boxes, threshold=0.5
+def test_counts_by_hand() -> None:
+    detections = detections_of(
+        [[A, NEAR, B], [A, B, C], [A, B, C]], [[0.9, 0.8, 0.3], [0.4, 0.9, 0.0], [0.95, 0.2, 0.1]]
     )
+    gt_boxes = torch.tensor([[A, B], [B, NONE], [NONE, NONE]])
+    overall, by_number = count_detections(detections, gt_boxes, threshold=0.5)
     assert set(by_number) == {0, 1, 2}
     one, two, none = by_number[1], by_number[2], by_number[0]
-    # Two boxes on A: the right number, one of them a duplicate, and B not found
+    # Two boxes on A: the right number, one of them a duplicate, and B not found.
     assert (two.count_accuracy, two.duplicates, two.false_positives, two.recall) == (1, 1, 1, 0.5)
     assert (one.count_accuracy, one.duplicates, one.false_positives, one.recall) == (1, 0, 0, 1)
     assert (none.count_accuracy, none.false_positives) == (0, 1) and math.isnan(none.recall)
     assert (overall.num_images, overall.num_objects) == (2, 3)
     assert (overall.duplicates, overall.recall) == (0.5, pytest.approx(2 / 3))
-    # By falling confidence wrong are .95, .8, .4, then .2: with three images, .3 is the last to
-    # pass
+    # By falling confidence .95, .8, .4 and .2 are wrong: of three images, .3 is the last to pass.
     assert overall.threshold_at_1_fppi == pytest.approx(0.3)
     assert (overall.recall_at_1_fppi, two.recall_at_1_fppi) == (1, 1)
-    assert detection_metrics.false_positives_on_negatives(confidence, gt_boxes) == 1
-    assert detection_metrics.false_positives_on_negatives(confidence, gt_boxes, 0.15) == 2
-    assert math.isnan(detection_metrics.false_positives_on_negatives(confidence[:2], gt_boxes[:2]))
+    assert false_positives_on_negatives(detections, gt_boxes) == 1
+    assert false_positives_on_negatives(detections, gt_boxes, 0.15) == 2
+    first = Detections(detections.boxes[:2], detections.confidence[:2])
+    assert math.isnan(false_positives_on_negatives(first, gt_boxes[:2]))
 
 
-def test_equal_confidences_cannot_be_told_apart_by_a_threshold() -> None:
-    boxes, gt_boxes = torch.tensor([[A, B, C]]), torch.tensor([[A]])
-    overall, _ = detection_metrics.count_detections(boxes, torch.full((1, 3), 0.7), gt_boxes)
+def test_a_threshold_does_not_separate_equal_confidences() -> None:
+    overall, _ = count_detections(
+        detections_of([[A, B, C]], [[0.7, 0.7, 0.7]]), torch.tensor([[A]])
+    )
     assert overall.threshold_at_1_fppi == math.inf and overall.recall_at_1_fppi == 0
     assert overall.recall == 1
 
 
-def loop_match(
-    boxes: Tensor, confidence: Tensor, gt_boxes: Tensor, least: float
-) -> list[tuple[float, bool, int]]:
-    """Match the obvious way: (confidence, right, image) of every box, images one by one."""
-    found = []
-    for image, (own, scores, true) in enumerate(zip(boxes, confidence, gt_boxes, strict=True)):
-        left = [box for box in true if not bool(box.isnan().any())]
-        for place in sorted(range(len(own)), key=lambda place: -float(scores[place])):
-            if float(scores[place]) == 0:
+def match_by_loop(detections: Detections, gt_boxes: Tensor) -> list[tuple[float, bool, int]]:
+    """Return (confidence, right, image) of every box, matched image by image."""
+    matched = []
+    for image, (boxes, scores, true) in enumerate(
+        zip(detections.boxes, detections.confidence.tolist(), gt_boxes, strict=True)
+    ):
+        free = [box for box in true if not bool(box.isnan().any())]
+        for index in sorted(range(len(boxes)), key=lambda index: -scores[index]):
+            if scores[index] == 0:
                 continue
-            ious = [float(pairwise_iou(own[place][None], box[None])) for box in left]
-            right = bool(ious) and max(ious) >= least
+            ious = [float(pairwise_iou(boxes[index][None], box[None])) for box in free]
+            right = bool(ious) and max(ious) >= 0.5
             if right:
-                left.pop(ious.index(max(ious)))
-            found.append((float(scores[place]), right, image))
-    return found
+                free.pop(ious.index(max(ious)))
+            matched.append((scores[index], right, image))
+    return matched
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_figures_equal_the_obvious_loop(seed: int) -> None:
-    boxes, confidence, gt_boxes = draw(seed)
-    found = loop_match(boxes, confidence, gt_boxes, 0.5)
+def test_counts_equal_a_plain_loop(seed: int) -> None:
+    detections, gt_boxes = random_case(seed)
+    matched = match_by_loop(detections, gt_boxes)
     number = (~gt_boxes.isnan().any(-1)).sum(1)
-    overall, by_number = detection_metrics.count_detections(
-        boxes, confidence, gt_boxes, threshold=0.4
-    )
-    for count, figures in by_number.items():
-        own = [entry for entry in found if number[entry[2]] == count and entry[0] >= 0.4]
+    overall, by_number = count_detections(detections, gt_boxes, threshold=0.4)
+    for count, result in by_number.items():
+        right = [r for score, r, image in matched if number[image] == count and score >= 0.4]
         images = int((number == count).sum())
-        assert figures.num_images == images
-        assert figures.false_positives == pytest.approx(
-            sum(not right for _, right, _ in own) / images
-        )
+        assert result.num_images == images
+        assert result.false_positives == pytest.approx(right.count(False) / images)
         if count:
-            assert figures.recall == pytest.approx(
-                sum(right for _, right, _ in own) / (images * count)
-            )
-    thresholds = sorted({score for score, _, _ in found})
+            assert result.recall == pytest.approx(sum(right) / (images * count))
     allowed = [
-        t
-        for t in thresholds
-        if sum(not right for score, right, _ in found if score >= t) <= len(boxes)
+        threshold
+        for threshold in {score for score, _, _ in matched}
+        if sum(not right for score, right, _ in matched if score >= threshold) <= len(gt_boxes)
     ]
     assert overall.threshold_at_1_fppi == pytest.approx(min(allowed))
-    right = sum(right for score, right, _ in found if score >= min(allowed))
-    assert overall.recall_at_1_fppi == pytest.approx(right / int(number.sum()))
+    num_right = sum(right for score, right, _ in matched if score >= min(allowed))
+    assert overall.recall_at_1_fppi == pytest.approx(num_right / int(number.sum()))
 
 
-def coco(boxes: Tensor, confidence: Tensor, gt_boxes: Tensor) -> list[float]:
-    """COCO's own figures: AP, AP50, AP75."""
+def coco(detections: Detections, gt_boxes: Tensor) -> list[float]:
+    """Return COCO's own AP, AP50 and AP75."""
     evaluation = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    entry: dict[str, Any] = {"category_id": 1, "iscrowd": 0}
+    images, annotations, results = [], [], []
 
     def xywh(box: Tensor) -> list[float]:
         x0, y0, x1, y1 = box.tolist()
         return [x0, y0, x1 - x0, y1 - y0]
 
-    true: dict[str, Any] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    answers = []
-    for image in range(len(boxes)):
-        true["images"].append({"id": image + 1, "width": 64, "height": 64})
-        for box in gt_boxes[image]:
-            if not bool(box.isnan().any()):
-                x, y, width, height = xywh(box)
-                true["annotations"].append(
-                    {
-                        "id": len(true["annotations"]) + 1,
-                        "image_id": image + 1,
-                        "category_id": 1,
-                        "bbox": [x, y, width, height],
-                        "area": width * height,
-                        "iscrowd": 0,
-                    }
-                )
-        for box, score in zip(boxes[image], confidence[image].tolist(), strict=True):
+    for image in range(len(gt_boxes)):
+        images.append({"id": image + 1, "width": 64, "height": 64})
+        for box in gt_boxes[image][~gt_boxes[image].isnan().any(-1)]:
+            x, y, width, height = xywh(box)
+            place = {"bbox": [x, y, width, height], "area": width * height}
+            annotations.append(
+                {**entry, **place, "id": len(annotations) + 1, "image_id": image + 1}
+            )
+        scores = detections.confidence[image].tolist()
+        for box, score in zip(detections.boxes[image], scores, strict=True):
             if score > 0:
-                answers.append(
-                    {"image_id": image + 1, "category_id": 1, "bbox": xywh(box), "score": score}
-                )
+                results.append({**entry, "image_id": image + 1, "bbox": xywh(box), "score": score})
     with contextlib.redirect_stdout(io.StringIO()):
-        api = evaluation.COCO(true)
-        run = evaluation.COCOeval_faster(api, api.loadRes(answers), "bbox")
+        categories = [{"id": 1, "name": "thing"}]
+        api = evaluation.COCO(
+            {"images": images, "annotations": annotations, "categories": categories}
+        )
+        run = evaluation.COCOeval_faster(api, api.loadRes(results), "bbox")
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -226,41 +217,32 @@ def coco(boxes: Tensor, confidence: Tensor, gt_boxes: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_average_precision_is_that_of_coco(seed: int) -> None:
-    boxes, confidence, gt_boxes = draw(seed, num=80)
-    # No two equally confident boxes: COCO's evaluation and this one may order those differently
+def test_average_precision_equals_cocos(seed: int) -> None:
+    detections, gt_boxes = random_case(seed, num=80)
+    # No ties: COCO's evaluation and this one may order those differently.
     generator = torch.Generator().manual_seed(seed)
-    confidence = torch.where(
-        confidence > 0, torch.rand(confidence.shape, generator=generator, dtype=torch.float64), 0.0
-    )
-    own = detection_metrics.average_precision(boxes, confidence, gt_boxes)
-    assert [float(own.mean()), float(own[0]), float(own[5])] == pytest.approx(
-        coco(boxes, confidence, gt_boxes), abs=1e-9
-    )
-    assert 0.05 < own.mean() < own[0] < 0.95, "the drawn case tells nothing"
+    confidence = torch.rand(detections.confidence.shape, generator=generator, dtype=torch.float64)
+    confidence = torch.where(detections.confidence > 0, confidence, 0.0)
+    detections = Detections(detections.boxes, confidence)
+    ap = average_precision(detections, gt_boxes)
+    expected = coco(detections, gt_boxes)
+    assert [float(ap.mean()), float(ap[0]), float(ap[5])] == pytest.approx(expected, abs=1e-9)
+    assert 0.05 < ap.mean() < ap[0] < 0.95, "the random case is too easy or too hard"
 
 
 def test_average_precision_by_hand() -> None:
-    gt_boxes = torch.tensor([[A, B]])
-    boxes, confidence = torch.tensor([[A, C, B]]), torch.tensor([[0.9, 0.8, 0.7]])
+    detections, gt_boxes = detections_of([[A, C, B]], [[0.9, 0.8, 0.7]]), torch.tensor([[A, B]])
     # Precision 1 up to recall 1/2 (51 of 101 points), then 2/3
-    assert float(
-        detection_metrics.average_precision(boxes, confidence, gt_boxes, (0.5,))
-    ) == pytest.approx((51 + 50 * 2 / 3) / 101)
-    assert (
-        detection_metrics.average_precision(boxes, confidence, torch.full((1, 2, 4), NAN))
-        .isnan()
-        .all()
-    )
-    assert detection_metrics.average_precision(
-        boxes[:, :0], confidence[:, :0], gt_boxes, (0.5,)
-    ).tolist() == [0]
-    exact = detection_metrics.average_precision(
-        torch.tensor([[HALF]]), torch.ones(1, 1), torch.tensor([[A]]), (0.5, 0.55)
-    )
+    ap = float(average_precision(detections, gt_boxes, (0.5,)))
+    assert ap == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert average_precision(detections, torch.full((1, 2, 4), NAN)).isnan().all()
+    empty = Detections(detections.boxes[:, :0], detections.confidence[:, :0])
+    assert average_precision(empty, gt_boxes, (0.5,)).tolist() == [0]
+    exact = average_precision(detections_of([[HALF]], [[1.0]]), torch.tensor([[A]]), (0.5, 0.55))
     assert exact.tolist() == pytest.approx([1, 0])  # an IoU of exactly the threshold counts
 
 
+@pytest.mark.parametrize("measure", [top_box_iou, average_precision, count_detections])
 @pytest.mark.parametrize(
     ("boxes", "confidence", "gt_boxes", "message"),
     [
@@ -272,28 +254,18 @@ def test_average_precision_by_hand() -> None:
         (torch.full((1, 1, 4), NAN), torch.ones(1, 1), torch.zeros(1, 1, 4), "not finite"),
     ],
 )
-def test_misfits_are_refused(
-    boxes: Tensor, confidence: Tensor, gt_boxes: Tensor, message: str
+def test_invalid_predictions_are_refused(
+    boxes: Tensor, confidence: Tensor, gt_boxes: Tensor, message: str, measure: Any
 ) -> None:
-    for measure in (
-        detection_metrics.top_box_iou,
-        detection_metrics.average_precision,
-        detection_metrics.count_detections,
-    ):
-        with pytest.raises(ValueError, match=message):
-            measure(boxes, confidence, gt_boxes)
+    with pytest.raises(ValueError, match=message):
+        measure(Detections(boxes, confidence), gt_boxes)
 
 
 def test_padding_may_hold_anything_and_ten_thousand_images_take_seconds() -> None:
-    boxes, confidence, gt_boxes = draw(1, num=10_000, most=16)
-    boxes[confidence == 0] = NAN
+    detections, gt_boxes = random_case(1, num=10_000, num_boxes=16)
+    detections.boxes[detections.confidence == 0] = NAN
     start = time.perf_counter()
-    detection_metrics.average_precision(boxes, confidence, gt_boxes)
-    detection_metrics.count_detections(boxes, confidence, gt_boxes)
-    assert (
-        detection_metrics.localization(
-            detection_metrics.top_box_iou(boxes, confidence, gt_boxes)
-        ).mean_iou
-        > 0.1
-    )
+    average_precision(detections, gt_boxes)
+    count_detections(detections, gt_boxes)
+    assert localization(top_box_iou(detections, gt_boxes)).mean_iou > 0.1
     assert time.perf_counter() - start < 30

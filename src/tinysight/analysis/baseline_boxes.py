@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.ops.detection_metrics import is_found
+
 Boxes = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
 
-FOUND = 0.5
 # boxes that the search looks at before all decide; the starts then differ by more than the sample
 _SEARCHED = 6000
 _CHOSEN = 3  # the best ends of the search, which all boxes then choose among and improve
@@ -127,7 +128,7 @@ def _mean_value(
 
 
 def _is_found(ious: Floats) -> Floats:
-    return (ious >= np.float32(FOUND)).astype(np.float64)
+    return is_found(ious).astype(np.float64)
 
 
 def _itself(ious: Floats) -> Floats:

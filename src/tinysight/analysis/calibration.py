@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinysight.analysis.results import Bools, Floats, Ints
-from tinysight.analysis.statistics import wilson_intervals
+from tinysight.ops.metrics import wilson_interval
 
 NUM_BINS = 15  # as `ops.metrics.expected_calibration_error`
 
@@ -42,7 +42,7 @@ def reliability(confidence: Floats, correct: Bools, *, num_bins: int = NUM_BINS)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(which, confidence, minlength=num_bins) / counts
         accuracy = right / counts
-    low, high = wilson_intervals(right, counts)
+    low, high = wilson_interval(right, counts)
     return Reliability(
         borders=borders, counts=counts, confidence=mean, accuracy=accuracy, low=low, high=high
     )

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from tinysight.analysis.results import Floats, Ints
-from tinysight.analysis.statistics import wilson_intervals
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.ops.boxes import area, pairwise_iou
+from tinysight.ops.detection_metrics import is_found
+from tinysight.ops.metrics import wilson_interval
 
-MISS = 0.5  # an IoU below counts as not found
 SIZES = (0.0, 0.1, 0.25, 0.5, 1.0)  # borders of the share of the image that a true box covers
 
 
@@ -91,8 +91,8 @@ def by_size(pack: Dataset, rows: Ints, best: Floats) -> list[dict[str, Any]]:
     for number, (start, stop) in enumerate(pairwise(SIZES)):
         values = best[which == number]
         if len(values):
-            hits = np.array([int((values >= MISS).sum())])
-            low, high = wilson_intervals(hits, np.array([len(values)]))
+            hits = np.array([int(is_found(values).sum())])
+            low, high = wilson_interval(hits, np.array([len(values)]))
             figures = {"mean_iou": float(values.mean()), "found": float(hits[0] / len(values))}
             sizes.append(
                 {

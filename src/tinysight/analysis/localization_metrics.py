@@ -17,10 +17,11 @@ from torch import Tensor
 
 from tinysight.analysis.baseline_boxes import baseline_boxes
 from tinysight.analysis.localization import by_size
-from tinysight.analysis.statistics import wilson_intervals
 from tinysight.data.dataset import Dataset
 from tinysight.ops import detection_metrics
-from tinysight.ops.detection_metrics import FOUND
+from tinysight.ops.boxes import Detections
+from tinysight.ops.detection_metrics import FOUND_IOU, is_found
+from tinysight.ops.metrics import wilson_interval
 
 Figures = dict[str, Any]
 Values = np.ndarray[Any, Any]
@@ -46,14 +47,12 @@ def evaluate_boxes(
         raise ValueError(
             f"{pack.name} {split} has {len(rows)} images; predictions are given for {len(boxes)}"
         )
-    boxes, confidence = boxes.detach().cpu(), confidence.detach().cpu()
+    detections = Detections(boxes.detach().cpu(), confidence.detach().cpu())
     gt_boxes = torch.from_numpy(pack.padded_boxes(rows))
-    ious = detection_metrics.top_box_iou(boxes, confidence, gt_boxes)
+    ious = detection_metrics.top_box_iou(detections, gt_boxes)
     counted = ~ious.isnan()
-    precisions = detection_metrics.average_precision(boxes, confidence, gt_boxes)
-    sets, by_number = detection_metrics.count_detections(
-        boxes, confidence, gt_boxes, threshold=threshold
-    )
+    precisions = detection_metrics.average_precision(detections, gt_boxes)
+    sets, by_number = detection_metrics.count_detections(detections, gt_boxes, threshold=threshold)
     figures: Figures = {
         "data": pack.name,
         "split": split,
@@ -68,7 +67,7 @@ def evaluate_boxes(
         "sets": asdict(sets),
         "by_objects": [{"objects": count, **asdict(own)} for count, own in by_number.items()],
         "false_positives_on_negatives": detection_metrics.false_positives_on_negatives(
-            confidence, gt_boxes, threshold
+            detections, gt_boxes, threshold
         ),
     }
     if logits is not None and bool(counted.any()):
@@ -174,12 +173,12 @@ def _constants(pack: Dataset, gt_boxes: Tensor) -> Figures:
     found = {}
     for name, constants in sets.items():
         boxes = torch.tensor(constants, dtype=torch.float64).expand(len(gt_boxes), -1, -1)
-        sure = torch.ones(boxes.shape[:2], dtype=torch.float64)
-        precision = detection_metrics.average_precision(boxes, sure, gt_boxes, (FOUND,))
+        constant = Detections(boxes, torch.ones(boxes.shape[:2], dtype=torch.float64))
+        precision = detection_metrics.average_precision(constant, gt_boxes, (FOUND_IOU,))
         found[name] = {
             "boxes": constants,
             **asdict(
-                detection_metrics.localization(detection_metrics.top_box_iou(boxes, sure, gt_boxes))
+                detection_metrics.localization(detection_metrics.top_box_iou(constant, gt_boxes))
             ),
             "ap50": float(precision[0]),
         }
@@ -194,9 +193,8 @@ def _beside(constants: Figures, gt_boxes: Tensor) -> Values:
         return np.full(len(gt_boxes), np.nan)
     boxes = constants["median" if "median" in constants else "whole image"]["boxes"]
     boxes = torch.tensor(boxes, dtype=torch.float64).expand(len(gt_boxes), -1, -1)
-    return detection_metrics.top_box_iou(
-        boxes, torch.ones(boxes.shape[:2], dtype=torch.float64), gt_boxes
-    ).numpy()
+    constant = Detections(boxes, torch.ones(boxes.shape[:2], dtype=torch.float64))
+    return detection_metrics.top_box_iou(constant, gt_boxes).numpy()
 
 
 def _by_size(pack: Dataset, rows: Values, ious: Values, beside: Values) -> list[Figures]:
@@ -213,8 +211,8 @@ def _by_class(pack: Dataset, rows: Values, ious: Values, beside: Values) -> list
     found = []
     for label in np.unique(labels[labels >= 0]).tolist():
         own = ious[labels == label]
-        hits = np.array([int((own >= FOUND).sum())])
-        low, high = wilson_intervals(hits, np.array([len(own)]))
+        hits = np.array([int(is_found(own).sum())])
+        low, high = wilson_interval(hits, np.array([len(own)]))
         found.append(
             {
                 "id": pack.class_ids[label],
@@ -224,7 +222,7 @@ def _by_class(pack: Dataset, rows: Values, ious: Values, beside: Values) -> list
                 "low": low[0],
                 "high": high[0],
                 "mean_iou": float(own.mean()),
-                "constant": float((beside[labels == label] >= FOUND).mean()),
+                "constant": float(is_found(beside[labels == label]).mean()),
             }
         )
     return found

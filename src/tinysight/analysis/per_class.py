@@ -10,7 +10,8 @@ import numpy as np
 
 from tinysight.analysis.confusions import count_confusions
 from tinysight.analysis.results import EvalResults, Floats, Ints
-from tinysight.analysis.statistics import Ranks, rank_intervals, wilson_intervals
+from tinysight.analysis.statistics import Ranks, rank_intervals
+from tinysight.ops.metrics import wilson_interval
 
 NUM_EXTREME = 5  # as in the report's Table 2
 
@@ -64,7 +65,7 @@ def per_class(judged: EvalResults, *, generator: np.random.Generator) -> PerClas
     with np.errstate(invalid="ignore"):
         share = errors / counts
         confidence = np.bincount(judged.labels, judged.confidence, minlength=num_classes) / counts
-    low, high = wilson_intervals(errors, counts)
+    low, high = wilson_interval(errors, counts)
     mistaken = confusions.copy()
     np.fill_diagonal(mistaken, 0)
     rival_count = mistaken.max(axis=1)

@@ -26,7 +26,7 @@ from tinysight.analysis.confusions import confused_pairs, count_confusions, most
 from tinysight.analysis.curves import curves_figure
 from tinysight.analysis.distributions import bands_figure, read_distributions
 from tinysight.analysis.evidence import ALIKE, NEAR, PairEvidence, weigh
-from tinysight.analysis.localization import MISS, by_size, overlaps, read_boxes
+from tinysight.analysis.localization import by_size, overlaps, read_boxes
 from tinysight.analysis.mistakes import choose_mistakes, examples_of, suspected_labels
 from tinysight.analysis.observations import Observations
 from tinysight.analysis.per_class import PerClass, per_class
@@ -41,6 +41,7 @@ from tinysight.analysis.plot_style import write_figure
 from tinysight.analysis.results import EvalResults, Ints, RunResults
 from tinysight.analysis.tables import write_table
 from tinysight.config import Config, to_dict
+from tinysight.ops.detection_metrics import is_found
 from tinysight.predict.predictor import Predictor
 from tinysight.run import duration
 
@@ -562,7 +563,7 @@ def _localization(run: RunResults, folder: Folder) -> dict[str, Any] | None:
     return {
         "count": len(rows),
         "mean": float(best.mean()),
-        "found": float((best >= MISS).mean()),
+        "found": float(is_found(best).mean()),
         "sizes": sizes,
         "examples": examples,
     }

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +18,6 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 NUM_DRAWS = 4000
-
-
-def wilson_intervals(errors: Ints, counts: Ints, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """Return the Wilson score intervals (low, high), each (K,), of shares of `errors` in `counts`;
-    0 to 1 where none.
-
-    The same as `ops.metrics.wilson_interval` for each (Wilson 1927).
-    """
-    n = np.maximum(counts, 1).astype(np.float64)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = errors / n
-    center = share + z * z / (2 * n)
-    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = np.where(errors == 0, 0.0, (center - half) / scale)
-    high = np.where(errors == counts, 1.0, (center + half) / scale)
-    return low, high
 
 
 @dataclass(frozen=True)

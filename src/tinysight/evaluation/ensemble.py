@@ -15,8 +15,13 @@ from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, evaluate
 from tinysight.files import write_atomic
-from tinysight.ops import voting
-from tinysight.ops.metrics import paired_difference, topk_correct, wilson_interval
+from tinysight.ops.metrics import (
+    majority_vote,
+    mean_probability,
+    paired_difference,
+    topk_correct,
+    wilson_interval,
+)
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
 
@@ -147,10 +152,7 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
     logits = [evaluation.logits[labeled] for _, evaluation in named]
     correct = [topk_correct(member, labels, 1) for member in logits]
     best = max(range(len(named)), key=lambda place: int(correct[place].sum()))
-    votes = {
-        "mean probability": voting.mean_probability(logits),
-        "majority": voting.majority(logits),
-    }
+    votes = {"mean probability": mean_probability(logits), "majority": majority_vote(logits)}
     gains = []
     for name, scores in votes.items():
         gain, low, high = paired_difference(topk_correct(scores, labels, 1), correct[best])

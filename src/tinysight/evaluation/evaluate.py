@@ -107,8 +107,7 @@ class Evaluation:
             ValueError: no image of the split has a true box.
         """
         assert self.detections is not None
-        boxes, confidence = self.detections.boxes, self.detections.confidence
-        return localization(top_box_iou(boxes, confidence, gt_boxes[self.rows]))
+        return localization(top_box_iou(self.detections, gt_boxes[self.rows]))
 
     def save(self, path: Path) -> None:
         """Write everything into one safetensors file."""

@@ -1,36 +1,38 @@
-"""How well boxes with confidences answer the true boxes of images: one box an image, or a set of
-them.
+"""Localization and detection metrics: of the most confident box per image, and of all boxes.
 
-Predictions of N images are `boxes` (N, M, 4), half-open pixels, with `confidence` (N, M) in
-0..1; a confidence of 0 is no box, only padding. Truths are `gt_boxes` (N, G, 4), padded with
-NaN; an image may have none. Images without a truth never count towards a share of images found:
-a "nothing here" that is right would hide that nothing is ever found."""
+Predictions of N images are `Detections`: boxes (N, M, 4) with confidence (N, M), where 0 is
+padding. True boxes are `gt_boxes` (N, G, 4), padded with NaN; an image may have none. Images
+without a true box never count in a share of images found: being right that there is nothing would
+hide that nothing is ever found.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from tinysight.ops.boxes import pairwise_iou
+from tinysight.ops.boxes import Detections, pairwise_iou
 from tinysight.ops.metrics import topk_correct, wilson_interval
 
-FOUND = 0.5  # the IoU from which a box has found its object
+FOUND_IOU = 0.5  # the IoU from which a box has found an object
 COCO_IOUS = tuple(0.5 + 0.05 * step for step in range(10))
-_SLACK = (
-    1e-10  # an IoU of exactly the threshold counts, whatever the rounding, as in COCO's evaluation
-)
+_ROUNDING = 1e-10  # an IoU of exactly the threshold counts, as in COCO's evaluation
+_Array = TypeVar("_Array", Tensor, npt.NDArray[np.float64])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Localization:
-    """How well one box an image lies, over `num_images` images that have gt_boxes: shares, and mean
-    IoU in 0..1.
-    """
+    """Metrics of one box per image over `num_images` images with true boxes; all in 0..1."""
 
     num_images: int
-    loc30: float
+    loc30: float  # share of images whose IoU is 0.3 or more
     loc50: float
     loc70: float
     loc50_low: float  # 95 % Wilson interval
@@ -41,37 +43,34 @@ class Localization:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionCounts:
-    """How well a set of boxes an image answers a set of gt_boxes, over `num_images` images with
-    `num_objects` gt_boxes.
-
-    `threshold` is the confidence from which a box is accepted. Where there is no image (or no
-    truth) to count, a figure is NaN."""
+    """Metrics of all boxes accepted from confidence `threshold` on; NaN where nothing counts."""
 
     num_images: int
     num_objects: int
     threshold: float
-    count_accuracy: (
-        float  # share of images in which as many boxes are accepted as there are gt_boxes
-    )
-    duplicates: (
-        float  # an image: accepted boxes whose best truth a more confident one has already found
-    )
-    false_positives: float  # an image: accepted boxes that match no truth, duplicates among them
-    recall: float  # share of gt_boxes that an accepted box matches
+    count_accuracy: float  # share of images with as many accepted boxes as true ones
+    duplicates: float  # per image: accepted boxes on an object that a more confident one has found
+    false_positives: float  # per image: accepted boxes that match no object, duplicates included
+    recall: float  # share of objects that an accepted box matches
     recall_at_1_fppi: float  # the same, accepted from `threshold_at_1_fppi` on
     threshold_at_1_fppi: (
-        float  # the lowest threshold with at most one false positive an image, over all images
+        float  # the lowest with at most 1 false positive per image, over all images
     )
 
 
-def check_predictions(boxes: Tensor, confidence: Tensor, gt_boxes: Tensor) -> None:
-    """Raise ValueError where the three do not fit together, or a box that counts is not a number."""
-    num = len(boxes)
+def is_found(ious: _Array, threshold: float = FOUND_IOU) -> _Array:
+    """Return whether IoUs reach a threshold; one of exactly the threshold does."""
+    return ious >= threshold - _ROUNDING  # type: ignore[return-value]
+
+
+def check_detections(detections: Detections, gt_boxes: Tensor) -> None:
+    """Raise ValueError where shapes do not fit, or a box or confidence is not a valid number."""
+    boxes, confidence = detections.boxes, detections.confidence
     fits = boxes.ndim == 3 and gt_boxes.ndim == 3 and boxes.shape[-1] == gt_boxes.shape[-1] == 4
-    if not fits or confidence.shape != boxes.shape[:2] or len(gt_boxes) != num:
+    if not fits or confidence.shape != boxes.shape[:2] or len(gt_boxes) != len(boxes):
         raise ValueError(
-            f"boxes {tuple(boxes.shape)}, confidence {tuple(confidence.shape)} and gt_boxes {tuple(gt_boxes.shape)} do not "
-            "fit; give (N, M, 4), (N, M) and (N, G, 4)"
+            f"boxes {tuple(boxes.shape)}, confidence {tuple(confidence.shape)} and gt_boxes "
+            f"{tuple(gt_boxes.shape)} do not fit; give (N, M, 4), (N, M) and (N, G, 4)"
         )
     if not bool(((confidence >= 0) & (confidence <= 1)).all()):
         raise ValueError(
@@ -82,220 +81,192 @@ def check_predictions(boxes: Tensor, confidence: Tensor, gt_boxes: Tensor) -> No
 
 
 def has_gt_box(gt_boxes: Tensor) -> Tensor:
-    """Tell which places of gt_boxes (N, G, 4) hold a box: bool (N, G)."""
+    """Return which of gt_boxes (N, G, 4) are boxes, not padding: bool (N, G)."""
     return gt_boxes.isfinite().all(-1)
 
 
-def top_boxes(boxes: Tensor, confidence: Tensor) -> Tensor:
-    """Return the most confident box (N, 4) of each image; NaN where an image has none. Of equals
-    the first.
-    """
+def top_boxes(detections: Detections) -> Tensor:
+    """Return each image's most confident box (N, 4), of equals the first; NaN where none."""
+    boxes, confidence = detections.boxes, detections.confidence
     if boxes.shape[1] == 0:
         return boxes.new_full((len(boxes), 4), torch.nan)
-    best, place = confidence.max(1)
-    top = boxes.gather(1, place[:, None, None].expand(-1, 1, 4))[:, 0]
+    best, index = confidence.max(1)
+    top = boxes.gather(1, index[:, None, None].expand(-1, 1, 4))[:, 0]
     return top.masked_fill((best <= 0)[:, None], torch.nan)
 
 
-def top_box_iou(boxes: Tensor, confidence: Tensor, gt_boxes: Tensor) -> Tensor:
-    """Return the IoU (N,) of each image's most confident box with the truth it fits best.
+def top_box_iou(detections: Detections, gt_boxes: Tensor) -> Tensor:
+    """Return the best IoU of each image's most confident box with a true box: float64 (N,).
 
-    0 where an image has gt_boxes and no box; NaN where it has no truth. Float64.
+    0 where an image has true boxes and no prediction; NaN where it has no true box.
     """
-    check_predictions(boxes, confidence, gt_boxes)
-    there = has_gt_box(gt_boxes)
-    top = top_boxes(boxes, confidence).nan_to_num(0)  # an empty box, which overlaps nothing
-    ious = pairwise_iou(top[:, None].double(), gt_boxes.double())[:, 0].masked_fill(~there, 0)
+    check_detections(detections, gt_boxes)
+    valid = has_gt_box(gt_boxes)
+    top = top_boxes(detections).nan_to_num(0)  # an empty box, which overlaps nothing
+    ious = pairwise_iou(top[:, None].double(), gt_boxes.double())[:, 0].masked_fill(~valid, 0)
     best = ious.amax(1) if gt_boxes.shape[1] else ious.new_zeros(len(ious))
-    return best.masked_fill(~there.any(1), torch.nan)
+    return best.masked_fill(~valid.any(1), torch.nan)
 
 
 def localization(ious: Tensor) -> Localization:
-    """Summarize the IoUs (N,) of `top_box_iou`; NaN are left out. Raises ValueError where nothing
-    is left.
-    """
+    """Summarize the IoUs (N,) of `top_box_iou` without NaN; raise ValueError if none is left."""
     ious = ious[~ious.isnan()].double()
     if not len(ious):
-        raise ValueError("no image has a true box; there is nothing to localizer")
+        raise ValueError("no image has a true box; there is nothing to localize")
     num = len(ious)
-    hits = [int((ious >= threshold - _SLACK).sum()) for threshold in (0.3, FOUND, 0.7)]
-    missed_low, missed_high = wilson_interval(num - hits[1], num)
+    found = [int(is_found(ious, threshold).sum()) for threshold in (0.3, FOUND_IOU, 0.7)]
+    missed_low, missed_high = wilson_interval(num - found[1], num)
     return Localization(
         num_images=num,
-        loc30=hits[0] / num,
-        loc50=hits[1] / num,
-        loc70=hits[2] / num,
+        loc30=found[0] / num,
+        loc50=found[1] / num,
+        loc70=found[2] / num,
         loc50_low=1 - missed_high,
         loc50_high=1 - missed_low,
-        box_acc_v2=sum(hits) / (3 * num),
+        box_acc_v2=sum(found) / (3 * num),
         mean_iou=float(ious.mean()),
     )
 
 
 def localization_error(logits: Tensor, labels: Tensor, ious: Tensor, k: int) -> float:
-    """Return ILSVRC's top-k localization error: the share of images wrong in class or box.
+    """Return ILSVRC's top-k localization error: the share of images with a wrong class or box.
 
-    `logits` (N, K), `labels` (N,), `ious` (N,) of `top_box_iou`. An image is right when its
-    label is among the k highest logits and its box overlaps a truth by an IoU of 0.5 or more.
-    The box is class-agnostic, one for all classes. Images with NaN (no truth) are left out;
-    raises ValueError where none is left."""
-    counts = ~ious.isnan()
-    if not bool(counts.any()):
-        raise ValueError("no image has a true box; there is nothing to localizer")
-    right = topk_correct(logits, labels, min(k, logits.shape[1])) & (ious >= FOUND - _SLACK)
-    return 1 - int(right[counts].sum()) / int(counts.sum())
+    An image is right when its label (N,) is among the k highest logits (N, K) and its IoU (N,) of
+    `top_box_iou` is 0.5 or more: one box for all classes. Images with NaN are left out; raises
+    ValueError where none is left.
+    """
+    valid = ~ious.isnan()
+    if not bool(valid.any()):
+        raise ValueError("no image has a true box; there is nothing to localize")
+    right = topk_correct(logits, labels, min(k, logits.shape[1])) & is_found(ious)
+    return 1 - int(right[valid].sum()) / int(valid.sum())
 
 
 def average_precision(
-    boxes: Tensor, confidence: Tensor, gt_boxes: Tensor, thresholds: tuple[float, ...] = COCO_IOUS
+    detections: Detections, gt_boxes: Tensor, thresholds: tuple[float, ...] = COCO_IOUS
 ) -> Tensor:
-    """Return the average precision (T,) at each IoU threshold, as COCO counts it, all boxes of one
-    class.
+    """Return COCO's average precision (T,) at each IoU threshold, all boxes of one class.
 
-    Boxes are matched by falling confidence, each to the free truth it overlaps most; precision,
-    made monotonous, is read at 101 recalls. AP50 is `average_precision(..., (0.5,))`, COCO's AP
-    the mean over the default. NaN without a truth. Of equally confident boxes the earlier
-    image's goes first."""
-    check_predictions(boxes, confidence, gt_boxes)
-    num_gt_boxes = int(has_gt_box(gt_boxes).sum())
-    if num_gt_boxes == 0:
+    Boxes are matched by falling confidence, each to the free true box it overlaps most; precision,
+    made monotonic, is read at 101 recalls. AP50 is `average_precision(..., (0.5,))`, COCO's AP the
+    mean over the default. NaN without a true box. Of equally confident boxes the earlier image's
+    comes first.
+    """
+    check_detections(detections, gt_boxes)
+    num_objects = int(has_gt_box(gt_boxes).sum())
+    if num_objects == 0:
         return torch.full((len(thresholds),), torch.nan, dtype=torch.float64)
-    boxes, confidence = _by_confidence(boxes, confidence)
-    matched = _match(boxes, confidence, gt_boxes, thresholds).flatten(1)  # (T, N * M)
-    counts = confidence.flatten() > 0
-    order = confidence.flatten()[counts].argsort(descending=True, stable=True)
-    hits = matched[:, counts][:, order].double()
-    true = hits.cumsum(1)
-    recall = true / num_gt_boxes
-    precision = true / torch.arange(1, len(order) + 1, device=true.device)
-    precision = torch.cat(
-        (precision.flip(1).cummax(1).values.flip(1), precision.new_zeros(len(hits), 1)), 1
-    )
-    wanted = (
-        torch.linspace(0, 1, 101, dtype=torch.float64, device=true.device)
-        .expand(len(hits), -1)
-        .contiguous()
-    )
-    return precision.gather(1, torch.searchsorted(recall, wanted)).mean(1).cpu()
+    detections = _sorted(detections)
+    confidence = detections.confidence.flatten()
+    matched = _match(detections, gt_boxes, thresholds).flatten(1)  # (T, N * M)
+    valid = confidence > 0
+    order = confidence[valid].argsort(descending=True, stable=True)
+    hits = matched[:, valid][:, order].double().cumsum(1)
+    recall = hits / num_objects
+    precision = hits / torch.arange(1, len(order) + 1, device=hits.device)
+    precision = precision.flip(1).cummax(1).values.flip(1)
+    precision = torch.cat((precision, precision.new_zeros(len(hits), 1)), 1)
+    levels = torch.linspace(0, 1, 101, dtype=torch.float64, device=hits.device)
+    levels = levels.expand(len(hits), -1).contiguous()
+    return precision.gather(1, torch.searchsorted(recall, levels)).mean(1).cpu()
 
 
 def count_detections(
-    boxes: Tensor, confidence: Tensor, gt_boxes: Tensor, *, threshold: float = 0.5
+    detections: Detections, gt_boxes: Tensor, *, threshold: float = 0.5
 ) -> tuple[DetectionCounts, dict[int, DetectionCounts]]:
-    """Count what a set of boxes an image finds: over the images with gt_boxes, and by number of
-    gt_boxes (0 too).
+    """Count over images with true boxes, and over images by their number of true boxes (0 too).
 
-    Boxes of a confidence of `threshold` or more are accepted. The threshold of "recall at one
-    false positive an image" is chosen once over all N images, those without a truth among them,
-    and serves every row. Raises ValueError for predictions that do not fit, and where there is
-    no image."""
-    check_predictions(boxes, confidence, gt_boxes)
-    if not len(boxes):
+    `threshold_at_1_fppi` is chosen once over all N images, those without a true box included, and
+    is used for every count. Raises ValueError for predictions that do not fit, and for no image.
+    """
+    check_detections(detections, gt_boxes)
+    if not len(gt_boxes):
         raise ValueError("there is no image to count boxes in")
-    boxes, confidence = _by_confidence(boxes, confidence)
-    matched = _match(boxes, confidence, gt_boxes, (FOUND,))[0]
-    at_one = _threshold_at_one(confidence, matched)
+    detections = _sorted(detections)
+    confidence = detections.confidence
+    matched = _match(detections, gt_boxes, (FOUND_IOU,))[0]
+    threshold_at_1 = _threshold_at_1_fppi(confidence, matched)
     accepted = (confidence >= threshold) & (confidence > 0)
-    num_gt_boxes = has_gt_box(gt_boxes).sum(1)
-    duplicates = _duplicates(boxes, accepted, gt_boxes)
-    found_at_one = (matched & (confidence >= at_one)).sum(1)
+    num_objects = has_gt_box(gt_boxes).sum(1)
+    duplicates = _count_duplicates(detections.boxes, accepted, gt_boxes)
+    found_at_1 = (matched & (confidence >= threshold_at_1)).sum(1)
 
     def over(images: Tensor) -> DetectionCounts:
-        num, num_objects = int(images.sum()), int(num_gt_boxes[images].sum())
+        images_total, objects_total = int(images.sum()), int(num_objects[images].sum())
 
-        def share(values: Tensor, of: int) -> float:
-            return float(values[images].sum()) / of if of else float("nan")
+        def ratio(values: Tensor, total: int) -> float:
+            return float(values[images].sum()) / total if total else math.nan
 
         return DetectionCounts(
-            num_images=num,
-            num_objects=num_objects,
+            num_images=images_total,
+            num_objects=objects_total,
             threshold=threshold,
-            count_accuracy=share(accepted.sum(1) == num_gt_boxes, num),
-            duplicates=share(duplicates, num),
-            false_positives=share((accepted & ~matched).sum(1), num),
-            recall=share((accepted & matched).sum(1), num_objects),
-            recall_at_1_fppi=share(found_at_one, num_objects),
-            threshold_at_1_fppi=at_one,
+            count_accuracy=ratio(accepted.sum(1) == num_objects, images_total),
+            duplicates=ratio(duplicates, images_total),
+            false_positives=ratio((accepted & ~matched).sum(1), images_total),
+            recall=ratio((accepted & matched).sum(1), objects_total),
+            recall_at_1_fppi=ratio(found_at_1, objects_total),
+            threshold_at_1_fppi=threshold_at_1,
         )
 
-    return over(num_gt_boxes > 0), {
-        count: over(num_gt_boxes == count) for count in sorted(set(num_gt_boxes.tolist()))
-    }
+    by_number = {n: over(num_objects == n) for n in sorted(set(num_objects.tolist()))}
+    return over(num_objects > 0), by_number
 
 
 def false_positives_on_negatives(
-    confidence: Tensor, gt_boxes: Tensor, threshold: float = 0.5
+    detections: Detections, gt_boxes: Tensor, threshold: float = 0.5
 ) -> float:
-    """Return how many boxes an image are accepted where there is nothing to find; NaN without such
-    an image.
-    """
-    negatives = ~has_gt_box(gt_boxes).any(1)
+    """Return the accepted boxes per image without a true box; NaN without such an image."""
+    confidence = detections.confidence[~has_gt_box(gt_boxes).any(1)]
     accepted = (confidence >= threshold) & (confidence > 0)
-    return (
-        float(accepted[negatives].sum()) / int(negatives.sum())
-        if bool(negatives.any())
-        else float("nan")
-    )
+    return float(accepted.sum()) / len(confidence) if len(confidence) else math.nan
 
 
-def _by_confidence(boxes: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Order the boxes of each image by falling confidence; equals stay in their order."""
-    confidence, order = confidence.sort(dim=1, descending=True, stable=True)
-    return boxes.gather(1, order[..., None].expand(-1, -1, 4)), confidence
+def _sorted(detections: Detections) -> Detections:
+    """Sort each image's boxes by falling confidence, stably."""
+    confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
+    return Detections(detections.boxes.gather(1, order[..., None].expand(-1, -1, 4)), confidence)
 
 
-def _match(
-    boxes: Tensor, confidence: Tensor, gt_boxes: Tensor, thresholds: tuple[float, ...]
-) -> Tensor:
-    """Match boxes, ordered by falling confidence, each to the free truth it overlaps most: bool (T,
-    N, M).
-    """
-    num, num_boxes = confidence.shape
-    num_gt_boxes = gt_boxes.shape[1]
-    matched = torch.zeros(len(thresholds), num, num_boxes, dtype=torch.bool, device=boxes.device)
-    if num_gt_boxes == 0:
+def _match(detections: Detections, gt_boxes: Tensor, thresholds: tuple[float, ...]) -> Tensor:
+    """Match sorted boxes, each to the free true box it overlaps most: bool (T, N, M)."""
+    boxes, confidence = detections.boxes.double(), detections.confidence
+    matched = torch.zeros(len(thresholds), *confidence.shape, dtype=torch.bool, device=boxes.device)
+    if gt_boxes.shape[1] == 0:
         return matched
-    least = torch.tensor(thresholds, dtype=torch.float64, device=boxes.device)[:, None] - _SLACK
+    minimum = torch.tensor(thresholds, dtype=torch.float64, device=boxes.device)[:, None]
+    minimum = minimum - _ROUNDING
     free = has_gt_box(gt_boxes).expand(len(thresholds), -1, -1).clone()  # (T, N, G)
     gt_boxes = gt_boxes.double()
-    for place in range(num_boxes):
-        iou = pairwise_iou(boxes[:, place, None].double(), gt_boxes)[:, 0]  # (N, G)
-        best, which = torch.where(free, iou, -1.0).max(2)  # (T, N)
-        matched[:, :, place] = (best >= least) & (confidence[:, place] > 0)
-        taken = torch.nn.functional.one_hot(which, num_gt_boxes).bool() & matched[:, :, place, None]
-        free &= ~taken
+    for rank in range(boxes.shape[1]):
+        iou = pairwise_iou(boxes[:, rank, None], gt_boxes)[:, 0]  # (N, G)
+        best, index = torch.where(free, iou, -1.0).max(2)  # (T, N)
+        matched[:, :, rank] = (best >= minimum) & (confidence[:, rank] > 0)
+        free &= ~(one_hot(index, gt_boxes.shape[1]).bool() & matched[:, :, rank, None])
     return matched
 
 
-def _duplicates(boxes: Tensor, accepted: Tensor, gt_boxes: Tensor) -> Tensor:
-    """Count the accepted boxes (N, M) whose best truth (IoU 0.5 or more) another accepted one has,
-    too: (N,).
-    """
+def _count_duplicates(boxes: Tensor, accepted: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Count accepted boxes (N, M) whose best true box is also that of an earlier one: (N,)."""
     if gt_boxes.shape[1] == 0 or boxes.shape[1] == 0:
         return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    iou = pairwise_iou(boxes.double(), gt_boxes.double()).masked_fill(
-        ~has_gt_box(gt_boxes)[:, None], -1
-    )
-    best, which = iou.max(2)  # (N, M)
-    on_truth = (
-        torch.nn.functional.one_hot(which, gt_boxes.shape[1])
-        * (accepted & (best >= FOUND - _SLACK))[..., None]
-    )
-    return (on_truth.sum(1) - 1).clamp(min=0).sum(1)
+    iou = pairwise_iou(boxes.double(), gt_boxes.double())
+    best, index = iou.masked_fill(~has_gt_box(gt_boxes)[:, None], -1).max(2)  # (N, M)
+    on_object = one_hot(index, gt_boxes.shape[1]) * (accepted & is_found(best))[..., None]
+    return (on_object.sum(1) - 1).clamp(min=0).sum(1)
 
 
-def _threshold_at_one(confidence: Tensor, matched: Tensor) -> float:
-    """Choose the lowest confidence from which on at most one box an image, on average, matches
-    nothing.
+def _threshold_at_1_fppi(confidence: Tensor, matched: Tensor) -> float:
+    """Return the lowest confidence from which at most 1 box per image, on average, is unmatched.
 
     Infinity where even the most confident boxes, all equally so, are too many.
     """
     scores, order = confidence.flatten().sort(descending=True, stable=True)
-    counts = int((scores > 0).sum())
-    wrong = (~matched.flatten()[order]).cumsum(0)[:counts]
-    scores = scores[:counts]
-    # Only where the next box is less confident can a threshold pass
-    last = torch.ones(counts, dtype=torch.bool, device=scores.device)
+    valid = int((scores > 0).sum())
+    wrong = (~matched.flatten()[order]).cumsum(0)[:valid]
+    scores = scores[:valid]
+    # A threshold can only separate boxes of different confidence.
+    last = torch.ones(valid, dtype=torch.bool, device=scores.device)
     last[:-1] = scores[1:] < scores[:-1]
     possible = scores[last & (wrong <= len(confidence))]
-    return float(possible[-1]) if len(possible) else float("inf")
+    return float(possible[-1]) if len(possible) else math.inf

@@ -1,19 +1,27 @@
-"""What an evaluation counts: right answers, the interval of a share, and calibration."""
+"""Metrics of classification: correctness, intervals of a share, calibration, and ensembles."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Tell whether each label (B,) is among the k highest of its logits (B, K): bool (B,).
+    """Return whether each label (B,) is among the k highest of its logits (B, K): bool (B,).
 
-    Of equal logits the lower index ranks first. A row that holds a NaN is wrong, so that a
-    broken model never scores."""
+    Of equal logits the lower index ranks first. A row with a NaN is wrong, so that a broken model
+    never scores.
+    """
     if not 1 <= k <= logits.shape[1]:
         raise ValueError(
             f"top-{k} of {logits.shape[1]} classes: choose k from 1 to {logits.shape[1]}"
@@ -24,41 +32,45 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (rank < k) & ~logits.isnan().any(1)
 
 
-def wilson_interval(errors: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval (low, high) of a share of `errors` in `count` (Wilson 1927).
+@overload
+def wilson_interval(errors: int, count: int, confidence: float = ...) -> tuple[float, float]: ...
+@overload
+def wilson_interval(
+    errors: Ints, count: Ints, confidence: float = ...
+) -> tuple[Floats, Floats]: ...
+def wilson_interval(errors: Any, count: Any, confidence: float = 0.95) -> tuple[Any, Any]:
+    """Return the Wilson score interval (low, high) of shares of `errors` in `count` (Wilson 1927).
 
-    Unlike the normal approximation it stays within 0..1 and is not empty for 0 errors.
+    Both are integers, or arrays of them. Unlike the normal approximation it stays within 0..1 and
+    is not empty for 0 errors; of nothing it is 0 to 1.
     """
-    if not 0 <= errors <= count or count == 0:
-        raise ValueError(
-            f"{errors} errors of {count}: give a count of 1 or more and errors from 0 to it"
-        )
+    errors, n = np.asarray(errors), np.maximum(count, 1)
+    if not ((errors >= 0) & (errors <= count)).all():
+        raise ValueError(f"{errors} errors of {count}: give errors from 0 to the count")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: give a share between 0 and 1, as 0.95")
+        raise ValueError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = errors / count
-    center = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
+    share = errors / n
+    center = share + z * z / (2 * n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
     # Rounding would leave 0 errors with a bound of 1e-19 in place of 0.
-    low = 0.0 if errors == 0 else (center - half) / scale
-    high = 1.0 if errors == count else (center + half) / scale
-    return low, high
+    low = np.where(errors == 0, 0.0, (center - half) / scale)
+    high = np.where(errors == count, 1.0, (center + half) / scale)
+    return low[()], high[()]
 
 
 def paired_difference(
     correct: Tensor, others: Tensor, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Return how much more often one answer is right than another on the same images, with an
-    interval: shares.
+    """Return how much more often `correct` (N,) is True than `others` (N,), with an interval.
 
-    `correct` and `others` (N,) are bool. Only images that one of both has right matter. The
+    Both are bool, about the same images; only images that one of both has right matter. The
     interval is that of Agresti and Min 2005, which adds half an image to each cell of the table
-    of both, so that it is not empty for equal answers."""
+    of both, so that it is not empty for equal results.
+    """
     if correct.shape != others.shape or not len(correct):
-        raise ValueError(
-            f"{len(correct)} answers and {len(others)} others: give one of each for every image"
-        )
+        raise ValueError(f"{len(correct)} results and {len(others)} others: give both per image")
     gained, lost = int((correct & ~others).sum()), int((others & ~correct).sum())
     count = len(correct) + 2
     middle = (gained - lost) / count
@@ -68,12 +80,11 @@ def paired_difference(
 
 
 def expected_calibration_error(probabilities: Tensor, correct: Tensor, bins: int = 15) -> float:
-    """Return the mean gap between confidence and accuracy, 0..1, over bins of equal width (Guo et
-    al. 2017).
+    """Return the mean gap of confidence and accuracy over bins of equal width (Guo et al. 2017).
 
-    `probabilities` (N,) are those of each prediction, `correct` (N,) whether it was right. A
-    probability on a border belongs to the bin below it, as in the paper: bins are (low, high].
-    Sums are made in double precision."""
+    `probabilities` (N,) are those of the predictions, `correct` (N,) whether they were right. Bins
+    are (low, high], as in the paper. Sums are made in double precision.
+    """
     if len(probabilities) == 0:
         raise ValueError("no prediction to calibrate: give at least one")
     probability = probabilities.double()
@@ -82,7 +93,27 @@ def expected_calibration_error(probabilities: Tensor, correct: Tensor, bins: int
             "probabilities reach outside 0..1 or hold a NaN: pass the softmax of the logits"
         )
     borders = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=probability.device)
-    which = torch.bucketize(probability, borders[1:-1])
+    index = torch.bucketize(probability, borders[1:-1])
     gap = torch.zeros(bins, dtype=torch.float64, device=probability.device)
-    gap.index_add_(0, which, correct.double() - probability)
+    gap.index_add_(0, index, correct.double() - probability)
     return float(gap.abs().sum() / len(probability))
+
+
+def mean_probability(logits: Sequence[Tensor]) -> Tensor:
+    """Return the mean of several models' probabilities (N, K), float64, of their logits (N, K)."""
+    shapes = {tuple(member.shape) for member in logits}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(f"logits have the shapes {sorted(shapes)}: give (N, K) of the same images")
+    return torch.stack([member.double().softmax(dim=1) for member in logits]).mean(dim=0)
+
+
+def majority_vote(logits: Sequence[Tensor]) -> Tensor:
+    """Return each class's votes plus its mean probability (N, K), float64, which breaks ties.
+
+    A model votes for its most probable class (Wu et al. 2017, section 5).
+    """
+    scores = mean_probability(logits)
+    for member in logits:
+        votes = member.argmax(dim=1, keepdim=True)
+        scores.scatter_add_(1, votes, torch.ones_like(votes, dtype=scores.dtype))
+    return scores
