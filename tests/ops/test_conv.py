@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tinysight.ops import conv
-from tinysight.ops.conv import convolve, spread, windows
+from tinysight.ops.conv import convolve, fold, unfold
 
 CASES = [
     ((3, 3), 1, (1, 1), (5, 6)),
@@ -56,21 +56,21 @@ def test_an_image_that_needs_no_gradient_gets_none() -> None:
 
 
 @pytest.mark.parametrize(("sides", "stride", "padding", "size"), CASES)
-def test_spread_is_the_adjoint_of_windows(
+def test_spread_is_the_adjoint_of_unfold(
     sides: tuple[int, int], stride: int, padding: tuple[int, int], size: tuple[int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, 4, *size, generator=generator)
-    rows = windows(images, sides, stride=stride, padding=padding)
+    rows = unfold(images, sides, stride=stride, padding=padding)
     height = (size[0] + 2 * padding[0] - sides[0]) // stride + 1
     others = torch.randn(rows.shape, generator=generator)
-    back = spread(others.view(3, height, -1, *sides, 4), size, stride=stride, padding=padding)
+    back = fold(others.view(3, height, -1, *sides, 4), size, stride=stride, padding=padding)
     assert back.shape == images.shape
     assert float((rows * others).sum()) == pytest.approx(float((images * back).sum()), rel=1e-4)
 
 
-def test_a_sum_of_spread_numbers_is_rounded_once() -> None:
+def test_a_folded_sum_is_rounded_once() -> None:
     rows = torch.full((1, 8, 8, 3, 3, 1), 1.0, dtype=torch.bfloat16)
     rows[0, :, :, 0, 0] = 256.0  # in bfloat16 256 + 1 is 256
-    total = spread(rows, (8, 8), stride=1, padding=(1, 1))
+    total = fold(rows, (8, 8), stride=1, padding=(1, 1))
     assert float(total[0, 0, 4, 4]) == 264.0
