@@ -1,11 +1,11 @@
-"""Named runs. A recipe is a function that returns a `Run`; a variant is `replace(base(), ...)`.
+"""Named configs. A recipe is a function that returns a `Config`; a variant is `replace(base, ...)`.
 
-Each docstring's first line says what the recipe is; the labeled lines are shown by `tinysight
-recipes`. "Result" is what was measured (see experiments/), or says that nothing has been yet."""
+The first line of each docstring is what the recipe trains; `tinysight recipes` shows the labeled
+lines. "Result" is what was measured (see experiments/), or states that nothing has been yet.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,12 +19,12 @@ from tinysight.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from tinysight.files import suggest
 
 VGG19 = ModelConfig(name="vgg", options={"depth": 19, "linear_convolutions": False})
-LIGHT_STEM = {"stem_kernel": 5, "stem_stride": 2, "first_stride": 1}  # ours: see models.resnet
-ADAM = OptimizerConfig(
-    name="adam", lr=0.001, weight_decay=1e-4, decay_all=False
-)  # SGD at high rates upsets an LSTM
+LIGHT_STEM = {"stem_kernel": 5, "stem_stride": 2, "first_stride": 1}  # ours; see models.resnet
+# SGD at a high learning rate makes an LSTM diverge.
+ADAM = OptimizerConfig(name="adam", lr=0.001, weight_decay=1e-4, decay_all=False)
 CROP_AND_FLIP = AugmentConfig(shift=0, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0))
 
 
@@ -32,9 +32,9 @@ def resnet18_report() -> Config:
     """Train the report's 18-layer ResNet as published.
 
     Source: Wu et al. 2017, sections 3.1, 3.2, 3.6 and 4.6: 43.50 % top-1 validation error (42.1 %
-        in its Table 3). Batch size, epochs, patience and the ranges of shift and rotation are not
-        in the report and are ours.
-    Hardware: a GPU; on 2 CPU cores with native bf16 about 8 minutes an epoch.
+        in its Table 3). Batch size, epochs, patience and the ranges of shift and rotation are ours:
+        the report does not give them.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 8 minutes per epoch.
     Time: 60 epochs.
     Result: not yet run in full.
     """
@@ -52,7 +52,7 @@ def resnet10_report() -> Config:
 
     Source: Wu et al. 2017, section 4.4 (Fig. 11): about the 18-layer model's error, learned faster
         at first.
-    Hardware: a GPU; on 2 CPU cores with native bf16 about 7 minutes an epoch.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 7 minutes per epoch.
     Time: 60 epochs.
     Result: not yet run in full.
     """
@@ -67,9 +67,9 @@ def inception_resnet_report() -> Config:
     """Train the report's Inception-ResNet, its best model, as published.
 
     Source: Wu et al. 2017, sections 3.3 and 3.6: 37.56 % top-1 validation error. Batch size,
-        epochs, weight decay and a momentum of 0 are not in the report and are ours.
+        epochs, weight decay and a momentum of 0 are ours: the report does not give them.
     Hardware: a GPU.
-    Time: 40 epochs; the rate is then 1.5 % of the first.
+    Time: 40 epochs; the learning rate ends at 1.5 % of the first.
     Result: not yet run in full.
     """
     return Config(
@@ -89,7 +89,7 @@ def vgg16_report() -> Config:
     Source: Wu et al. 2017, sections 3.4 and 3.6: 47.22 % top-1 validation error. "L2
         regularisation" without a number: 2e-4 is ours, as are batch size and epochs.
     Hardware: a GPU.
-    Time: 40 epochs; the rate is then 1.5 % of the first.
+    Time: 40 epochs; the learning rate ends at 1.5 % of the first.
     Result: not yet run in full.
     """
     return Config(
@@ -104,22 +104,22 @@ def vgg16_report() -> Config:
 def vgg19_report() -> Config:
     """Train the report's VGG-19 as published.
 
-    Source: Wu et al. 2017, sections 3.4 and 3.6: 45.31 % top-1 validation error. Ours what is ours
-        in vgg16-report. Without 1x1 convolutions its 41.44 M parameters come nearest to the
-        published 40.2 M.
+    Source: Wu et al. 2017, sections 3.4 and 3.6: 45.31 % top-1 validation error. The same
+        settings are ours as in vgg16-report. Without 1x1 convolutions its 41.44 M parameters come
+        nearest to the published 40.2 M.
     Hardware: a GPU.
-    Time: 40 epochs; the rate is then 1.5 % of the first.
+    Time: 40 epochs; the learning rate ends at 1.5 % of the first.
     Result: not yet run in full.
     """
     return replace(vgg16_report(), recipe="vgg19-report", model=VGG19)
 
 
 def resnet18_modern() -> Config:
-    """Train the same 18 layers with what has been learned since 2017.
+    """Train the same 18-layer ResNet by a modern recipe.
 
-    Source: ours: weight decay 5e-4 without norms and biases, warm-up and cosine, label smoothing,
-        averaged weights, crop and flip only.
-    Hardware: a GPU; on 2 CPU cores with native bf16 about 8 minutes an epoch.
+    Source: ours: weight decay 5e-4 except for norms and biases, warm-up and cosine, label
+        smoothing, averaged weights, crop and flip only.
+    Hardware: a GPU; on 2 CPU cores with native bf16 about 8 minutes per epoch.
     Time: 60 epochs.
     Result: not yet run in full.
     """
@@ -151,10 +151,10 @@ def inception_resnet_modern() -> Config:
 
 
 def vgg16_modern() -> Config:
-    """Train the same VGG-16 by the recipe of resnet18-modern, at a lower rate.
+    """Train the same VGG-16 by the recipe of resnet18-modern, at a lower learning rate.
 
-    Source: ours; see resnet18-modern. A fifth of the rate, for want of shortcuts: a guess, not
-        tuned.
+    Source: ours; see resnet18-modern. A fifth of its learning rate, as there are no shortcuts: a
+        guess, not tuned.
     Hardware: a GPU.
     Time: 60 epochs.
     Result: not yet run in full.
@@ -182,7 +182,7 @@ def vgg19_modern() -> Config:
 def resnet10_laptop() -> Config:
     """Train the report's 10-layer ResNet on a laptop's CPU in about an hour.
 
-    Source: ours, after the known remedies for short trainings (high rate, linear decay, small
+    Source: ours, by known methods for short trainings (high learning rate, linear decay, small
         images first).
     Hardware: 2 CPU cores with native bf16.
     Time: 10 epochs: 65 minutes, 47 of them on one core.
@@ -207,8 +207,8 @@ def resnet10_laptop() -> Config:
 def resnet10_light() -> Config:
     """Train a 10-layer ResNet with a lighter stem by Muon, our best on a laptop's CPU.
 
-    Source: ours: resnet10-laptop with a stem of 5x5 and stride 2, kernels turned by orthogonal
-        steps (Jordan et al. 2024), a start at 32 pixels.
+    Source: ours: resnet10-laptop with a stem of 5x5 and stride 2, kernels updated by
+        orthogonal steps (Jordan et al. 2024), and 32 pixels at first.
     Hardware: 2 CPU cores with native bf16.
     Time: 14 epochs: 57 minutes.
     Result: 42.89 % top-1 error on val with data.train=train+minival data.monitor=none, one seed
@@ -233,8 +233,8 @@ def localizer_goldfish() -> Config:
     """Train the report's localizer on one class, from 400 images of it and 400 of others.
 
     Source: Wu et al. 2017, sections 3.5 and 4.8: an encoder, an LSTM of 250 units and 5 steps over
-        the whole image, the matching of Stewart et al. 2016; the rest is ours. Any class: --data
-        tiny-imagenet.<name or wnid>; another fifth held out: --data tiny-imagenet.goldfish.fold1.
+        the entire image, the matching of Stewart et al. 2016; the rest is ours. Any class: --data
+        tiny-imagenet.<name or wnid>; another fold held out: --data tiny-imagenet.goldfish.fold1.
     Hardware: any.
     Time: 30 epochs, 6 minutes on one core without bf16.
     Result: 71.2 % of 500 goldfish found (IoU of 0.5 or more; 95 %: 67.1 to 75.0) over five folds of
@@ -258,8 +258,8 @@ def localizer_joint() -> Config:
     """Train class and box together on all of Tiny ImageNet.
 
     Source: ours, after Wu et al. 2017, section 3.5. From a trained classifier:
-        localizer.encoder=RUN, and its model.options; localizer.frozen=true keeps its features,
-        optimizer.lr=0.0003 improves them.
+        localizer.encoder=RUN, and its model.options; localizer.frozen=true freezes its features,
+        optimizer.lr=0.0003 fine-tunes them.
     Hardware: 2 CPU cores.
     Time: 4 epochs from scratch: not yet run; 0.6 of an epoch on a frozen encoder: 6 minutes on 2
         cores without bf16.
@@ -280,13 +280,13 @@ def localizer_joint() -> Config:
 
 
 def localizer_shapes() -> Config:
-    """Train a small localizer on the embedded drawn shapes, without any download.
+    """Train a small localizer on the bundled drawn shapes, without any download.
 
     Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
     Hardware: any.
     Time: 6 epochs, 9 minutes on one core without bf16.
-    Result: 98.4 % of the objects of minival found (IoU of 0.5 or more), 67.2 % top-1 error: the
-        class takes longer; one seed.
+    Result: 98.4 % of the objects of minival found (IoU of 0.5 or more), 67.2 % top-1 error (the
+        class takes longer); one seed.
     """
     base = quickstart()
     return replace(
@@ -305,8 +305,8 @@ def localizer_scenes() -> Config:
     Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
     Hardware: any.
     Time: 12 epochs, 18 minutes on one core without bf16.
-    Result: 99.9 % of the objects of minival found at one wrong box an image, 93.2 % of the counts
-        right; one seed.
+    Result: 99.9 % of the objects of minival found at one false positive per image, 93.2 % of the
+        counts right; one seed.
     """
     base = localizer_shapes()
     return replace(
@@ -319,7 +319,7 @@ def localizer_scenes() -> Config:
 
 
 def quickstart() -> Config:
-    """Train a small ResNet on the embedded drawn shapes, in minutes, without any download.
+    """Train a small ResNet on the bundled drawn shapes, in minutes, without any download.
 
     Source: ours.
     Hardware: any.
@@ -340,29 +340,18 @@ def quickstart() -> Config:
 
 
 RECIPES: dict[str, Callable[[], Config]] = {
-    "quickstart": quickstart,
-    "localizer-goldfish": localizer_goldfish,
-    "localizer-joint": localizer_joint,
-    "localizer-scenes": localizer_scenes,
-    "localizer-shapes": localizer_shapes,
-    "resnet10-laptop": resnet10_laptop,
-    "resnet10-light": resnet10_light,
-    "resnet10-report": resnet10_report,
-    "resnet18-report": resnet18_report,
-    "resnet18-modern": resnet18_modern,
-    "inception-resnet-report": inception_resnet_report,
-    "inception-resnet-modern": inception_resnet_modern,
-    "vgg16-report": vgg16_report,
-    "vgg16-modern": vgg16_modern,
-    "vgg19-report": vgg19_report,
-    "vgg19-modern": vgg19_modern,
+    function.__name__.replace("_", "-"): function
+    for function in (
+        *(quickstart, localizer_goldfish, localizer_joint, localizer_scenes, localizer_shapes),
+        *(resnet10_laptop, resnet10_light, resnet10_report, resnet18_report, resnet18_modern),
+        *(inception_resnet_report, inception_resnet_modern),
+        *(vgg16_report, vgg16_modern, vgg19_report, vgg19_modern),
+    )
 }
 
 
 def recipe(name: str) -> Config:
-    """Return the run that `name` stands for; raise ValueError with the nearest name otherwise."""
-    if name in RECIPES:
-        return RECIPES[name]()
-    close = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"no recipe is named {name!r}; {hint}there are {', '.join(RECIPES)}")
+    """Return the config of a recipe; raise ValueError with the nearest name if there is none."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is named {name!r}; {suggest(name, RECIPES)}")
+    return RECIPES[name]()
