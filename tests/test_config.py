@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +22,6 @@ from tinysight.config import (
     from_dict,
     override,
     parse_assignments,
-    to_dict,
 )
 from tinysight.recipes import RECIPES, recipe
 
@@ -131,17 +130,15 @@ def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
     )
     assert late.snapshot_epochs() == [6, 8, 10] and cyclic.snapshot_epochs() == [8, 12]
     assert Config(recipe="any").snapshot_epochs() == []
-    with pytest.raises(
-        ValueError, match=r"snapshots is 6, one every 2 epochs, but train\.epochs is 10"
-    ):
+    with pytest.raises(ValueError, match=r"train\.snapshots is 6; .*train\.epochs=10"):
         Config(recipe="any", train=TrainConfig(epochs=10, snapshots=6, snapshot_every=2))
-    with pytest.raises(ValueError, match=r"leave it at 1"):
+    with pytest.raises(ValueError, match=r"train\.snapshot_every is 2; allowed: 1 "):
         Config(
             recipe="any",
             schedule=ScheduleConfig(name="cyclic", cycles=2),
             train=TrainConfig(epochs=4, snapshot_every=2),
         )
-    with pytest.raises(ValueError, match=r"train\.epochs is 10, which schedule\.cycles=3"):
+    with pytest.raises(ValueError, match=r"train\.epochs is 10; .*schedule\.cycles, which is 3"):
         Config(
             recipe="any",
             schedule=ScheduleConfig(name="cyclic", cycles=3),
@@ -158,8 +155,8 @@ def test_a_run_goes_through_json_and_comes_back_equal() -> None:
     changed = override(
         RUN, {"augment.contrast": "0.5,1.5", "train.seed": "7", "optimizer.decay_all": "false"}
     )
-    assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
-    assert from_dict(to_dict(changed)) == changed
+    assert from_dict(json.loads(json.dumps(asdict(changed)))) == changed
+    assert from_dict(asdict(changed)) == changed
 
 
 @pytest.mark.parametrize(
@@ -242,7 +239,7 @@ def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None
             changed = override(RUN, {path: value})
         except ValueError:
             return
-    assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
+    assert from_dict(json.loads(json.dumps(asdict(changed)))) == changed
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import inspect
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tinysight.config import from_dict, override, parse_assignments, to_dict
+from tinysight.config import from_dict, override, parse_assignments
 from tinysight.models import create_model
 from tinysight.recipes import RECIPES, recipe
 
@@ -23,7 +23,7 @@ from tinysight.recipes import RECIPES, recipe
 def test_a_recipe_is_a_run_that_goes_through_json(name: str) -> None:
     run = recipe(name)
     assert run.recipe == name
-    assert from_dict(json.loads(json.dumps(to_dict(run)))) == run
+    assert from_dict(json.loads(json.dumps(asdict(run)))) == run
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -17,12 +17,18 @@ from tinysight.files import suggest
 OptionValue = int | float | str | bool | tuple[int, ...]
 # Settings that change no result: two runs that differ in them alone are the same training.
 OPERATIONAL = (
-    "data.prefetch",
-    "train.log_every",
-    "train.checkpoint_minutes",
-    "train.keep",
-    "train.stop_after_minutes",
+    *("data.prefetch", "train.log_every", "train.checkpoint_minutes"),
+    *("train.keep", "train.stop_after_minutes"),
 )
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    tuple[float, float]: "two numbers, as 0.9,1.08",
+    tuple[tuple[float, int], ...]: "pairs (share, pixels), as ((0,40),(0.7,56))",
+    dict[str, OptionValue]: "options, as {'n': 2}",
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,8 @@ class Interval:
         if isinstance(value, tuple):
             return all(item in self for item in value)
         low, high = map(float, self.text[1:-1].split(","))
-        return low < value < high or value in (
-            low if self.text[0] == "[" else None,
-            high if self.text[-1] == "]" else None,
-        )
+        closed = (self.text[0] == "[" and value == low) or (self.text[-1] == "]" and value == high)
+        return low < value < high or closed
 
     def __str__(self) -> str:
         low, high = self.text[1:-1].split(", ")
@@ -90,12 +94,9 @@ class DataConfig(Section):
         allowed = "minival, none (val is for reports)"
         _require(self.monitor != "val", "data.monitor", self.monitor, allowed)
         super().__post_init__()
-        _require(
-            not (self.train == "train+minival" and self.monitor == "minival"),
-            "data.monitor",
-            self.monitor,
-            "none, because data.train=train+minival learns from minival",
-        )
+        held_out = self.train == "train" or self.monitor == "none"
+        allowed = "none, because data.train=train+minival learns from minival"
+        _require(held_out, "data.monitor", self.monitor, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,76 +270,43 @@ class Config:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        train, schedule = self.train, self.schedule
-        if schedule.warmup >= train.epochs:
-            raise ValueError(
-                f"schedule.warmup is {schedule.warmup:g} of {train.epochs} epochs; "
-                "set it below train.epochs"
+        train, schedule, augment = self.train, self.schedule, self.augment
+        allowed = f"below train.epochs, which is {train.epochs}"
+        _require(schedule.warmup < train.epochs, "schedule.warmup", schedule.warmup, allowed)
+        if schedule.name == "plateau" or train.keep_weights == "best":
+            allowed = (
+                "minival, because schedule.name=plateau and train.keep_weights=best choose by the "
+                "monitored error (or schedule.name=cosine and train.keep_weights=last)"
             )
-        needs_monitor = schedule.name == "plateau" or train.keep_weights == "best"
-        if needs_monitor and self.data.monitor == "none":
-            raise ValueError(
-                "data.monitor is 'none', but schedule.name=plateau and train.keep_weights=best "
-                "choose by the monitored error; set data.monitor=minival, or schedule.name=cosine "
-                "and train.keep_weights=last"
-            )
-        self._check_boxes()
-        self._check_snapshots()
-
-    def _check_boxes(self) -> None:
-        augment = self.augment
-        if not self.localizer.finds:
-            return
-        if augment.mixes:
-            raise ValueError(
-                "augment.mixup and augment.cutmix mix images, whose boxes cannot be mixed; set "
-                "both to 0, or localizer.head=none"
-            )
-        if augment.rotation > 5 or augment.trivial_augment:
-            raise ValueError(
-                f"augment.rotation is {augment.rotation:g} and augment.trivial_augment is "
-                f"{augment.trivial_augment}; the box around a rotated box is too large beyond 5 "
-                "degrees: set augment.rotation to 5 or less and augment.trivial_augment=false, "
-                "or localizer.head=none"
-            )
-
-    def _check_snapshots(self) -> None:
-        train, cyclic, spacing = self.train, self.schedule.name == "cyclic", self._snapshot_spacing
-        if cyclic and train.epochs % self.schedule.cycles:
-            raise ValueError(
-                f"train.epochs is {train.epochs}, which schedule.cycles={self.schedule.cycles} "
-                "does not divide; set train.epochs to a multiple of schedule.cycles"
-            )
-        if cyclic and train.snapshot_every != 1:
-            raise ValueError(
-                f"train.snapshot_every is {train.snapshot_every}, but with schedule.name=cyclic "
-                "snapshots are taken at the ends of cycles; leave it at 1"
-            )
-        if train.snapshots and train.epochs - (train.snapshots - 1) * spacing < 1:
-            raise ValueError(
-                f"train.snapshots is {train.snapshots}, one every {spacing} epochs, but "
-                f"train.epochs is {train.epochs}; set fewer snapshots or more epochs"
-            )
-
-    @property
-    def _snapshot_spacing(self) -> int:
-        if self.schedule.name == "cyclic":
-            return self.train.epochs // self.schedule.cycles
-        return self.train.snapshot_every
+            _require(self.data.monitor != "none", "data.monitor", "none", allowed)
+        if schedule.name == "cyclic":
+            allowed = f"a multiple of schedule.cycles, which is {schedule.cycles}"
+            _require(train.epochs % schedule.cycles == 0, "train.epochs", train.epochs, allowed)
+            allowed = "1 with schedule.name=cyclic, as snapshots are taken at the ends of cycles"
+            every = train.snapshot_every
+            _require(every == 1, "train.snapshot_every", every, allowed)
+        allowed = f"fewer, or more epochs: they do not fit in train.epochs={train.epochs}"
+        fit = not train.snapshots or self.snapshot_epochs()[0] >= 1
+        _require(fit, "train.snapshots", train.snapshots, allowed)
+        if self.localizer.finds:
+            allowed = "0 with a localizer.head, as mixed images' boxes cannot be mixed"
+            for name in ("mixup", "cutmix") if augment.mixes else ():
+                value = getattr(augment, name)
+                _require(not value, f"augment.{name}", value, allowed)
+            allowed = "at most 5 with a localizer.head: the box around a rotated box gets too large"
+            _require(augment.rotation <= 5, "augment.rotation", augment.rotation, allowed)
+            allowed = "false with a localizer.head, as it rotates by more than 5 degrees"
+            _require(not augment.trivial_augment, "augment.trivial_augment", True, allowed)
 
     def snapshot_epochs(self) -> list[int]:
         """Return the numbers of finished epochs, ascending, after which snapshots are kept."""
-        numbers = range(self.train.snapshots)
-        return sorted(self.train.epochs - number * self._snapshot_spacing for number in numbers)
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Return nested plain values; tuples stay tuples."""
-    return asdict(config)
+        train, cyclic = self.train, self.schedule.name == "cyclic"
+        spacing = train.epochs // self.schedule.cycles if cyclic else train.snapshot_every
+        return [train.epochs - number * spacing for number in reversed(range(train.snapshots))]
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a config from `to_dict`'s form or its JSON; raise ValueError for a wrong field."""
+    """Rebuild a config from nested dicts or their JSON; raise ValueError for a wrong field."""
     flat: dict[str, Any] = {}
     for section, content in values.items():
         if section != "recipe":
@@ -447,7 +415,8 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
     try:
         return _coerce(literal, annotation)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{path} is {value!r}; expected {_describe(annotation)}") from None
+        expected = _EXPECTED.get(annotation, "a list of names")
+        raise ValueError(f"{path} is {value!r}; expected {expected}") from None
 
 
 def _coerce(value: Any, annotation: Any) -> Any:
@@ -463,15 +432,3 @@ def _coerce(value: Any, annotation: Any) -> Any:
         if annotation in (int, bool, str) and isinstance(value, annotation):
             return value
     raise TypeError
-
-
-def _describe(annotation: Any) -> str:
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a word",
-        tuple[float, float]: "two numbers, as 0.9,1.08",
-        tuple[tuple[float, int], ...]: "pairs (share, pixels), as ((0,40),(0.7,56))",
-    }
-    return names.get(annotation, f"a value like {str(annotation).replace('typing.', '')}")

@@ -16,13 +16,13 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tinysight import __version__
-from tinysight.config import OPERATIONAL, Config, difference, from_dict, to_dict
+from tinysight.config import OPERATIONAL, Config, difference, from_dict
 from tinysight.files import suggest, write_atomic
 
 FORMAT = 1
@@ -132,7 +132,7 @@ class Run:
         """Write run.json."""
         content = {
             "format": FORMAT,
-            "config": to_dict(self.config),
+            "config": asdict(self.config),
             "data_digest": self.data_digest,
             "machine": self.machine,
             "versions": self.versions,

@@ -207,8 +207,8 @@ def test_what_does_not_fit_is_refused(
         check(make_run(**{**FINDING, "augment__crop": 24}), pack, DistributedContext())
     for changes, complaint in (
         ({"augment__mixup": 0.2}, "boxes cannot be mixed"),
-        ({"augment__rotation": 6.0}, "5 or less"),
-        ({"augment__trivial_augment": True}, "augment.trivial_augment=false"),
+        ({"augment__rotation": 6.0}, "at most 5"),
+        ({"augment__trivial_augment": True}, "augment.trivial_augment is True; allowed: false"),
         ({"localizer__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
         ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
         ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),

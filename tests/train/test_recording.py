@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_layers_come_from_the_command_line_and_from_json() -> None:
     run = config.override(Config(recipe="test"), {"train.record": "blocks.3.0,head"})
     assert run.train.record == ("blocks.3.0", "head")
     assert config.override(run, {"train.record": ""}).train.record == ()
-    assert config.from_dict(config.to_dict(run) | {"recipe": "test"}) == run
+    assert config.from_dict(asdict(run) | {"recipe": "test"}) == run
     with pytest.raises(
         ValueError, match=r"train.compile is True; allowed: false while train.record names layers"
     ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from tinysight.analysis.pictures import (
 from tinysight.analysis.plot_style import write_figure
 from tinysight.analysis.results import EvalResults, Ints, RunResults
 from tinysight.analysis.tables import write_table
-from tinysight.config import Config, to_dict
+from tinysight.config import Config
 from tinysight.ops.detection_metrics import is_found
 from tinysight.predict.predictor import Predictor
 from tinysight.run import duration
@@ -610,7 +610,7 @@ def _image(judged: EvalResults, place: int) -> str:
 def _settings(config: Config) -> list[tuple[str, list[tuple[str, object]]]]:
     return [
         (section, list(values.items()))
-        for section, values in to_dict(config).items()
+        for section, values in asdict(config).items()
         if isinstance(values, dict)
     ]
 

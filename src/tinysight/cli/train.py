@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,7 +83,7 @@ def train(
         changes["train.stop_after_minutes"] = minutes
     config = configs.override(recipe_named(recipe), changes)
     if show:
-        print(json.dumps(configs.to_dict(config), indent=1))
+        print(json.dumps(asdict(config), indent=1))
         return
     from tinysight import api
 
