@@ -144,7 +144,7 @@ def _batches(images: Any, labels: Any, device: torch.device) -> Loader[augment.T
         draw=_draw,
         batch_size=BATCH,
         seed=0,
-        share=slice(0, BATCH),
+        shard=slice(0, BATCH),
         device=device,
     )
 

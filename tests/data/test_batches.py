@@ -29,7 +29,7 @@ def _batches(
     batch_size: int = 6,
     *,
     seed: int = 0,
-    share: slice | None = None,
+    shard: slice | None = None,
     first: int = 5,
 ) -> Loader:
     """Loader over `num_rows` rows from `first` on, each image filled with its row's number, label
@@ -46,7 +46,7 @@ def _batches(
         draw=lambda count, generator: sample(count, source_size=SIZE, crop=4, generator=generator),
         batch_size=batch_size,
         seed=seed,
-        share=share or slice(0, min(batch_size, num_rows)),
+        shard=shard or slice(0, min(batch_size, num_rows)),
         device=torch.device("cpu"),
     )
 
@@ -117,10 +117,10 @@ def test_a_batch_that_straddles_two_epochs_is_the_end_of_one_and_the_start_of_th
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
-def test_shares_of_all_processes_make_the_whole_batch(world: int) -> None:
+def test_shards_of_all_processes_make_the_batch(world: int) -> None:
     whole = _batches()
     shares = [
-        _batches(share=slice(6 * rank // world, 6 * (rank + 1) // world)) for rank in range(world)
+        _batches(shard=slice(6 * rank // world, 6 * (rank + 1) // world)) for rank in range(world)
     ]
     for k in range(9):
         expected = _parts(whole.batch(k))
@@ -130,7 +130,7 @@ def test_shares_of_all_processes_make_the_whole_batch(world: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 7, 64])
-def test_how_far_is_read_ahead_changes_nothing(depth: int) -> None:
+def test_prefetch_depth_changes_nothing(depth: int) -> None:
     reference = [_batches().batch(k) for k in range(2, 13)]
     batches = _batches()
     found = list(prefetch(batches.batch, range(2, 13), depth))
@@ -219,4 +219,4 @@ def test_stopping_while_something_is_being_made_waits_for_it() -> None:
 
 
 def _no_thread_is_left() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

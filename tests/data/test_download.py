@@ -184,8 +184,8 @@ def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> Non
     [
         (["404"], "the server answered 404"),
         (["wrong bytes"], "its SHA-256 is .*, expected .*; it was deleted"),
-        (["other size"], "has 300004 bytes, expected 300000: another file"),
-        (["503"] * 6, r"answered 503.*; call again to go on from 0 bytes"),
+        (["other size"], "has 300004 bytes, expected 300000: it is another file"),
+        (["503"] * 6, r"answered 503.*; call again to resume at 0 bytes"),
         (["garbage"] * 6, r"this is not HTTP\); call again"),
         (["empty"] * 6, r"it ended after 0 of 300000 bytes\); call again"),
     ],

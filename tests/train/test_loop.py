@@ -540,7 +540,7 @@ def test_no_thread_is_left_however_it_ends(
         with pytest.raises(ending) as kept, signalled(3):
             go(make_run(data__prefetch=1, **changes), pack, tmp_path / name)
         assert kept.traceback and not [
-            thread for thread in threading.enumerate() if thread.name == "read-ahead"
+            thread for thread in threading.enumerate() if thread.name == "prefetch"
         ]
 
 

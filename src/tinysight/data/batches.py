@@ -1,9 +1,9 @@
-"""Trainer batches by number. Batch k is a function of (seed, k) alone: a loader has nothing to save
-but one integer.
+"""Training batches by number. Batch k is a function of (seed, k): a loader has no state to save.
 
 The rows of all epochs form one endless stream: epoch e's order is a permutation drawn from
-(seed, e), and batch k holds the stream's positions [k B, (k + 1) B). So every epoch sees every
-row exactly once, no batch is short, and a batch may straddle two epochs."""
+(seed, e), and batch k holds the stream's positions [k B, (k + 1) B). So every epoch sees every row
+exactly once, no batch is short, and a batch may straddle two epochs.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ import torch
 from tinysight.data.dataset import Dataset
 from tinysight.ops.tensor_rows import TensorRows
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 Drawn = TypeVar("Drawn", bound=TensorRows)
-_ORDER, _DRAWS = 1, 2  # what a random stream is for: each purpose has its own
+Ints = npt.NDArray[np.int64]
+_ORDER, _DRAWS = 1, 2  # purposes of random streams
 
 
 def derived_seed(*numbers: int) -> int:
@@ -30,46 +31,43 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def epoch_order(count: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the permutation of range(count) that an epoch goes through."""
-    generator = np.random.Generator(np.random.Philox(derived_seed(_ORDER, seed, epoch)))
+def epoch_order(count: int, *, seed: int, epoch: int) -> Ints:
+    """Return the permutation of range(count) in which an epoch visits its rows."""
+    return _permutation(count, seed, epoch)
+
+
+def _permutation(count: int, *numbers: int) -> Ints:
+    generator = np.random.Generator(np.random.Philox(derived_seed(_ORDER, *numbers)))
     return generator.permutation(count).astype(np.int64)
 
 
-def balanced_subset(
-    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], fraction: float
-) -> npt.NDArray[np.int64]:
-    """Keep `fraction` of the rows of each class (at least one), always the same ones, in ascending
-    order.
-    """
+def balanced_subset(rows: Ints, labels: Ints, fraction: float) -> Ints:
+    """Keep `fraction` of the rows of each class (at least one), always the same ones, ascending."""
     if fraction == 1.0:
         return rows
     kept = []
     for label in np.unique(labels):
         members = rows[labels == label]
-        order = np.random.Generator(np.random.Philox(derived_seed(_ORDER, int(label)))).permutation(
-            len(members)
-        )
+        order = _permutation(len(members), int(label))
         kept.append(members[order[: max(1, round(fraction * len(members)))]])
     return np.sort(np.concatenate(kept))
 
 
-def chosen_rows(dataset: Dataset, split: str, fraction: float) -> npt.NDArray[np.int64]:
-    """Return the rows of a split, or a class-balanced `fraction` of them, in ascending order."""
+def chosen_rows(dataset: Dataset, split: str, fraction: float) -> Ints:
+    """Return the rows of a split, or a class-balanced `fraction` of them, ascending."""
     rows = np.asarray(dataset.rows(split), dtype=np.int64)
     return balanced_subset(rows, dataset.labels[rows], fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Drawn]):
-    """Images (b, S, S, 3) uint8, labels (b,), and how each image is augmented; b is this process's
-    share of B.
+    """One process's shard (b images) of a batch, and how each image is augmented.
 
-    Boxes (b, G, 4) are there where they are learned from: half-open pixels of the stored images,
-    padded with NaN."""
+    Boxes (b, G, 4), if they are learned from: half-open pixels of the stored images, NaN-padded.
+    """
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    images: torch.Tensor  # uint8 (b, S, S, 3)
+    labels: torch.Tensor  # (b,)
     draws: Drawn
     boxes: torch.Tensor | None = None
 
@@ -78,26 +76,25 @@ class Loader(Generic[Drawn]):
     """The batches of a training, by number.
 
     Args:
-        images: uint8 (N_all, S, S, 3), memory-mapped; taken onto `device` whole when it is a GPU
-            with room for it.
+        images: uint8 (N_all, S, S, 3), memory-mapped; copied onto `device` if it is a GPU with room.
         labels: int64 (N_all,).
         rows: the N rows of `images` to learn from.
-        draw: (count, generator) -> what happens to each of that many images.
+        draw: (count, generator) -> augmentation parameters of that many images.
         batch_size: B, over all processes.
-        share: this process's part of range(B).
-        boxes: float32 (N_all, G, 4), padded with NaN; None where no box is learned from.
+        shard: this process's part of range(B).
+        boxes: float32 (N_all, G, 4), padded with NaN; None if no box is learned from.
     """
 
     def __init__(
         self,
         images: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.int64],
-        rows: npt.NDArray[np.int64],
+        labels: Ints,
+        rows: Ints,
         *,
         draw: Callable[[int, torch.Generator], Drawn],
         batch_size: int,
         seed: int,
-        share: slice,
+        shard: slice,
         device: torch.device,
         boxes: torch.Tensor | None = None,
     ) -> None:
@@ -106,20 +103,19 @@ class Loader(Generic[Drawn]):
         self.on_device = device.type == "cuda" and _fits(images[:1].nbytes * len(rows), device)
         self._device = device
         self._seed = seed
-        self._share = share
+        self._shard = shard
         self._draw = draw
-        self._labels = torch.from_numpy(np.array(labels))
-        self._boxes = boxes
-        self._epochs: dict[int, tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]] = {}
+        self._epochs: dict[int, tuple[Ints, torch.Tensor, Drawn]] = {}
         self._images: Any = images
         self._rows = rows
+        own_labels = torch.from_numpy(np.array(labels))
         if self.on_device:
             self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
-            self._labels = self._labels[torch.from_numpy(rows)]
-            self._boxes = None if boxes is None else boxes[torch.from_numpy(rows)]
+            own_labels = own_labels[torch.from_numpy(rows)]
+            boxes = None if boxes is None else boxes[torch.from_numpy(rows)]
             self._rows = np.arange(len(rows))
-        self._labels = self._labels.to(device)
-        self._boxes = None if self._boxes is None else self._boxes.to(device)
+        self._labels = own_labels.to(device)
+        self._boxes = None if boxes is None else boxes.to(device)
 
     def epoch_end(self, epoch: int) -> int:
         """Return the number of batches after which epochs 0..epoch are complete."""
@@ -130,9 +126,9 @@ class Loader(Generic[Drawn]):
         return number * self.batch_size // self.num_rows
 
     def batch(self, number: int) -> Batch[Drawn]:
-        """Return this process's share of batch `number`, on the device."""
-        start = number * self.batch_size + self._share.start
-        stop = number * self.batch_size + self._share.stop
+        """Return this process's shard of batch `number`, on the device."""
+        start = number * self.batch_size + self._shard.start
+        stop = number * self.batch_size + self._shard.stop
         pieces = []
         while start < stop:
             epoch, first = divmod(start, self.num_rows)
@@ -141,11 +137,12 @@ class Loader(Generic[Drawn]):
             start += last - first
         if len(pieces) == 1:
             return pieces[0]
+        boxes = [piece.boxes for piece in pieces if piece.boxes is not None]
         return Batch(
             images=torch.cat([piece.images for piece in pieces]),
             labels=torch.cat([piece.labels for piece in pieces]),
             draws=type(pieces[0].draws).cat([piece.draws for piece in pieces]),
-            boxes=None if self._boxes is None else torch.cat([piece.boxes for piece in pieces]),  # type: ignore[misc]
+            boxes=torch.cat(boxes) if boxes else None,
         )
 
     def _piece(self, epoch: int, part: slice) -> Batch[Drawn]:
@@ -155,9 +152,7 @@ class Loader(Generic[Drawn]):
         else:
             images = torch.from_numpy(np.take(self._images, order[part], axis=0))
             if self._device.type == "cuda":
-                with torch.cuda.device(
-                    self._device
-                ):  # a reading thread begins with the first device
+                with torch.cuda.device(self._device):  # a thread begins with the first device
                     images = images.pin_memory().to(self._device, non_blocking=True)
             else:
                 images = images.to(self._device)
@@ -168,10 +163,8 @@ class Loader(Generic[Drawn]):
             boxes=None if self._boxes is None else self._boxes.index_select(0, on_device[part]),
         )
 
-    def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], torch.Tensor, Drawn]:
-        """Make an epoch's order and draws all at once: a GPU gets them once an epoch, no step waits
-        for the host.
-        """
+    def _epoch(self, epoch: int) -> tuple[Ints, torch.Tensor, Drawn]:
+        """Make an epoch's order and draws at once, so that no step of a GPU waits for the host."""
         if epoch not in self._epochs:
             order = self._rows[epoch_order(self.num_rows, seed=self._seed, epoch=epoch)]
             generator = torch.Generator().manual_seed(derived_seed(_DRAWS, self._seed, epoch))
@@ -182,12 +175,11 @@ class Loader(Generic[Drawn]):
 
 
 def prefetch(
-    make: Callable[[int], Thing], numbers: range, depth: int
-) -> Generator[Thing, None, None]:
-    """Yield make(n) for each n, up to `depth` of them made in advance by a thread; 0 makes each
-    when it is asked for.
+    make: Callable[[int], Item], numbers: range, depth: int
+) -> Generator[Item, None, None]:
+    """Yield make(n) for each n, up to `depth` of them made ahead by a thread (0: none).
 
-    Close it when not all are read: that ends the thread.
+    Close it if not all are read: that ends the thread.
     """
     if depth == 0:
         yield from map(make, numbers)
@@ -201,17 +193,17 @@ def prefetch(
                 if stop.is_set():
                     return
                 made.put((make(number), None))
-        except BaseException as error:  # handed to the reader, who raises it
+        except BaseException as error:  # raised in the reader
             made.put((None, error))
 
-    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         for _ in numbers:
-            thing, error = made.get()
+            item, error = made.get()
             if error is not None:
                 raise error
-            yield thing
+            yield item
     finally:
         stop.set()
         while thread.is_alive():

@@ -1,11 +1,8 @@
-"""Fetch one file over a network that fails: resumed, checked, and under its name only when it is
-whole and right.
-"""
+"""Download one file over an unreliable network: resumed, checked, and atomic."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import time
@@ -14,14 +11,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 
 import filelock
 
-from tinysight.files import sync_folder
+from tinysight import files
 
-BLOCK_BYTES = 1 << 18
-PASSING_STATUSES = (408, 425, 429)  # of the 4xx, those worth another attempt
+_BLOCK_BYTES = 1 << 18
+_TEMPORARY = (408, 425, 429)  # of the 4xx statuses, those worth another attempt
 
 Progress = Callable[[int, int], None]
 
@@ -37,112 +34,127 @@ def download(
     pause: float = 1.0,
     timeout: float = 30.0,
 ) -> None:
-    """Fetch `url` (http, https or file) into `target`, by way of `<target>.part` beside it; a no-op
-    where it is there.
+    """Fetch `url` (http, https or file) into `target` by way of `<target>.part`, unless it exists.
 
-    A dropped connection is resumed where it broke, by range; after `attempts` in a row that
-    brought nothing new, with pauses of `pause` seconds doubling in between, the error is raised,
-    and the next call goes on from the part. A part of an earlier call is trusted only where a
-    `sha256` checks the whole. `progress(done, total)` counts bytes, total 0 where unknown.
-    Raises ValueError: bad URL, refused by the server, out of attempts, wrong size or hash, disk
-    full."""
-    scheme = urllib.parse.urlsplit(url).scheme
-    if scheme not in ("http", "https", "file"):
+    A dropped connection is resumed by a range request; after `attempts` in a row without new data,
+    with doubling pauses between them, it is a ValueError, and the next call resumes the part. A
+    part of an earlier call is used only if a `sha256` checks the result. `progress(done, total)`
+    counts bytes, total 0 if unknown. Raises ValueError: bad URL, refused by the server, out of
+    attempts, wrong size or hash, disk full.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise ValueError(
-            f"cannot download {url!r}: expected an address that starts with http://, https:// or file://"
+            f"cannot download {url!r}: expected an address that starts with "
+            "http://, https:// or file://"
         )
+    part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):  # a second process finds the work done
-            part = target.with_name(f"{target.name}.part")
-            if target.exists() and not _what_is_wrong(target, size, sha256):
+            if target.exists() and not _fault(target, size, sha256):
                 return
-            trusted = sha256 is not None
-            _fill(
-                part,
-                url,
-                size,
-                progress,
-                trusted=trusted,
-                attempts=attempts,
-                pause=pause,
-                timeout=timeout,
-            )
-            if wrong := _what_is_wrong(part, size, sha256):
+            if sha256 is None:
+                part.unlink(missing_ok=True)
+            _fetch(url, part, size, sha256 is not None, progress, attempts, pause, timeout)
+            if fault := _fault(part, size, sha256):
                 part.unlink()
-                raise ValueError(
-                    f"{url} is not the file that was expected: {wrong}; it was deleted"
-                )
+                raise ValueError(f"{url} is not the expected file: {fault}; it was deleted")
             _publish(part, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise ValueError(
-                f"the disk of {target.parent} is full; make room and call again: it goes on"
+                f"the disk of {target.parent} is full; make room and call again to resume"
             ) from None
         raise ValueError(f"cannot write {target}: {error.strerror or error}") from None
 
 
 class _DroppedError(Exception):
-    """A connection that ended early or failed: worth another attempt."""
+    """A connection failed in a way worth another attempt, from the start if `restart`."""
+
+    def __init__(self, reason: object, *, restart: bool = False) -> None:
+        super().__init__(_line(reason))
+        self.restart = restart
 
 
-def _fill(
-    part: Path,
+def _fetch(
     url: str,
+    part: Path,
     size: int | None,
+    checked: bool,
     progress: Progress | None,
-    *,
-    trusted: bool,
     attempts: int,
     pause: float,
     timeout: float,
 ) -> None:
-    """Bring the part to its full length, in as many connections as it takes.
+    """Complete the part, in as many connections as needed.
 
-    `trusted`: a hash will check the whole, so a part may be continued without the server's word
-    (If-Range) that the file is still the same one."""
-    validator = ""
+    If a hash will check the result (`checked`), a part is resumed unconditionally; otherwise only
+    within this call, if the server confirms the version (If-Range).
+    """
+    version = ""
     best = failures = 0
     while True:
-        have = part.stat().st_size if part.exists() else 0
-        if size is not None and have == size:
-            return None
-        if (size is not None and have > size) or not (trusted or validator):
+        have = _length(part)
+        if have == size:
+            return
+        if (size is not None and have > size) or not (checked or version):
             have = 0
         try:
-            with _open(url, have, validator, timeout, part) as response:
-                validator = _validator(response.headers)
-                return _append(response, part, have, size, progress)
+            with _open(url, have, version, timeout) as response:
+                tag = str(response.headers.get("ETag", ""))
+                dated = str(response.headers.get("Last-Modified", ""))
+                version = tag if tag and not tag.startswith("W/") else dated  # strong tags only
+                _append(response, part, have, size, progress)
+            return
         except _DroppedError as error:
-            length = part.stat().st_size if part.exists() else 0
-            failures = 1 if length > best else failures + 1
-            best = max(best, length)
+            if error.restart:
+                part.unlink(missing_ok=True)
+            failures = 1 if _length(part) > best else failures + 1
+            best = max(best, _length(part))
             if failures >= attempts:
-                raise ValueError(
-                    f"cannot download {url} ({error}); call again to go on from {length} bytes"
-                ) from None
+                hint = f"call again to resume at {_length(part)} bytes" if checked else "try later"
+                raise ValueError(f"cannot download {url} ({error}); {hint}") from None
             time.sleep(min(pause * 2 ** (failures - 1), 60.0))
+
+
+def _open(url: str, have: int, version: str, timeout: float) -> Any:
+    """Request the file from byte `have` on."""
+    headers = {"User-Agent": "tinysight", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if version:
+            headers["If-Range"] = version
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except HTTPError as error:
+        error.close()
+        answer = f"the server answered {error.code} {_line(error.reason)}"
+        if error.code == 416:  # no bytes beyond what we have: not a part of this file
+            raise _DroppedError(answer, restart=True) from None
+        if 400 <= error.code < 500 and error.code not in _TEMPORARY:
+            raise ValueError(f"cannot download {url}: {answer}") from None
+        raise _DroppedError(answer) from None
+    except (http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        if url.startswith("file:"):
+            raise ValueError(f"cannot read {url}: {_line(reason)}") from None
+        raise _DroppedError(reason) from None
 
 
 def _append(
     response: Any, part: Path, have: int, size: int | None, progress: Progress | None
 ) -> None:
-    """Write what one connection brings behind the first `have` bytes, or from the start where the
-    range was ignored.
-    """
+    """Write a response after the first `have` bytes, or from the start if the range was ignored."""
     start = 0
     if getattr(response, "status", None) == 206:
         start = have
         if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink(missing_ok=True)
-            raise _DroppedError("the server sent another range than asked for")
+            raise _DroppedError("the server sent another range than requested", restart=True)
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else size
     if size is not None and total != size:
         part.unlink(missing_ok=True)
-        raise ValueError(
-            f"{response.url} has {total} bytes, expected {size}: another file lies there"
-        )
+        raise ValueError(f"{response.url} has {total} bytes, expected {size}: it is another file")
     done = start
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
@@ -150,102 +162,41 @@ def _append(
             file.write(block)
             done += len(block)
             if total is not None and done > total:
-                raise ValueError(f"{response.url} sent more than the {total} bytes it should have")
+                raise ValueError(f"{response.url} sent more than its {total} bytes")
             if progress is not None:
                 progress(done, total or 0)
     if total is not None and done < total:
         raise _DroppedError(f"it ended after {done} of {total} bytes")
 
 
-def _validator(headers: Any) -> str:
-    """Give what names this version of the file to the server: a strong ETag, else its date, else
-    nothing.
-    """
-    tag = str(headers.get("ETag", ""))
-    return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified", ""))
-
-
 def _receive(response: Any) -> bytes:
     try:
-        return bytes(
-            response.read1(BLOCK_BYTES)
-            if hasattr(response, "read1")
-            else response.read(BLOCK_BYTES)
-        )
-    except http.client.IncompleteRead as error:
-        raise _DroppedError(f"it ended early: {_line(error)}") from None
+        read = getattr(response, "read1", response.read)
+        return bytes(read(_BLOCK_BYTES))
     except (http.client.HTTPException, OSError) as error:
-        raise _DroppedError(_line(error) or type(error).__name__) from None
+        raise _DroppedError(str(error) or type(error).__name__) from None
 
 
-def _open(url: str, have: int, validator: str, timeout: float, part: Path) -> Any:
-    headers = {"User-Agent": "tinysight", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if validator:
-            headers["If-Range"] = validator
-    try:
-        return _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout)
-    except HTTPError as error:
-        error.close()
-        if (
-            error.code == 416
-        ):  # nothing behind what we have, and yet not whole: not a part of this file
-            part.unlink(missing_ok=True)
-            raise _DroppedError("the server has no such range") from None
-        if 400 <= error.code < 500 and error.code not in PASSING_STATUSES:
-            raise ValueError(
-                f"cannot download {url}: the server answered {error.code} {_line(error.reason)}"
-            ) from None
-        raise _DroppedError(f"the server answered {error.code} {_line(error.reason)}") from None
-    except (URLError, http.client.HTTPException, OSError) as error:
-        if url.startswith("file:"):
-            raise ValueError(
-                f"cannot read {url}: {_line(getattr(error, 'reason', error))}"
-            ) from None
-        raise _DroppedError(
-            _line(getattr(error, "reason", error)) or type(error).__name__
-        ) from None
+def _line(text: object) -> str:
+    """Return what a library or a server sent as one short printable line."""
+    return "".join(c if c.isprintable() else " " for c in str(text)).strip()[:200]
 
 
-def _line(said: object) -> str:
-    """Give what a library or a server said as one short printable line: it may hold anything."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(said)).strip()[:200]
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Open http, https and file only; a redirect leads to the first two (so says its handler),
-    never to a file.
-    """
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.FileHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    return opener
-
-
-def _what_is_wrong(path: Path, size: int | None, sha256: str | None) -> str:
+def _fault(path: Path, size: int | None, sha256: str | None) -> str:
     found = path.stat().st_size
     if size is not None and found != size:
         return f"it has {found} bytes, expected {size}"
-    if sha256 is not None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sha256:
-            return f"its SHA-256 is {digest}, expected {sha256}"
+    if sha256 is not None and (digest := files.sha256(path)) != sha256:
+        return f"its SHA-256 is {digest}, expected {sha256}"
     return ""
 
 
 def _publish(part: Path, target: Path) -> None:
-    with part.open("rb") as file:
+    with part.open("rb+") as file:
         os.fsync(file.fileno())
-    part.rename(target)
-    sync_folder(target.parent)
+    part.replace(target)
+    files.sync_folder(target.parent)

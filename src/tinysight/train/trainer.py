@@ -61,7 +61,7 @@ class Trainer:
             draw=self._draw,
             batch_size=batch_size,
             seed=run.train.seed,
-            share=distributed.shard(batch_size),
+            shard=distributed.shard(batch_size),
             device=runtime.device,
             boxes=self.gt_boxes,
         )
