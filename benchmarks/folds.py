@@ -50,7 +50,7 @@ def line(name: str, own: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Print one line a fold, the pooled line, and the constants pooled alike."""
+    """Print one line a fold, the pooled line, and the baselines pooled alike."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,13 +63,8 @@ def main() -> None:
     for figures in found:
         print(line(figures["data"], pooled([figures["localization"]])))
     print(line("all folds", pooled([figures["localization"] for figures in found])))
-    for constant in found[0]["constants"]:
-        print(
-            line(
-                f"constant: {constant}",
-                pooled([figures["constants"][constant] for figures in found]),
-            )
-        )
+    for name in found[0]["baselines"]:
+        print(line(f"baseline: {name}", pooled([figures["baselines"][name] for figures in found])))
     negatives = [figures["false_positives_on_negatives"] for figures in found]
     if None not in negatives:
         print(

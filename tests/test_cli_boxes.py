@@ -64,9 +64,9 @@ def test_evaluate_sets_the_constant_boxes_beside(tinysight: Tinysight, trained: 
     status, out, _ = tinysight("evaluate", "finder")
     assert status == 0
     for line in (
-        "found by the run",
-        "constant: whole image",
-        "constant: median",
+        "this model",
+        "baseline: whole image",
+        "baseline: median",
         "top-1 localization error",
     ):
         assert line in out, out
@@ -153,7 +153,7 @@ def test_classes_that_were_not_taught_are_not_told(
         ("evaluate", f"{os.environ['TINYSIGHT_RUNS']}/unnamed/weights.safetensors"),
     ):
         status, out, _ = tinysight(*words)
-        assert status == 0 and "found by the run" in out and "top-1" not in out, out
+        assert status == 0 and "this model" in out and "top-1" not in out, out
     status, out, _ = tinysight("predict", "unnamed", str(image), "--json")
     answer = json.loads(out)[0]
     assert status == 0 and answer["top"] == [] and "boxes" in answer

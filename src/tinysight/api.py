@@ -10,7 +10,7 @@ from typing import Any
 
 from tinysight import config as configs
 from tinysight import recipes
-from tinysight.analysis.curves import draw_curves
+from tinysight.analysis.plots import draw_curves
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.data.load import load_dataset as load_without_bar
@@ -130,7 +130,7 @@ def _train(
         finally:
             bar.end()
         if distributed.is_main and run.log_path.exists():
-            draw_curves(run.folder)
+            draw_curves(run)
         return run
 
 

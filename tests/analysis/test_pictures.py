@@ -26,7 +26,7 @@ from tinysight.analysis.pictures import (
     localization_sheet,
     png_bytes,
 )
-from tinysight.analysis.plot_style import AMBER, SKY
+from tinysight.analysis.plots import AMBER, SKY
 from tinysight.data.dataset import Dataset
 
 BOX = np.array([[4.0, 5, 10, 11]])
@@ -197,8 +197,8 @@ def test_padding_and_low_confidences_are_not_drawn() -> None:
         assert not marked(figure, SKY)[MARGIN + 30 :].any()
 
 
-def test_a_sheet_shows_a_split_whatever_was_found(make_pack: Callable[..., Dataset]) -> None:
-    dataset = make_pack()
+def test_a_sheet_shows_a_split_whatever_was_found(make_dataset: Callable[..., Dataset]) -> None:
+    dataset = make_dataset()
     rows = dataset.rows("val")
     boxes, confidence = torch.zeros(len(rows), 2, 4), torch.zeros(len(rows), 2)
     boxes[:, 0] = torch.tensor([4.0, 4, 10, 10])
@@ -208,9 +208,12 @@ def test_a_sheet_shows_a_split_whatever_was_found(make_pack: Callable[..., Datas
     assert mask[:, place:].any() and not mask[:, :place].any(), "boxes go with their image"
     with pytest.raises(ValueError, match="boxes are"):
         localization_sheet(dataset, "val", boxes[:1], confidence[:1])
+
+
+def test_a_split_without_boxes_cannot_be_shown(make_dataset: Callable[..., Dataset]) -> None:
+    dataset = make_dataset(("bare",), (3,), boxes=False)
     with pytest.raises(ValueError, match="no image of"):
-        bare = make_pack(("bare",), (3,), boxes=False)
-        localization_sheet(bare, "val", boxes[:3], confidence[:3])
+        localization_sheet(dataset, "val", torch.zeros(3, 2, 4), torch.zeros(3, 2))
 
 
 def test_boxes_of_photos_are_moved_into_their_squares() -> None:

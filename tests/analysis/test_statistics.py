@@ -1,4 +1,4 @@
-"""Intervals, ranks and paired tests against references that are plain or exact."""
+"""Intervals, ranks and tests against scipy and exact references."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from tinysight.analysis.statistics import holm, paired_difference, rank_intervals, sign_test
+from tinysight.analysis.statistics import (
+    holm,
+    mcnemar,
+    paired,
+    paired_difference,
+    rank_intervals,
+    summarize,
+)
 
 
-def test_ranks_are_certain_where_classes_lie_far_apart() -> None:
+def test_ranks_of_well_separated_classes_are_certain() -> None:
     errors, counts = np.array([500, 10, 900, 0]), np.array([1000, 1000, 1000, 0])
     ranks = rank_intervals(errors, counts, generator=np.random.default_rng(0), num_extreme=1)
     assert ranks.low.tolist() == ranks.high.tolist() == [2, 1, 3, 0]
@@ -18,7 +26,7 @@ def test_ranks_are_certain_where_classes_lie_far_apart() -> None:
     assert ranks.among_best.tolist() == [0, 1, 0, 0]
 
 
-def test_equal_classes_may_have_every_place() -> None:
+def test_equal_classes_may_have_any_rank() -> None:
     errors, counts = np.full(20, 25), np.full(20, 50)
     ranks = rank_intervals(errors, counts, generator=np.random.default_rng(0), num_draws=8000)
     assert (ranks.low <= 2).all() and (ranks.high >= 19).all()
@@ -26,10 +34,8 @@ def test_equal_classes_may_have_every_place() -> None:
     assert ranks.among_worst.sum() == pytest.approx(5)
 
 
-def test_the_chance_to_be_worse_is_the_known_one() -> None:
-    """Of two classes Beta(a, b) and Beta(c, d): the probability that one exceeds the other, by
-    summing.
-    """
+def test_the_probability_to_be_worse_equals_the_integral() -> None:
+    """Of two classes with errors Beta(a, b) and Beta(c, d), by summing over a grid."""
     ranks = rank_intervals(
         np.array([20, 25]),
         np.array([50, 50]),
@@ -64,11 +70,11 @@ def test_the_same_generator_gives_the_same_ranks() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [(0, 0), (5, 5), (0, 6), (1, 9), (30, 12), (400, 300), (3000, 2500)]
 )
-def test_the_sign_test_is_exact(first: int, second: int) -> None:
+def test_mcnemar_is_exact(first: int, second: int) -> None:
     n, k = first + second, min(first, second)
     tail = sum(math.comb(n, i) for i in range(k + 1))
     exact = min(1.0, 2 * tail / 2**n) if first != second else 1.0
-    assert sign_test(first, second) == pytest.approx(exact, rel=1e-9)
+    assert mcnemar(first, second) == pytest.approx(exact, rel=1e-9)
 
 
 def test_holm_by_hand() -> None:
@@ -87,16 +93,63 @@ def test_a_paired_difference_counts_and_its_interval_is_the_analytic_one() -> No
     spread = math.sqrt(500 - 100**2 / 5000) / 5000
     assert found.low == pytest.approx(found.value - 1.96 * spread, abs=4e-4)
     assert found.high == pytest.approx(found.value + 1.96 * spread, abs=4e-4)
-    assert found.p_value == sign_test(300, 200)
+    assert found.p_value == mcnemar(300, 200)
 
 
-def test_a_run_does_not_differ_from_itself() -> None:
+def test_a_model_does_not_differ_from_itself() -> None:
     correct = np.arange(50) % 3 == 0
     found = paired_difference(correct, correct)
     assert (found.value, found.p_value) == (0.0, 1.0)
     assert -0.05 < found.low < 0 < found.high < 0.05  # 50 images leave room for a small difference
 
 
-def test_other_images_cannot_be_paired() -> None:
+def test_models_of_other_images_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="3 results and 2 others"):
         paired_difference(np.ones(3, bool), np.ones(2, bool))
+
+
+def test_seeds_are_summarized() -> None:
+    found = summarize([0.2, 0.4, 0.9])
+    assert (found.count, found.low, found.high) == (3, 0.2, 0.9)
+    assert found.mean == pytest.approx(0.5)
+    assert found.sd == pytest.approx(np.std([0.2, 0.4, 0.9], ddof=1))
+    assert summarize([0.3]).sd is None
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_paired_interval_equals_scipys(confidence: float) -> None:
+    generator = np.random.default_rng(0)
+    for count in (2, 3, 5, 20):
+        values, others = generator.normal(0.4, 0.02, count), generator.normal(0.41, 0.02, count)
+        expected = stats.ttest_rel(values, others)
+        found = paired(values.tolist(), others.tolist(), confidence)
+        interval = expected.confidence_interval(confidence)
+        assert found.interval == pytest.approx((interval.low, interval.high))
+        assert found.significant == (expected.pvalue < 1 - confidence)
+
+
+def test_a_paired_interval_by_hand() -> None:
+    """Differences 1, 2, 3: mean 2, sd 1, t(0.975, 2) = 4.3027, so 2 -+ 4.3027 / sqrt(3)."""
+    found = paired([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
+    assert found.mean == pytest.approx(2) and found.significant is False
+    assert found.interval == pytest.approx((2 - 2.4842, 2 + 2.4842), abs=1e-3)
+
+
+def test_pairing_removes_what_seeds_have_in_common() -> None:
+    assert paired([0.50, 0.40, 0.30], [0.49, 0.39, 0.29]).significant is True
+    assert paired([0.30, 0.50, 0.40], [0.49, 0.39, 0.29]).significant is False
+    one = paired([0.4], [0.3])
+    assert one.mean == pytest.approx(0.1) and (one.interval, one.significant) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], []), "at least one"),
+        (([0.1, 0.2], [0.1]), "as many of each"),
+        (([0.1, 0.2], [0.1, 0.3], 95), r"as 0\.95"),
+    ],
+)
+def test_values_that_make_no_pairs_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paired(*arguments)

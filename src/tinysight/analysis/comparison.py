@@ -1,183 +1,147 @@
-"""Two or more runs on the same images, side by side: errors, paired differences, and which classes
-differ.
-"""
+"""Comparison of two or more runs on the same images: errors, paired differences, classes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinysight.analysis import plots
-from tinysight.analysis.calibration import reliability
-from tinysight.analysis.curves import overlaid_curves
-from tinysight.analysis.report import Drawing, Folder, summary
-from tinysight.analysis.results import Bools, EvalResults, Floats, Ints, RunResults
-from tinysight.analysis.statistics import Difference, holm, paired_difference, sign_test
+from tinysight.analysis.errors import reliability
+from tinysight.analysis.page import Page
+from tinysight.analysis.report import summary
+from tinysight.analysis.results import EvalResults, RunResults
+from tinysight.analysis.statistics import Bools, Floats, Ints, holm, paired_difference
 
-LEVEL = 0.05  # of the adjusted p-values below which a class differs
-NUM_SHOWN = 20
+LEVEL = 0.05  # of the adjusted p-values of significant differences
+NUM_SHOWN = 20  # classes in the figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassDifferences:
-    """The second run's error less the first's for each class (K,), on the same images."""
+    """The second run's error minus the first's per class (K,); classes without images are 0."""
 
     counts: Ints
     only_first_wrong: Ints
     only_second_wrong: Ints
     value: Floats
     low: Floats
-    high: Floats  # 95 % interval, each class by itself
+    high: Floats  # 95 % interval of each class by itself
     adjusted: Floats  # Holm's p-values over all classes
 
     @property
-    def apart(self) -> Bools:
-        """Which classes differ beyond noise, all taken together."""
+    def significant(self) -> Bools:
+        """Which classes differ significantly, corrected for the number of classes."""
         return np.asarray(self.adjusted <= LEVEL)
 
 
 def compare_classes(first: EvalResults, second: EvalResults) -> ClassDifferences:
-    """Compare two runs class by class; classes without images differ by 0 and with certainty by
-    nothing.
-    """
+    """Compare two runs class by class on the same images."""
     num_classes = len(first.class_names)
-    found: list[Difference | None] = []
-    for label in range(num_classes):
+    counts = np.bincount(first.labels, minlength=num_classes)
+    columns = np.zeros((6, num_classes))
+    columns[5] = 1.0
+    for label in np.flatnonzero(counts).tolist():
         own = first.labels == label
-        found.append(
-            paired_difference(first.correct[own], second.correct[own]) if own.any() else None
-        )
-    none = Difference(
-        value=0.0, low=0.0, high=0.0, only_first_wrong=0, only_second_wrong=0, p_value=1.0
-    )
-    filled = [difference or none for difference in found]
-    p_values = np.array(
-        [sign_test(item.only_first_wrong, item.only_second_wrong) for item in filled]
-    )
+        found = paired_difference(first.correct[own], second.correct[own])
+        wrong = (found.only_first_wrong, found.only_second_wrong)
+        columns[:, label] = (found.value, found.low, found.high, *wrong, found.p_value)
+    value, low, high, only_first, only_second, p_values = columns
     return ClassDifferences(
-        counts=np.bincount(first.labels, minlength=num_classes),
-        only_first_wrong=np.array([item.only_first_wrong for item in filled]),
-        only_second_wrong=np.array([item.only_second_wrong for item in filled]),
-        value=np.array([item.value for item in filled]),
-        low=np.array([item.low for item in filled]),
-        high=np.array([item.high for item in filled]),
+        counts=counts,
+        only_first_wrong=only_first.astype(np.int64),
+        only_second_wrong=only_second.astype(np.int64),
+        value=value,
+        low=low,
+        high=high,
         adjusted=holm(p_values),
     )
 
 
 def write_comparison(runs: Sequence[RunResults], out: Path) -> Path:
-    """Write index.html, figures/ and tables/ under `out`; every other run is compared with the
-    first.
+    """Write index.html, figures/ and tables/ in `out`; the other runs are compared with the first.
 
     Raises:
         ValueError: a run has no scores, or they are of other images than the first's.
     """
-    judged = _same_images(runs)
+    results = _same_images(runs)
     names = distinct_names(runs)
-    folder = Folder(out)
-    first = judged[0]
-    rows = [_run_row(name, run, item) for name, run, item in zip(names, runs, judged, strict=True)]
-    _write_runs_table(folder, rows)
-    pairs = [
-        _pair(names[0], names[number], first, judged[number], folder, number)
-        for number in range(1, len(runs))
+    page = Page(out)
+    first = results[0]
+    rows = [_run_row(*parts) for parts in zip(names, runs, results, strict=True)]
+    columns = tuple(key for key in rows[0] if key != "metrics")
+    metrics = [field.name for field in fields(results[0].metrics)]
+    table = [
+        [*(row[key] for key in columns), *(getattr(row["metrics"], key) for key in metrics)]
+        for row in rows
     ]
-    curves = None
-    if any(run.log for run in runs):
-        figure = overlaid_curves([(name, run.log) for name, run in zip(names, runs, strict=True)])
-        curves = folder.draw(figure, "curves", f"Monitored error by epoch of {', '.join(names)}.")
-    bins = [
-        (name, reliability(item.confidence, item.correct))
-        for name, item in zip(names, judged, strict=True)
-    ]
-    calibration = folder.draw(
-        plots.reliability_figure(bins), "calibration", "Right answers by confidence, each run."
-    )
+    page.add_table("runs", (*columns, *metrics), table)
+    curves = [plots.error_curve(name, run.log) for name, run in zip(names, runs, strict=True)]
+    drawn = None
+    if logged := [curve for curve in curves if curve is not None]:
+        alt = f"Error by epoch of {', '.join(names)}."
+        drawn = page.add_figure(plots.overlaid_curves(logged), "curves", alt=alt)
+    bins = [reliability(own.confidence, own.correct) for own in results]
+    calibration = plots.reliability_figure(list(zip(names, bins, strict=True)))
     values: dict[str, Any] = {
         "runs": rows,
-        "pairs": pairs,
-        "curves": curves,
-        "calibration": calibration,
+        "pairs": [
+            _pair(names[0], names[number], first, results[number], page, number)
+            for number in range(1, len(runs))
+        ],
+        "curves": drawn,
+        "calibration": page.add_figure(
+            calibration, "calibration", alt="Accuracy by confidence of each run."
+        ),
         "split": runs[0].split,
-        "data": runs[0].pack.name,
+        "data": runs[0].dataset.name,
         "num_images": len(first),
         "num_classes": len(first.class_names),
-        "settings": _differing_settings(names, runs),
+        "settings": _differing_settings(runs),
     }
-    return folder.page("comparison.html.j2", values)
+    return page.write("comparison.html.j2", values)
 
 
 def distinct_names(runs: Sequence[RunResults]) -> list[str]:
-    """Name each run by its folder, with as much of the path above it as tells them apart."""
-    parts = [run.folder.resolve().parts for run in runs]
+    """Name each run by its folder, with as much of the path above as makes the names distinct."""
+    parts = [run.run.folder.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    doubled = Counter("/".join(part) for part in parts).most_common(1)[0][0]
-    raise ValueError(f"{doubled} is given twice; give each run once")
+    repeated = next(part for part in parts if parts.count(part) > 1)
+    raise ValueError(f"{Path(*repeated)} is given twice; give each run once")
 
 
 def _same_images(runs: Sequence[RunResults]) -> list[EvalResults]:
-    judged = []
+    found: list[EvalResults] = []
     for run in runs:
-        if run.judged is None:
+        folder, results = run.run.folder, run.results
+        if results is None:
+            command = f"tinysight evaluate {folder} --split {run.split}"
+            raise ValueError(f"{folder} has no scores of {run.split}; `{command}` computes them")
+        first = found[0] if found else results
+        same_data = results.dataset.digest == first.dataset.digest
+        if not same_data or not np.array_equal(results.rows, first.rows):
             raise ValueError(
-                f"{run.folder} has no scores of {run.split}; `tinysight evaluate {run.folder} --split {run.split}` "
-                "makes them"
+                f"{folder} was evaluated on other images ({results.dataset.name}) than "
+                f"{runs[0].run.folder} ({first.dataset.name}); a comparison needs the same"
             )
-        judged.append(run.judged)
-    for run, item in zip(runs[1:], judged[1:], strict=True):
-        if item.pack.digest != judged[0].pack.digest or not np.array_equal(
-            item.rows, judged[0].rows
-        ):
-            raise ValueError(
-                f"{run.folder} was scored on other images ({item.pack.name}) than {runs[0].folder} "
-                f"({judged[0].pack.name}); a comparison needs the same"
-            )
-    return judged
+        found.append(results)
+    return found
 
 
-def _run_row(name: str, run: RunResults, judged: EvalResults) -> dict[str, Any]:
+def _run_row(name: str, run: RunResults, results: EvalResults) -> dict[str, Any]:
     about = summary(run)
+    numbers = {key: about[key] for key in ("parameters", "multiply_adds", "seconds")}
+    epochs = run.config.train.epochs
+    recipe = run.config.recipe
     return {
-        "name": name,
-        "recipe": run.record.config.recipe,
-        "metrics": judged.metrics,
-        "parameters": about["parameters"],
-        "multiply_adds": about["multiply_adds"],
-        "seconds": about["seconds"],
-        "epochs": run.record.config.train.epochs,
-    }
-
-
-def _write_runs_table(folder: Folder, rows: Sequence[dict[str, Any]]) -> None:
-    figures = (
-        "top1_error",
-        "top1_low",
-        "top1_high",
-        "top5_error",
-        "top5_low",
-        "top5_high",
-        "loss",
-        "calibration_error",
-    )
-    others = ("parameters", "multiply_adds", "seconds", "epochs")
-    table = [
-        (
-            row["name"],
-            row["recipe"],
-            *(getattr(row["metrics"], key) for key in figures),
-            *(row[key] for key in others),
-        )
-        for row in rows
-    ]
-    folder.table("runs", ("run", "recipe", *figures, *others), table)
+        "run": name, "recipe": recipe, "epochs": epochs, **numbers, "metrics": results.metrics
+    }  # fmt: skip
 
 
 def _pair(
@@ -185,79 +149,63 @@ def _pair(
     second_name: str,
     first: EvalResults,
     second: EvalResults,
-    folder: Folder,
+    page: Page,
     number: int,
 ) -> dict[str, Any]:
     names = first.class_names
-    overall = paired_difference(first.correct, second.correct)
     classes = compare_classes(first, second)
-    order = np.lexsort(
-        (-np.abs(classes.value), classes.adjusted)
-    )  # those beyond noise first, then the largest
+    # The most significant first, then the largest
+    order = np.lexsort((-np.abs(classes.value), classes.adjusted))
     order = order[classes.counts[order] > 0]
-    rows = [
-        {
-            "name": names[index],
-            "count": int(classes.counts[index]),
-            "value": float(classes.value[index]),
-            "low": float(classes.low[index]),
-            "high": float(classes.high[index]),
-            "only_first": int(classes.only_first_wrong[index]),
-            "only_second": int(classes.only_second_wrong[index]),
-            "adjusted": float(classes.adjusted[index]),
-            "apart": bool(classes.apart[index]),
-        }
-        for index in order
-    ]
-    header = (
-        "class",
-        "images",
-        "difference",
-        "low",
-        "high",
-        "only_first_wrong",
-        "only_second_wrong",
-        "holm_p_value",
-    )
-    folder.table(
-        f"classes-{number}", (*header, "significant"), [tuple(row.values()) for row in rows]
-    )
+    columns = {
+        "class": [names[index] for index in order],
+        "images": classes.counts[order].tolist(),
+        "difference": classes.value[order].tolist(),
+        "low": classes.low[order].tolist(),
+        "high": classes.high[order].tolist(),
+        "only_first_wrong": classes.only_first_wrong[order].tolist(),
+        "only_second_wrong": classes.only_second_wrong[order].tolist(),
+        "holm_p_value": classes.adjusted[order].tolist(),
+        "significant": classes.significant[order].tolist(),
+    }
+    rows = list(zip(*columns.values(), strict=True))
+    page.add_table(f"classes-{number}", tuple(columns), rows)
     shown = order[:NUM_SHOWN]
     shown = shown[np.argsort(classes.value[shown], kind="stable")]
-    drawn: Drawing | None = None
+    figure = None
     if len(shown) > 1 and classes.value.any():
-        figure = plots.difference_figure(
-            classes.value[shown],
-            classes.low[shown],
-            classes.high[shown],
-            [names[index] for index in shown],
-            classes.apart[shown],
+        labels = [names[index] for index in shown]
+        parts = (classes.value[shown], classes.low[shown], classes.high[shown])
+        figure = page.add_figure(
+            plots.difference_figure(*parts, labels, classes.significant[shown]),
+            f"classes-{number}",
+            alt=f"Difference of error of the {len(shown)} classes that differ most, "
+            f"{second_name} minus {first_name}.",
         )
-        alt = f"Difference of error of the {len(shown)} classes that differ most, {second_name} less {first_name}."
-        drawn = folder.draw(figure, f"classes-{number}", alt)
+    both_wrong = ~first.correct & ~second.correct
     return {
         "first": first_name,
         "second": second_name,
-        "overall": overall,
-        "rows": rows,
-        "figure": drawn,
+        "overall": paired_difference(first.correct, second.correct),
+        "rows": [dict(zip(columns, row, strict=True)) for row in rows],
+        "figure": figure,
         "num_shown": len(shown),
-        "num_apart": int(classes.apart.sum()),
-        "both_wrong": int((~first.correct & ~second.correct).sum()),
-        "same_answer": float((first.predictions == second.predictions).mean()),
-        "joint_error": float((~first.correct & ~second.correct).mean()),
+        "num_significant": int(classes.significant.sum()),
+        "both_wrong": int(both_wrong.sum()),
+        "same_prediction": float((first.predicted == second.predicted).mean()),
+        "joint_error": float(both_wrong.mean()),
     }
 
 
-def _differing_settings(
-    names: Sequence[str], runs: Sequence[RunResults]
-) -> list[tuple[str, list[object]]]:
-    """List the settings in which the runs are not the same, with each run's value."""
-    flat = []
-    for run in runs:
-        sections = summary(run)["config"]
-        flat.append(
-            {f"{section}.{key}": value for section, values in sections for key, value in values}
-        )
+def _differing_settings(runs: Sequence[RunResults]) -> list[tuple[str, list[object]]]:
+    """List the settings in which the runs differ, with each run's value."""
+    flat = [
+        {
+            f"{section}.{key}": value
+            for section, values in summary(run)["settings"].items()
+            for key, value in values.items()
+        }
+        for run in runs
+    ]
     keys = [key for key in flat[0] if any(values.get(key) != flat[0][key] for values in flat[1:])]
     return [(key, [values.get(key) for values in flat]) for key in keys]

@@ -28,7 +28,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor, nn
 
-from tinysight.analysis.plot_style import AMBER, INK, QUIET, SKY, new_figure, style
+from tinysight.analysis.plots import AMBER, INK, QUIET, SKY, new_figure, style
 from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
 from tinysight.ops.boxes import pairwise_iou

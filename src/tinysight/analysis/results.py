@@ -1,6 +1,4 @@
-"""What a report reads of a run: its record, its log, its data and what it said of each image of a
-split.
-"""
+"""What the analyses read of a run: its config, log and dataset, and its evaluation on a split."""
 
 from __future__ import annotations
 
@@ -11,42 +9,40 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from tinysight.analysis.statistics import Bools, Floats, Ints
+from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import Evaluation, Metrics
+from tinysight.ops.boxes import Detections
 from tinysight.run import Run
 from tinysight.run import read_run as open_run
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class EvalResults:
-    """What a model said of the N labeled images of a split with K classes."""
+    """A model's predictions on the N labeled images of a split with K classes."""
 
-    pack: Dataset
+    dataset: Dataset
     split: str
-    scores: Evaluation
+    evaluation: Evaluation  # without detections
     crop: int  # pixels of the center window that the network saw
 
     @cached_property
     def labels(self) -> Ints:  # (N,)
-        return self.scores.labels.numpy()
+        return self.evaluation.labels.numpy()
 
     @cached_property
-    def rows(self) -> Ints:  # (N,), of the pack
-        return self.scores.rows.numpy()
+    def rows(self) -> Ints:  # (N,), of the dataset
+        return self.evaluation.rows.numpy()
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float32]:  # (N, K)
-        return self.scores.logits.softmax(dim=1).numpy()
+        return self.evaluation.logits.softmax(dim=1).numpy()
 
     @cached_property
-    def predictions(self) -> Ints:  # (N,)
-        return np.asarray(self.scores.logits.argmax(dim=1))
+    def predicted(self) -> Ints:  # (N,)
+        return np.asarray(self.evaluation.logits.argmax(dim=1))
 
     @cached_property
     def confidence(self) -> Floats:  # (N,), the probability of the prediction
@@ -54,21 +50,21 @@ class EvalResults:
 
     @cached_property
     def correct(self) -> Bools:  # (N,)
-        return np.equal(self.predictions, self.labels)
+        return np.equal(self.predicted, self.labels)
 
     @cached_property
     def metrics(self) -> Metrics:
-        return self.scores.metrics
+        return self.evaluation.metrics
 
     @property
     def window(self) -> tuple[int, int, int, int]:
         """The half-open window of an image that the network saw."""
-        start = (self.pack.image_size - self.crop) // 2
+        start = (self.dataset.image_size - self.crop) // 2
         return (start, start, start + self.crop, start + self.crop)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.pack.class_names
+        return self.dataset.class_names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,71 +72,80 @@ class EvalResults:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
-    """One run as the analyses see it; `judged` is None where the split has not been scored."""
+    """One run as the analyses see it; `results` is None where the split was not evaluated."""
 
-    record: Run
+    run: Run
     log: list[dict[str, Any]]
-    summary: dict[str, Any] | None  # None while the training has not come to its end
-    pack: Dataset
+    summary: dict[str, Any] | None  # None before the training has ended
+    dataset: Dataset
     split: str
-    judged: EvalResults | None
+    results: EvalResults | None
+    detections: Detections | None  # of a localizer, for all rows of the split
 
     @property
-    def folder(self) -> Path:
-        return self.record.folder
+    def config(self) -> Config:
+        return self.run.config
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return self.run.name
 
     @property
-    def has_weights(self) -> bool:
-        return self.record.is_finished
+    def scores_path(self) -> Path:
+        return self.run.scores_path(self.run.label(self.dataset.name, self.split))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the logits were trained; a localizer's need not be."""
+        localizer = self.config.localizer
+        return localizer.class_loss_weight > 0 or not localizer.finds
 
 
-def read_run(folder: Path, pack: Dataset, *, split: str = "val") -> RunResults:
-    """Read a run's folder together with the pack it is judged on.
+def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResults:
+    """Read a run's folder with the dataset that it was evaluated on.
 
     Raises:
-        ValueError: a file is damaged, the split does not exist, or the stored scores are not of
-    this pack."""
-    pack.rows(split)
-    record = open_run(folder)
-    path = record.scores_path(record.label(pack.name, split))
-    return RunResults(
-        record=record,
-        log=record.log(),
-        summary=record.summary(),
-        pack=pack,
-        split=split,
-        judged=_judged(path, pack, split, record.config.augment.crop or pack.image_size)
-        if path.exists()
-        else None,
-    )
-
-
-def _judged(path: Path, pack: Dataset, split: str, crop: int) -> EvalResults:
-    scores = Evaluation.load(path)
-    logits, labels, rows = scores.logits, scores.labels, scores.rows
-    num_classes = len(pack.class_names)
-    fault = None
-    if logits.ndim != 2 or logits.shape != (len(labels), num_classes) or rows.shape != labels.shape:
-        fault = f"they are {tuple(logits.shape)} for {len(labels)} images of {num_classes} classes"
-    elif not bool(torch.isfinite(logits).all()):
-        fault = "some are not finite"
-    else:
-        own = pack.rows(split)
-        inside = bool(((rows >= own.start) & (rows < own.stop)).all())
-        if not inside or not np.array_equal(pack.labels[rows.numpy()], labels.numpy()):
-            fault = f"their images or labels are not those of {pack.name} {split}"
-    if fault is not None:
-        raise ValueError(
-            f"{path} does not fit ({fault}); score anew with `tinysight evaluate {path.parent.parent}`"
+        ValueError: a file is damaged, the split does not exist, or the evaluation is not of it.
+    """
+    dataset.rows(split)
+    run = open_run(folder)
+    path = run.scores_path(run.label(dataset.name, split))
+    evaluation = _read_evaluation(path, dataset, split) if path.exists() else None
+    results = None
+    if evaluation is not None:
+        kept = evaluation.labels >= 0
+        if not bool(kept.any()):
+            raise ValueError(f"no image in {path} has a label; there is nothing to analyze")
+        labeled = replace(
+            evaluation,
+            logits=evaluation.logits[kept],
+            labels=evaluation.labels[kept],
+            rows=evaluation.rows[kept],
+            detections=None,
         )
-    kept = labels >= 0
-    if not bool(kept.any()):
-        raise ValueError(f"no image in {path} has a label, so there is nothing to judge")
-    labeled = replace(
-        scores, logits=logits[kept], labels=labels[kept], rows=rows[kept], detections=None
+        crop = run.config.augment.crop or dataset.image_size
+        results = EvalResults(dataset, split, labeled, crop)
+    return RunResults(
+        run=run,
+        log=run.log(),
+        summary=run.summary(),
+        dataset=dataset,
+        split=split,
+        results=results,
+        detections=evaluation.detections if evaluation is not None else None,
     )
-    return EvalResults(pack, split, labeled, crop)
+
+
+def _read_evaluation(path: Path, dataset: Dataset, split: str) -> Evaluation:
+    evaluation = Evaluation.load(path)
+    labels, rows = evaluation.labels.numpy(), evaluation.rows.numpy()
+    num_classes, own = len(dataset.class_names), dataset.rows(split)
+    fault = None
+    if evaluation.logits.shape[1] != num_classes:
+        fault = f"{evaluation.logits.shape[1]} logits per image in place of {num_classes}"
+    elif not np.array_equal(rows, own) or not np.array_equal(dataset.labels[rows], labels):
+        fault = f"images or labels are not those of {dataset.name} {split}"
+    if fault is not None:
+        command = f"tinysight evaluate {path.parent.parent}"
+        raise ValueError(f"{path} does not fit ({fault}); compute it again by `{command}`")
+    return evaluation

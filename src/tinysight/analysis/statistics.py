@@ -1,15 +1,14 @@
-"""What may be concluded from counts of errors: intervals, ranks, and differences of two runs on the
-same images.
-"""
+"""Intervals, ranks and tests: of shares of images, of two models, and of a few training seeds."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 
 from tinysight.ops import metrics
 
@@ -22,11 +21,11 @@ NUM_DRAWS = 4000
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which place each class (K,) may have among those that have images, 1 the lowest error; 0
-    where there are none.
+    """The range of each class's rank (K,), 1 for the lowest error; 0 for classes without images.
 
     `among_worst` is the probability that a class is truly one of the `num_extreme` of highest
-    error, and `among_best` of lowest."""
+    error, `among_best` of lowest.
+    """
 
     low: Ints
     high: Ints
@@ -44,89 +43,125 @@ def rank_intervals(
     confidence: float = 0.95,
     num_draws: int = NUM_DRAWS,
 ) -> Ranks:
-    """Draw what each class's true error (K,) may be, rank the draws, and return the range that
-    holds `confidence`.
+    """Return the ranks that each class's true error (K,) has with probability `confidence`.
 
-    A Bayesian bootstrap of each class's images (Rubin 1981): an error rate is drawn from
-    Beta(errors + 1/2, right + 1/2). Unlike resampling the images it does not take a class
-    without a seen error for perfect."""
-    there = np.flatnonzero(counts > 0)
-    num_extreme = min(num_extreme, len(there))
-    wrong, right = errors[there] + 0.5, (counts - errors)[there] + 0.5
-    drawn = generator.beta(wrong, right, (num_draws, len(there)))
-    places = drawn.argsort(axis=1).argsort(axis=1) + 1  # (draws, classes there)
-    tail = 100 * (1 - confidence) / 2
-    # The nearest whole place outwards, so that the range holds at least `confidence`
-    low = np.percentile(places, tail, axis=0, method="lower")
-    high = np.percentile(places, 100 - tail, axis=0, method="higher")
-    ranks = Ranks(
-        low=np.zeros(len(errors), np.int64),
-        high=np.zeros(len(errors), np.int64),
-        among_worst=np.zeros(len(errors)),
-        among_best=np.zeros(len(errors)),
-        num_extreme=num_extreme,
-    )
-    ranks.low[there], ranks.high[there] = low, high
-    ranks.among_worst[there] = (places > len(there) - num_extreme).mean(axis=0)
-    ranks.among_best[there] = (places <= num_extreme).mean(axis=0)
-    return ranks
-
-
-def sign_test(first: int, second: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test: the images that only one of two runs
-    got wrong.
-
-    Under no difference each of the first + second images fell to either run by a fair coin.
+    A Bayesian bootstrap of each class's images (Rubin 1981): error rates are drawn from
+    Beta(errors + 1/2, right + 1/2) and ranked. Unlike resampling the images it does not treat a
+    class without errors as perfect.
     """
-    n, k = first + second, min(first, second)
-    if first == second:
-        return 1.0
-    terms = [
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
-        for i in range(k + 1)
-    ]
-    largest = max(terms)
-    return min(1.0, 2 * math.exp(largest) * math.fsum(math.exp(term - largest) for term in terms))
+    shown = np.flatnonzero(counts > 0)
+    num_extreme = min(num_extreme, len(shown))
+    wrong, right = errors[shown] + 0.5, (counts - errors)[shown] + 0.5
+    ranks = (
+        generator.beta(wrong, right, (num_draws, len(shown))).argsort(axis=1).argsort(axis=1) + 1
+    )
+    tail = 100 * (1 - confidence) / 2
+    result = np.zeros((4, len(errors)))
+    result[:, shown] = (
+        # The nearest rank outwards, so that the range has at least the probability `confidence`
+        np.percentile(ranks, tail, axis=0, method="lower"),
+        np.percentile(ranks, 100 - tail, axis=0, method="higher"),
+        (ranks > len(shown) - num_extreme).mean(axis=0),
+        (ranks <= num_extreme).mean(axis=0),
+    )
+    low, high = result[:2].astype(np.int64)
+    return Ranks(low, high, among_worst=result[2], among_best=result[3], num_extreme=num_extreme)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    `only_first` and `only_second` count the images that only one of two models gets wrong; without
+    a difference each falls to either by a fair coin.
+    """
+    count = only_first + only_second
+    return float(stats.binomtest(only_first, count).pvalue) if count else 1.0
 
 
 def holm(p_values: Floats) -> Floats:
-    """Adjust p-values (K,) for being many (Holm 1979): those of at most 0.05 are all real with 95 %
-    confidence.
-    """
+    """Adjust p-values (K,) for multiple tests (Holm 1979); those up to 0.05 are significant."""
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
-    adjusted = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
     result = np.empty(len(p_values))
-    result[order] = adjusted
+    result[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
     return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The second run's error less the first's on the same images: share, 95 % interval, McNemar's
-    p-value.
-    """
+    """The second model's error minus the first's on the same images, with a 95 % interval."""
 
     value: float
     low: float
     high: float
     only_first_wrong: int
     only_second_wrong: int
-    p_value: float
+    p_value: float  # of McNemar's test
 
 
 def paired_difference(first_correct: Bools, second_correct: Bools) -> Difference:
-    """Compare two runs on the same images (N,): `ops.metrics.paired_difference`, and McNemar's test
-    beside it.
-    """
+    """Compare two models on the same N images, given which each gets right (N,)."""
     first, second = torch.from_numpy(first_correct), torch.from_numpy(second_correct)
     value, low, high = metrics.paired_difference(first, second)
-    first_only, second_only = int((second & ~first).sum()), int((first & ~second).sum())
+    only_first, only_second = int((second & ~first).sum()), int((first & ~second).sum())
     return Difference(
         value=value,
         low=low,
         high=high,
-        only_first_wrong=first_only,
-        only_second_wrong=second_only,
-        p_value=sign_test(first_only, second_only),
+        only_first_wrong=only_first,
+        only_second_wrong=only_second,
+        p_value=mcnemar(only_first, only_second),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A sample's mean, standard deviation (n - 1; None for a single value) and extremes."""
+
+    count: int
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The mean of paired differences, with a confidence interval; None for a single pair."""
+
+    count: int
+    mean: float
+    interval: tuple[float, float] | None
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the interval excludes 0; None where one pair cannot tell."""
+        return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Summarize the results of several seeds; raise ValueError for no values."""
+    if not values:
+        raise ValueError("there is no value to summarize: give at least one")
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Summary(
+        count=len(values), mean=float(np.mean(values)), sd=sd, low=min(values), high=max(values)
+    )
+
+
+def paired(values: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> Paired:
+    """Return the mean of `values - others`, paired by seed, with Student's t interval.
+
+    Raises:
+        ValueError: there are no pairs, the lengths differ, or `confidence` is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; give a share between 0 and 1, as 0.95")
+    if len(values) != len(others):
+        raise ValueError(f"{len(values)} values and {len(others)} others; give as many of each")
+    found = summarize(np.subtract(values, others).tolist())
+    if found.sd is None:
+        return Paired(count=1, mean=found.mean, interval=None)
+    half = stats.t.ppf((1 + confidence) / 2, found.count - 1) * found.sd / np.sqrt(found.count)
+    interval = (float(found.mean - half), float(found.mean + half))
+    return Paired(count=found.count, mean=found.mean, interval=interval)

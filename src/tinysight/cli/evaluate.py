@@ -46,8 +46,8 @@ def evaluate(
       tinysight evaluate bundled --data tiny-imagenet
     """
     from tinysight import run as runs
-    from tinysight.analysis.curves import draw_curves
     from tinysight.analysis.pictures import predictions_sheet, save_figure
+    from tinysight.analysis.plots import draw_curves
     from tinysight.device import select_device
     from tinysight.evaluation.evaluate import evaluate_run
 
@@ -56,7 +56,6 @@ def evaluate(
         _evaluate_weights(source, split, data, changes, device=device, home=home, as_json=as_json)
         return
     found = runs.find_run(run)
-    folder = found.folder
     pack = open_or_draw(data or found.config.data.name, home)
     _warn_of_learned(found, pack, split, home)
     with counting(f"scoring {split}") as progress:
@@ -70,7 +69,7 @@ def evaluate(
         )
     label = found.label(pack.name, split)
     if label == "val" and found.log_path.exists():
-        draw_curves(folder)
+        draw_curves(found)
     title = f"{found.name} on {pack.name} {label}"
     sheet = predictions_sheet(pack, evaluation.rows, evaluation.logits, title=title)
     save_figure(sheet, found.predictions_path(label))
@@ -141,15 +140,14 @@ def _box_figures(
     """Measure a localizer's boxes; None for a classifier. Logits that were not trained enter no
     figure.
     """
-    from tinysight.analysis.localization_metrics import evaluate_boxes
+    from tinysight.analysis.boxes import evaluate_boxes
 
     if evaluation.detections is None:
         return None
     return evaluate_boxes(
         pack,
         split,
-        boxes=evaluation.detections.boxes,
-        confidence=evaluation.detections.confidence,
+        evaluation.detections,
         logits=evaluation.logits if named else None,
         threshold=threshold,
     )
@@ -177,7 +175,7 @@ def _print_evaluation(
 ) -> None:
     from dataclasses import asdict
 
-    from tinysight.analysis.localization_metrics import boxes_table
+    from tinysight.analysis.boxes import boxes_table
 
     if as_json:
         named = {} if metrics is None else asdict(metrics)

@@ -9,7 +9,7 @@ import typer
 
 from tinysight.cli.arguments import Device, Home
 from tinysight.cli.datasets import open_or_draw
-from tinysight.cli.progress import counting, say
+from tinysight.cli.progress import counting
 
 if TYPE_CHECKING:
     from tinysight.analysis.results import RunResults
@@ -28,23 +28,19 @@ def report(
     model: Annotated[
         bool,
         typer.Option(
-            "--model/--no-model", help="Ask the model too, once: neighbors, maps, blanked objects."
+            "--model/--no-model", help="Probe the model: neighbors, maps, blanked objects."
         ),
     ] = True,
-    wordnet: Annotated[
-        Path | None, typer.Option(help="Folder with WordNet 3.0's data.noun, for wnid classes.")
-    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A pack with the same classes.", show_default="the run's")
     ] = None,
     device: Device = "auto",
     home: Home = None,
 ) -> None:
-    """Write a page on why a run errs: classes, confusions, mistakes, calibration. With several
-    runs, a comparison.
+    """Write a page of error analysis: classes, confusions, mistakes, calibration, boxes.
 
-    A split that is not scored yet is scored first, unless --no-model. What the model is asked is
-    kept in RUN/analysis, so that the next report takes seconds.
+    Several runs are compared. A split without scores is evaluated first, unless --no-model. Probes
+    of the model are stored in RUN/analysis, so that the next report takes seconds.
 
     \b
     Examples:
@@ -60,7 +56,7 @@ def report(
     runtime = select_device(device) if model else None
     read = [_read(folder, split, data, home, runtime) for folder in folders]
     if len(read) == 1:
-        path = _write_one(read[0], out or folders[0] / "report", runtime, wordnet)
+        path = _write_one(read[0], out or folders[0] / "report", runtime)
     else:
         path = write_comparison(read, out or folders[0] / "comparison")
     print(f"report {path}")
@@ -69,41 +65,30 @@ def report(
 def _read(
     folder: Path, split: str, data: str | None, home: Path | None, runtime: Runtime | None
 ) -> RunResults:
-    """Read a run; score it first where that is still to be done and may be."""
+    """Read a run; evaluate it first where it has weights and no scores of the split."""
     from tinysight.analysis.results import read_run
     from tinysight.evaluation.evaluate import evaluate_run
     from tinysight.run import read_run as open_run
 
-    pack = open_or_draw(data or open_run(folder).config.data.name, home)
-    run = read_run(folder, pack, split=split)
-    if run.judged is None and run.has_weights and runtime is not None:
-        say(f"{folder}: {split} is not scored yet; scoring it")
-        with counting(f"scoring {split}") as progress:
-            evaluate_run(run.record, pack, split, runtime=runtime, progress=progress)
-        run = read_run(folder, pack, split=split)
-    return run
+    run = open_run(folder)
+    dataset = open_or_draw(data or run.config.data.name, home)
+    scores = run.scores_path(run.label(dataset.name, split))
+    if not scores.exists() and run.is_finished and runtime is not None:
+        with counting(f"evaluating {split}") as progress:
+            evaluate_run(run, dataset, split, runtime=runtime, progress=progress)
+    return read_run(folder, dataset, split=split)
 
 
-def _write_one(run: RunResults, out: Path, runtime: Runtime | None, wordnet: Path | None) -> Path:
-    from tinysight.analysis.mistakes import choose_mistakes
-    from tinysight.analysis.observations import kept_observations
+def _write_one(run: RunResults, out: Path, runtime: Runtime | None) -> Path:
+    from tinysight.analysis.probes import stored_probes
     from tinysight.analysis.report import write_report
-    from tinysight.analysis.wordnet import distances
     from tinysight.predict.predictor import Predictor
 
-    steps = distances(run.pack.class_ids, wordnet) if wordnet is not None else None
-    if runtime is None or not run.has_weights:
-        return write_report(run, out, distances=steps)
-    predictor = Predictor(run.folder, runtime=runtime)
-    observations = None
-    if run.judged is not None:
-        shown = choose_mistakes(run.judged)
-        with counting("asking the model") as progress:
-            observations = kept_observations(
-                run,
-                run.judged,
-                shown,
-                predictor,
-                progress=lambda what, done, total: progress(done, total, what),
-            )
-    return write_report(run, out, observations=observations, predictor=predictor, distances=steps)
+    if runtime is None or not run.run.is_finished:
+        return write_report(run, out)
+    predictor = Predictor(run.run.folder, runtime=runtime)
+    with counting("probing the model") as progress:
+        probes = stored_probes(
+            run, predictor, progress=lambda what, done, total: progress(done, total, what)
+        )
+    return write_report(run, out, probes=probes, predictor=predictor)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinysight.analysis.plot_style import DASHES, SERIES, new_figure, style
+from tinysight.analysis.pictures import save_figure
+from tinysight.analysis.plots import Curve, overlaid_curves
+from tinysight.analysis.statistics import Paired, Summary, paired, summarize
 from tinysight.files import write_atomic
 from tinysight.ops.metrics import wilson_interval
 from tinysight.run import duration, read_lines
-from tinysight.study.seeds import Paired, Summary, paired, summary
 
 FIELDS = ("name", "question", "source", "data", "images", "reference", "command")  # of study.json
 HEADER = (
@@ -55,7 +56,7 @@ class Row:
         return self._over_seeds("top1_error")
 
     def _over_seeds(self, name: str) -> Summary | None:
-        return summary([getattr(run, name) for run in self.runs.values()]) if self.runs else None
+        return summarize([getattr(run, name) for run in self.runs.values()]) if self.runs else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values, None where there are none yet."""
@@ -284,30 +285,10 @@ def to_csv(results: StudyResults) -> str:
 
 def draw(results: StudyResults, path: Path) -> None:
     """Plot top-1 error by epoch: a line per member, a band from the lowest to the highest seed."""
-    from matplotlib.ticker import MaxNLocator
-
-    with style():
-        figure = new_figure(8, 5)
-        axes = figure.subplots()
-        for number, row in enumerate(row for row in results.rows if row.runs):
-            runs = list(row.runs.values())
-            by_epoch = [
-                summary([100 * error for error in errors])
-                for errors in zip(*(run.errors for run in runs), strict=True)
-            ]
-            color, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
-            marker = "os^Dv*P"[number % 7] if len(by_epoch) <= 20 else ""
-            label = row.label + (f" ({len(runs)} seeds)" if len(runs) > 1 else "")
-            epochs, means = runs[0].epochs, [epoch.mean for epoch in by_epoch]
-            axes.plot(epochs, means, color=color, ls=dashes, marker=marker, ms=4, label=label)
-            if len(runs) > 1:
-                low, high = [epoch.low for epoch in by_epoch], [epoch.high for epoch in by_epoch]
-                axes.fill_between(epochs, low, high, color=color, alpha=0.18, lw=0)
-        axes.set(xlabel="epoch", ylabel="top-1 error on minival (%)")
-        axes.set_title(f"{results.question}\n{results.trained_on}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.margins(x=0.02)
-        axes.legend(handlelength=3.2)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=120)
-    write_atomic(path, content.getvalue())
+    curves = []
+    for row in results.rows:
+        if runs := list(row.runs.values()):
+            curves.append(Curve(row.label, runs[0].epochs, [run.errors for run in runs]))
+    title = f"{results.question}\n{results.trained_on}"
+    figure = overlaid_curves(curves, ylabel="top-1 error on minival (%)", title=title)
+    save_figure(figure, path)

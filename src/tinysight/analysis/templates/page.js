@@ -1,5 +1,5 @@
 "use strict";
-// Sort a table by the column whose heading is pressed; numbers lie in data-value.
+// Sort a table by the column whose heading is clicked; numbers are in data-value.
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((heading, column) => {
     const button = document.createElement("button");
@@ -26,18 +26,18 @@ const filters = document.querySelector(".filters");
 if (filters) {
   filters.hidden = false;
   const items = [...document.querySelectorAll(".gallery .mistake")];
-  const [truth, called] = filters.querySelectorAll("select");
+  const [label, predicted] = filters.querySelectorAll("select");
   const count = filters.querySelector("output");
   const update = () => {
     let shown = 0;
     for (const item of items) {
-      const fits = (!truth.value || item.dataset.truth === truth.value) && (!called.value || item.dataset.called === called.value);
+      const fits = (!label.value || item.dataset.label === label.value) && (!predicted.value || item.dataset.predicted === predicted.value);
       item.hidden = !fits;
       shown += fits;
     }
     count.textContent = `${shown} of ${items.length} shown`;
   };
-  truth.addEventListener("change", update);
-  called.addEventListener("change", update);
+  label.addEventListener("change", update);
+  predicted.addEventListener("change", update);
   update();
 }
