@@ -13,31 +13,26 @@ from tinysight.ops.detection_losses import centernet_loss, hungarian_loss, singl
 NAN = [math.nan] * 4
 
 
-def _candidates(
+def head_output(
     boxes: list[list[float]], confidences: list[float], *, side: float = 64.0
 ) -> HeadOutput:
-    """Make one image's candidates in one cell from boxes (cx, cy, w, h) in pixels."""
+    """Make the output for one image of one cell from boxes (cx, cy, w, h) in pixels."""
     box = torch.tensor(boxes) / side
     logits = torch.tensor(confidences).logit()
     return HeadOutput(box.view(1, 1, 1, -1, 4), logits.view(1, 1, 1, -1))
 
 
 def test_the_loss_of_figure_5() -> None:
-    boxes = [
-        [18.0, 16.0, 16.0, 16.0],
-        [17.0, 16.0, 16.0, 16.0],
-        [44.0, 26.0, 16.0, 16.0],
-        [46.0, 45.0, 16.0, 16.0],
-    ]
-    candidates = _candidates(boxes, [0.9, 0.8, 0.6, 0.5])
+    boxes = [[18.0, 16, 16, 16], [17.0, 16, 16, 16], [44.0, 26, 16, 16], [46.0, 45, 16, 16]]
+    output = head_output(boxes, [0.9, 0.8, 0.6, 0.5])
     gt_boxes = torch.tensor([[[16.0, 16.0, 16.0, 16.0], [44.0, 44.0, 16.0, 16.0]]]) / 64
     for rule in ("iou", "center"):
-        losses = hungarian_loss(candidates, gt_boxes, overlap=rule, giou_weight=0.0)
+        losses = hungarian_loss(output, gt_boxes, overlap=rule, giou_weight=0.0)
         assert float(losses.confidence) == pytest.approx(3.324236, abs=2e-6)
         assert float(losses.confidence + 0.1 * 64 * losses.box) == pytest.approx(3.824236, abs=1e-5)
 
 
-def test_without_a_truth_only_confidence_is_taught() -> None:
+def test_without_a_true_box_only_the_confidence_is_trained() -> None:
     boxes = torch.rand(1, 1, 1, 3, 4, requires_grad=True)
     logits = torch.tensor([0.2, 0.1, 0.1]).logit().view(1, 1, 1, 3).requires_grad_()
     losses = hungarian_loss(
@@ -50,7 +45,7 @@ def test_without_a_truth_only_confidence_is_taught() -> None:
     assert not boxes.grad.any() and torch.isfinite(logits.grad).all()
 
 
-def test_unmatched_candidates_get_no_gradient_of_the_box() -> None:
+def test_unmatched_boxes_get_no_gradient_of_the_box_loss() -> None:
     boxes = (
         (torch.tensor([[60.0, 60.0, 6.0, 6.0], [34.0, 32.0, 40.0, 40.0]]) / 64)
         .view(1, 1, 1, 2, 4)
@@ -66,25 +61,23 @@ def test_unmatched_candidates_get_no_gradient_of_the_box() -> None:
     assert float(losses.box.detach()) == pytest.approx(2 / 64)
 
 
-def test_giou_of_known_boxes() -> None:
-    one = HeadOutput(
-        (torch.tensor([16.0, 16.0, 16.0, 16.0]) / 64).view(1, 1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
+@pytest.mark.parametrize(
+    ("box", "gt_box", "loss"),
+    [
+        ([16.0, 16, 16, 16], [20.0, 16, 16, 16], 0.4),  # IoU .6
+        ([5.0, 5, 10, 10], [25.0, 5, 10, 10], 4 / 3),
+    ],
+)
+def test_the_weighted_giou_is_added(box: list[float], gt_box: list[float], loss: float) -> None:
+    gt_boxes = torch.tensor([[gt_box]]) / 64
+    plain, with_giou = (
+        hungarian_loss(head_output([box], [0.5]), gt_boxes, overlap="iou", giou_weight=weight).box
+        for weight in (0.0, 1.0)
     )
-    truth = torch.tensor([[[20.0, 16.0, 16.0, 16.0]]]) / 64
-    plain = hungarian_loss(one, truth, overlap="iou", giou_weight=0.0).box
-    with_giou = hungarian_loss(one, truth, overlap="iou", giou_weight=1.0).box
-    assert float(with_giou - plain) == pytest.approx(0.4, abs=1e-5)  # IoU .6
-    apart = HeadOutput(
-        (torch.tensor([5.0, 5.0, 10.0, 10.0]) / 64).view(1, 1, 1, 1, 4), torch.zeros(1, 1, 1, 1)
-    )
-    far = torch.tensor([[[25.0, 5.0, 10.0, 10.0]]]) / 64
-    plain = hungarian_loss(apart, far, overlap="iou", giou_weight=0.0).box
-    assert float(
-        hungarian_loss(apart, far, overlap="iou", giou_weight=1.0).box - plain
-    ) == pytest.approx(4 / 3, abs=1e-5)
+    assert float(with_giou - plain) == pytest.approx(loss, abs=1e-5)
 
 
-def test_only_the_cell_that_holds_the_center_answers() -> None:
+def test_only_the_cell_with_the_center_is_positive() -> None:
     boxes = torch.full((1, 2, 2, 1, 4), 0.3)
     logits = torch.zeros(1, 2, 2, 1, requires_grad=True)
     losses = hungarian_loss(
@@ -98,7 +91,7 @@ def test_only_the_cell_that_holds_the_center_answers() -> None:
     assert (logits.grad[0, :, :, 0] < 0).tolist() == [[False, True], [False, False]]
 
 
-def test_the_first_truth_is_learned_by_a_single_answer() -> None:
+def test_a_single_box_learns_the_first_true_box() -> None:
     boxes = torch.full((2, 1, 1, 1, 4), 0.5, requires_grad=True)
     logits = torch.zeros(2, 1, 1, 1, requires_grad=True)
     gt_boxes = torch.tensor([[[0.5, 0.5, 0.75, 0.5], [0.1, 0.1, 0.1, 0.1]], [NAN, NAN]])
@@ -109,7 +102,7 @@ def test_the_first_truth_is_learned_by_a_single_answer() -> None:
     assert logits.grad is not None and logits.grad.flatten()[0] < 0 < logits.grad.flatten()[1]
 
 
-def test_heat_peaks_at_the_cell_of_the_center() -> None:
+def test_centernet_is_positive_at_the_cell_of_the_center() -> None:
     boxes = torch.full((1, 8, 8, 1, 4), 0.5, requires_grad=True)
     logits = torch.zeros(1, 8, 8, 1, requires_grad=True)
     gt_boxes = torch.tensor([[[0.7, 0.2, 0.4, 0.3], NAN]])
@@ -120,6 +113,6 @@ def test_heat_peaks_at_the_cell_of_the_center() -> None:
     assert (logits.grad < 0).nonzero()[:, 1:3].tolist() == [[1, 5]]
     assert boxes.grad.abs().sum(dim=-1).nonzero()[:, 1:3].tolist() == [[1, 5]]
     far, near = logits.grad[0, 7, 0, 0], logits.grad[0, 1, 4, 0]
-    assert far > near > 0  # a miss beside the center is forgiven
+    assert far > near > 0  # a mistake next to the center costs less
     nothing = centernet_loss(HeadOutput(boxes, logits), torch.tensor([[NAN]]), giou_weight=1.0)
     assert float(nothing.box.detach()) == 0 and torch.isfinite(nothing.confidence)

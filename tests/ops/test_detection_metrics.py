@@ -88,7 +88,7 @@ def test_an_iou_of_exactly_the_threshold_counts_in_tensors_and_arrays() -> None:
 
 
 def test_nothing_found_gives_zero_however_many_images_are_empty() -> None:
-    # The known failure: 99 of 100 images hold nothing, and a model that predicts nothing seems right.
+    # A model that predicts nothing must not seem right on the 99 of 100 images that are empty.
     gt_boxes = torch.full((100, 1, 4), NAN)
     gt_boxes[0, 0] = torch.tensor(A)
     detections = Detections(torch.zeros(100, 3, 4), torch.zeros(100, 3))
