@@ -36,7 +36,8 @@ from tinysight.predict.predictor import Preprocessing
 from tinysight.recipes import recipe
 from tinysight.train import augmentation
 from tinysight.train.distributed import DistributedContext
-from tinysight.train.trainer import Trainer, check
+from tinysight.train.setup import check
+from tinysight.train.trainer import Trainer
 
 LEAST_SEEDS = 5  # of a record
 TARGET = 0.3756  # Wu et al. 2017, the Inception-ResNet
@@ -79,21 +80,16 @@ def _attempt(run: Config, pack: Dataset, runtime: Runtime, split: str) -> Attemp
     compile_seconds = _warm_up(training)
     synchronize(runtime.device)
     begun = time.perf_counter()
-    for number in range(training.total):
-        training.step(training.batches.batch(number))
-    model = training.judged_model()
+    for number in range(training.total_steps):
+        training.step(training.loader.batch(number))
+    model = training.eval_model
     synchronize(runtime.device)
     seconds = time.perf_counter() - begun
-    if training.broken() or training.step_number < training.total:
+    if training.found_non_finite() or training.step_number < training.total_steps:
         raise ValueError(
             f"seed {run.train.seed}: loss or gradient was not finite; lower optimizer.lr"
         )
-    preprocessing = Preprocessing(
-        image_size=pack.image_size,
-        crop=training.crop,
-        input_size=training.final_size,
-        flip_average=run.train.flip_average,
-    )
+    preprocessing = Preprocessing.of(training.metadata({}, {}))
     evaluation = evaluate_model(model, pack, split, preprocessing, runtime=runtime)
     return Attempt(
         seed=run.train.seed,
@@ -111,8 +107,8 @@ def _warm_up(training: Trainer) -> float:
     the clock."""
     begun = time.perf_counter()
     state = {name: value.clone() for name, value in training.model.state_dict().items()}
-    sizes = dict.fromkeys(pixels for _, pixels in training.run.train.sizes) or [training.crop]
-    batch = training.batches.batch(training.total)
+    sizes = dict.fromkeys(pixels for _, pixels in training.config.train.sizes) or [training.crop]
+    batch = training.loader.batch(training.total_steps)
     with torch.random.fork_rng(_cuda(training.runtime)):  # dropout draws
         for size in sizes:
             images, _ = augmentation.apply(

@@ -32,8 +32,8 @@ from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
 from tinysight.run import Run
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.loop import NullReporter, train
+from tinysight.train.callbacks import NullReporter
+from tinysight.train.loop import run_loop
 
 BATCH, CROP, SKIPPED = 128, 56, 2
 
@@ -44,7 +44,7 @@ class Stopwatch(NullReporter):
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def stepped(self, step: int, values: dict[str, Any] | None) -> None:
+    def on_step(self, step: int, values: dict[str, Any] | None) -> None:
         self.times.append(time.perf_counter())
 
 
@@ -96,12 +96,11 @@ def loop_rate(n: int, pack: Any, folder: Path, runtime: Runtime) -> tuple[float,
     )
     watch = Stopwatch()
     folder.mkdir()
-    train(
+    run_loop(
         Run(folder=folder, config=run, data_digest=pack.digest, machine={}),
         pack,
         runtime=runtime,
-        distributed=DistributedContext(),
-        reporter=watch,
+        callback=watch,
     )
     end = time.perf_counter()
     begin = watch.times[SKIPPED - 1]

@@ -5,9 +5,10 @@ a second.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -150,3 +151,22 @@ def make_metadata(pack: Dataset) -> MakeMetadata:
         version="0",
     )
     return lambda **changes: replace(base, **changes)
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """The library's messages while a test runs, as "warning: ..." or plain."""
+    found: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+            found.append(prefix + record.getMessage())
+
+    logger, handler = logging.getLogger("tinysight"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield found
+    logger.removeHandler(handler)
+    logger.setLevel(level)

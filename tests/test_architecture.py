@@ -221,7 +221,7 @@ def test_importing_a_module_touches_no_global_state() -> None:
         "state = lambda: (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads(),\n"
         "                 torch.are_deterministic_algorithms_enabled(), signal.getsignal(15), dict(os.environ))\n"
         "before = state()\n"
-        "import tinysight.cli, tinysight.train.launch, tinysight.predict.predictor, tinysight.analysis.pictures\n"
+        "import tinysight.cli, tinysight.train.loop, tinysight.predict.predictor, tinysight.analysis.pictures\n"
         "assert state() == before\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

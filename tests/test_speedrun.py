@@ -22,8 +22,7 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.loop import NullReporter, train
+from tinysight.train.loop import run_loop
 
 ROOT = Path(__file__).parent.parent
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
@@ -57,12 +56,8 @@ def test_it_is_the_training_of_the_loop(
     before = torch.get_rng_state()
     done = speedrun.attempt(run, pack, CPU, "minival")
     assert torch.equal(torch.get_rng_state(), before)
-    train(
-        Run(folder=tmp_path, config=run, data_digest=pack.digest, machine={}),
-        pack,
-        runtime=CPU,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
+    run_loop(
+        Run(folder=tmp_path, config=run, data_digest=pack.digest, machine={}), pack, runtime=CPU
     )
     expected = evaluate(Predictor(tmp_path), pack, "minival").metrics
     assert done.metrics == expected, "warming up changes nothing of it"

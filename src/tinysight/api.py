@@ -16,8 +16,8 @@ from tinysight.data.dataset import Dataset
 from tinysight.data.load import load_dataset as load_without_bar
 from tinysight.progress import counting
 from tinysight.run import Run, find_run, read_run, run_folder
-from tinysight.train import launch
-from tinysight.train.console import ProgressBar
+from tinysight.train import loop
+from tinysight.train.callbacks import ProgressBar
 from tinysight.train.distributed import DistributedContext, join_processes
 from tinysight.train.loop import TimeUp
 
@@ -82,15 +82,10 @@ def train(
             changed = configs.difference(config, run.config)  # of OPERATIONAL fields
             return resume_run(run, data, settings=changed, data_dir=data_dir)
 
-    def start(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Path:
-        return launch.start(
-            config,
-            dataset,
-            distributed=distributed,
-            reporter=bar,
-            name=None if name is None else str(name),
-            command=command,
-        )[0]
+    def start(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Run:
+        return loop.train(
+            config, dataset, name=name, command=command, distributed=distributed, callback=bar
+        )
 
     return _train(start, config.data.name if data is None else data, data_dir)
 
@@ -105,15 +100,14 @@ def resume_run(
     """Continue an interrupted run from its newest checkpoint; see `tinysight resume`."""
     run = run if isinstance(run, Run) else find_run(run)
 
-    def go_on(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Path:
-        launch.resume(run, dataset, distributed=distributed, reporter=bar, settings=settings)
-        return run.folder
+    def go_on(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Run:
+        return loop.resume(run, dataset, settings=settings, distributed=distributed, callback=bar)
 
     return _train(go_on, run.config.data.name if data is None else data, data_dir)
 
 
 def _train(
-    work: Callable[[Dataset, DistributedContext, ProgressBar], Path],
+    work: Callable[[Dataset, DistributedContext, ProgressBar], Run],
     data: Dataset | str | Path,
     data_dir: str | Path | None,
 ) -> Run:
@@ -124,11 +118,9 @@ def _train(
             dataset = load_dataset(data, data_dir=data_dir) if distributed.is_main else None
             distributed.barrier()  # so that one process makes what is not there yet
             dataset = dataset or load_dataset(data, data_dir=data_dir)
-            run = read_run(work(dataset, distributed, bar))
+            run = work(dataset, distributed, bar)
         except TimeUp as stop:
             run = stop.run
-        finally:
-            bar.end()
         if distributed.is_main and run.log_path.exists():
             draw_curves(run)
         return run

@@ -182,6 +182,11 @@ class LocalizerConfig(Section):
         """Whether there is a head that predicts boxes."""
         return self.head != "none"
 
+    @property
+    def num_predictions(self) -> int:
+        """The most boxes per image that the head predicts."""
+        return self.grid**2 * (self.num_steps if self.head == "lstm" else 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Section):

@@ -50,6 +50,7 @@ class Run:
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     record_path = _PathIn("run.json")
+    lock_path = _PathIn(".lock")
     log_path = _PathIn("log.jsonl")
     timing_path = _PathIn("timing.jsonl")
     tensorboard_path = _PathIn("tensorboard")
@@ -94,6 +95,9 @@ class Run:
     def snapshots(self) -> list[Path]:
         """List the snapshots, oldest first."""
         return sorted((self.folder / "snapshots").glob("epoch-*.safetensors"))
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints_path / f"step-{step:08d}"
 
     @property
     def is_finished(self) -> bool:

@@ -15,10 +15,8 @@ from tinysight.data.dataset import Dataset
 from tinysight.evaluation import ensemble as ensembles
 from tinysight.evaluation.ensemble import evaluate_member, find_members, vote
 from tinysight.evaluation.evaluate import Evaluation
-from tinysight.run import Run, read_run
-from tinysight.train import launch
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.loop import NullReporter
+from tinysight.run import Run
+from tinysight.train.loop import train
 
 MakeRun = Callable[..., Config]
 
@@ -35,10 +33,7 @@ def _scores(*rows: list[float], labels: list[int]) -> Evaluation:
 
 
 def _train(run: Config, pack: Dataset, folder: Path) -> Run:
-    launch.start(
-        run, pack, distributed=DistributedContext(), reporter=NullReporter(), name=str(folder)
-    )
-    return read_run(folder)
+    return train(run, pack, name=folder)
 
 
 def test_a_vote_is_counted_by_hand() -> None:

@@ -94,11 +94,11 @@ def curve(changes: dict[str, Any]) -> list[float]:
         )
         values = []
         for number in range(9):
-            trainer.step(trainer.batches.batch(number))
+            trainer.step(trainer.loader.batch(number))
             sums = trainer.take_sums()
             values += [sums["loss"], sums["top1_error"]]
-    assert trainer.average is not None
-    weights = trainer.average.model.state_dict().values()
+    assert trainer.ema is not None
+    weights = trainer.ema.model.state_dict().values()
     return [*values, float(sum(value.double().abs().sum() for value in weights))]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.config import AugmentConfig, Config, LocalizerConfig
+from tinysight.config import AugmentConfig, Config
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
@@ -25,12 +25,11 @@ from tinysight.ops import augment
 from tinysight.ops.boxes import Detections, HeadOutput
 from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, detect
 from tinysight.run import read_lines, read_run
-from tinysight.train import augmentation, launch
+from tinysight.train import augmentation, loop
 from tinysight.train.distributed import DistributedContext
-from tinysight.train.localizer import caution
-from tinysight.train.loop import NullReporter
 from tinysight.train.losses import localization
-from tinysight.train.trainer import Trainer, check
+from tinysight.train.setup import check, warn_of_crowded_images
+from tinysight.train.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 MakeRun = Callable[..., Config]
@@ -51,13 +50,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(finder: Path, make_run: MakeRun, pack: Dataset) -> Path:
     """A finished localizer's folder."""
     if not finder.exists():
-        launch.start(
-            make_run(**FINDING),
-            pack,
-            distributed=DistributedContext(),
-            reporter=NullReporter(),
-            name=str(finder),
-        )
+        loop.train(make_run(**FINDING), pack, name=finder)
     return finder
 
 
@@ -126,13 +119,7 @@ def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
 
 
 def test_a_classifier_finds_nothing(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
-    launch.start(
-        make_run(train__epochs=1),
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-        name=str(tmp_path / "run"),
-    )
+    loop.train(make_run(train__epochs=1), pack, name=tmp_path / "run")
     with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
         Predictor(tmp_path / "run").detect(np.array(pack.images[:1]))
 
@@ -145,11 +132,11 @@ def test_an_encoder_begins_with_a_runs_weights(
         run = make_run(**FINDING, localizer__encoder=str(found), localizer__frozen=frozen)
         check(run, pack, DistributedContext())
         training = Trainer(run, pack, CPU, DistributedContext())
-        training.begin()
+        training.load_encoder()
         assert isinstance(training.model, Localizer)
         own = training.model.encoder.state_dict()
         assert all(torch.equal(own[name], classifier[name]) for name in classifier)
-        training.step(training.batches.batch(0))
+        training.step(training.loader.batch(0))
         own = training.model.encoder.state_dict()
         kept = {name for name in classifier if torch.equal(own[name], classifier[name])}
         assert (
@@ -165,13 +152,7 @@ def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
     run = make_run(
         **FINDING, localizer__encoder=str(found), localizer__frozen=True, train__epochs=1
     )
-    launch.start(
-        run,
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-        name=str(tmp_path / "run"),
-    )
+    loop.train(run, pack, name=tmp_path / "run")
     before, after = (Predictor(folder).model.state_dict() for folder in (found, tmp_path / "run"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
         "head.weight",
@@ -231,17 +212,19 @@ def test_data_without_boxes_are_refused(
         check(run, pack, DistributedContext())
 
 
-def test_more_objects_than_answers_are_warned_of(
-    pack: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_more_objects_than_predictions_are_warned_of(
+    make_run: MakeRun, pack: Dataset, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    settings = LocalizerConfig(head="lstm", num_steps=2)
-    assert caution(settings, pack, "train") is None
+    config = make_run(**FINDING, localizer__num_steps=2)
+    warn_of_crowded_images(config, pack)
     offsets = pack.box_offsets.copy()
     offsets[1:] += 2
     monkeypatch.setitem(pack.__dict__, "box_offsets", offsets)
-    text = caution(settings, pack, "train")
-    assert text is not None and "have 3 objects, and the head gives 2 answers" in text
-    assert caution(replace(settings, grid=2), pack, "train") is None
+    warn_of_crowded_images(make_run(**FINDING, localizer__num_steps=2, localizer__grid=2), pack)
+    assert messages == []
+    warn_of_crowded_images(config, pack)
+    (message,) = messages
+    assert "warning" in message and "have 3 objects, and the head has 2 predictions" in message
 
 
 def test_a_smaller_pack_than_the_training_images_is_refused(found: Path, pack: Dataset) -> None:
@@ -267,7 +250,7 @@ def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
     settings = AugmentConfig(
         crop=0, shift=6, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0), probability=1.0
     )
-    drawn = augmentation.draw(40, settings=settings, source_size=64, crop=64, generator=generator)
+    drawn = augmentation.sample(40, settings=settings, source_size=64, crop=64, generator=generator)
     pixels, _ = augmentation.apply(
         images, torch.zeros(40), drawn, crop=64, size=64, mixing_on=False
     )

@@ -34,26 +34,17 @@ from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.files import write_atomic
 from tinysight.predict.weights import load_weights
 from tinysight.run import read_lines
-from tinysight.train import checkpoint, launch, loop, trainer
+from tinysight.train import checkpoint, loop
+from tinysight.train.callbacks import NullReporter
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.log import RunLogger
-from tinysight.train.loop import Interrupted, NonFinite, NullReporter
+from tinysight.train.loop import Interrupted, NonFinite, TimeUp
 from tinysight.train.schedules import LRSchedule
+from tinysight.train.setup import channel_statistics, check
 from tinysight.train.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 MakeRun = Callable[..., Config]
-
-
-class Listener(NullReporter):
-    """A reporter that keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep the text."""
-        self.said.append(text)
 
 
 @contextmanager
@@ -82,13 +73,7 @@ def handle(folder: Path, config: Config, pack: Dataset) -> runs.Run:
 def go(run: Config, pack: Dataset, folder: Path, reporter: NullReporter | None = None) -> None:
     """Train in `folder`, from where it stands."""
     folder.mkdir(exist_ok=True)
-    loop.train(
-        handle(folder, run, pack),
-        pack,
-        runtime=CPU,
-        distributed=DistributedContext(),
-        reporter=reporter or NullReporter(),
-    )
+    loop.run_loop(handle(folder, run, pack), pack, runtime=CPU, callback=reporter or NullReporter())
 
 
 def stop_at(run: Config, pack: Dataset, folder: Path, step: int) -> None:
@@ -236,7 +221,7 @@ def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
             os.kill(os.getpid(), signal.SIGTERM)
 
     reporter = NullReporter()
-    reporter.stepped = signal_too_late_for_the_step  # type: ignore[method-assign]
+    reporter.on_step = signal_too_late_for_the_step  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         go(run, pack, tmp_path / "run", reporter)
     (newest,) = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1:]
@@ -255,31 +240,51 @@ def test_checkpoints_amid_an_epoch_change_nothing(
     assert len(checkpoint.saved(tmp_path / "run" / "checkpoints")) == 2
 
 
+def test_stopped_by_time_again_and_again_it_is_uninterrupted_to_the_byte(
+    make_run: MakeRun,
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
+    tmp_path: Path,
+    messages: list[str],
+) -> None:
+    run = make_run(train__stop_after_minutes=1e-9)
+    steps = []
+    while not (tmp_path / "run" / "weights.safetensors").exists():
+        try:
+            go(run, pack, tmp_path / "run")
+        except TimeUp as stop:
+            assert stop.run.folder == tmp_path / "run" and not stop.run.is_finished
+            assert "state saved" in messages[-1]
+            steps.append(checkpoint.saved(tmp_path / "run" / "checkpoints")[-1].name)
+    assert len(steps) == 14 and steps == sorted(set(steps)), "every sitting takes a step"
+    assert differences(traces(tmp_path / "run"), whole(make_run())) == []
+
+
 def _keeping(name: str) -> Callable[[Trainer, checkpoint.State], None]:
     """A restore that forgets one thing: afterwards it is as it was before."""
     real = Trainer.restore
 
     def restore(self: Trainer, state: checkpoint.State) -> None:
-        random_state, rate = torch.get_rng_state(), vars(self.rate).copy()
-        assert self.average is not None
-        average = {key: value.clone() for key, value in self.average.model.state_dict().items()}
+        random_state, rate = torch.get_rng_state(), vars(self.lr_schedule).copy()
+        assert self.ema is not None
+        average = {key: value.clone() for key, value in self.ema.model.state_dict().items()}
         model = {key: value.clone() for key, value in self.model.state_dict().items()}
         real(self, state)
         if name == "random state":
             torch.set_rng_state(random_state)
         elif name == "average":
-            self.average.model.load_state_dict(average)
+            self.ema.model.load_state_dict(average)
         elif name == "momentum":
             self.optimizer.state.clear()
         elif name == "schedule":
-            self.rate = LRSchedule(**rate)
+            self.lr_schedule = LRSchedule(**rate)
         elif name == "norm buffers":
             buffers = {key: value for key, value in model.items() if "running" in key}
             self.model.load_state_dict({**self.model.state_dict(), **buffers})
         elif name == "sums":
             self.sums.zero_()
         elif name == "position in the epoch":
-            self.step_number = self.batches.epoch_end(self.epochs_done - 1)
+            self.step_number = self.loader.epoch_end(self.epochs_done - 1)
         elif name == "one batch more":
             self.step_number += 1
         elif name == "one batch less":
@@ -323,7 +328,11 @@ def test_the_comparison_notices_whatever_a_resumption_forgets(
 
 
 def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_bytes(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+    messages: list[str],
+    make_run: MakeRun,
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", 11)
@@ -331,9 +340,8 @@ def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_byte
     content = bytearray(newest.read_bytes())
     content[-3] ^= 16
     newest.write_bytes(content)
-    listener = Listener()
-    go(run, pack, tmp_path / "run", listener)
-    (warning,) = [text for text in listener.said if "warning" in text]
+    go(run, pack, tmp_path / "run")
+    (warning,) = [text for text in messages if "warning" in text]
     assert "step-00000011/state.safetensors is damaged" in warning and "state before it" in warning
     assert differences(traces(tmp_path / "run"), whole(run)) == []
     assert [path.name[-2:] for path in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [
@@ -501,7 +509,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizers_step(
 def test_a_learning_rate_beyond_reason_stops_it(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(NonFinite, match=r"no state had been saved yet; try a lower optimizer\.lr"):
+    with pytest.raises(NonFinite, match=r"no state was saved yet; try a lower optimizer\.lr"):
         go(make_run(optimizer__lr=1e30), pack, tmp_path / "run")
 
 
@@ -558,13 +566,7 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
     changes: dict[str, Any], complaint: str, make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        launch.start(
-            make_run(**changes),
-            pack,
-            distributed=DistributedContext(),
-            reporter=NullReporter(),
-            name=str(tmp_path / "run"),
-        )
+        loop.train(make_run(**changes), pack, name=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -577,17 +579,15 @@ def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refu
     with pytest.raises(
         ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"
     ):
-        trainer.check(make_run(), pack, DistributedContext(size=3))
+        check(make_run(), pack, DistributedContext(size=3))
     bare = build(
         Shapes(num_train=24, num_minival=0, num_val=0, num_test=0, image_size=32, name="bare"),
         home=data_home,
         workers=1,
     )
     with pytest.raises(ValueError, match=r"no labeled image in minival.*set data\.monitor=none"):
-        trainer.check(make_run(), bare, DistributedContext())
-    trainer.check(
-        make_run(data__monitor="none", schedule__name="cosine"), bare, DistributedContext()
-    )
+        check(make_run(), bare, DistributedContext())
+    check(make_run(data__monitor="none", schedule__name="cosine"), bare, DistributedContext())
 
 
 # ---------------------------------------------------------------- runs: start and resume
@@ -595,38 +595,31 @@ def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refu
 
 def _started(run: Config, pack: Dataset, folder: Path, stop: int) -> None:
     with pytest.raises(Interrupted), signalled(stop):
-        launch.start(
-            run,
-            pack,
-            distributed=DistributedContext(),
-            reporter=NullReporter(),
-            name=str(folder),
-            command="tinysight train",
-        )
+        loop.train(run, pack, name=folder, command="tinysight train")
 
 
 def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+    messages: list[str],
+    make_run: MakeRun,
+    pack: Dataset,
+    whole: Callable[[Config], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=6)
-    listener = Listener()
-    outcome = launch.resume(
-        runs.read_run(folder), pack, distributed=DistributedContext(), reporter=listener
-    )
-    assert any("going on after step-00000006" in text for text in listener.said)
-    assert not any("warning" in text for text in listener.said)
+    run = loop.resume(runs.read_run(folder), pack)
+    assert any("resuming after step-00000006" in text for text in messages)
+    assert not any("warning" in text for text in messages)
     found, expected = traces(folder), whole(make_run())
     assert differences(found, expected) in ([], ["weights"])  # the metadata tells the commit
-    assert outcome.step == 14 and outcome.weights == folder / "weights.safetensors"
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = run.summary() or {}
     assert (summary["steps"], summary["epochs"]) == (14, 3) and summary["seconds"] > 0
     errors = [
         line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"
     ]
     assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
     metrics = evaluate_run(runs.read_run(folder), pack, "minival").metrics
-    assert metrics.top1_error == pytest.approx(errors[-1]) and metrics == outcome.monitored
+    assert metrics.top1_error == pytest.approx(errors[-1])
 
 
 def test_a_training_goes_on_with_another_rate_and_tells_since_when(
@@ -638,28 +631,16 @@ def test_a_training_goes_on_with_another_rate_and_tells_since_when(
     for settings, complaint in (
         (
             ["train.batch_size=8"],
-            "train.batch_size cannot change amid a training; what can: optimizer.lr",
+            "train.batch_size cannot change during a training; these can: optimizer.lr",
         ),
         (["train.epochs=1"], "train.epochs is 1, but 1 are done"),
         (["optimizer.lr=-1"], "optimizer.lr is -1"),
         (["optimizer.lrr=1"], "optimizer.lrr cannot change"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            launch.resume(
-                runs.read_run(folder),
-                pack,
-                distributed=DistributedContext(),
-                reporter=NullReporter(),
-                settings=settings,
-            )
+            loop.resume(runs.read_run(folder), pack, settings=settings)
     assert runs.read_run(folder).config == run
-    launch.resume(
-        runs.read_run(folder),
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-        settings=["optimizer.lr=0.01", "train.epochs=2"],
-    )
+    loop.resume(runs.read_run(folder), pack, settings=["optimizer.lr=0.01", "train.epochs=2"])
     record = runs.read_run(folder)
     assert record.config == replace(
         run, optimizer=replace(run.optimizer, lr=0.01), train=replace(run.train, epochs=2)
@@ -689,44 +670,29 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
         workers=1,
     )
     with pytest.raises(ValueError, match=r"the data other are not those that .* began with"):
-        launch.resume(
-            runs.read_run(folder), other, distributed=DistributedContext(), reporter=NullReporter()
-        )
+        loop.resume(runs.read_run(folder), other)
 
     def resume_too(step: int, values: dict[str, Any] | None) -> None:
         if step == 5:
             with pytest.raises(
                 ValueError, match=r"another process is training .*/run; wait for it"
             ):
-                launch.resume(
-                    runs.read_run(folder),
-                    pack,
-                    distributed=DistributedContext(),
-                    reporter=NullReporter(),
-                )
+                loop.resume(runs.read_run(folder), pack)
             refused.append(step)
 
     refused: list[int] = []
     reporter = NullReporter()
-    reporter.stepped = resume_too  # type: ignore[method-assign]
-    launch.resume(runs.read_run(folder), pack, distributed=DistributedContext(), reporter=reporter)
+    reporter.on_step = resume_too  # type: ignore[method-assign]
+    loop.resume(runs.read_run(folder), pack, callback=reporter)
     assert refused
     with pytest.raises(ValueError, match="is finished; `tinysight evaluate"):
-        launch.resume(
-            runs.read_run(folder), pack, distributed=DistributedContext(), reporter=NullReporter()
-        )
-    with pytest.raises(ValueError, match="exists; go on with it by `tinysight resume"):
-        launch.start(
-            make_run(),
-            pack,
-            distributed=DistributedContext(),
-            reporter=NullReporter(),
-            name=str(folder),
-        )
+        loop.resume(runs.read_run(folder), pack)
+    with pytest.raises(ValueError, match="exists; continue it by `tinysight resume"):
+        loop.train(make_run(), pack, name=folder)
 
 
 def test_another_machine_or_version_is_told(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    messages: list[str], make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=3)
@@ -734,9 +700,8 @@ def test_another_machine_or_version_is_told(
     content["machine"]["threads"] = 99
     content["versions"]["torch"] = "2.0"
     (folder / "run.json").write_text(json.dumps(content))
-    listener = Listener()
-    launch.resume(runs.read_run(folder), pack, distributed=DistributedContext(), reporter=listener)
-    (warning,) = [text for text in listener.said if "warning" in text]
+    loop.resume(runs.read_run(folder), pack)
+    (warning,) = [text for text in messages if "warning" in text]
     assert (
         "threads 99 -> " in warning
         and "torch 2.0 -> " in warning
@@ -748,23 +713,19 @@ def test_a_kill_between_the_last_files_can_be_resumed(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    launch.start(
-        make_run(),
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-        name=str(folder),
-    )
+    loop.train(make_run(), pack, name=folder)
     expected = traces(folder)
     (folder / "weights.safetensors").unlink()
-    launch.resume(
-        runs.read_run(folder), pack, distributed=DistributedContext(), reporter=NullReporter()
-    )
+    loop.resume(runs.read_run(folder), pack)
     assert differences(traces(folder), expected) == [] and (folder / "summary.json").exists()
 
 
 def test_the_best_weights_are_kept_when_asked_for(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    messages: list[str],
+    make_run: MakeRun,
+    pack: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = make_run(train__keep_weights="best", train__epochs=5)
     errors = iter([0.9, 0.2, 0.7, 0.2, 0.8])
@@ -777,13 +738,12 @@ def test_the_best_weights_are_kept_when_asked_for(
     assert [path.name[-2:] for path in checkpoint.saved(best.parent)] == ["09", "18", "23"]
     state = checkpoint.load(best)
     kept = load_file(tmp_path / "run" / "weights.safetensors")
-    assert all(torch.equal(value, state.tensors[f"average|{name}"]) for name, value in kept.items())
+    assert all(torch.equal(value, state.tensors[f"ema|{name}"]) for name, value in kept.items())
 
     (tmp_path / "run" / "weights.safetensors").unlink()
     (best / "state.json").write_text("{}")
-    listener = Listener()
-    go(run, pack, tmp_path / "run", listener)
-    assert any("keeping the last weights in place of the best" in text for text in listener.said)
+    go(run, pack, tmp_path / "run")
+    assert any("keeping the last weights in place of the best" in text for text in messages)
 
 
 def test_snapshots_are_the_weights_after_the_last_epochs(
@@ -816,9 +776,9 @@ def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack
     plain = Trainer(make_run(train__ema_decay=0.0), pack, CPU, DistributedContext())
     unmixed: list[torch.Tensor] = []
     plain.forward.register_forward_pre_hook(lambda _, inputs: unmixed.append(inputs[0].clone()))
-    for number in range(training.total):
-        training.step(training.batches.batch(number))
-        plain.step(plain.batches.batch(number))
+    for number in range(training.total_steps):
+        training.step(training.loader.batch(number))
+        plain.step(plain.loader.batch(number))
     same = [torch.equal(one, other) for one, other in zip(seen, unmixed, strict=True)]
     assert same == [False] * 7 + [True] * 7
 
@@ -833,17 +793,11 @@ def test_a_seed_decides_every_byte(
     before = torch.get_rng_state()
     for prefetch in (0, 7):
         folder = tmp_path / f"again-{prefetch}"
-        launch.start(
-            make_run(data__prefetch=prefetch),
-            pack,
-            distributed=DistributedContext(),
-            reporter=NullReporter(),
-            name=str(folder),
-        )
+        loop.train(make_run(data__prefetch=prefetch), pack, name=folder)
         assert differences(traces(folder), whole(make_run())) in ([], ["weights"])
     assert torch.equal(before, torch.get_rng_state())
     changed = differences(whole(make_run(train__seed=1)), whole(make_run()))
-    assert {"log", "head.weight", "state average|head.weight"} <= set(changed)
+    assert {"log", "head.weight", "state ema|head.weight"} <= set(changed)
 
 
 def test_handlers_of_signals_are_put_back(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
@@ -854,7 +808,7 @@ def test_handlers_of_signals_are_put_back(make_run: MakeRun, pack: Dataset, tmp_
 
 def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
     class Impatient(NullReporter):
-        def stepped(self, step: int, values: dict[str, Any] | None) -> None:
+        def on_step(self, step: int, values: dict[str, Any] | None) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -870,7 +824,7 @@ def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack:
         DistributedContext(),
     )
     for number in range(2):
-        training.step(training.batches.batch(number))
+        training.step(training.loader.batch(number))
     for parameter in training.model.parameters():
         assert parameter.grad is not None and parameter.grad.stride() == parameter.stride()
 
@@ -890,15 +844,15 @@ def test_the_log_says_what_was_learned_from(
 
 def test_channel_statistics_are_numpys() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
-    mean, std = trainer.channel_statistics(images, np.arange(3, 17))
+    mean, std = channel_statistics(images, np.arange(3, 17))
     assert np.allclose(mean, images[3:17].mean(axis=(0, 1, 2))) and np.allclose(
         std, images[3:17].std(axis=(0, 1, 2))
     )
     flat = np.full((5, 4, 4, 3), 77, dtype=np.uint8)
-    assert trainer.channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
+    assert channel_statistics(flat, range(5))[1].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(
-        trainer.channel_statistics(images, np.arange(20), limit=5)[0],
-        trainer.channel_statistics(images[::4], np.arange(5))[0],
+        channel_statistics(images, np.arange(20), limit=5)[0],
+        channel_statistics(images[::4], np.arange(5))[0],
     )
 
 
@@ -992,19 +946,8 @@ def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     assert 4 <= checkpoint.load(newest).step < 9
 
     run = runs.read_run(tmp_path / "run").config
-    launch.resume(
-        runs.read_run(tmp_path / "run"),
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-    )
-    launch.start(
-        run,
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-        name=str(tmp_path / "whole"),
-    )
+    loop.resume(runs.read_run(tmp_path / "run"), pack)
+    loop.train(run, pack, name=tmp_path / "whole")
     assert differences(traces(tmp_path / "run"), traces(tmp_path / "whole")) == []
 
 
@@ -1052,6 +995,7 @@ FINDING = (
 
 @pytest.mark.parametrize("settings", [(), FINDING])
 def test_two_processes_learn_what_one_does_and_stop_when_told(
+    messages: list[str],
     settings: tuple[str, ...],
     program: Callable[..., Any],
     pack: Dataset,
@@ -1067,18 +1011,9 @@ def test_two_processes_learn_what_one_does_and_stop_when_told(
     record = runs.read_run(tmp_path / "run")
     assert record.machine["processes"] == 2
 
-    listener = Listener()
-    launch.resume(
-        runs.read_run(tmp_path / "run"), pack, distributed=DistributedContext(), reporter=listener
-    )  # one process goes on for two
-    assert any("processes 2 -> 1" in text for text in listener.said)
-    launch.start(
-        record.config,
-        pack,
-        distributed=DistributedContext(),
-        reporter=NullReporter(),
-        name=str(tmp_path / "alone"),
-    )
+    loop.resume(runs.read_run(tmp_path / "run"), pack)  # one process goes on for two
+    assert any("processes 2 -> 1" in text for text in messages)
+    loop.train(record.config, pack, name=tmp_path / "alone")
     together, alone = (read_lines(tmp_path / name / "log.jsonl") for name in ("run", "alone"))
     assert [line["step"] for line in together] == [line["step"] for line in alone]
     exactly = (

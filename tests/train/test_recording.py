@@ -19,9 +19,9 @@ from tinysight import config
 from tinysight.config import Config, TrainConfig
 from tinysight.data.dataset import Dataset
 from tinysight.run import read_lines
-from tinysight.train import trainer
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.recording import SAMPLE, Recorder, check_layers, describe
+from tinysight.train.setup import check
 
 MakeRun = Callable[..., Config]
 _spec = importlib.util.spec_from_file_location("loop_tests", Path(__file__).parent / "test_loop.py")
@@ -130,7 +130,7 @@ def test_an_unknown_layer_is_refused_before_anything_is_written(
         ValueError,
         match=r"train\.record names 'nrom', which the model does not have; near it are norm",
     ):
-        trainer.check(make_run(train__record=("nrom",)), pack, DistributedContext())
+        check(make_run(train__record=("nrom",)), pack, DistributedContext())
     with pytest.raises(ValueError, match="near it are"):
         check_layers(nn.Sequential(nn.Linear(2, 2)), ["zzzz"])
 

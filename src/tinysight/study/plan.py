@@ -23,8 +23,8 @@ from tinysight.files import write_atomic
 from tinysight.recipes import recipe
 from tinysight.study.definitions import Member, Study
 from tinysight.train.distributed import DistributedContext
-from tinysight.train.trainer import check as check_config
-from tinysight.train.trainer import training_rows
+from tinysight.train.setup import check as check_config
+from tinysight.train.setup import training_rows
 
 logger = logging.getLogger("tinysight")
 _OPTIONS = {

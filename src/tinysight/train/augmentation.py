@@ -1,6 +1,4 @@
-"""All that happens to a training image between the pack and the network, as a run's `augment`
-section says.
-"""
+"""Training-time augmentation, as the config's `augment` section has it."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ from tinysight.ops import augment, mixing, trivial_augment
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.ops.tensor_rows import TensorRows
 
-LEAST_KEPT = 0.5  # share of its area that a box keeps, or it is no truth any more
+MIN_KEPT_SHARE = 0.5  # of a box's area in the window; a box that keeps less is dropped
 
 
 @dataclass(frozen=True)
 class AugmentParams(TensorRows):
-    """The draws of N training images, by method; None where a run does not use it."""
+    """Random parameters of N images, by method; None where the config does not use it."""
 
     draws: augment.TransformParams
     operations: trivial_augment.TrivialAugmentParams | None = None
@@ -27,10 +25,10 @@ class AugmentParams(TensorRows):
     mixes: mixing.MixParams | None = None
 
 
-def draw(
+def sample(
     count: int, *, settings: AugmentConfig, source_size: int, crop: int, generator: torch.Generator
 ) -> AugmentParams:
-    """Draw what happens to each of `count` images, on the CPU, from `generator`."""
+    """Draw the parameters of `count` images, on the CPU, from `generator`."""
     draws = augment.sample(
         count,
         source_size=source_size,
@@ -67,38 +65,31 @@ def draw(
 
 
 def apply(
-    images: Tensor,
-    labels: Tensor,
-    treatment: AugmentParams,
-    *,
-    crop: int,
-    size: int,
-    mixing_on: bool,
+    images: Tensor, labels: Tensor, params: AugmentParams, *, crop: int, size: int, mixing_on: bool
 ) -> tuple[Tensor, mixing.Targets | None]:
-    """Treat images uint8 (B, S, S, 3) with labels (B,): float32 (B, 3, size, size) and, where
-    mixed, their targets.
+    """Augment images uint8 (B, S, S, 3): float32 (B, 3, size, size), and targets where mixed.
 
-    Cut, moved and toned first, resized, then erased and mixed at the size that the network sees.
+    Cropped, moved and toned first, resized, then erased and mixed at the network's size.
     """
-    pixels = augment.apply(images, treatment.draws, crop=crop)
-    if treatment.operations is not None:
-        pixels = trivial_augment.apply_tone(pixels, treatment.operations)
+    pixels = augment.apply(images, params.draws, crop=crop)
+    if params.operations is not None:
+        pixels = trivial_augment.apply_tone(pixels, params.operations)
     pixels = augment.resize(pixels, size)
-    if treatment.erasures is not None:
-        pixels = mixing.erase(pixels, treatment.erasures)
-    if treatment.mixes is None or not mixing_on:
+    if params.erasures is not None:
+        pixels = mixing.erase(pixels, params.erasures)
+    if params.mixes is None or not mixing_on:
         return pixels, None
-    return mixing.mix(pixels, labels, treatment.mixes)
+    return mixing.mix(pixels, labels, params.mixes)
 
 
-def apply_to_boxes(boxes: Tensor, treatment: AugmentParams, *, crop: int) -> tuple[Tensor, Tensor]:
-    """Move boxes (B, N, 4), pixels padded with NaN, with their images: (B, N, 4) and whether all of
-    an image's stay.
+def apply_to_boxes(boxes: Tensor, params: AugmentParams, *, crop: int) -> tuple[Tensor, Tensor]:
+    """Move boxes (B, N, 4), padded with NaN, with their images; tell which images lost none (B,).
 
     The result is (center x, center y, width, height) in shares of the window. A box that keeps
-    less than half of its area in the window is lost (NaN): what is left of it is neither an
-    object nor none."""
-    moved, kept = augment.apply_to_boxes(boxes, treatment.draws, crop=crop)
-    lost = kept < LEAST_KEPT  # padding keeps 0, too
-    whole = lost.sum(dim=1) == boxes.isnan().any(dim=-1).sum(dim=1)
-    return torch.where(lost[..., None], torch.nan, to_cxcywh(moved) / crop), whole
+    less than half of its area in the window is lost (NaN): the rest is neither an object nor
+    background.
+    """
+    moved, kept = augment.apply_to_boxes(boxes, params.draws, crop=crop)
+    lost = kept < MIN_KEPT_SHARE  # padding keeps 0, too
+    complete = lost.sum(dim=1) == boxes.isnan().any(dim=-1).sum(dim=1)
+    return torch.where(lost[..., None], torch.nan, to_cxcywh(moved) / crop), complete

@@ -34,8 +34,17 @@ class State:
     """A training between two steps."""
 
     step: int
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor]  # named "<part>|<name>"
     scalars: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of a part ("model", "random|0"), by their names in it."""
+        prefix = f"{name}|"
+        return {
+            path.removeprefix(prefix): value
+            for path, value in self.tensors.items()
+            if path.startswith(prefix)
+        }
 
 
 def save(state: State, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +31,13 @@ class DistributedContext:
         """Return this process's part of `count` rows, near equal and contiguous."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def all_reduce_max(self, number: int) -> int:
-        """Return the largest of all processes' numbers, so that all take the same turn (a signal,
-        say).
-        """
+    def all_reduce_max(self, *numbers: int) -> list[int]:
+        """Return each number's maximum over all processes, so that all do the same."""
         if self.size == 1:
-            return number
-        value = torch.tensor([number], dtype=torch.int64)
-        dist.all_reduce(value, dist.ReduceOp.MAX, group=_control)
-        return int(value)
+            return list(numbers)
+        values = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=_control)
+        return values.tolist()
 
     def all_gather(self, thing: Any) -> list[Any]:
         """Return every process's thing, by rank, on every process."""
@@ -86,9 +85,12 @@ def join_processes(timeout_s: float = 600.0) -> Iterator[DistributedContext]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     _control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    logger = logging.getLogger("tinysight")
+    logger.disabled = not distributed.is_main  # one process talks to people
     try:
         yield distributed
         distributed.barrier()
     finally:
+        logger.disabled = False
         _control = None
         dist.destroy_process_group()

@@ -1,6 +1,4 @@
-"""What a step minimizes, from what the network says: the class, or the class and where the object
-is.
-"""
+"""Training losses: of the class, and of a localizer's boxes."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ from tinysight.ops.detection_losses import (
 
 
 class Losses(NamedTuple):
-    """The loss of a batch, a scalar with a gradient; and its parts without, of boxes and their
-    confidences.
-    """
+    """The loss of a batch, a scalar with a gradient; and a localizer's parts, without one."""
 
     loss: Tensor
     box: Tensor | None = None
@@ -34,41 +30,41 @@ class Losses(NamedTuple):
 def classification(
     logits: Tensor, labels: Tensor, targets: mixing.Targets | None, *, label_smoothing: float
 ) -> Tensor:
-    """Return the mean cross-entropy of logits (B, K) with labels (B,), or with the targets of mixed
-    images.
-    """
+    """Return the mean cross-entropy of logits (B, K) with labels (B,) or mixed images' targets."""
     if targets is None:
         return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     return mixing.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
 
 def localization(
-    found: LocalizerOutput,
+    output: LocalizerOutput,
     labels: Tensor,
     gt_boxes_cxcywh: Tensor,
-    whole: Tensor,
+    complete: Tensor,
     *,
     settings: LocalizerConfig,
     label_smoothing: float,
 ) -> Losses:
-    """Weigh classification, confidence and boxes against each other.
+    """Return the weighted sum of classification, confidence and box losses.
 
     Args:
         gt_boxes_cxcywh: (B, G, 4) in shares of the window, padded with NaN.
-        whole: bool (B,); images that lost a box to the window teach nothing about boxes.
+        complete: bool (B,); images that lost a box to the window have no box loss.
     """
-    candidates = HeadOutput(*(part[whole] for part in found.candidates))
-    losses = _losses(candidates, gt_boxes_cxcywh[whole], settings)
-    share = len(candidates.logits) / len(labels)  # the parts are means over the images that teach
+    candidates = HeadOutput(*(part[complete] for part in output.candidates))
+    losses = _detection_losses(candidates, gt_boxes_cxcywh[complete], settings)
+    share = len(candidates.logits) / len(labels)  # the parts are means over complete images
     loss = settings.loss_weight * share * (losses.confidence + settings.box_weight * losses.box)
     if settings.class_loss_weight:
         loss = loss + settings.class_loss_weight * F.cross_entropy(
-            found.logits.float(), labels, label_smoothing=label_smoothing
+            output.logits.float(), labels, label_smoothing=label_smoothing
         )
     return Losses(loss, losses.box.detach() * share, losses.confidence.detach() * share)
 
 
-def _losses(candidates: HeadOutput, gt_boxes: Tensor, settings: LocalizerConfig) -> DetectionLosses:
+def _detection_losses(
+    candidates: HeadOutput, gt_boxes: Tensor, settings: LocalizerConfig
+) -> DetectionLosses:
     if not len(gt_boxes):  # all were lost: a zero that still has the graph
         zero = candidates.logits.sum() + candidates.boxes_cxcywh.sum()
         return DetectionLosses(zero, zero)

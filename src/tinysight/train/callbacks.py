@@ -1,0 +1,117 @@
+"""Callbacks of the training loop: none, or a progress bar."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from tinysight.progress import can_animate
+from tinysight.run import duration
+
+
+class Callback(Protocol):
+    """What the training loop calls; `values` are those of a line of the log."""
+
+    def on_start(self, *, step: int, total: int) -> None: ...
+    def on_step(self, step: int, values: dict[str, Any] | None) -> None: ...
+    def on_end(self) -> None: ...
+
+
+class NullReporter:
+    """A callback that does nothing."""
+
+    def on_start(self, *, step: int, total: int) -> None:
+        """Do nothing."""
+
+    def on_step(self, step: int, values: dict[str, Any] | None) -> None:
+        """Do nothing."""
+
+    def on_end(self) -> None:
+        """Do nothing."""
+
+
+class _Console(Console):
+    """A console that goes quiet when its reader has ended, as in `tinysight train ... | tee`."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+class ProgressBar:
+    """A bar on the error stream, or a line twice a minute where no bar can move.
+
+    With `quiet` (every process but the main one) it prints nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or _Console(stderr=True, quiet=quiet, highlight=False)
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+        self._start_step = self._total = 0
+        self._started_at = self._printed_at = 0.0
+
+    def on_start(self, *, step: int, total: int) -> None:
+        """Show the bar, where it can move."""
+        self._start_step, self._total, self._started_at = step, total, time.monotonic()
+        self._printed_at = 0.0
+        if can_animate(self.console) and not self.console.quiet:
+            columns = (  # 80 columns wide with the longest description
+                TextColumn("{task.percentage:>3.0f} %"),
+                BarColumn(bar_width=10),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self.progress = Progress(*columns, console=self.console, refresh_per_second=2)
+            self.task = self.progress.add_task("first step", total=total, completed=step)
+            self.progress.start()
+
+    def on_step(self, step: int, values: dict[str, Any] | None) -> None:
+        """Move the bar; print how an epoch ended and, without a bar, how the training goes."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step)
+        if values is None:
+            return
+        if values["kind"] == "epoch":
+            found = f", boxes found {values['loc50']:.2%}" if "loc50" in values else ""
+            self._print(
+                f"epoch {values['epoch']:g}: monitored error {values['top1_error']:.2%} top-1, "
+                f"{values['top5_error']:.2%} top-5, loss {values['loss']:.3f}{found}"
+            )
+            return
+        line = f"epoch {values['epoch']:.2f}, loss {values['loss']:.3f}"
+        line += f", error {values['top1_error']:.1%}"
+        if self.progress is not None:
+            self.progress.update(self.task, description=line)
+        elif time.monotonic() - self._printed_at > 30 or step == self._total:
+            self._printed_at = time.monotonic()
+            speed = f"{values['images_per_s']:.0f} images/s"
+            self._print(f"step {step}/{self._total}: {line}, {speed}, {self._times(step)}")
+
+    def on_end(self) -> None:
+        """Remove the bar."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def _times(self, step: int) -> str:
+        elapsed = time.monotonic() - self._started_at
+        left = elapsed * (self._total - step) / max(1, step - self._start_step)
+        return f"{duration(elapsed)} elapsed, {duration(left)} left"
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,267 @@
+"""What a training is made of, checked before it starts: rows, model, weights, run and machine."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from tinysight import models
+from tinysight.config import OPERATIONAL, Config, ModelConfig, override, parse_assignments
+from tinysight.data.batches import chosen_rows
+from tinysight.data.dataset import Dataset
+from tinysight.device import Runtime
+from tinysight.models.classifier import Classifier
+from tinysight.models.init import INITIALIZATIONS
+from tinysight.models.localizer import Localizer
+from tinysight.ops.boxes import to_cxcywh
+from tinysight.predict.weights import load_weights
+from tinysight.run import Run
+from tinysight.train import checkpoint
+from tinysight.train.distributed import DistributedContext
+from tinysight.train.recording import check_layers
+
+logger = logging.getLogger("tinysight")
+Rows = npt.NDArray[np.int64]
+# What else may change when a run is resumed: neither the order of images nor the state's form
+# depends on it.
+CHANGEABLE = (
+    *("optimizer.lr", "optimizer.weight_decay", "optimizer.sgd_ratio"),
+    *("train.epochs", "train.sizes", "train.label_smoothing", "train.flip_average"),
+)
+
+
+def training_rows(config: Config, dataset: Dataset, distributed: DistributedContext) -> Rows:
+    """Return the rows to train on; raise ValueError where config, dataset or processes misfit."""
+    _check_sizes(config, dataset, distributed)
+    _check_monitored(config, dataset)
+    rows = chosen_rows(dataset, config.data.train, config.data.fraction)
+    if len(rows) < 2 * distributed.size:
+        raise ValueError(
+            f"{dataset.name} has {len(rows)} training images; "
+            f"a training needs at least {2 * distributed.size}"
+        )
+    if config.localizer.finds and not np.diff(dataset.box_offsets)[rows].any():
+        raise ValueError(
+            f"no training image of {dataset.name} has a box, so there is nothing to learn to find; "
+            "use data with boxes (tiny-imagenet, shapes, your own by --boxes), or "
+            "localizer.head=none"
+        )
+    return rows
+
+
+def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedContext) -> None:
+    crop, size, batch_size = config.augment.crop, dataset.image_size, config.train.batch_size
+    if crop > size:
+        raise ValueError(
+            f"augment.crop is {crop}, but the images of {dataset.name} have {size} pixels; "
+            f"set augment.crop to {size} or less"
+        )
+    if config.augment.mixes and batch_size % (2 * distributed.size):
+        raise ValueError(
+            f"train.batch_size {batch_size} gives each of {distributed.size} processes an odd share "
+            f"or none, and mixing takes images in pairs; set a multiple of {2 * distributed.size}"
+        )
+    if batch_size % distributed.size:
+        raise ValueError(
+            f"train.batch_size {batch_size} cannot be shared evenly by {distributed.size} processes; "
+            f"set a multiple of {distributed.size}"
+        )
+    if config.localizer.finds and crop not in (0, size):
+        raise ValueError(
+            f"augment.crop is {crop}, but a localizer sees uncropped images; set augment.crop=0"
+        )
+
+
+def _check_monitored(config: Config, dataset: Dataset) -> None:
+    split = config.data.monitor
+    rows = list(dataset.rows(split)) if split in dataset.splits else []
+    instead = "data.monitor=none, with train.keep_weights=last and a schedule other than plateau"
+    if split != "none" and not (dataset.labels[rows] >= 0).any():
+        raise ValueError(
+            f"{dataset.name} has no labeled image in {split}, so there is no error to monitor; "
+            f"set {instead}"
+        )
+    if config.localizer.finds and rows and not np.diff(dataset.box_offsets)[rows].any():
+        raise ValueError(
+            f"no image of {split} of {dataset.name} has a box, so there is nothing to monitor; "
+            f"set {instead}"
+        )
+
+
+def check(config: Config, dataset: Dataset, distributed: DistributedContext) -> None:
+    """Raise ValueError where `config` cannot be trained on `dataset`; costs no memory or time."""
+    training_rows(config, dataset, distributed)
+    with torch.device("meta"):
+        model = create_model(config, len(dataset.class_names))
+    if config.localizer.encoder:
+        encoder_weights(Path(config.localizer.encoder), config.model)
+    check_layers(model, config.train.record)
+
+
+def create_model(config: Config, num_classes: int) -> Classifier | Localizer:
+    """Create the model, not yet initialized."""
+    classifier = models.create_model(config.model.name, num_classes, **config.model.options)
+    settings = config.localizer
+    if not settings.finds:
+        return classifier
+    return Localizer(
+        classifier,
+        head=settings.head,
+        grid=settings.grid,
+        num_steps=settings.num_steps,
+        feedback=settings.feedback,
+        shared=settings.shared,
+        frozen=settings.frozen,
+        classifies=settings.class_loss_weight > 0,
+    )
+
+
+def initialize(
+    model: Classifier | Localizer,
+    config: Config,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    generator: torch.Generator,
+) -> None:
+    """Draw the weights, and take normalization and the head's mean box from the training rows."""
+    classifier = model.encoder if isinstance(model, Localizer) else model
+    INITIALIZATIONS[config.model.init](classifier, generator=generator)
+    classifier.normalize.set_statistics(*channel_statistics(dataset.images, rows))
+    if isinstance(model, Localizer):
+        boxes = np.concatenate([dataset.boxes_of(row) for row in rows.tolist()])
+        mean = to_cxcywh(torch.from_numpy(boxes).double().mean(dim=0) / dataset.image_size).float()
+        prior = len(boxes) / len(rows) / config.localizer.num_predictions
+        model.initialize(mean, prior=min(max(prior, 0.01), 0.5), generator=generator)
+
+
+def encoder_weights(source: Path, model: ModelConfig) -> dict[str, Tensor]:
+    """Return the state of a run's or weights file's classifier, or of its localizer's encoder.
+
+    Raises:
+        ValueError: there is none, or it is of another model.
+    """
+    trained, metadata = load_weights(source / "weights.safetensors" if source.is_dir() else source)
+    if (metadata.model, metadata.options) != (model.name, model.options):
+        wanted = f'model.name={metadata.model} "model.options={metadata.options}"'
+        raise ValueError(
+            f"localizer.encoder {source} is {metadata.model} {metadata.options or ''}, and the "
+            f"run's model is {model.name} {model.options or ''}; give the run {wanted}"
+        )
+    return (trained.encoder if isinstance(trained, Localizer) else trained).state_dict()
+
+
+def load_encoder(model: Localizer, config: Config) -> None:
+    """Load `localizer.encoder`; where the classes are others, the last layer stays as it is."""
+    weights = encoder_weights(Path(config.localizer.encoder), config.model)
+    own = model.encoder.state_dict()
+    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
+    model.encoder.load_state_dict(own | fitting)
+
+
+def warn_of_crowded_images(config: Config, dataset: Dataset) -> None:
+    """Warn where images have more objects than the head has predictions."""
+    rows = dataset.rows(config.data.train)
+    most = int(np.diff(dataset.box_offsets)[rows.start : rows.stop].max(initial=0))
+    if config.localizer.finds and most > config.localizer.num_predictions:
+        logger.warning(
+            "some images of %s have %d objects, and the head has %d predictions: the rest is never "
+            "learned; for more set localizer.num_steps or localizer.grid",
+            dataset.name,
+            most,
+            config.localizer.num_predictions,
+        )
+
+
+def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation (3,) in 0..255 over at most `limit` rows of images (N, S, S, 3)."""
+    chosen = np.asarray(rows)[:: -(-len(rows) // limit)]
+    pixels = np.take(images, chosen, axis=0).reshape(-1, 3)
+    counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])
+    values = np.arange(256)
+    mean = (counts * values).sum(axis=1) / len(pixels)  # of integers: exact
+    variance = (counts * values**2).sum(axis=1) / len(pixels) - mean**2
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
+
+
+def changed_run(run: Run, settings: Sequence[str]) -> Run:
+    """Return a run with some settings changed, and in its command since which step.
+
+    Changes of operational settings alone are not recorded: they are for this time only.
+    """
+    if not settings:
+        return run
+    changes = parse_assignments(list(settings))
+    if fixed := [name for name in changes if name not in (*CHANGEABLE, *OPERATIONAL)]:
+        raise ValueError(
+            f"{fixed[0]} cannot change during a training; these can: "
+            f"{', '.join((*CHANGEABLE, *OPERATIONAL))}; for all others train a new run"
+        )
+    states = checkpoint.saved(run.checkpoints_path)
+    scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
+    config = override(run.config, dict(changes))
+    if config.train.epochs <= scalars["epochs_done"]:
+        raise ValueError(
+            f"train.epochs is {config.train.epochs}, but {scalars['epochs_done']} are done; "
+            "set more"
+        )
+    if set(changes) <= set(OPERATIONAL):
+        return replace(run, config=config)
+    words = shlex.join(["tinysight", "resume", run.folder.name, *settings])
+    command = f"{run.command}  # stopped at step {scalars['step']}\n{words}"
+    return replace(run, config=config, command=command)
+
+
+def machine(runtime: Runtime, distributed: DistributedContext) -> dict[str, object]:
+    """Describe what the arithmetic depends on, for run.json."""
+    device = runtime.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "bf16": runtime.bf16,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.size,
+    }
+
+
+def warn_of_differences(run: Run, now: dict[str, Any]) -> None:
+    """Warn where machine or versions are not those that a run began with."""
+    before = {**run.machine, **run.versions}
+    differing = [
+        f"{key} {before.get(key)} -> {value}"
+        for key, value in now.items()
+        if key not in ("python", "pillow", "safetensors") and before.get(key) != value
+    ]
+    if differing:
+        logger.warning(
+            "not as it began (%s): the result will be alike, not the same bytes",
+            "; ".join(differing),
+        )
+
+
+@contextmanager
+def locked(run: Run, distributed: DistributedContext) -> Iterator[None]:
+    """Hold the run's lock; raise ValueError in every process when another training holds it."""
+    lock = FileLock(run.lock_path)
+    taken = 0
+    if distributed.is_main:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            taken = 1
+    if any(distributed.all_reduce_max(taken)):
+        raise ValueError(f"another process is training {run.folder}; wait for it, or stop it first")
+    try:
+        yield
+    finally:
+        lock.release()
