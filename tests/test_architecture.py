@@ -50,7 +50,7 @@ PARTS: dict[str, set[str]] = {
     },
     "train": {
         *("__init__", "config", "recipes", "run", "files", "device", "ops", "data", "data.batches"),
-        *("models", "predict", "evaluation"),
+        *("models", "predict", "evaluation", "progress"),
         *("numpy", "torch", "safetensors", "filelock", "rich"),
     },
     "analysis": {
