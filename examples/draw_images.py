@@ -4,9 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tinysight.data.outlines import CLASS_NAMES
-from tinysight.data.painting import draw
-from tinysight.data.scenes import plan
+from tinysight.data.drawing import CLASS_NAMES, draw, plan
 
 FOLDER = Path(__file__).parent / "images"
 

@@ -182,7 +182,7 @@ def test_data_commands(tinysight: Tinysight, tiny: Dataset, tmp_path: Path) -> N
     status, out, _ = tinysight("data", "info", "shapes", "--verify")
     assert status == 0
     assert "149 images of 64x64, 24 classes" in out
-    assert "as it was written" in out
+    assert "matches its checksum" in out
     for words, picture in (
         (("show", "shapes", "--count", "6"), "shapes-train.png"),
         (("augment", "shapes"), "shapes-augment.png"),

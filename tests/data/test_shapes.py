@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinysight.data.build import build, check_index
-from tinysight.data.scenes import boxes
+from tinysight.data.drawing import boxes
 from tinysight.data.shapes import CLASS_NAMES, Shapes
 
 SMALL: dict[str, Any] = {"num_train": 50, "num_minival": 24, "num_val": 26, "num_test": 10}
@@ -41,7 +41,7 @@ def test_labels_and_boxes_are_those_of_the_scenes() -> None:
     for row in range(100):
         scene, mine = shapes.scene(row), slice(*index.box_offsets[row : row + 2])
         assert (index.boxes[mine] == boxes(scene)).all()
-        assert index.box_labels[mine].tolist() == [thing.label for thing in scene.things]
+        assert index.box_labels[mine].tolist() == [item.label for item in scene.objects]
         assert index.labels[row] == index.box_labels[mine][0]
     assert [shapes.scene(row).label for row in range(100, 110)] == list(range(10))  # unlabeled
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinysight.cli.arguments import Home, Replace, SkipUnreadable, Workers
-from tinysight.cli.datasets import open_or_draw, packs_home
 from tinysight.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -19,6 +18,14 @@ app = typer.Typer(
     no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode=None
 )
 Name = Annotated[str, typer.Argument(help="A dataset's name or folder.")]
+
+
+def load(name: str, home: Path | None) -> Dataset:
+    """Load a dataset with a progress bar."""
+    from tinysight.data.load import load_dataset
+
+    with counting(f"preparing {name}") as progress:
+        return load_dataset(name, home=home, progress=progress)
 
 
 @app.command("get")
@@ -73,11 +80,12 @@ def get(
     if objects is not None or dataset_name is not None:
         raise ValueError(f"--objects and --name are for shapes, not for {name}")
     from tinysight.data import tiny_imagenet
+    from tinysight.data.dataset import data_home
 
     with counting(f"preparing {name}") as progress:
         dataset = tiny_imagenet.prepare(
             source,
-            home=packs_home(home),
+            home=home or data_home(),
             workers=workers,
             on_unreadable="skip" if skip_unreadable else "stop",
             progress=progress,
@@ -142,14 +150,14 @@ def info(
       tinysight data info tiny-imagenet --verify
       tinysight data info tiny-imagenet.goldfish.fold2
     """
-    from tinysight.data.dataset import list_datasets
+    from tinysight.data.dataset import data_home, list_datasets
 
     if name is None:
-        where = packs_home(home)
+        where = home or data_home()
         begin = f"{where} holds no data yet; begin with `tinysight data get shapes`"
         print("\n".join(list_datasets(where)) or begin)
         return
-    dataset = open_or_draw(name, home)
+    dataset = load(name, home)
     _describe(dataset, full=True)
     if verify:
         with counting("checking") as progress:
@@ -192,7 +200,7 @@ def show(
     from tinysight.analysis.pictures import contact_sheet, save_figure
     from tinysight.data.subset import find_class
 
-    dataset = open_or_draw(name, home)
+    dataset = load(name, home)
     split = split or next(iter(dataset.splits))
     rows = np.asarray(dataset.rows(split))
     if class_name is not None:
@@ -236,7 +244,7 @@ def augment(
     from tinysight.analysis.pictures import augmentation_sheet, save_figure
     from tinysight.ops.augment import panels
 
-    dataset = open_or_draw(name, home)
+    dataset = load(name, home)
     if row >= len(dataset):
         raise ValueError(f"{dataset.name} has rows 0 to {len(dataset) - 1}, not {row}")
     image = dataset.images[row]
@@ -267,11 +275,12 @@ def _build(
 ) -> None:
     """Build and describe a dataset."""
     from tinysight.data.build import build
+    from tinysight.data.dataset import data_home
 
     with counting(f"preparing {source.name}") as progress:
         dataset = build(
             source,
-            home=packs_home(home),
+            home=home or data_home(),
             workers=workers,
             on_unreadable="skip" if skip_unreadable else "stop",
             progress=progress,

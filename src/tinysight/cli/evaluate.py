@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tinysight.cli.arguments import Decoding, Device, Home, RunName, Threshold
-from tinysight.cli.datasets import open_or_draw
+from tinysight.cli.data import load
 from tinysight.cli.predict import decoding_changes, model_named
 from tinysight.cli.progress import counting
 
@@ -56,7 +56,7 @@ def evaluate(
         _evaluate_weights(source, split, data, changes, device=device, home=home, as_json=as_json)
         return
     found = runs.find_run(run)
-    pack = open_or_draw(data or found.config.data.name, home)
+    pack = load(data or found.config.data.name, home)
     _warn_of_learned(found, pack, split, home)
     with counting(f"scoring {split}") as progress:
         evaluation = evaluate_run(
@@ -120,7 +120,7 @@ def export(
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}; end it in .safetensors")
     found = runs.find_run(run)
-    pack = open_or_draw(found.config.data.name, home)
+    pack = load(found.config.data.name, home)
     with counting("scoring val") as progress:
         made = export_run(
             found, out, pack, runtime=select_device(device, "fp32"), half=half, progress=progress
@@ -205,7 +205,7 @@ def _evaluate_weights(
     predictor = Predictor(
         source, runtime=select_device(device, "fp32"), **changes
     )  # as `predict` computes
-    pack = open_or_draw(data or predictor.metadata.data, home)
+    pack = load(data or predictor.metadata.data, home)
     check_data(predictor.metadata, pack)
     with counting(f"scoring {split}") as progress:
         evaluation = evaluate_split(predictor, pack, split, progress=progress)
@@ -226,7 +226,7 @@ def _warn_of_learned(run: Run, pack: Dataset, split: str, home: Path | None) -> 
     if pack.digest == run.data_digest and splits_apart:
         return  # of what the source itself has in two splits `tinysight data info` tells
     try:
-        own = open_or_draw(config.data.name, home)
+        own = load(config.data.name, home)
     except ValueError:
         return  # it is not here any more
     if own.digest == run.data_digest and (learned := num_learned(config, own, pack, split)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tinysight.cli.arguments import Decoding, Device, Home, RunName, Threshold
-from tinysight.cli.datasets import open_or_draw
+from tinysight.cli.data import load
 from tinysight.cli.progress import counting, say
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def submit(
     from tinysight.evaluation.evaluate import submit as write_submission
 
     found = runs.find_run(run)
-    pack = open_or_draw(data or found.config.data.name, home)
+    pack = load(data or found.config.data.name, home)
     path = out or found.submission_path
     with counting("scoring test") as progress:
         count = write_submission(
@@ -228,7 +228,7 @@ def ensemble(
         raise ValueError(f"there is no folder {out.parent}; make it first")
     found = [runs.find_run(name) for name in named]
     members = find_members(found, snapshots)
-    pack = open_or_draw(data or found[0].config.data.name, home)
+    pack = load(data or found[0].config.data.name, home)
     runtime = select_device(device)
     scored = []
     with counting(f"scoring {split}") as progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinysight.cli.arguments import Device, Home
-from tinysight.cli.datasets import open_or_draw
+from tinysight.cli.data import load
 from tinysight.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _read(
     from tinysight.run import read_run as open_run
 
     run = open_run(folder)
-    dataset = open_or_draw(data or run.config.data.name, home)
+    dataset = load(data or run.config.data.name, home)
     scores = run.scores_path(run.label(dataset.name, split))
     if not scores.exists() and run.is_finished and runtime is not None:
         with counting(f"evaluating {split}") as progress:

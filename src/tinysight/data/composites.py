@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view
-from tinysight.data.scenes import Stream as CounterRng
+from tinysight.data.drawing import CounterRng
 from tinysight.data.subset import class_list, class_slug, find_class, has_class
 
 VERSION = 1  # of the choice of tiles: part of the digest

@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.dataset import SPLITS, DatasetIndex
-from tinysight.data.outlines import CLASS_NAMES
-from tinysight.data.painting import draw
-from tinysight.data.scenes import NATURAL_SIZE, Scene, boxes, plan
+from tinysight.data.drawing import CLASS_NAMES, NATURAL_SIZE, Scene, boxes, draw, plan
 
-VERSION = 1  # of the drawing: part of the fingerprint
+VERSION = 2  # of the drawing: part of the fingerprint
 MAX_OBJECTS = 8
 CLASS_IDS = tuple(name.replace(" ", "-") for name in CLASS_NAMES)
 
@@ -81,7 +79,7 @@ class Shapes:
         num_labeled = ends[2]
         scenes = [self.scene(row) for row in range(num_labeled)]
         counts = np.zeros(ends[3], np.int64)
-        counts[:num_labeled] = [len(scene.things) for scene in scenes]
+        counts[:num_labeled] = [len(scene.objects) for scene in scenes]
         labels = [scene.label for scene in scenes] + [-1] * self.num_test
         return DatasetIndex(
             image_size=self.image_size,
@@ -95,7 +93,7 @@ class Shapes:
             ),
             labels=np.array(labels, np.int64),
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *map(boxes, scenes)]),
-            box_labels=np.array([one.label for scene in scenes for one in scene.things], np.int64),
+            box_labels=np.array([one.label for scene in scenes for one in scene.objects], np.int64),
             box_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             notes=("drawn scenes, not photographs: results here do not carry over to real images",),
         )
