@@ -1,6 +1,4 @@
-"""What every family promises, on narrow members: shapes, learning, precision, layout, processes,
-files.
-"""
+"""What every family of classifiers promises, tried on narrow members."""
 
 from __future__ import annotations
 
@@ -15,15 +13,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tinysight.data.shapes import Shapes
+from tinysight.data import shapes
 from tinysight.models import MODELS, create_model
+from tinysight.models.classifier import Classifier
 from tinysight.models.init import variance_scaling
 from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
 
 VGG = {"filters": (8, 16, 32, 32, 32), "hidden": 64}
-FAMILIES: dict[
-    str, tuple[str, dict[str, Any], int]
-] = {  # model, options, what the features' size is divided by
+# model, options, by what the size of the features is divided
+FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "resnet": ("resnet", {"n": 1, "filters": (16, 32)}, 4),
     "inception_resnet": ("inception_resnet", {"n": 1, "width": 0.125}, 8),
     "inception_resnet-v4": ("inception_resnet", {"n": 1, "width": 0.125, "stem": "v4"}, 8),
@@ -33,28 +31,29 @@ FAMILIES: dict[
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def _build(family: str, num_classes: int = 5, **changes: Any) -> Any:
+def create(family: str, num_classes: int = 5, **changes: Any) -> Classifier:
     name, options, _ = FAMILIES[family]
     model = create_model(name, num_classes, **{**options, **changes})
     variance_scaling(model, generator=torch.Generator().manual_seed(0))
     return model.eval()
 
 
-def _images(count: int, size: int = 32, seed: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
+def random_images(count: int, size: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def test_every_model_is_here() -> None:
+def test_every_model_is_tested() -> None:
     assert set(MODELS) == {name for name, _, _ in FAMILIES.values()}
 
 
 @every_family
 @pytest.mark.parametrize("size", [32, 56, 64, 100, 128])
 def test_features_and_logits_have_the_promised_shapes(family: str, size: int) -> None:
-    model, images = _build(family), _images(2, size)
+    model, images = create(family), random_images(2, size)
     with torch.no_grad():
         features, logits = model.forward_features(images), model(images)
+        assert torch.equal(model.forward_head(features), logits)
     side = math.ceil(size / FAMILIES[family][2])
     assert features.shape == (2, model.num_features, side, side)
     assert logits.shape == (2, 5) and logits.isfinite().all()
@@ -65,60 +64,48 @@ def test_features_and_logits_have_the_promised_shapes(family: str, size: int) ->
 @pytest.mark.parametrize("num_classes", [1, 2, 1000])
 def test_any_number_of_classes(family: str, num_classes: int) -> None:
     with torch.no_grad():
-        assert _build(family, num_classes)(_images(1)).shape == (1, num_classes)
+        assert create(family, num_classes)(random_images(1)).shape == (1, num_classes)
 
 
 @every_family
-def test_bytes_and_floats_are_normalized_alike(family: str) -> None:
-    images, model = _images(2), _build(family)
-    model.normalize.set_statistics(
-        torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 0.0, 60.0])
-    )
+def test_images_of_bytes_and_floats_are_normalized_alike_and_once(family: str) -> None:
+    images, model = random_images(2), create(family)
+    mean, std = torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 0.0, 60.0])
+    model.normalize.set_statistics(mean, std)
     normalized = model.normalize(images)
     assert torch.equal(normalized, model.normalize(images.float()))
     assert torch.allclose(normalized[:, 0], (images[:, 0].float() - 100) / 50)
-    assert torch.allclose(
-        normalized[:, 1], images[:, 1].float() - 120
-    )  # a deviation of 0 does not divide
+    # A deviation of 0 does not divide.
+    assert torch.allclose(normalized[:, 1], images[:, 1].float() - 120)
     assert {"normalize.mean", "normalize.std"} <= model.state_dict().keys()
-    seen: list[torch.Tensor] = []
-    model.normalize.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    outputs: list[torch.Tensor] = []
+    model.normalize.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
         model(images)
-    assert len(seen) == 1 and torch.equal(seen[0], normalized)
+    assert len(outputs) == 1 and torch.equal(outputs[0], normalized)
 
 
 @every_family
 def test_bf16_and_channels_last_give_nearly_the_same_logits(family: str) -> None:
-    model, images = _build(family), _images(8).float()
+    model, images = create(family), random_images(8).float()
     with torch.no_grad():
         plain = model(images)
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = images.contiguous(memory_format=torch.channels_last)
+        assert model.forward_features(images).is_contiguous(memory_format=torch.channels_last)
         same = model(images)
         with torch.autocast("cpu", torch.bfloat16):
             close = model(images).float()
     assert torch.allclose(same, plain, atol=1e-4 * float(plain.abs().max()))
-    assert close.isfinite().all()
     assert (close - plain).abs().max() < 0.05 * plain.abs().max()
 
 
 @every_family
-def test_channels_last_is_kept_to_the_features(family: str) -> None:
-    model = _build(family).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        features = model.forward_features(_images(2).contiguous(memory_format=torch.channels_last))
-    assert features.is_contiguous(memory_format=torch.channels_last)
-
-
-@every_family
 def test_it_overfits_64_drawn_images(family: str) -> None:
-    shapes = Shapes(num_train=64, image_size=32)
-    images = torch.from_numpy(np.stack([shapes.decode(row) for row in range(64)])).permute(
-        0, 3, 1, 2
-    )
-    labels = torch.arange(64) % 24
-    model = _build(family, 24, **({} if family == "resnet" else {"dropout": 0.0})).train()
+    source = shapes.Shapes(num_train=64, num_minival=0, num_val=0, num_test=0, image_size=32)
+    images = torch.from_numpy(np.stack([source.decode(row) for row in range(64)]))
+    images, labels = images.permute(0, 3, 1, 2), torch.arange(64) % 24
+    model = create(family, 24, **({} if family == "resnet" else {"dropout": 0.0})).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     for _ in range(30):
         loss = nn.functional.cross_entropy(model(images), labels)
@@ -129,49 +116,47 @@ def test_it_overfits_64_drawn_images(family: str) -> None:
         assert (model.eval()(images).argmax(dim=1) == labels).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "resnet"])
-def test_dropout_strikes_in_training_only(family: str) -> None:
-    images = _images(2)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        model = _build(family)
-        assert torch.equal(model(images), model(images))
-        _still(model.train())
-        assert not torch.equal(model(images), model(images))
-        without = _still(_build(family, dropout=0).train())
-        assert torch.equal(without(images), without(images))
-
-
-def _still(model: nn.Module) -> nn.Module:
-    """Put batch norms on their running statistics: dropout is then all that training does
-    differently.
-    """
+def freeze_norms(model: nn.Module) -> nn.Module:
+    """Put batch norms in evaluation mode: dropout alone then differs between the modes."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.eval()
     return model
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "resnet"])
+def test_dropout_is_applied_in_training_only(family: str) -> None:
+    images = random_images(2)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = create(family)
+        assert torch.equal(model(images), model(images))
+        freeze_norms(model.train())
+        assert not torch.equal(model(images), model(images))
+        without = freeze_norms(create(family, dropout=0).train())
+        assert torch.equal(without(images), without(images))
+
+
 @every_family
-def test_a_step_of_processes_reaches_every_parameter(family: str) -> None:
-    model = _build(family).train().to(memory_format=torch.channels_last)
+def test_every_parameter_gets_a_gradient_under_distributed_data_parallel(family: str) -> None:
+    model = create(family).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
         for _ in range(2):  # the second pass complains when the first left a parameter out
-            loss = nn.functional.cross_entropy(forward(_images(4)), torch.arange(4))
+            loss = nn.functional.cross_entropy(forward(random_images(4)), torch.arange(4))
             model.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
     finally:
         dist.destroy_process_group()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
 @every_family
-def test_a_file_of_weights_gives_the_model_back(family: str, tmp_path: Path) -> None:
+def test_a_weights_file_restores_the_model(family: str, tmp_path: Path) -> None:
     name, options, _ = FAMILIES[family]
-    model = _build(family, 3)
+    model = create(family, 3)
     metadata = ModelMetadata(
         model=name,
         options=options,
@@ -187,13 +172,14 @@ def test_a_file_of_weights_gives_the_model_back(family: str, tmp_path: Path) -> 
     )
     path = tmp_path / "weights.safetensors"
     path.write_bytes(weights_bytes(model, metadata))
-    found, read = load_weights(path)
+    restored, read = load_weights(path)
     with torch.no_grad():
-        assert read == metadata and torch.equal(found(_images(2)), model(_images(2)))
+        assert read == metadata
+        assert torch.equal(restored(random_images(2)), model(random_images(2)))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_is_built_without_memory(name: str) -> None:
+def test_a_model_can_be_created_without_memory(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, 200)
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -206,3 +192,45 @@ def test_it_is_built_without_memory(name: str) -> None:
 def test_an_unknown_model_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean {nearest}\\?"):
         create_model(name, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("resnet", "m", 1, "no option 'm'; there are n, filters, first_stride"),
+        ("resnet", "n", 0, "needs 1 unit"),
+        ("resnet", "n", 1.5, "expected a value like 2"),
+        ("resnet", "n", True, "expected a value like 2"),
+        ("resnet", "filters", (), "give the channels"),
+        ("resnet", "filters", (0, 1), "give the channels"),
+        ("resnet", "filters", 3, "expected a value like"),
+        ("resnet", "first_stride", 3, "allowed: 1, 2"),
+        ("resnet", "stem_kernel", 4, "allowed: 1, 3, 5, 7"),
+        ("resnet", "stem_stride", 3, "allowed: 1, 2"),
+        ("inception_resnet", "m", 1, "no option 'm'; there are n, stem, scale, dropout, width"),
+        ("inception_resnet", "n", 0, "needs 1 module"),
+        ("inception_resnet", "stem", "v3", "is 'v3'; allowed: report, v4"),
+        ("inception_resnet", "stem", 4, "expected a value like 'report'"),
+        ("inception_resnet", "scale", 0.0, "above 0, at most 1"),
+        ("inception_resnet", "scale", 1.5, "above 0, at most 1"),
+        ("inception_resnet", "dropout", 1.0, "0 to below 1"),
+        ("inception_resnet", "dropout", -0.1, "0 to below 1"),
+        ("inception_resnet", "dropout", math.nan, "0 to below 1"),
+        ("inception_resnet", "dropout", True, "expected a value like 0.5"),
+        ("inception_resnet", "width", 0.0, "1/32 to 8"),
+        ("inception_resnet", "width", 100, "1/32 to 8"),
+        ("vgg", "m", 1, "there are depth, linear_convolutions, dropout, filters, hidden"),
+        ("vgg", "depth", 17, "is 17; allowed: 16, 19"),
+        ("vgg", "depth", 16.0, "expected a value like 16"),
+        ("vgg", "linear_convolutions", 1, "expected a value like True"),
+        ("vgg", "dropout", 1.0, "0 to below 1"),
+        ("vgg", "dropout", -0.1, "0 to below 1"),
+        ("vgg", "filters", (64, 128), "give the channels"),
+        ("vgg", "filters", (0, 1, 1, 1, 1), "give the channels"),
+        ("vgg", "hidden", 0, "needs 1 unit"),
+    ],
+)
+def test_a_wrong_option_is_refused(name: str, option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        create_model(name, 5, **{option: value})
+    assert option in str(error.value)

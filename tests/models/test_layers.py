@@ -1,10 +1,12 @@
-"""Layers that more than one family uses."""
+"""Layers equal torch's, and use the faster computation only where it is faster."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinysight.models import layers
 from tinysight.models.layers import Convolution, SubsampledConvolution, convolution
@@ -29,6 +31,19 @@ def test_a_strided_1x1_convolution_of_few_channels_is_the_plain_one(size: int) -
     assert torch.allclose(narrow.weight.grad, plain.weight.grad)
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record the calls of `convolve`."""
+    calls: list[int] = []
+
+    def recorded(*args: Any, **options: Any) -> Tensor:
+        calls.append(1)
+        return convolve(*args, **options)
+
+    monkeypatch.setattr(layers, "convolve", recorded)
+    return calls
+
+
 @pytest.mark.parametrize(
     ("situation", "expected"),
     [
@@ -42,44 +57,33 @@ def test_a_strided_1x1_convolution_of_few_channels_is_the_plain_one(size: int) -
         ("same", False),
     ],
 )
-def test_products_convolve_where_they_are_faster_and_nowhere_else(
-    situation: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+def test_matrix_products_are_used_only_where_they_are_faster(
+    situation: str, expected: bool, calls: list[int]
 ) -> None:
-    used = []
-    monkeypatch.setattr(
-        layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1]
-    )
-    layer = convolution(
-        64 if situation == "few channels" else 128, 8, 3, 2 if situation.endswith("halved") else 1
-    )
+    num_in, stride = (64 if situation == "few channels" else 128), 1 + situation.endswith("halved")
+    layer = convolution(num_in, 8, 3, stride)
     if situation == "same":
         layer = Convolution(128, 8, 3, padding="same")
     if situation == "reflect":
         layer = Convolution(128, 8, 3, padding=1, padding_mode="reflect")
     side = {"a large volume": 9, "a large volume, halved": 16}.get(situation, 8)
-    images = torch.randn(2, layer.in_channels, side, side)
-    in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=situation != "training in fp32")
-    with in_bf16, torch.set_grad_enabled(situation != "prediction"):
-        layer(images)
-    assert bool(used) is expected
+    bf16 = torch.autocast("cpu", torch.bfloat16, enabled=situation != "training in fp32")
+    with bf16, torch.set_grad_enabled(situation != "prediction"):
+        layer(torch.randn(2, layer.in_channels, side, side))
+    assert bool(calls) is expected
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 1), 2), ((1, 7), 1)]
 )
-def test_products_convolve_like_the_plain_convolution_in_bf16(
-    kernel: tuple[int, int], stride: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+def test_matrix_products_equal_the_plain_convolution_in_bf16(
+    kernel: tuple[int, int], stride: int, bias: bool, calls: list[int]
 ) -> None:
     torch.manual_seed(0)
-    used = []
-    monkeypatch.setattr(
-        layers, "convolve", lambda *args, **options: (used.append(1), convolve(*args, **options))[1]
-    )
     padding = (kernel[0] // 2, kernel[1] // 2)
-    layer = Convolution(128, 24, kernel, stride, padding, bias=bias).to(
-        memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
+    layer = Convolution(128, 24, kernel, stride, padding, bias=bias)
+    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plain = nn.Conv2d(128, 24, kernel, stride, padding, bias=bias)
     plain.load_state_dict(layer.state_dict())
     images = torch.randn(5, 128, 8, 8).to(memory_format=torch.channels_last)
@@ -91,14 +95,10 @@ def test_products_convolve_like_the_plain_convolution_in_bf16(
             outputs = module(x)
         assert outputs.dtype == (torch.bfloat16 if enabled else torch.float32)
         (outputs.float() * weights).sum().backward()
-        results.append(
-            [outputs.float(), x.grad, *(parameter.grad for parameter in module.parameters())]
-        )
-    assert used == [1]
-    assert layer.weight.grad is not None and layer.weight.grad.is_contiguous(
-        memory_format=torch.channels_last
-    )
+        gradients = [parameter.grad for parameter in module.parameters()]
+        results.append([outputs.detach().float(), x.grad, *gradients])
+    assert calls == [1]
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.is_contiguous(memory_format=torch.channels_last)
     for ours, theirs in zip(*results, strict=True):
-        assert (
-            float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.006
-        )  # a rounding to 8 bits is 0.003
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.006  # rounding to 8 bits: 0.003
