@@ -1,0 +1,54 @@
+"""The progress bar: it fits in 80 columns; without a terminal, lines with the times."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+
+from tinysight.train.callbacks import ProgressBar
+
+VALUES = {"kind": "train", "epoch": 123.45, "loss": 12.345, "top1_error": 1.0, "images_per_s": 9999}
+
+
+def test_the_bar_shows_the_remaining_time_at_80_columns() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, legacy_windows=False)
+    bar = ProgressBar(console=console)
+    bar.on_start(step=0, total=10_000)
+    bar.on_step(9_000, VALUES)
+    assert bar.progress is not None
+    plain = Console(file=io.StringIO(), width=80)
+    plain.print(bar.progress.get_renderable())
+    bar.on_end()
+    (line,) = plain.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert re.search(
+        r"90 % .* epoch 123\.45, loss 12\.345, error 100\.0% \d:\d\d:\d\d left (\d|-):", line
+    )
+    assert re.search(r"left (\d:\d\d:\d\d|-:--:--)$", line.rstrip()) and len(line) <= 80
+
+
+def test_without_a_terminal_lines_have_elapsed_and_remaining_time() -> None:
+    out = io.StringIO()
+    bar = ProgressBar(console=Console(file=out, width=80))
+    bar.on_start(step=100, total=200)
+    bar._started_at -= 60
+    for step in (125, 150, 200):  # at most two per minute, and the last
+        bar.on_step(step, VALUES)
+        bar.on_step(step, None)
+    bar.on_step(200, {"kind": "epoch", "epoch": 2, "loss": 1, "top1_error": 0.5, "top5_error": 0.2})
+    bar.on_end()
+    first, last, epoch = out.getvalue().splitlines()
+    assert first.startswith("step 125/200: epoch 123.45, loss 12.345, error 100.0%, 9999 images/s")
+    assert first.endswith("1 min 0 s elapsed, 3 min 0 s left")
+    assert last.endswith("1 min 0 s elapsed, 0 s left")
+    assert "error 50.00% top-1" in epoch
+
+
+def test_a_quiet_bar_prints_nothing() -> None:
+    bar = ProgressBar(quiet=True)
+    bar.console.file = io.StringIO()
+    bar.on_start(step=0, total=1)
+    bar.on_step(1, VALUES)
+    bar.on_end()
+    assert bar.console.file.getvalue() == ""
