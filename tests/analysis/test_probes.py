@@ -19,6 +19,7 @@ from tinysight.analysis.probes import (
     can_occlude,
     class_similarity,
     explain_confusions,
+    first_filters,
     nearest,
     share_covered,
 )
@@ -65,6 +66,16 @@ def test_a_deep_head_has_its_gradient_map() -> None:
     weight = torch.einsum("bh,bh,hf->bf", model.head.weight[classes], active, model.hidden.weight)
     expected = (weight.reshape(2, 4, 8, 8) * model.forward_features(images)).sum(dim=1)
     torch.testing.assert_close(maps, expected.detach())
+
+
+def test_first_filters_are_those_of_the_first_convolution_of_colors() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3))
+    expected = model[1].weight.detach().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(first_filters(model), expected)
+    with pytest.raises(ValueError, match="one pixel"):
+        first_filters(nn.Conv2d(3, 2, 1))
+    with pytest.raises(ValueError, match="no convolution"):
+        first_filters(nn.Linear(3, 2))
 
 
 def test_nearest_equals_the_plain_search() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,16 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinysight.analysis.plots import AMBER, INK, QUIET, SKY, new_figure, style
 from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
-from tinysight.ops.boxes import pairwise_iou
+from tinysight.ops.boxes import Detections, pairwise_iou
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.float64]
 
 DPI = 100
 MARGIN, GAP, LINE = 20, 14, 16  # pixels: around a sheet, between images, per line of text
@@ -53,6 +54,18 @@ class _Sheet:
     corners: list[tuple[int, int]]  # of each image: left, top
     captions: list[tuple[int, int]]  # of each image's text: left, top
     cell_width: int
+
+    def write(self, x: float, y: float, text: str, color: str) -> None:
+        self.axes.text(x, y, text, va="top", color=color, size=TEXT_SIZE)
+
+    def place(self, number: int, boxes: Boxes, shape: tuple[int, ...]) -> Floats:
+        """Clip boxes (n, 4) of an image (H, W, 3), and place those that are visible: (m, 4)."""
+        boxes = np.asarray(boxes, np.float64)
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"boxes of an image are {boxes.shape}; give (n, 4): x0, y0, x1, y1")
+        clipped = np.clip(boxes[np.isfinite(boxes).all(axis=1)], 0, [shape[1], shape[0]] * 2)
+        visible = clipped[(clipped[:, :2] < clipped[:, 2:]).all(axis=1)]
+        return np.asarray(visible * self.scale + self.corners[number] * 2, np.float64)
 
 
 def contact_sheet(
@@ -76,7 +89,7 @@ def contact_sheet(
         sheet = _grid(images, columns=columns, side=side, title=title, lines=min(lines, 2))
         _write_captions(sheet, captions or (), correct)
         if boxes is not None:
-            _draw_boxes(sheet, images, boxes, AMBER)
+            _draw_boxes(sheet, images, boxes, "true")
     return sheet.figure
 
 
@@ -95,29 +108,22 @@ def predictions_sheet(
     """Show `count` of N classified images, evenly chosen, with prediction, confidence and label."""
     chosen = _evenly(len(rows), count)
     shown = rows[chosen].tolist()
-    confidence, predicted = logits[chosen].softmax(dim=1).max(dim=1)
-    names = dataset.class_names
-    labels = [int(dataset.labels[row]) for row in shown]
-    correct = [guess == label for guess, label in zip(predicted.tolist(), labels, strict=True)]
-    captions = [
-        f"{names[guess]} {share:.0%}" + ("" if right else f"\nlabel: {names[label]}")
-        for guess, share, label, right in zip(
-            predicted.tolist(), confidence.tolist(), labels, correct, strict=True
-        )
-    ]
-    return contact_sheet(
-        [dataset.images[row] for row in shown],
-        captions=captions,
-        correct=correct,
-        side=144,
-        title=f"{title}: {sum(correct)} of these {len(shown)} correct",
-    )
+    confidence, predicted = (part.tolist() for part in logits[chosen].softmax(dim=1).max(dim=1))
+    captions, correct = [], []
+    for row, guess, share in zip(shown, predicted, confidence, strict=True):
+        label = int(dataset.labels[row])
+        correct.append(guess == label)
+        expected = "" if guess == label else f"\nlabel: {dataset.class_names[label]}"
+        captions.append(f"{dataset.class_names[guess]} {share:.0%}{expected}")
+    images = [dataset.images[row] for row in shown]
+    title = f"{title}: {sum(correct)} of these {len(shown)} correct"
+    return contact_sheet(images, captions=captions, correct=correct, side=144, title=title)
 
 
 def detections_sheet(
     images: Sequence[Pixels],
     boxes: Sequence[Boxes] | Tensor,
-    confidence: Sequence[npt.NDArray[np.floating]] | Tensor,
+    confidence: Sequence[Floats] | Tensor,
     *,
     gt_boxes: Sequence[Boxes] | None = None,
     threshold: float = 0.5,
@@ -131,68 +137,54 @@ def detections_sheet(
     confidence 0. Raises ValueError as `contact_sheet` does.
     """
     _check(images, boxes=boxes, confidence=confidence, gt_boxes=gt_boxes, captions=captions)
-    predicted = [np.asarray(own, np.float64).reshape(-1, 4) for own in boxes]
-    scores = [np.asarray(own, np.float64).reshape(-1) for own in confidence]
-    for number, (own, values) in enumerate(zip(predicted, scores, strict=True)):
-        if len(own) != len(values):
-            raise ValueError(f"image {number} has {len(own)} boxes and {len(values)} confidences")
+    accepted, rejected = [], []
+    for number, (given, values) in enumerate(zip(boxes, confidence, strict=True)):
+        own, scores = np.asarray(given, np.float64), np.asarray(values, np.float64)
+        if own.shape != (len(scores), 4):
+            raise ValueError(f"image {number} has boxes {own.shape} and {len(scores)} confidences")
+        ranked = np.column_stack([own, scores])[np.argsort(-scores, kind="stable")]
+        ranked = ranked[ranked[:, 4] > 0]
+        accepted.append(ranked[ranked[:, 4] >= threshold])
+        others = ranked[(ranked[:, 4] < threshold) & (ranked[:, 4] >= MIN_CONFIDENCE)]
+        rejected.append(others[:MAX_REJECTED])
     if captions is None and gt_boxes is not None:
-        captions = [_iou_caption(*parts) for parts in zip(predicted, scores, gt_boxes, strict=True)]
-    accepted = [_ranked(values, threshold, math.inf) for values in scores]
-    rejected = [_ranked(values, MIN_CONFIDENCE, threshold)[:MAX_REJECTED] for values in scores]
+        captions = [_iou_caption(*parts) for parts in zip(boxes, confidence, gt_boxes, strict=True)]
+    kinds: dict[str, Sequence[Boxes]] = {"rejected": [own[:, :4] for own in rejected]}
+    kinds |= {"true": gt_boxes} if gt_boxes is not None else {}
+    kinds |= {"accepted": [own[:, :4] for own in accepted]}
+    lines = int(captions is not None)
     with style():
-        sheet = _grid(
-            images,
-            columns=4,
-            side=side,
-            title=title,
-            lines=int(captions is not None),
-            legend=_legend(threshold, gt_boxes is not None),
-        )
+        sheet = _grid(images, columns=4, side=side, title=title, lines=lines, legend=True)
         _write_captions(sheet, captions or (), None)
-        taken = [own[some] for own, some in zip(predicted, rejected, strict=True)]
-        _draw_boxes(sheet, images, taken, REJECTED, accepted=False)
-        if gt_boxes is not None:
-            _draw_boxes(sheet, images, gt_boxes, AMBER)
-        taken = [own[some] for own, some in zip(predicted, accepted, strict=True)]
-        _draw_boxes(sheet, images, taken, SKY)
+        for kind, drawn in kinds.items():
+            _draw_boxes(sheet, images, drawn, kind)
+        _draw_legend(sheet, kinds, threshold)
         for number, image in enumerate(images):
-            order = np.concatenate([accepted[number], rejected[number]])
-            _write_confidences(
-                sheet,
-                number,
-                image.shape,
-                predicted[number][order],
-                scores[number][order],
-                threshold,
-            )
+            _write_confidences(sheet, number, image, accepted[number], rejected[number])
     return sheet.figure
 
 
 def localization_sheet(
     dataset: Dataset,
     split: str,
-    boxes: Tensor,
-    confidence: Tensor,
+    detections: Detections,
     *,
     count: int = 12,
     threshold: float = 0.5,
-    title: str | None = None,
+    title: str = "",
 ) -> Figure:
     """Show the detections on `count` images of a split, evenly chosen among those with true boxes.
 
-    `boxes` (N, M, 4) and `confidence` (N, M) are of all the split's images, in row order. Raises
-    ValueError where they do not fit or no image has a box.
+    They are of all the split's images, in row order. Raises ValueError where they do not fit, or
+    no image has a true box.
     """
-    rows = dataset.rows(split)
-    if len(boxes) != len(rows) or confidence.shape != boxes.shape[:2]:
-        raise ValueError(
-            f"{dataset.name} {split} has {len(rows)} images; boxes are {tuple(boxes.shape)}"
-        )
-    shown_rows = [row for row in rows if len(dataset.boxes_of(row))]
-    if not shown_rows:
+    rows, boxes, confidence = dataset.rows(split), detections.boxes, detections.confidence
+    if len(boxes) != len(rows):
+        raise ValueError(f"{dataset.name} {split} has {len(rows)} images, not {len(boxes)}")
+    with_boxes = [row for row in rows if len(dataset.boxes_of(row))]
+    if not with_boxes:
         raise ValueError(f"no image of {dataset.name} {split} has a true box to compare with")
-    shown = [shown_rows[place] for place in _evenly(len(shown_rows), count)]
+    shown = [with_boxes[place] for place in _evenly(len(with_boxes), count)]
     places = [row - rows.start for row in shown]
     return detections_sheet(
         [dataset.images[row] for row in shown],
@@ -227,19 +219,6 @@ def photos_sheet(
     )
 
 
-def first_filters(model: nn.Module) -> npt.NDArray[np.float32]:
-    """Return the weights (F, h, w, 3) of the first convolution of RGB images.
-
-    Raises ValueError where there is none, or its filters are of one pixel and show no shape.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            if max(module.kernel_size) == 1:
-                raise ValueError(f"the filters of the first convolution, {name}, are of one pixel")
-            return module.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    raise ValueError(f"{type(model).__name__} has no convolution of RGB images")
-
-
 def filters_sheet(filters: npt.NDArray[np.float32]) -> Figure:
     """Show filters (F, h, w, 3), gray for a weight of 0, each scaled to its own largest weight."""
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True).clip(min=1e-12)
@@ -271,7 +250,8 @@ def png_bytes(figure: Figure) -> bytes:
     """Return a figure as a PNG file at its own resolution."""
     file = io.BytesIO()
     with style():
-        FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]  # figure.savefig would draw everything twice
+        # figure.savefig would draw everything twice
+        FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 
@@ -320,7 +300,7 @@ def _grid(
     side: int,
     title: str = "",
     lines: int = 0,
-    legend: Sequence[Line2D] = (),
+    legend: bool = False,
     margin: int = MARGIN,
     gap: int = GAP,
 ) -> _Sheet:
@@ -349,18 +329,8 @@ def _grid(
     axes.set_axis_off()
     axes.imshow(canvas, extent=(0, total_width, total_height, 0), interpolation="nearest")
     room = total_width - 2 * margin
-    look = {"va": "top", "color": INK, "weight": "bold", "size": TITLE_SIZE}
-    axes.text(margin, margin, _fit(title, room, TITLE_SIZE, "bold"), **look)  # type: ignore[arg-type]
-    if legend:
-        place = {"bbox_to_anchor": (margin, top - LINE - gap), "bbox_transform": axes.transData}
-        axes.legend(
-            handles=legend,
-            loc="upper left",
-            ncols=len(legend),
-            borderpad=0,
-            borderaxespad=0,
-            **place,
-        )
+    look: dict[str, Any] = {"va": "top", "color": INK, "weight": "bold", "size": TITLE_SIZE}
+    axes.text(margin, margin, _fit(title, room, TITLE_SIZE, "bold"), **look)
     return _Sheet(figure, axes, scale, corners, captions, width)
 
 
@@ -383,137 +353,88 @@ def _write_captions(sheet: _Sheet, captions: Sequence[str], correct: Sequence[bo
         indent = 0
         if correct is not None:
             sign, color = ("\u2713", RIGHT) if correct[number] else ("\u2717", WRONG)
-            sheet.axes.text(x, y, sign, va="top", color=color, size=TEXT_SIZE)
+            sheet.write(x, y, sign, color)
             indent = 14
         for line, (text, color) in enumerate(((first, INK), (second, QUIET))):
             if shown := _fit(text, sheet.cell_width - indent, TEXT_SIZE):
-                place = (x + indent, y + LINE * line)
-                sheet.axes.text(*place, shown, va="top", color=color, size=TEXT_SIZE)
+                sheet.write(x + indent, y + LINE * line, shown, color)
 
 
 # Boxes
 
-
-def _visible(boxes: Boxes, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Clip boxes (n, 4) to an image (H, W, 3); those that are empty or not finite become NaN."""
-    boxes = np.asarray(boxes, np.float64)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"the boxes of an image are {boxes.shape}; give (n, 4): x0, y0, x1, y1")
-    clipped: npt.NDArray[np.float64] = np.clip(boxes, 0, [shape[1], shape[0]] * 2)
-    good = np.isfinite(boxes).all(axis=1) & (clipped[:, :2] < clipped[:, 2:]).all(axis=1)
-    clipped[~good] = np.nan
-    return clipped
+_COLORS = {"true": AMBER, "accepted": SKY, "rejected": REJECTED}
 
 
-def _on_canvas(
-    sheet: _Sheet, number: int, shape: tuple[int, ...], boxes: Boxes
-) -> npt.NDArray[np.float64]:
-    placed = _visible(boxes, shape) * sheet.scale + np.array(sheet.corners[number] * 2)
-    return np.asarray(placed, np.float64)
+def _line(kind: str) -> dict[str, Any]:
+    """Return the look of a box's line: two pixels with a dark rim, or thin and dashed."""
+    width = (1 if kind == "rejected" else 2) * 72 / DPI
+    rim = patheffects.withStroke(linewidth=width + 2 * 72 / DPI, foreground=RIM)
+    dashes = (0, (5, 5)) if kind == "rejected" else "-"
+    return {"linewidth": width, "linestyle": dashes, "path_effects": [rim]}
 
 
-def _draw_boxes(
-    sheet: _Sheet,
-    images: Sequence[Pixels],
-    boxes: Sequence[Boxes],
-    color: str,
-    *,
-    accepted: bool = True,
-) -> None:
-    """Draw a line of two pixels with a dark rim around each box, or a thin dashed one within it."""
-    parts = [_on_canvas(sheet, n, images[n].shape, own) for n, own in enumerate(boxes)]
-    placed = np.concatenate(parts)
-    placed = placed[~np.isnan(placed).any(axis=1)]
-    out = 2.0 if accepted else -0.5  # the lines' middle, so that the box's pixels stay as they are
-    x0, y0, x1, y1 = (placed + np.array([-out, -out, out, out])).T
-    corners = np.stack([np.stack(pair, -1) for pair in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], 1)
-    width = (2 if accepted else 1) * 72 / DPI
-    outlines = PolyCollection(
-        list(corners),
-        facecolors="none",
-        edgecolors=color,
-        linewidths=width,
-        linestyles="-" if accepted else (0, (5, 5)),
-        snap=False,
-        path_effects=_rim(width),
-        joinstyle="miter",
-    )
-    sheet.axes.add_collection(outlines, autolim=False)
+def _draw_boxes(sheet: _Sheet, images: Sequence[Pixels], boxes: Sequence[Boxes], kind: str) -> None:
+    """Draw a line around each box, so that its pixels stay visible; within it where rejected."""
+    parts = [sheet.place(n, own, images[n].shape) for n, own in enumerate(boxes)]
+    out = -0.5 if kind == "rejected" else 2.0  # the middle of the line
+    x0, y0, x1, y1 = (np.concatenate(parts) + np.array([-out, -out, out, out])).T
+    corners = np.stack([x0, y0, x1, y0, x1, y1, x0, y1], axis=1).reshape(-1, 4, 2)
+    look = _line(kind) | {"facecolor": "none", "edgecolor": _COLORS[kind], "joinstyle": "miter"}
+    sheet.axes.add_collection(PolyCollection(list(corners), snap=False, **look), autolim=False)
 
 
-def _rim(width: float) -> list[patheffects.AbstractPathEffect]:
-    return [patheffects.withStroke(linewidth=width + 2 * 72 / DPI, foreground=RIM)]
-
-
-def _ranked(confidence: npt.NDArray[np.floating], low: float, high: float) -> npt.NDArray[np.intp]:
-    """Return the places with a confidence above 0 in low <= confidence < high, highest first."""
-    order = np.argsort(-confidence, kind="stable")
-    values = confidence[order]
-    return np.asarray(order[(values > 0) & (values >= low) & (values < high)])
+def _draw_legend(sheet: _Sheet, kinds: Iterable[str], threshold: float) -> None:
+    names = {
+        "true": "true box",
+        "accepted": f"prediction, confidence {threshold:.0%} or more",
+        "rejected": "less confident",
+    }
+    handles = [
+        Line2D([], [], color=_COLORS[kind], label=name, **_line(kind))
+        for kind, name in names.items()
+        if kind in kinds
+    ]
+    top = min(y for _, y in sheet.corners) - LINE - GAP
+    place: dict[str, Any] = {"loc": "upper left", "borderpad": 0, "borderaxespad": 0}
+    place |= {"bbox_to_anchor": (MARGIN, top), "bbox_transform": sheet.axes.transData}
+    sheet.axes.legend(handles=handles, ncols=len(handles), **place)
 
 
 def _write_confidences(
-    sheet: _Sheet,
-    number: int,
-    shape: tuple[int, ...],
-    boxes: Boxes,
-    confidence: npt.NDArray[np.floating],
-    threshold: float,
+    sheet: _Sheet, number: int, image: Pixels, accepted: Floats, rejected: Floats
 ) -> None:
-    """Write each confidence at a corner of its box that is still free; accepted ones come first."""
+    """Write each confidence at a corner of its box that is free; rejected ones only if one is."""
     taken: list[tuple[float, float]] = []
-    for box, value in zip(_on_canvas(sheet, number, shape, boxes), confidence, strict=True):
-        if np.isnan(box).any():
-            continue
-        accepted = value >= threshold
-        wide, high = (32, 16) if accepted else (24, 12)
-        x0, y0, x1, y1 = box.tolist()
-        places = [(x, y) for y in (y0, y1 - high) for x in (x0, x1 - wide)]
-        free = [
-            p for p in places if all(abs(p[0] - x) > 32 or abs(p[1] - y) > 16 for x, y in taken)
-        ]
-        if not free and not accepted:
-            continue
-        x, y = (free or places)[0]
-        taken.append((x, y))
-        fill, ink, size = (SKY, INK, 9) if accepted else (RIM, REJECTED, 7)
-        sheet.axes.text(
-            x + 2,
-            y + 2,
-            f"{value:.0%}",
-            va="top",
-            color=ink,
-            size=size,
-            weight="bold" if accepted else "normal",
-            bbox={"facecolor": fill, "edgecolor": "none", "pad": 1.2},
-        )
+    for kind, ranked in (("accepted", accepted), ("rejected", rejected)):
+        wide, high = (32, 16) if kind == "accepted" else (24, 12)
+        for row in ranked:
+            for x0, y0, x1, y1 in sheet.place(number, row[None, :4], image.shape).tolist():
+                corners = [(x, y) for y in (y0, y1 - high) for x in (x0, x1 - wide)]
+                free = [
+                    (x, y)
+                    for x, y in corners
+                    if all(abs(x - left) > 32 or abs(y - top) > 16 for left, top in taken)
+                ]
+                if kind == "rejected" and not free:
+                    continue
+                x, y = (free or corners)[0]
+                taken.append((x, y))
+                look: dict[str, Any] = {"color": REJECTED, "size": TEXT_SIZE - 2}
+                if kind == "accepted":
+                    look = {"color": INK, "size": TEXT_SIZE, "weight": "bold"}
+                fill = {"facecolor": SKY if kind == "accepted" else RIM, "edgecolor": "none"}
+                label = f"{row[4]:.0%}"
+                sheet.axes.text(x + 2, y + 2, label, va="top", bbox=fill | {"pad": 1.2}, **look)
 
 
-def _iou_caption(boxes: Boxes, confidence: npt.NDArray[np.floating], gt_boxes: Boxes) -> str:
+def _iou_caption(boxes: Any, confidence: Any, gt_boxes: Boxes) -> str:
     """Describe how well the most confident box fits."""
     if not len(gt_boxes):
         return "no object"
+    confidence = np.asarray(confidence)
     if not (confidence > 0).any():
         return "no box"
-    top = torch.tensor(boxes[int(confidence.argmax()), None])
+    top = torch.tensor(np.asarray(boxes, np.float64)[int(confidence.argmax()), None])
     return (
         f"IoU {float(pairwise_iou(top, torch.tensor(np.array(gt_boxes, np.float64))).amax()):.2f}"
     )
-
-
-def _legend(threshold: float, with_truth: bool) -> list[Line2D]:
-    wide, thin = 2 * 72 / DPI, 72 / DPI
-    true = Line2D([], [], color=AMBER, lw=wide, path_effects=_rim(wide), label="true box")
-    accepted = Line2D(
-        [],
-        [],
-        color=SKY,
-        lw=wide,
-        path_effects=_rim(wide),
-        label=f"prediction, confidence {threshold:.0%} or more",
-    )
-    dashes = (0, (5, 5))
-    rejected = Line2D(
-        [], [], color=REJECTED, lw=thin, ls=dashes, path_effects=_rim(thin), label="less confident"
-    )
-    return [true, accepted, rejected] if with_truth else [accepted, rejected]

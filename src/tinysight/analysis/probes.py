@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinysight.analysis.errors import Pair, choose_mistakes
@@ -53,6 +53,19 @@ def activation_maps(model: Classifier, images: Tensor, classes: Tensor) -> Tenso
         logits = model.forward_head(features).gather(1, classes[:, None])
         (gradient,) = torch.autograd.grad(logits.sum(), features)
     return (features.detach() * gradient).sum(dim=1)
+
+
+def first_filters(model: nn.Module) -> npt.NDArray[np.float32]:
+    """Return the weights (F, h, w, 3) of the first convolution of RGB images.
+
+    Raises ValueError where there is none, or its filters are of one pixel and show no shape.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            if max(module.kernel_size) == 1:
+                raise ValueError(f"the filters of the first convolution, {name}, are of one pixel")
+            return module.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    raise ValueError(f"{type(model).__name__} has no convolution of RGB images")
 
 
 # Features

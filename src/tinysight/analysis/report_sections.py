@@ -24,14 +24,14 @@ from tinysight.analysis.errors import (
     suspected_labels,
 )
 from tinysight.analysis.page import Page
-from tinysight.analysis.pictures import (
-    data_uri,
-    filters_sheet,
+from tinysight.analysis.pictures import data_uri, filters_sheet, heat_overlay, png_bytes
+from tinysight.analysis.probes import (
+    SIMILAR,
+    ConfusionCause,
+    Probes,
+    explain_confusions,
     first_filters,
-    heat_overlay,
-    png_bytes,
 )
-from tinysight.analysis.probes import SIMILAR, ConfusionCause, Probes, explain_confusions
 from tinysight.analysis.results import EvalResults, RunResults
 from tinysight.ops import detection_metrics
 from tinysight.ops.boxes import Detections

@@ -161,11 +161,10 @@ def _keep_boxes(
     from tinysight.files import write_atomic
 
     assert evaluation.detections is not None
-    detections = evaluation.detections
     write_atomic(run.localization_path(label), json.dumps(figures, indent=1).encode())
     if figures["num_with_boxes"]:
         sheet = localization_sheet(
-            pack, split, detections.boxes, detections.confidence, threshold=figures["threshold"]
+            pack, split, evaluation.detections, threshold=figures["threshold"]
         )
         save_figure(sheet, run.boxes_path(label))
 
