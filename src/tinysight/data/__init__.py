@@ -1,1 +1,1 @@
-"""Where images come from: the published set, a person's folders, drawn shapes; all end in one pack."""
+"""Datasets: Tiny ImageNet, your own folders, drawn shapes, and views of them."""

@@ -67,7 +67,7 @@ class ImageBoxes(NamedTuple):
 
 
 def nfc(text: str) -> str:
-    """Normalize a name: macOS separates accents from their letters, Linux keeps names as written."""
+    """Normalize a name: macOS separates accents from letters, Linux keeps names as written."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -156,7 +156,7 @@ def _match_names(annotations: Annotations, images: Sequence[str]) -> dict[str, s
     if unknown := [name for name, found in matches.items() if not found]:
         raise ValueError(
             f"{where} names {len(unknown)} images that are not among the labeled ones: "
-            f"{few(map(repr, unknown))}; expected their paths below the folder, or the ends of these"
+            f"{few(map(repr, unknown))}; expected paths below the folder, or the ends of these"
         )
     names: dict[str, str] = {}
     for name, found in matches.items():
@@ -264,7 +264,10 @@ def _from_coco(where: str, text: str) -> tuple[dict[str, list[AnnotatedBox]], Si
         corners = []
         if numeric and len(bbox) == 4:
             corners = [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]]
-        problem = f"annotation {number} of {where} has the bbox {bbox}; expected numbers x, y, width, height"
+        problem = (
+            f"annotation {number} of {where} has the bbox {bbox}; "
+            "expected numbers x, y, width, height"
+        )
         boxes[name].append(_box(corners, class_name, problem))
     sizes = {
         name: _size(entry["width"], entry["height"], f"image {number} of {where}")

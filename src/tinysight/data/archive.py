@@ -56,7 +56,7 @@ class Archive:
     """A checked zip: `names` of its files, `read(name)`. Picklable, and usable after a fork."""
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
-        """Check the whole archive; a ValueError names the member and the fault.
+        """Check the archive; a ValueError names the member and the fault.
 
         Refused: more or larger members than `limits`, names that leave the archive's folder
         (absolute, `..`, backslash, drive), links, devices, duplicates, encrypted or overlapping
@@ -235,7 +235,7 @@ def _name_fault(name: str) -> str:
 
 
 def _read_member(descriptor: int, name: str, member: _Member) -> bytes:
-    """Read and unpack one member, never to more than its stated size; ValueError states the fault."""
+    """Read and unpack one member, never to more than its stated size; raise ValueError."""
     raw_name = _raw(name, member.flags)
     guess = _LOCAL.size + len(raw_name) + _EXTRA_GUESS + member.packed
     data = read_at(descriptor, guess, member.offset)

@@ -76,7 +76,7 @@ class Loader(Generic[Drawn]):
     """The batches of a training, by number.
 
     Args:
-        images: uint8 (N_all, S, S, 3), memory-mapped; copied onto `device` if it is a GPU with room.
+        images: uint8 (N_all, S, S, 3), memory-mapped; copied to `device` if it is a GPU with room.
         labels: int64 (N_all,).
         rows: the N rows of `images` to learn from.
         draw: (count, generator) -> augmentation parameters of that many images.

@@ -1,4 +1,4 @@
-"""Build a dataset: decode every row of a source once into one array, and publish it with a manifest.
+"""Build a dataset: decode every row of a source once into one array, with a manifest.
 
 A dataset appears under its name complete or not at all: everything is written to
 `.<name>.tmp-<pid>/` next to it, made durable, and renamed. One lock per name lets a single process
@@ -379,7 +379,7 @@ def _duplicate_notes(duplicates: list[dict[str, list[Any]]]) -> Iterator[str]:
 
 
 def _publish(folder: Path, target: Path) -> None:
-    """Rename the finished folder to its name; an older dataset is moved away first, then removed."""
+    """Rename the finished folder; an older dataset is moved away first, then removed."""
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     if target.exists():
         target.rename(old)

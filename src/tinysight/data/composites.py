@@ -114,7 +114,7 @@ def _choose_tiles(
 
 
 def _val_rows(dataset: Dataset, label: int | None) -> tuple[Ints, Ints]:
-    """Return the val rows with boxes of a class, and those without it; None: any boxes, and none."""
+    """Return the val rows with boxes of a class, and those without it (None: any boxes)."""
     if "val" not in dataset.splits:
         raise ValueError(f"{dataset.name} has no val split, from which mosaics are made")
     rows = np.asarray(dataset.rows("val"), np.int64)
@@ -133,7 +133,7 @@ def _sample(rng: CounterRng, rows: Iterable[int], count: int) -> list[int]:
 def _boxes_of_canvas(
     dataset: Dataset, label: int | None, tiles: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.float32], Ints]:
-    """Return the boxes (n, 4) of a canvas and their labels (n,), the largest first for any class."""
+    """Return boxes (n, 4) and labels (n,) of a canvas; without a class, the largest first."""
     boxes, labels = [], []
     for place, row in enumerate(tiles):
         down, right = divmod(place, 2)

@@ -43,7 +43,7 @@ def decode_rows(
     max_failures: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[Failure]]:
-    """Write the images of all rows into an existing file from byte `offset`; return SHA-256s (N, 32).
+    """Write the images of all rows into a file from byte `offset`; return SHA-256s (N, 32).
 
     A row for which `decode` raises ValueError is written as zeros and returned among the failures;
     after `max_failures` of them the remaining rows are skipped. Any other exception of `decode` is

@@ -193,7 +193,7 @@ def plan(
 def _place(
     rng: CounterRng, wanted: float, least: float, size: int, others: list[Object]
 ) -> tuple[float, float, float]:
-    """Find room for a circle: the first of 32 places with room, else the roomiest, shrunk to fit."""
+    """Place a circle: the first of 32 places with room, else the roomiest, shrunk to fit."""
     roomiest = (-math.inf, 0.0, 0.0)
     for _ in range(32):
         x, y = (rng.uniform(0.85 * wanted, size - 0.85 * wanted) for _ in range(2))

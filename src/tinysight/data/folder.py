@@ -255,7 +255,7 @@ def _box_labels(
     stated: list[str],
     image_labels: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Label boxes (N,) by the file's classes if it has several, else by their images' labels (N,)."""
+    """Label boxes (N,) by the file's classes if it has several, else by their images (N,)."""
     known = {box.class_name for boxes in annotations.boxes.values() for box in boxes} - {""}
     if len(known) < 2:
         return image_labels
@@ -343,7 +343,7 @@ def _check_known(split: str, classes: Classes, train: Classes) -> None:
 
 
 def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]:
-    """List the images in `root/folder`, relative to root; any other visible file is a ValueError."""
+    """List the images in `root/folder`, relative to root; other files are a ValueError."""
     images: list[str] = []
     unknown: list[str] = []
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]

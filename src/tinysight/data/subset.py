@@ -36,7 +36,7 @@ def slug(name: str) -> str:
 
 
 def find_class(dataset: Dataset, name: str) -> int:
-    """Return the index of a class by name, id (a wnid) or slug, in any case, or raise ValueError."""
+    """Return the index of a class by name, id (a wnid) or slug, in any case."""
     for names in (dataset.class_names, dataset.class_ids):
         if name in names:
             return names.index(name)

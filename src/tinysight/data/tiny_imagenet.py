@@ -395,7 +395,7 @@ def _name_digest(file: str) -> bytes:
 
 
 def name_classes(words: dict[str, str]) -> tuple[str, ...]:
-    """Name each class by its first synonym, by more if two would share a name, else add the wnid."""
+    """Name each class by its first synonym, or more if two share a name, or add the wnid."""
     synonyms = {wnid: line.split(", ") for wnid, line in words.items()}
     names = {wnid: parts[0] for wnid, parts in synonyms.items()}
     for count in range(2, max(map(len, synonyms.values()), default=0) + 1):
