@@ -1,12 +1,11 @@
-"""What preparing Tiny ImageNet costs beside the pure JPEG decode of the same images: time, memory,
-the second call.
+"""The cost of preparing Tiny ImageNet next to the pure JPEG decode: time, memory, second call.
 
 The baseline decodes the same bytes, already in memory, with the same Pillow call in the same number
 of processes. Runs alternate (baseline, folder, archive) and medians are compared, with a warm file
 cache; each preparation is a fresh process, so that its peak memory is its own.
 
     python benchmarks/prepare.py --folder tiny-imagenet-200 --archive tiny-imagenet-200.zip
---json prepare.json"""
+"""
 
 from __future__ import annotations
 
@@ -33,17 +32,13 @@ TENTH = Counts(train_per_class=50, val=1000, test=1000)
 
 
 def cpu_seconds() -> float:
-    """Give the processor time of this process and of its ended children: it tells the cost where
-    others work beside.
-    """
+    """Return the processor time of this process and of its ended children."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
 
 def peak_mb() -> float:
-    """Give the peak memory of this process. (On Linux ru_maxrss would hold that of the process that
-    started it.)
-    """
+    """Return the peak memory of this process; on Linux ru_maxrss includes that of its parent."""
     if sys.platform == "linux":
         line = next(
             line
@@ -61,9 +56,7 @@ def decode_share(share: list[bytes]) -> None:
 
 
 def time_baseline(contents: list[bytes], workers: int) -> dict[str, float]:
-    """Decode all in forked processes, which inherit the bytes; seconds from the first fork to the
-    last end.
-    """
+    """Decode all in forked processes, which inherit the bytes, and time them."""
     context = multiprocessing.get_context("fork")
     begin, cpu_before = time.perf_counter(), cpu_seconds()
     team = [
@@ -80,9 +73,7 @@ def time_baseline(contents: list[bytes], workers: int) -> dict[str, float]:
 
 
 def measure_once(source: Path, home: Path, workers: int, expect: Counts) -> dict[str, float]:
-    """Prepare in this process, and call once more; seconds and peak MB of this process and of its
-    largest worker.
-    """
+    """Prepare in this process, and call again; measure seconds and peak MB, also of a worker."""
     begin, cpu_before = time.perf_counter(), cpu_seconds()
     prepare(source, home=home, workers=workers, expect=expect)
     middle, cpu_after = time.perf_counter(), cpu_seconds()
@@ -92,7 +83,8 @@ def measure_once(source: Path, home: Path, workers: int, expect: Counts) -> dict
         1 << 20 if sys.platform == "darwin" else 1 << 10
     )
     return {
-        "seconds": middle - begin, "cpu_seconds": cpu_after - cpu_before, "second_call": end - middle,
+        "seconds": middle - begin, "cpu_seconds": cpu_after - cpu_before,
+         "second_call": end - middle,
         "parent_mb": peak_mb(), "worker_mb": worker_peak,
     }  # fmt: skip
 
@@ -166,7 +158,8 @@ def run(
             "cpu_ratio": row["cpu_seconds"] / pure["cpu_seconds"],
         }
     return {
-        "images": len(contents), "workers": workers, "rounds": rounds, "machine": platform.platform(),
+        "images": len(contents),
+         "workers": workers, "rounds": rounds, "machine": platform.platform(),
         "python": platform.python_version(), "baseline": baseline, "baseline_medians": pure,
         "medians": rows, "runs": runs, "a_tenth": tenth,
     }  # fmt: skip
@@ -207,10 +200,10 @@ def main() -> None:
     print(f"{'pure decode':12} {pure['seconds']:7.2f} {'':6} {pure['cpu_seconds']:7.2f}")
     none = {"ratio": float("nan"), "cpu_ratio": float("nan")}
     for name, row in {**report["medians"], "a tenth": report["a_tenth"] | none}.items():
-        print(
-            f"{name:12} {row['seconds']:7.2f} {row['ratio']:6.2f} {row['cpu_seconds']:7.2f} {row['cpu_ratio']:6.2f} "
-            f"{row['second_call']:8.3f} {row['parent_mb']:10.0f} {row['worker_mb']:10.0f}"
-        )
+        seconds = f"{row['seconds']:7.2f} {row['ratio']:6.2f}"
+        cpu = f"{row['cpu_seconds']:7.2f} {row['cpu_ratio']:6.2f}"
+        memory = f"{row['parent_mb']:10.0f} {row['worker_mb']:10.0f}"
+        print(f"{name:12} {seconds} {cpu} {row['second_call']:8.3f} {memory}")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

@@ -18,7 +18,10 @@ from tinysight.data.dataset import Dataset
 from tinysight.data.folder import FolderSource
 
 RED = (220, 20, 20)
-COCO = '{"images": [{"id": 4, "file_name": "a"}], "annotations": [{"id": 3, "image_id": 4, "bbox": %s}]}'
+COCO = (
+    '{"images": [{"id": 4, "file_name": "a"}], '
+    '"annotations": [{"id": 3, "image_id": 4, "bbox": %s}]}'
+)
 
 
 _STORED = {  # EXIF orientation -> how an upright image lies in the file
@@ -40,7 +43,7 @@ def photo(
     size: tuple[int, int],
     turn: int = 1,
 ) -> None:
-    """Save a gray picture with a red box in it, its pixels stored as an EXIF orientation has them."""
+    """Save a gray picture with a red box in it, stored in an EXIF orientation."""
     image = Image.new("RGB", size, (90, 90, 90))
     if box is not None:
         image.paste(RED, box)

@@ -26,7 +26,7 @@ TEXT = b"all work and no play " * 30
 
 @dataclass
 class Entry:
-    """A member as a forger would write it: what the two headers say may differ from what is there."""
+    """A member as a forger would write it: the two headers may differ from the content."""
 
     name: bytes = b"a.txt"
     content: bytes = TEXT
@@ -49,7 +49,8 @@ def forge(
     for entry in entries:
         packed = deflate(entry.content) if entry.method == 8 else entry.content
         facts = {
-            "system": 3, "flags": 0, "method": entry.method, "crc": zlib.crc32(entry.content), "packed": len(packed),
+            "system": 3, "flags": 0, "method": entry.method, "crc": zlib.crc32(entry.content),
+             "packed": len(packed),
             "size": len(entry.content), "name": entry.name, "disk": 0, "mode": stat.S_IFREG | 0o644,
             "offset": body.tell(),
         }  # fmt: skip
@@ -58,13 +59,16 @@ def forge(
         c = of_central
         directory.write(
             struct.pack(
-                "<4sBBHHHHHLLLHHHHHLL", b"PK\1\2", 20, c["system"], 20, c["flags"], c["method"], 0, 0, c["crc"],
-                c["packed"], c["size"], len(c["name"]), len(entry.extra), 0, c["disk"], 0, c["mode"] << 16, c["offset"],
+                "<4sBBHHHHHLLLHHHHHLL", b"PK\1\2", 20, c["system"], 20, c["flags"], c["method"], 0,
+                 0, c["crc"],
+                c["packed"], c["size"], len(c["name"]), len(entry.extra), 0, c["disk"], 0,
+                 c["mode"] << 16, c["offset"],
             )
             + c["name"] + entry.extra
         )  # fmt: skip
     e = {
-        "disk": 0, "start_disk": 0, "here": len(entries), "count": len(entries), "size": directory.tell(),
+        "disk": 0, "start_disk": 0, "here": len(entries), "count": len(entries),
+         "size": directory.tell(),
         "start": body.tell(),
     } | (end or {})  # fmt: skip
     counts = (
@@ -88,7 +92,8 @@ def forge(
 def _local_header(facts: dict[str, Any]) -> bytes:
     return (
         struct.pack(
-            "<4sHHHHHLLLHH", b"PK\3\4", 20, facts["flags"], facts["method"], 0, 0, facts["crc"], facts["packed"],
+            "<4sHHHHHLLLHH", b"PK\3\4", 20, facts["flags"], facts["method"], 0, 0, facts["crc"],
+             facts["packed"],
             facts["size"], len(facts["name"]), 0,
         )
         + facts["name"]
@@ -147,8 +152,10 @@ ZIP64_SIZE = struct.pack("<HHQ", 1, 8, 1 << 40)
 BOMB = bytes(1_000_000)
 HOSTILE: dict[str, tuple[bytes, str]] = {
     **{f"name {name!r}": bad_name(name) for name in (
-        b"/etc/passwd", b"../evil", b"a/../../evil", b"a/..", b"..", b"a\\..\\evil", b"\\\\host\\share", b"C:/evil",
-        b"c:evil", b"./a", b"a/./b", b"a//b", b"//a", b"a//", b"", b"a\0b", b"a\nb", b"\x1b[2J", b"/",
+        b"/etc/passwd", b"../evil", b"a/../../evil", b"a/..", b"..", b"a\\..\\evil",
+         b"\\\\host\\share", b"C:/evil",
+        b"c:evil", b"./a", b"a/./b", b"a//b", b"//a", b"a//", b"", b"a\0b", b"a\nb", b"\x1b[2J",
+         b"/",
     )},
     **{f"a {kind:o}": (central(mode=kind | 0o777), "link or a device") for kind in (
         stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)},
@@ -156,18 +163,26 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "folder with content": (forge(Entry(b"a/", b"x")), "both as a folder and"),
     "duplicate": (twice(b"a"), "'a' is in it twice"),
     "duplicate folder": (forge(Entry(b"a/", b""), Entry(b"a/", b"")), "'a/' is in it twice"),
-    **{f"flags {flags:#x}": (central(flags=flags), "encrypted or a patch") for flags in (0x1, 0x20, 0x41, 0x2000)},
-    **{f"method {method}": (central(method=method), f"method {method}, expected") for method in (1, 9, 12, 14, 93, 99)},
+    **{f"flags {flags:#x}": (central(flags=flags),
+     "encrypted or a patch") for flags in (0x1, 0x20, 0x41, 0x2000)},
+    **{f"method {method}": (central(method=method),
+     f"method {method}, expected") for method in (1, 9, 12, 14, 93, 99)},
     "stored, sizes differ": (central(size=1), "impossible sizes"),
     "stored, smaller than it says": (central(packed=1), "impossible sizes"),
-    "more than deflate gives": (forge(Entry(method=8, central={"packed": 2, "size": 9_000})), "impossible sizes"),
+    "more than deflate gives": (forge(Entry(method=8, central={"packed": 2, "size": 9_000})),
+     "impossible sizes"),
     "on another disk": (central(disk=3), "is in another part"),
-    "zip64 size": (forge(Entry(extra=ZIP64_SIZE, central={"size": 0xFFFFFFFF, "method": 8})), "impossible sizes"),
-    "zip64 size past counting": (forge(Entry(extra=HUGE, central={"size": 0xFFFFFFFF, "method": 8})), "impossible"),
+    "zip64 size": (forge(Entry(extra=ZIP64_SIZE, central={"size": 0xFFFFFFFF, "method": 8})),
+     "impossible sizes"),
+    "zip64 size past counting": (forge(Entry(extra=HUGE, central={"size": 0xFFFFFFFF,
+     "method": 8})), "impossible"),
     "zip64 size, none given": (central(size=0xFFFFFFFF), "impossible sizes"),
-    "zip64 size, cut": (forge(Entry(extra=CUT, central={"packed": 0xFFFFFFFF})), "Corrupt extra field"),
-    "too large": (forge(Entry(content=bytes(10_001), method=8)), "unpacks to 10001 bytes, at most 10000"),
-    "too large in all": (forge(*(Entry(b"%d" % i, bytes(9_000), 8) for i in range(3))), "more than 20000 bytes"),
+    "zip64 size, cut": (forge(Entry(extra=CUT, central={"packed": 0xFFFFFFFF})),
+     "Corrupt extra field"),
+    "too large": (forge(Entry(content=bytes(10_001), method=8)),
+     "unpacks to 10001 bytes, at most 10000"),
+    "too large in all": (forge(*(Entry(b"%d" % i, bytes(9_000), 8) for i in range(3))),
+     "more than 20000 bytes"),
     "too many": (forge(*(Entry(b"%d" % i, b"") for i in range(51))), "more than 50 members"),
     "all the same bytes": (fifield_bomb(), "overlaps"),
     "one inside another": (russian_doll(), "overlaps"),
@@ -175,8 +190,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "behind the end": (central(offset=0xFFFFFFF0), "overlaps"),
     "not UTF-8": (central(flags=0x800, name=b"\xff\xfe"), "not a usable zip"),
     "several parts": (forge(Entry(), end={"disk": 1}), "several parts"),
-    "too few stated": (forge(Entry(b"a"), Entry(b"b"), end={"count": 1}), "it has 2 members, its end record states 1"),
-    "too many stated": (forge(Entry(b"a"), end={"count": 9}), "it has 1 members, its end record states 9"),
+    "too few stated": (forge(Entry(), Entry(b"b"), end={"count": 1}),
+     "it has 2 members, its end record states 1"),
+    "too many stated": (forge(Entry(b"a"), end={"count": 9}),
+     "it has 1 members, its end record states 9"),
     "directory too short": (forge(Entry(), end={"size": 20}), "Truncated central directory"),
     "directory elsewhere": (forge(Entry(), end={"start": 0}), "right before its end"),
     "directory beyond": (forge(Entry(), end={"start": 0xFFFFFFFE}), "right before its end"),
@@ -184,17 +201,24 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "bytes before": (b"#!/bin/sh\n" + forge(Entry()), "right before its end"),
     "empty": (b"", "cut short, or another kind of file"),
     "text": (b"<html>404</html>", "cut short, or another kind of file"),
-    "end record only, lying": (struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 5, 5, 46, 0, 0), "Bad offset"),
-    "lies about its name": (plain().replace(b"top/a", b"TOP/a", 1), "read: local header contradicts"),
+    "end record only, lying": (struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 5, 5, 46, 0, 0),
+     "Bad offset"),
+    "lies about its name": (plain().replace(b"top/a", b"TOP/a", 1),
+     "read: local header contradicts"),
     "lies about its method": (forge(Entry(local={"method": 8})), "read: local header contradicts"),
     "encrypted inside": (forge(Entry(local={"flags": 1})), "read: local header contradicts"),
-    "no local header": (forge(Entry()).replace(b"PK\3\4", b"PK\3\3"), "read: does not start with a local header"),
+    "no local header": (forge(Entry()).replace(b"PK\3\4", b"PK\3\3"),
+     "read: does not start with a local header"),
     "wrong checksum": (central(crc=7), "read: checksum differs"),
     "wrong bytes": (forge(Entry()).replace(b"play", b"prey"), "read: checksum differs"),
-    "bomb, small": (forge(Entry(content=BOMB, method=8, central={"size": 100})), "read: not unpack to 100 bytes"),
-    "bomb, empty": (forge(Entry(content=BOMB, method=8, central={"size": 0})), "read: not unpack to 0 bytes"),
-    "called larger": (forge(Entry(method=8, central={"size": 631})), "read: not unpack to 631 bytes"),
-    "no deflate stream": (forge(Entry(local={"method": 8}, central={"method": 8})), "read: (Error|invalid)"),
+    "bomb, small": (forge(Entry(content=BOMB, method=8, central={"size": 100})),
+     "read: not unpack to 100 bytes"),
+    "bomb, empty": (forge(Entry(content=BOMB, method=8, central={"size": 0})),
+     "read: not unpack to 0 bytes"),
+    "called larger": (forge(Entry(method=8, central={"size": 631})),
+     "read: not unpack to 631 bytes"),
+    "no deflate stream": (forge(Entry(local={"method": 8}, central={"method": 8})),
+     "read: (Error|invalid)"),
     "unfinished stream": (unfinished(), "read: not unpack to 630 bytes"),
 }  # fmt: skip
 

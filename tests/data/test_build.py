@@ -98,6 +98,19 @@ def test_writes_everything_whatever_the_system_offers(
     assert build(toys(), home=tmp_path, workers=1).verify() == ()
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_builds_without_posix_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: Toys, workers: int
+) -> None:
+    for name in ("pread", "pwrite", "pwritev", "posix_fallocate", "fstatvfs", "sched_getaffinity"):
+        monkeypatch.delattr(os, name)
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    source = toys(200, decode=decode_most)
+    built = build(source, home=tmp_path, workers=workers, on_unreadable="skip")
+    assert len(built) == 197 and built.verify() == () and decode.usable_cores() >= 1
+
+
 def test_does_not_fork_next_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setitem(sys.modules, "torch", pytest)

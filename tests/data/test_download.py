@@ -22,7 +22,8 @@ from tinysight.data.download import download
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 FAULTS = (
-    "none", "truncate", "reset", "no range", "wrong range", "wrong bytes", "404", "416", "503", "slow", "no length",
+    "none", "truncate", "reset", "no range", "wrong range", "wrong bytes", "404", "416", "503",
+     "slow", "no length",
     "other size", "empty", "garbage",
 )  # fmt: skip
 

@@ -241,7 +241,7 @@ def colors(images: np.ndarray) -> np.ndarray:
 
 
 def top1_by_color(train: np.ndarray, val: np.ndarray) -> float:
-    """Classify images, classes in turn, by color: the better of ridge regression and class means."""
+    """Classify images, classes in turn, by color: ridge regression or class means."""
     features, asked = colors(train), colors(val)
     deviation = features.std(axis=0) + 1e-6
     features, asked = features / deviation, asked / deviation
