@@ -1,9 +1,8 @@
-# Two commands do everything on a fresh machine with Python 3.11 (to 3.13) and make: `make quickstart` and `make test`.
+# On a machine with Python 3.11 to 3.13: `make quickstart` and `make test` set up and do everything.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-RUN := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: help setup quickstart test check format lint types unit reliability data-tests bench clean
 
@@ -11,14 +10,14 @@ help:
 	@echo "make quickstart   set up, draw the shapes, train, evaluate, predict (under 5 minutes after the installation)"
 	@echo "make test         set up and check everything: format, lint, types, tests (what CI runs)"
 	@echo "make setup        only set up ($(VENV), for development)"
-	@echo "make format       put the code in order"
+	@echo "make format       format the code"
 	@echo "make reliability  the long kill, corruption and fuzz runs"
 	@echo "make data-tests   the tests on the real Tiny ImageNet (set TINYSIGHT_TINY_IMAGENET to its folder or zip)"
 	@echo "make bench        measure this machine and our speed on it"
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "tinysight needs Python 3.11 to 3.13, this is $$($(PYTHON) --version); say make PYTHON=/path/to/python3.11"; exit 1; }
+	  { echo "tinysight needs Python 3.11 to 3.13, this is $$($(PYTHON) --version); use make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
 	@touch $@
@@ -30,11 +29,7 @@ $(VENV)/.dev: $(VENV)/.core
 setup: $(VENV)/.dev
 
 quickstart: $(VENV)/.core
-	$(BIN)/tinysight data get shapes
-	$(BIN)/tinysight train quickstart --data shapes --name $(RUN)
-	$(BIN)/tinysight evaluate $(RUN)
-	$(BIN)/tinysight predict $(RUN) examples/images/*.png --top 3
-	@echo "Look at $(RUN)/curves.png and $(RUN)/predictions-val.png; why it errs: $(BIN)/tinysight report $(RUN)"
+	$(BIN)/tinysight quickstart
 
 test: lint types unit
 

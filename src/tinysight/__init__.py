@@ -1,5 +1,83 @@
-"""Train recognizers of small images from scratch, find what is where in them, see why they err, and
-ship them.
+"""Train small-image classifiers from scratch, localize objects, explain errors, export.
+
+`import tinysight as ts` loads nothing else; each public name is imported when it is first used.
+docs/api.md describes them.
 """
 
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinysight.api import (
+        compare,
+        evaluate,
+        list_recipes,
+        load_dataset,
+        load_model,
+        report,
+        train,
+    )
+    from tinysight.config import Config
+    from tinysight.data.dataset import Dataset
+    from tinysight.evaluation.evaluate import Evaluation
+    from tinysight.models import create_model
+    from tinysight.predict.predictor import Predictor
+    from tinysight.recipes import recipe
+    from tinysight.run import Run
+
 __version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "Dataset",
+    "Evaluation",
+    "Predictor",
+    "Run",
+    "compare",
+    "create_model",
+    "evaluate",
+    "list_recipes",
+    "load_dataset",
+    "load_model",
+    "recipe",
+    "report",
+    "train",
+]
+_MODULES = {
+    "Config": "config",
+    "Dataset": "data.dataset",
+    "Evaluation": "evaluation.evaluate",
+    "Predictor": "predict.predictor",
+    "Run": "run",
+    "create_model": "models",
+    "recipe": "recipes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tinysight' has no attribute {name!r}")
+    module = importlib.import_module(f"tinysight.{_MODULES.get(name, 'api')}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """This module, whose attribute `train` stays the function: there is a subpackage of that name."""
+
+    @property
+    def train(self) -> Any:
+        return __getattr__("train")
+
+    @train.setter
+    def train(self, subpackage: ModuleType) -> None:
+        """Ignore what the import system sets when the subpackage is imported."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tinysight import config as configs
 from tinysight import recipes
+from tinysight.analysis import pictures
+from tinysight.analysis.boxes import evaluate_boxes
+from tinysight.analysis.comparison import write_comparison
 from tinysight.analysis.plots import draw_curves
+from tinysight.analysis.probes import stored_probes
+from tinysight.analysis.report import write_report
+from tinysight.analysis.results import RunResults
+from tinysight.analysis.results import read_run as read_results
 from tinysight.config import Config
-from tinysight.data.dataset import Dataset
+from tinysight.data.dataset import Dataset, is_path
 from tinysight.data.load import load_dataset as load_without_bar
+from tinysight.device import Runtime, select_device
+from tinysight.evaluation import evaluate as evaluations
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.files import write_atomic
+from tinysight.predict import predictor as predictors
+from tinysight.predict.predictor import Predictor
 from tinysight.progress import counting
 from tinysight.run import Run, find_run, read_run, run_folder
 from tinysight.train import loop
@@ -22,6 +36,8 @@ from tinysight.train.distributed import DistributedContext, join_processes
 from tinysight.train.loop import TimeUp
 
 logger = logging.getLogger("tinysight")
+Data = Dataset | str | Path
+Folder = str | Path
 
 
 def list_recipes() -> dict[str, str]:
@@ -29,31 +45,35 @@ def list_recipes() -> dict[str, str]:
     return {name: (make.__doc__ or "").partition("\n")[0] for name, make in recipes.RECIPES.items()}
 
 
-def load_dataset(data: str | Path | Dataset, *, data_dir: str | Path | None = None) -> Dataset:
-    """Return a dataset by name or folder; draw or derive it where its name alone defines it."""
-    if isinstance(data, Dataset):
-        return data
-    home = None if data_dir is None else Path(data_dir).expanduser()
+def load_dataset(data: Data, *, data_dir: Folder | None = None) -> Dataset:
+    """Return a dataset by name or folder; it is made first where its name alone defines it.
+
+    Args:
+        data: a name such as "shapes" or "tiny-imagenet", or a folder of class folders; a `Dataset`
+            is returned as it is.
+        data_dir: where prepared datasets are kept; None: the default.
+    """
     with counting(f"preparing {data}") as progress:
-        return load_without_bar(data, home=home, progress=progress)
+        return load_without_bar(data, home=data_dir, progress=progress)
 
 
 def train(
     config: Config | str,
-    data: Dataset | str | Path | None = None,
+    data: Data | None = None,
     *,
-    name: str | Path | None = None,
+    name: Folder | None = None,
     resume: bool = False,
-    data_dir: str | Path | None = None,
+    data_dir: Folder | None = None,
     command: str = "",
     **settings: Any,
 ) -> Run:
     """Train a config, or the recipe of a name, and return the run.
 
     Args:
+        config: a `Config` or a recipe's name.
         data: a dataset, its name or folder; None: the one that the config names.
         name: of the run, or its folder. None: recipe and data, with the next free number.
-        resume: continue when `name` already holds this very run; return it when it is finished.
+        resume: continue where `name` already holds this run; return it when it is finished.
         data_dir: where prepared datasets are kept; None: the default.
         command: what run.json records as the command.
         settings: fields of the config to change, by short name where that is unique (`epochs=30`,
@@ -66,6 +86,11 @@ def train(
     config = recipes.recipe(config) if isinstance(config, str) else config
     config = configs.override(config, _full_names(config, settings))
     if data is not None:
+        data = (
+            Path(data).expanduser().absolute()
+            if not isinstance(data, Dataset) and is_path(data)
+            else data
+        )
         wanted = data.name if isinstance(data, Dataset) else str(data)
         config = replace(config, data=replace(config.data, name=wanted))
     if resume:
@@ -91,14 +116,14 @@ def train(
 
 
 def resume_run(
-    run: Run | str | Path,
-    data: Dataset | str | Path | None = None,
+    run: Run | Folder,
+    data: Data | None = None,
     *,
     settings: Sequence[str] = (),
-    data_dir: str | Path | None = None,
+    data_dir: Folder | None = None,
 ) -> Run:
     """Continue an interrupted run from its newest checkpoint; see `tinysight resume`."""
-    run = run if isinstance(run, Run) else find_run(run)
+    run = _run(run)
 
     def go_on(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Run:
         return loop.resume(run, dataset, settings=settings, distributed=distributed, callback=bar)
@@ -108,8 +133,8 @@ def resume_run(
 
 def _train(
     work: Callable[[Dataset, DistributedContext, ProgressBar], Run],
-    data: Dataset | str | Path,
-    data_dir: str | Path | None,
+    data: Data,
+    data_dir: Folder | None,
 ) -> Run:
     """Do `work` in every process that torchrun started; draw the curves in the main one."""
     with join_processes() as distributed:
@@ -137,3 +162,256 @@ def _full_names(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
         if len(named.get(name, ())) > 1:
             raise ValueError(f"{name} may be {' or '.join(named[name])}; give the full name")
     return {named.get(name, [name])[0]: value for name, value in settings.items()}
+
+
+def load_model(
+    source: Run | Folder | None = None,
+    *,
+    device: str = "cpu",
+    threshold: float | None = None,
+    decoding: str | None = None,
+) -> Predictor:
+    """Load a trained model: a run or its name, a weights file, or (None) the bundled model.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N"; the CPU suits a few images.
+        threshold: of a localizer, the confidence from which a box is accepted; None: its own.
+        decoding: of a localizer, "filter" or "stop"; None: its own.
+    """
+    return predictors.load_model(
+        find_weights(source),
+        runtime=select_device(device, "fp32"),
+        **_decoding(threshold, decoding),
+    )
+
+
+def find_weights(source: Run | Folder | None) -> Path | None:
+    """Return a run's folder or a weights file; None for the bundled model."""
+    if source is None:
+        return None
+    if isinstance(source, Run):
+        return source.folder
+    path = Path(source).expanduser()
+    if path.exists() or source != "bundled":
+        return path if path.exists() else find_run(source).folder
+    return None
+
+
+def _decoding(threshold: float | None, decoding: str | None) -> dict[str, Any]:
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold:g}; give a confidence between 0 and 1")
+    if decoding not in (None, "filter", "stop"):
+        raise ValueError(f"decoding is {decoding!r}; allowed: filter, stop")
+    given = {"threshold": threshold, "decoding": decoding}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def evaluate(
+    model: Run | Folder,
+    split: str = "val",
+    *,
+    data: Data | None = None,
+    threshold: float | None = None,
+    decoding: str | None = None,
+    device: str = "auto",
+    data_dir: Folder | None = None,
+) -> Evaluation:
+    """Evaluate a run, or a weights file, on a split.
+
+    Of a run it writes the outputs for each image (scores/), evaluation-SPLIT.json, a sheet of
+    predictions, of a localizer its box metrics, and the curves. Of a weights file, or of the bundled
+    model ("bundled"), nothing is written.
+
+    Args:
+        split: "minival" for choices, "val" for reports.
+        data: another dataset with the same classes; None: the one that it was trained on.
+        threshold, decoding, device: as for `load_model`.
+    """
+    given: dict[str, Any] = {"threshold": threshold, "decoding": decoding, "device": device}
+    return evaluate_files(model, split, data=data, data_dir=data_dir, **given).evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFiles:
+    """An evaluation with a localizer's box metrics, and the files that were written, by content."""
+
+    evaluation: Evaluation
+    classifies: bool  # whether the logits were trained
+    boxes: dict[str, Any] | None
+    files: dict[str, Path]
+
+
+def evaluate_files(
+    model: Run | Folder,
+    split: str = "val",
+    *,
+    data: Data | None = None,
+    data_dir: Folder | None = None,
+    device: str = "auto",
+    **decoding: Any,
+) -> EvaluationFiles:
+    """Do what `evaluate` does, and return everything that the command prints."""
+    source = model.folder if isinstance(model, Run) else find_weights(model)
+    if source is not None and source.is_dir():
+        run = find_run(source)
+        dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
+        _warn_of_training_images(run, dataset, split, data_dir)
+        evaluation = _evaluate_run(
+            run, dataset, split, select_device(device), _decoding(**decoding)
+        )
+        localizer = run.config.localizer
+        classifies = localizer.class_loss_weight > 0 or not localizer.finds
+        threshold = decoding.get("threshold") or localizer.threshold
+        boxes = _box_metrics(evaluation, dataset, classifies, threshold)
+        files = _write_figures(run, dataset, evaluation, boxes)
+        return EvaluationFiles(
+            evaluation=evaluation, classifies=classifies, boxes=boxes, files=files
+        )
+    predictor = load_model(source, device=device, **decoding)
+    dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
+    with counting(f"evaluating {split}") as progress:
+        evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
+    classifies = predictor.metadata.classifies
+    accepted = 0.5 if predictor.decoding is None else predictor.decoding.threshold
+    boxes = _box_metrics(evaluation, dataset, classifies, accepted)
+    return EvaluationFiles(evaluation=evaluation, classifies=classifies, boxes=boxes, files={})
+
+
+def _evaluate_run(
+    run: Run, dataset: Dataset, split: str, runtime: Runtime, changes: dict[str, Any]
+) -> Evaluation:
+    with counting(f"evaluating {split}") as progress:
+        return evaluations.evaluate_run(
+            run, dataset, split, runtime=runtime, decoding_changes=changes, progress=progress
+        )
+
+
+def _box_metrics(
+    evaluation: Evaluation, dataset: Dataset, classifies: bool, threshold: float
+) -> dict[str, Any] | None:
+    """Measure a localizer's boxes; None for a classifier. Logits count where they were trained."""
+    if evaluation.detections is None:
+        return None
+    return evaluate_boxes(
+        dataset,
+        evaluation.split,
+        evaluation.detections,
+        logits=evaluation.logits if classifies else None,
+        threshold=threshold,
+    )
+
+
+def _write_figures(
+    run: Run, dataset: Dataset, evaluation: Evaluation, boxes: dict[str, Any] | None
+) -> dict[str, Path]:
+    """Write what `evaluate` draws; return all files of the evaluation, by content."""
+    label = run.label(dataset.name, evaluation.split)
+    title = f"{run.name} on {dataset.name} {label}"
+    files = {"outputs for each image": run.scores_path(label)}
+    files["some predictions"] = run.predictions_path(label)
+    sheet = pictures.predictions_sheet(dataset, evaluation.rows, evaluation.logits, title=title)
+    pictures.save_figure(sheet, run.predictions_path(label))
+    if label == "val" and run.log_path.exists():
+        draw_curves(run)
+    if boxes is None or evaluation.detections is None:
+        return files
+    files["boxes, by class and size"] = run.localization_path(label)
+    write_atomic(run.localization_path(label), json.dumps(boxes, indent=1).encode())
+    if boxes["num_with_boxes"]:
+        files["some boxes"] = run.boxes_path(label)
+        sheet = pictures.localization_sheet(
+            dataset, evaluation.split, evaluation.detections, threshold=boxes["threshold"]
+        )
+        pictures.save_figure(sheet, run.boxes_path(label))
+    return files
+
+
+def _warn_of_training_images(
+    run: Run, dataset: Dataset, split: str, data_dir: Folder | None
+) -> None:
+    """Warn where images of the split are among those that the run was trained on."""
+    config = run.config
+    apart = not set(split.split("+")) & set(config.data.train.split("+"))
+    if dataset.digest == run.data_digest and apart:
+        return  # `tinysight data info` reports what a source itself has in two splits
+    try:
+        own = load_without_bar(config.data.name, home=data_dir)
+    except ValueError:
+        return  # it is not there any more
+    if own.digest != run.data_digest:
+        return
+    if count := evaluations.num_learned(config, own, dataset, split):
+        logger.warning(
+            "the run was trained on %s of these %s images, so its error is too low; "
+            "evaluate it on others",
+            f"{count:,}",
+            f"{len(dataset.rows(split)):,}",
+        )
+
+
+def report(
+    run: Run | Folder,
+    split: str = "val",
+    *,
+    out: Folder | None = None,
+    probe: bool = True,
+    data: Data | None = None,
+    device: str = "auto",
+    data_dir: Folder | None = None,
+) -> Path:
+    """Write a page on a run's errors, and return its path.
+
+    Args:
+        out: the folder; None: `report` in the run's.
+        probe: evaluate the split first where that has not been done, and run the model for nearest
+            neighbors, activation maps and occlusion; their results are kept for the next report.
+        data: another dataset with the same classes; None: the run's.
+    """
+    run = _run(run)
+    runtime = select_device(device) if probe else None
+    results = _results(run, split, data, data_dir, runtime)
+    out = run.report_path if out is None else Path(out)
+    if runtime is None or not run.is_finished:
+        return write_report(results, out)
+    predictor = Predictor(run.folder, runtime=runtime)
+    with counting("probing the model") as progress:
+        probes = stored_probes(
+            results, predictor, progress=lambda what, done, total: progress(done, total, what)
+        )
+    return write_report(results, out, probes=probes, predictor=predictor)
+
+
+def compare(
+    runs: Sequence[Run | Folder],
+    split: str = "val",
+    *,
+    out: Folder | None = None,
+    probe: bool = True,
+    data: Data | None = None,
+    device: str = "auto",
+    data_dir: Folder | None = None,
+) -> Path:
+    """Write a page on how runs differ, image by image, and return its path; see `report`."""
+    found = [_run(run) for run in runs]
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} run is given; compare 2 or more")
+    runtime = select_device(device) if probe else None
+    results = [_results(run, split, data, data_dir, runtime) for run in found]
+    return write_comparison(results, found[0].comparison_path if out is None else Path(out))
+
+
+def _results(
+    run: Run, split: str, data: Data | None, data_dir: Folder | None, runtime: Runtime | None
+) -> RunResults:
+    """Read a run's results; evaluate it first where that has not been done and a device is given."""
+    dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
+    results = read_results(run.folder, dataset, split=split)
+    if results.results is None and run.is_finished and runtime is not None:
+        logger.info("%s: evaluating %s first", run.folder, split)
+        _evaluate_run(run, dataset, split, runtime, {})
+        results = read_results(run.folder, dataset, split=split)
+    return results
+
+
+def _run(run: Run | Folder) -> Run:
+    return run if isinstance(run, Run) else find_run(run)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tinysight import __version__
-from tinysight.cli import data, evaluate, predict, report, study, train
+from tinysight.cli import data, evaluate, predict, quickstart, report, study, train
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -20,10 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP,
     help="Train small-image classifiers from scratch, localize objects, explain errors, export.",
-    epilog="Begin with:  tinysight train quickstart --data shapes",
+    epilog="Begin with:  tinysight quickstart",
 )
 app.add_typer(data.app, name="data", context_settings=HELP)
 COMMANDS: tuple[Callable[..., None], ...] = (
+    quickstart.quickstart,
     train.recipes,
     train.train,
     train.resume,

@@ -15,7 +15,6 @@ DataDir = Annotated[
         show_default="$TINYSIGHT_DATA or ~/.cache/tinysight",
     ),
 ]
-Home = DataDir
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that decode.", show_default="all cores")
 ]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tinysight.cli.arguments import Home, Replace, SkipUnreadable, Workers
-from tinysight.cli.progress import counting
+from tinysight.cli.arguments import DataDir, Replace, SkipUnreadable, Workers
 
 if TYPE_CHECKING:
     from tinysight.data.build import Source
@@ -18,14 +17,6 @@ app = typer.Typer(
     no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode=None
 )
 Name = Annotated[str, typer.Argument(help="A dataset's name or folder.")]
-
-
-def load(name: str, home: Path | None) -> Dataset:
-    """Load a dataset with a progress bar."""
-    from tinysight.data.load import load_dataset
-
-    with counting(f"preparing {name}") as progress:
-        return load_dataset(name, home=home, progress=progress)
 
 
 @app.command("get")
@@ -47,7 +38,7 @@ def get(
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
-    home: Home = None,
+    data_dir: DataDir = None,
     workers: Workers = None,
 ) -> None:
     """Prepare Tiny ImageNet (the published archive, your copy, or its folder), or drawn shapes.
@@ -75,17 +66,18 @@ def get(
         fewest, most = _two_numbers(objects or "1,1")
         default = "shapes" if (fewest, most) == (1, 1) else f"shapes-{fewest}-{most}"
         shapes = Shapes(name=dataset_name or default, objects=(fewest, most))
-        _build(shapes, home, workers, replace=replace)
+        _build(shapes, data_dir, workers, replace=replace)
         return
     if objects is not None or dataset_name is not None:
         raise ValueError(f"--objects and --name are for shapes, not for {name}")
     from tinysight.data import tiny_imagenet
     from tinysight.data.dataset import data_home
+    from tinysight.progress import counting
 
     with counting(f"preparing {name}") as progress:
         dataset = tiny_imagenet.prepare(
             source,
-            home=home or data_home(),
+            home=data_dir or data_home(),
             workers=workers,
             on_unreadable="skip" if skip_unreadable else "stop",
             progress=progress,
@@ -110,7 +102,7 @@ def import_(
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
-    home: Home = None,
+    data_dir: DataDir = None,
     workers: Workers = None,
 ) -> None:
     """Prepare your own images: one folder per class, JPEG, PNG or WebP of any size.
@@ -129,7 +121,7 @@ def import_(
     source = FolderSource(
         folder.expanduser(), name, size, boxes=None if boxes is None else boxes.expanduser()
     )
-    _build(source, home, workers, skip_unreadable=skip_unreadable, replace=replace)
+    _build(source, data_dir, workers, skip_unreadable=skip_unreadable, replace=replace)
 
 
 @app.command("info")
@@ -140,7 +132,7 @@ def info(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every image against its checksum.")
     ] = False,
-    home: Home = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Describe a dataset: content, source and whether it has changed, and anything odd.
 
@@ -151,13 +143,14 @@ def info(
       tinysight data info tiny-imagenet.goldfish.fold2
     """
     from tinysight.data.dataset import data_home, list_datasets
+    from tinysight.progress import counting
 
     if name is None:
-        where = home or data_home()
+        where = data_dir or data_home()
         begin = f"{where} holds no data yet; begin with `tinysight data get shapes`"
         print("\n".join(list_datasets(where)) or begin)
         return
-    dataset = load(name, home)
+    dataset = _load(name, data_dir)
     _describe(dataset, full=True)
     if verify:
         with counting("checking") as progress:
@@ -185,7 +178,7 @@ def show(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Only this class (name or id).")
     ] = None,
-    home: Home = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Draw a contact sheet: images with their labels and boxes, as a PNG.
 
@@ -200,7 +193,7 @@ def show(
     from tinysight.analysis.pictures import contact_sheet, save_figure
     from tinysight.data.subset import find_class
 
-    dataset = load(name, home)
+    dataset = _load(name, data_dir)
     split = split or next(iter(dataset.splits))
     rows = np.asarray(dataset.rows(split))
     if class_name is not None:
@@ -230,7 +223,7 @@ def augment(
         Path | None, typer.Option(help="The PNG to write.", show_default="NAME-augment.png")
     ] = None,
     row: Annotated[int, typer.Option(min=0, help="Row of the image.")] = 0,
-    home: Home = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Draw one image under each augmentation, like the report's Fig. 1.
 
@@ -244,7 +237,7 @@ def augment(
     from tinysight.analysis.pictures import augmentation_sheet, save_figure
     from tinysight.ops.augment import panels
 
-    dataset = load(name, home)
+    dataset = _load(name, data_dir)
     if row >= len(dataset):
         raise ValueError(f"{dataset.name} has rows 0 to {len(dataset) - 1}, not {row}")
     image = dataset.images[row]
@@ -258,6 +251,14 @@ def augment(
     print(path)
 
 
+def _load(name: str, data_dir: Path | None) -> Dataset:
+    from tinysight.data.load import load_dataset
+    from tinysight.progress import counting
+
+    with counting(f"preparing {name}") as progress:
+        return load_dataset(name, home=data_dir, progress=progress)
+
+
 def _two_numbers(text: str) -> tuple[int, int]:
     fewest, _, most = text.partition(",")
     if not (fewest.strip().isdecimal() and most.strip().isdecimal()):
@@ -267,7 +268,7 @@ def _two_numbers(text: str) -> tuple[int, int]:
 
 def _build(
     source: Source,
-    home: Path | None,
+    data_dir: Path | None,
     workers: int | None,
     *,
     skip_unreadable: bool = False,
@@ -276,11 +277,12 @@ def _build(
     """Build and describe a dataset."""
     from tinysight.data.build import build
     from tinysight.data.dataset import data_home
+    from tinysight.progress import counting
 
     with counting(f"preparing {source.name}") as progress:
         dataset = build(
             source,
-            home=home or data_home(),
+            home=data_dir or data_home(),
             workers=workers,
             on_unreadable="skip" if skip_unreadable else "stop",
             progress=progress,

@@ -1,0 +1,57 @@
+"""The command that shows everything once: data, training, evaluation, prediction."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinysight.cli.arguments import DataDir, Settings
+from tinysight.cli.evaluate import print_metrics
+from tinysight.cli.predict import prediction_lines
+
+
+def quickstart(
+    settings: Settings = None,
+    name: Annotated[
+        str | None, typer.Option(help="The run's name or folder.", show_default="quickstart-TIME")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw 12,500 images of shapes, train on them, evaluate, and predict: under 5 minutes.
+
+    \b
+    Examples:
+      tinysight quickstart
+    """
+    import numpy as np
+
+    from tinysight import api, config
+
+    changes: dict[str, Any] = dict(config.parse_assignments(settings or []))
+    name = name or f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"
+    dataset = api.load_dataset("shapes", data_dir=data_dir)
+    print(f"data     {dataset.name}: {len(dataset):,} images in {dataset.path}")
+    command = f"tinysight quickstart --name {name}"
+    run = api.train("quickstart", dataset, name=name, data_dir=data_dir, command=command, **changes)
+    print(f"trained  {run.weights_path}")
+    print_metrics(api.evaluate(run, data=dataset).metrics, dataset.name, "val")
+
+    print("predictions for images it has not seen:")
+    predictor = api.load_model(run)
+    examples = sorted(Path("examples/images").glob("*.png"))
+    if examples:
+        predictions = predictor.predict(examples, top=3)
+    else:
+        images = dataset.images[dataset.rows("val").start :][:6]
+        predictions = predictor.predict([np.array(image) for image in images], top=3)
+    for prediction in predictions:
+        print("\n".join(prediction_lines(prediction, predictor)))
+    print(
+        f"next     look at {run.curves_path} and {run.predictions_path('val')}\n"
+        f"         tinysight report {run.folder}     a page on its errors\n"
+        "         tinysight predict photo.jpg     by the bundled model, 200 classes\n"
+        "         tinysight data import FOLDER --name NAME     your own images, a folder per class"
+    )

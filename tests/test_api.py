@@ -1,0 +1,179 @@
+"""The public functions: what they return and write, in any order of imports, from Python alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tinysight as ts
+from tinysight import api
+from tinysight.data.build import build
+from tinysight.data.shapes import Shapes
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "api.md"
+SMALL = {
+    "epochs": 1,
+    "batch_size": 32,
+    "device": "cpu",
+    "crop": 32,
+    "model.options.filters": (4, 8),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small `shapes` in data/, and images to classify in examples/."""
+    home = tmp_path_factory.mktemp("api")
+    small = Shapes(name="shapes", num_train=64, num_minival=24, num_val=24, num_test=0)
+    build(small, home=home / "data", workers=1)
+    (home / "examples").symlink_to(ROOT / "examples")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("TINYSIGHT_DATA", "data")
+    monkeypatch.delenv("TINYSIGHT_RUNS", raising=False)
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> ts.Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("TINYSIGHT_DATA", "data")
+        patch.delenv("TINYSIGHT_RUNS", raising=False)
+        return ts.train("quickstart", "shapes", name="first", **SMALL)
+
+
+def test_train_returns_the_finished_run_and_resume_leaves_it_alone(run: ts.Run) -> None:
+    assert run.is_finished and run.folder == Path("runs/first")
+    assert (run.config.train.epochs, run.config.augment.crop) == (1, 32)
+    assert run.curves_path.stat().st_size > 0
+    again = ts.train("quickstart", ts.load_dataset("shapes"), name="first", resume=True, **SMALL)
+    assert again == run
+    with pytest.raises(ValueError, match=r"optimizer\.lr=.*choose another"):
+        ts.train("quickstart", "shapes", name="first", resume=True, lr=0.3, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"epocs": 3}, r"train\.epochs"),
+        ({"train.epocs": 3}, r"train\.epochs"),
+        ({"name_": "x"}, "name_"),
+        ({"rate": 1}, "no field is named rate"),
+        ({"epochs": 0}, r"train\.epochs is 0"),
+        ({"epochs": "many"}, r"train\.epochs is 'many'"),
+        ({"init": "zeros"}, r"model\.init is 'zeros'"),
+        ({"resume": True}, "name=..."),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ts.train("quickstart", "shapes", **settings)
+    assert [path.name for path in Path("runs").glob("quickstart*")] == []
+
+
+def test_a_name_of_two_sections_needs_the_section() -> None:
+    with pytest.raises(ValueError, match=r"data\.name or model\.name"):
+        api._full_names(ts.recipe("quickstart"), {"name": "x"})
+
+
+def test_evaluate_writes_what_the_command_writes(run: ts.Run) -> None:
+    evaluation = ts.evaluate(run)
+    assert isinstance(evaluation, ts.Evaluation)
+    assert evaluation.logits.shape == (24, 24)
+    written = json.loads(run.evaluation_path("val").read_text())
+    assert written["top1_error"] == evaluation.top1_error
+    assert run.scores_path("val").is_file() and run.predictions_path("val").is_file()
+    half = ts.evaluate("first", split="minival", data="shapes")
+    assert half.split == "minival" and run.scores_path("minival").is_file()
+    before = sorted(run.folder.rglob("*"))
+    same = ts.evaluate(run.weights_path)
+    assert same.top1_error == evaluation.top1_error
+    assert sorted(run.folder.rglob("*")) == before, "of a weights file nothing is written"
+
+
+def test_report_and_compare_return_their_pages(run: ts.Run) -> None:
+    assert ts.report(run) == run.report_path / "index.html"
+    other = ts.train("quickstart", "shapes", name="second", seed=1, **SMALL)
+    page = ts.compare([run, str(other.folder)], split="minival")
+    assert page.parent == run.comparison_path and page.is_file()
+    with pytest.raises(ValueError, match="2 or more"):
+        ts.compare([run])
+
+
+def test_load_model_takes_runs_files_and_nothing(run: ts.Run) -> None:
+    image = Path("examples/images").glob("*.png").__next__()
+    answers = [
+        ts.load_model(source).predict(form)
+        for source in (run, "first", str(run.folder), run.weights_path)
+        for form in (image, str(image), Image.open(image), np.asarray(Image.open(image)))
+    ]
+    assert len({(answer.label, answer.probabilities) for answer in answers}) == 1
+    several = ts.load_model(run).predict([image, image])
+    assert [one.label for one in several] == [answers[0].label] * 2
+    bundled = ts.load_model()
+    assert len(bundled.metadata.class_names) == 200 and bundled.predict(image).boxes is not None
+    with pytest.raises(ValueError, match="did you mean first"):
+        ts.load_model("frist")
+    with pytest.raises(ValueError, match=r"threshold is 2"):
+        ts.load_model(threshold=2.0)
+
+
+def test_recipes_and_models_by_name() -> None:
+    assert "quickstart" in ts.list_recipes()
+    assert all(text.endswith(".") for text in ts.list_recipes().values())
+    assert isinstance(ts.recipe("quickstart"), ts.Config)
+    model = ts.create_model("resnet", 10, n=1, filters=(4, 8))
+    assert sum(parameter.numel() for parameter in model.parameters()) < 10_000
+
+
+def test_train_stays_a_function_in_any_order_of_imports() -> None:
+    code = (
+        "import tinysight.train.loop\n"
+        "import tinysight as ts\n"
+        "from tinysight.train import checkpoint\n"
+        "assert ts.train.__module__ == 'tinysight.api' and callable(ts.train)\n"
+        "assert checkpoint.__name__ == 'tinysight.train.checkpoint'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_page_describes_every_public_name_and_no_other() -> None:
+    described = re.findall(r"^### `(?:ts\.)?(\w+)", PAGE.read_text(), flags=re.MULTILINE)
+    assert sorted(described) == sorted(ts.__all__)
+    for name in ts.__all__:
+        assert getattr(ts, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = ts.trian  # type: ignore[attr-defined]
+
+
+def test_the_examples_of_the_page_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the recipe made small; each block goes on from the ones before it."""
+    from tinysight import recipes
+
+    small = ts.recipe("quickstart")
+    small = recipes.replace(
+        small,
+        model=recipes.replace(small.model, options={"n": 1, "filters": (4, 8)}),
+        augment=recipes.replace(small.augment, crop=32),
+    )
+    monkeypatch.setitem(recipes.RECIPES, "quickstart", lambda: small)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/api.md", "exec"), names)
+    assert capsys.readouterr().out
