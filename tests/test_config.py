@@ -1,19 +1,23 @@
-"""Runs as values: validation, changes by field=value, and the way through JSON."""
+"""Configs: validation, changes by field=value, differences, and JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinysight.config import (
+    OPERATIONAL,
     AugmentConfig,
     Config,
     DataConfig,
+    Interval,
+    LocalizerConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -25,90 +29,78 @@ from tinysight.config import (
 )
 from tinysight.recipes import RECIPES, recipe
 
-RUN = Config(
+CONFIG = Config(
     recipe="any",
     model=ModelConfig(options={"n": 1, "filters": (4, 8)}),
     train=TrainConfig(sizes=((0.0, 16), (0.5, 24))),
 )
-PATHS = [
-    f"{s.name}.{f.name}"
-    for s in fields(Config)
-    if is_dataclass(getattr(RUN, s.name))
-    for f in fields(getattr(RUN, s.name))
-]
+PATHS = [f"{section}.{name}" for section, v in asdict(CONFIG).items() if v != "any" for name in v]
 
 
-@pytest.mark.parametrize("name", ["variance_scaling", "xavier", "torch"])
-def test_a_model_names_its_initialization(name: str) -> None:
-    assert ModelConfig(init=name).init == name
+OUT_OF_RANGE: dict[type, list[tuple[str, object]]] = {
+    DataConfig: [
+        *(("train", "val"), ("monitor", "val"), ("train", "train+minival")),
+        *(("fraction", 0.0), ("fraction", 1.01), ("prefetch", -1)),
+    ],
+    AugmentConfig: [
+        *(("crop", -1), ("flip", 1.5), ("probability", -0.1), ("shift", -1), ("rotation", 181.0)),
+        *(("contrast", (1.1, 0.9)), ("gamma", (0.0, 1.0)), ("gamma", (1.0,)), ("erase", 1.01)),
+        *(("mix_probability", -0.5), ("mix_until", 2.0), ("mixup", -1.0), ("cutmix", 1e9)),
+    ],
+    ModelConfig: [("init", "ones")],
+    LocalizerConfig: [
+        *(("head", "detr"), ("grid", 0), ("grid", 33), ("num_steps", 51), ("overlap", "l1")),
+        *(("cell_scale", 0.9), ("loss_weight", 0.0), ("box_weight", 0.0), ("giou_weight", -1.0)),
+        *(("class_loss_weight", -1.0), ("decoding", "all"), ("threshold", 1.0), ("nms_iou", 0.0)),
+        ("frozen", True),
+    ],
+    OptimizerConfig: [
+        *(("name", "sdg"), ("lr", 0.0), ("lr", math.nan), ("momentum", 1.0), ("momentum", 0.0)),
+        *(("weight_decay", -1e-4), ("decay", 1.0), ("betas", (0.9, 1.0)), ("epsilon", 0.0)),
+    ],
+    ScheduleConfig: [
+        *(("name", "cosinus"), ("warmup", -1.0), ("factor", 1.0), ("patience", -1), ("cycles", 0))
+    ],
+    TrainConfig: [
+        *(("epochs", 0), ("batch_size", 1), ("label_smoothing", 1.0), ("ema_decay", 1.0)),
+        *(("sizes", ((0.1, 32),)), ("sizes", ((0.0, 32), (0.0, 40))), ("sizes", ((0.0, 7),))),
+        *(("sizes", ((0.0, 32), (1.0, 40))), ("keep_weights", "first"), ("snapshots", -1)),
+        *(("snapshot_every", 0), ("seed", -1), ("seed", 2**31), ("precision", "fp16")),
+        *(("log_every", 0), ("checkpoint_minutes", 0.0), ("stop_after_minutes", -1.0), ("keep", 1)),
+    ],
+}
 
 
 @pytest.mark.parametrize(
-    ("section", "values"),
-    [
-        (DataConfig, {"train": "val"}),
-        (DataConfig, {"monitor": "val"}),
-        (DataConfig, {"train": "train+minival"}),
-        (DataConfig, {"fraction": 0.0}),
-        (DataConfig, {"fraction": 1.01}),
-        (DataConfig, {"prefetch": -1}),
-        (AugmentConfig, {"crop": -1}),
-        (AugmentConfig, {"flip": 1.5}),
-        (AugmentConfig, {"probability": -0.1}),
-        (AugmentConfig, {"shift": -1}),
-        (AugmentConfig, {"rotation": 181.0}),
-        (AugmentConfig, {"contrast": (1.1, 0.9)}),
-        (AugmentConfig, {"gamma": (0.0, 1.0)}),
-        (AugmentConfig, {"gamma": (1.0,)}),
-        (AugmentConfig, {"erase": 1.01}),
-        (AugmentConfig, {"mix_probability": -0.5}),
-        (AugmentConfig, {"mix_until": 2.0}),
-        (AugmentConfig, {"mixup": -1.0}),
-        (AugmentConfig, {"cutmix": 1e9}),
-        (ModelConfig, {"init": "ones"}),
-        (OptimizerConfig, {"name": "sdg"}),
-        (OptimizerConfig, {"lr": 0.0}),
-        (OptimizerConfig, {"momentum": 1.0}),
-        (OptimizerConfig, {"momentum": 0.0}),
-        (OptimizerConfig, {"weight_decay": -1e-4}),
-        (OptimizerConfig, {"name": "rmsprop", "decay": 1.0}),
-        (OptimizerConfig, {"name": "adam", "betas": (0.9, 1.0)}),
-        (OptimizerConfig, {"epsilon": 0.0}),
-        (ScheduleConfig, {"name": "cosinus"}),
-        (ScheduleConfig, {"warmup": -1.0}),
-        (ScheduleConfig, {"factor": 1.0}),
-        (ScheduleConfig, {"patience": -1}),
-        (ScheduleConfig, {"cycles": 0}),
-        (TrainConfig, {"epochs": 0}),
-        (TrainConfig, {"batch_size": 1}),
-        (TrainConfig, {"label_smoothing": 1.0}),
-        (TrainConfig, {"ema_decay": 1.0}),
-        (TrainConfig, {"sizes": ((0.1, 32),)}),
-        (TrainConfig, {"sizes": ((0.0, 32), (0.0, 40))}),
-        (TrainConfig, {"sizes": ((0.0, 7),)}),
-        (TrainConfig, {"sizes": ((0.0, 32), (1.0, 40))}),
-        (TrainConfig, {"keep_weights": "first"}),
-        (TrainConfig, {"snapshots": -1}),
-        (TrainConfig, {"snapshot_every": 0}),
-        (TrainConfig, {"seed": -1}),
-        (TrainConfig, {"precision": "fp16"}),
-        (TrainConfig, {"log_every": 0}),
-        (TrainConfig, {"checkpoint_minutes": 0.0}),
-        (TrainConfig, {"keep": 1}),
-    ],
+    ("section", "name", "value"),
+    [(section, *fault) for section, faults in OUT_OF_RANGE.items() for fault in faults],
 )
-def test_a_value_out_of_range_is_refused_by_field_value_and_what_is_allowed(
-    section: type, values: dict[str, object]
+def test_a_value_out_of_range_is_refused_with_field_value_and_what_is_allowed(
+    section: type, name: str, value: object
 ) -> None:
-    with pytest.raises(
-        ValueError,
-        match=rf"^{section.__name__.removesuffix('Config').lower()}\.\w+ is .*; allowed: ",
-    ) as error:
-        section(**values)
+    path = rf"{section.__name__.removesuffix('Config').lower()}\.\w+"
+    with pytest.raises(ValueError, match=rf"^{path} is .*; allowed: ") as error:
+        section(**{name: value})
     assert "\n" not in str(error.value)
 
 
-def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside", "text"),
+    [
+        ("[0, 1]", (0, 0.5, 1, (0, 1)), (-0.1, 1.1, math.nan, (0, 2)), "at least 0, at most 1"),
+        ("(0, 1)", (0.5,), (0, 1), "above 0, below 1"),
+        ("[1, inf)", (1, 10**30), (0, math.inf), "at least 1"),
+    ],
+)
+def test_intervals(
+    interval: str, inside: tuple[object, ...], outside: tuple[object, ...], text: str
+) -> None:
+    assert all(value in Interval(interval) for value in inside)
+    assert not any(value in Interval(interval) for value in outside)
+    assert str(Interval(interval)) == text
+
+
+def test_choices_by_an_error_that_is_not_monitored_are_refused() -> None:
     nothing = DataConfig(monitor="none")
     for fault in (
         {"schedule": ScheduleConfig(name="plateau")},
@@ -121,39 +113,30 @@ def test_choosing_by_an_error_that_is_not_monitored_is_refused() -> None:
     )
 
 
-def test_snapshots_fall_on_the_ends_of_the_last_epochs_or_cycles() -> None:
-    late = Config(recipe="any", train=TrainConfig(epochs=10, snapshots=3, snapshot_every=2))
-    cyclic = Config(
-        recipe="any",
-        schedule=ScheduleConfig(name="cyclic", cycles=3),
-        train=TrainConfig(epochs=12, snapshots=2),
-    )
-    assert late.snapshot_epochs() == [6, 8, 10] and cyclic.snapshot_epochs() == [8, 12]
-    assert Config(recipe="any").snapshot_epochs() == []
+def test_snapshots_are_at_the_ends_of_the_last_epochs_or_cycles() -> None:
+    def config(schedule: str = "cosine", **train: int) -> Config:
+        cyclic = ScheduleConfig(name=schedule, cycles=3)
+        return Config(recipe="any", schedule=cyclic, train=TrainConfig(**train))
+
+    assert config(epochs=10, snapshots=3, snapshot_every=2).snapshot_epochs() == [6, 8, 10]
+    assert config("cyclic", epochs=12, snapshots=2).snapshot_epochs() == [8, 12]
+    assert config().snapshot_epochs() == []
     with pytest.raises(ValueError, match=r"train\.snapshots is 6; .*train\.epochs=10"):
-        Config(recipe="any", train=TrainConfig(epochs=10, snapshots=6, snapshot_every=2))
+        config(epochs=10, snapshots=6, snapshot_every=2)
     with pytest.raises(ValueError, match=r"train\.snapshot_every is 2; allowed: 1 "):
-        Config(
-            recipe="any",
-            schedule=ScheduleConfig(name="cyclic", cycles=2),
-            train=TrainConfig(epochs=4, snapshot_every=2),
-        )
+        config("cyclic", epochs=6, snapshot_every=2)
     with pytest.raises(ValueError, match=r"train\.epochs is 10; .*schedule\.cycles, which is 3"):
-        Config(
-            recipe="any",
-            schedule=ScheduleConfig(name="cyclic", cycles=3),
-            train=TrainConfig(epochs=10),
-        )
+        config("cyclic", epochs=10)
 
 
-def test_a_run_is_frozen() -> None:
+def test_a_config_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        RUN.train.epochs = 3  # type: ignore[misc]
+        CONFIG.train.epochs = 3  # type: ignore[misc]
 
 
-def test_a_run_goes_through_json_and_comes_back_equal() -> None:
+def test_a_config_survives_json() -> None:
     changed = override(
-        RUN, {"augment.contrast": "0.5,1.5", "train.seed": "7", "optimizer.decay_all": "false"}
+        CONFIG, {"augment.contrast": "0.5,1.5", "train.seed": "7", "optimizer.decay_all": "false"}
     )
     assert from_dict(json.loads(json.dumps(asdict(changed)))) == changed
     assert from_dict(asdict(changed)) == changed
@@ -177,14 +160,16 @@ def test_a_run_goes_through_json_and_comes_back_equal() -> None:
         ("data.name=a=b", "data.name", "a=b"),
     ],
 )
-def test_settings_are_read_by_the_fields_type(setting: str, path: str, expected: object) -> None:
+def test_settings_are_parsed_by_the_type_of_the_field(
+    setting: str, path: str, expected: object
+) -> None:
     section, name = path.split(".")
-    value = getattr(getattr(override(RUN, dict(parse_assignments([setting]))), section), name)
+    value = getattr(getattr(override(CONFIG, parse_assignments([setting])), section), name)
     assert value == expected and type(value) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("setting", "complaint"),
+    ("setting", "message"),
     [
         ("train.epoch=8", "did you mean train.epochs"),
         ("trian.epochs=8", "did you mean train"),
@@ -205,14 +190,14 @@ def test_settings_are_read_by_the_fields_type(setting: str, path: str, expected:
         ("train.epochs=0", "allowed: at least 1"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line(setting: str, complaint: str) -> None:
+def test_a_wrong_setting_is_refused_in_one_line(setting: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
-        override(RUN, dict(parse_assignments([setting])))
-    assert complaint in str(error.value) and "\n" not in str(error.value)
+        override(CONFIG, parse_assignments([setting]))
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=8", ""])
-def test_what_is_no_setting_is_refused(setting: str) -> None:
+def test_what_is_not_a_setting_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match=r"section\.field=value"):
         parse_assignments([setting])
 
@@ -222,9 +207,9 @@ def test_a_setting_given_twice_is_refused() -> None:
         parse_assignments(["train.epochs=1", "train.epochs=2"])
 
 
-def test_several_settings_of_one_section_are_judged_together() -> None:
-    plain = replace(RUN, optimizer=OptimizerConfig(momentum=0.0, nesterov=False))
-    assert override(RUN, {"optimizer.momentum": "0", "optimizer.nesterov": "false"}) == plain
+def test_settings_of_one_section_are_checked_together() -> None:
+    plain = replace(CONFIG, optimizer=OptimizerConfig(momentum=0.0, nesterov=False))
+    assert override(CONFIG, {"optimizer.momentum": "0", "optimizer.nesterov": "false"}) == plain
 
 
 @settings(max_examples=60)
@@ -232,11 +217,11 @@ def test_several_settings_of_one_section_are_judged_together() -> None:
     path=st.sampled_from(PATHS),
     value=st.one_of(st.text(max_size=12), st.text("0123456789.,-()[]{}'e:", max_size=9)),
 )
-def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None:
+def test_any_text_is_parsed_or_refused_by_a_value_error(path: str, value: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # Python's own, of texts like 1or2
         try:
-            changed = override(RUN, {path: value})
+            changed = override(CONFIG, {path: value})
         except ValueError:
             return
     assert from_dict(json.loads(json.dumps(asdict(changed)))) == changed
@@ -245,55 +230,54 @@ def test_any_text_is_taken_or_refused_in_one_line(path: str, value: str) -> None
 @pytest.mark.parametrize(
     "content", [{"recipe": "a", "trian": {}}, {"recipe": "a", "train": {"epoch": 1}}]
 )
-def test_an_unknown_field_of_a_record_is_refused(content: dict[str, object]) -> None:
+def test_an_unknown_field_in_json_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         from_dict(content)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("other", RECIPES)
-def test_the_difference_of_two_runs_makes_one_of_the_other(name: str, other: str) -> None:
-    run, base = recipe(name), recipe(other)
-    made = override(base, dict(parse_assignments(difference(run, base))))
-    assert replace(made, recipe=name) == run
+def test_the_difference_of_two_configs_turns_one_into_the_other(name: str) -> None:
+    config = recipe(name)
+    for base in map(recipe, RECIPES):
+        changed = override(base, parse_assignments(difference(config, base)))
+        assert replace(changed, recipe=name) == config
 
 
-def test_a_difference_says_what_differs_and_no_more() -> None:
+def test_a_difference_lists_only_what_differs() -> None:
     base = recipe("resnet18-report")
     assert difference(base, base) == []
-    options = {
-        "n": 2,
-        "filters": (16, 32),
-        "stem": "v4",
-        "word": "true",
-        "figure": "1",
-        "flag": True,
-        "share": 1e-7,
-    }
-    run = replace(
+    options = {"n": 2, "filters": (16, 32), "stem": "v4", "word": "true", "digit": "1"}
+    options |= {"flag": True, "share": 1e-7}
+    config = replace(
         base,
         data=replace(base.data, name="true"),
         model=replace(base.model, options=options),
         optimizer=replace(base.optimizer, nesterov=False, weight_decay=1e-05),
         train=replace(base.train, sizes=((0.0, 40), (0.7, 56))),
     )
-    said = difference(run, base)
-    assert said == [
+    assignments = difference(config, base)
+    assert assignments == [
         "data.name=true",
         "model.options.filters=(16, 32)",
         "model.options.stem='v4'",
         "model.options.word='true'",
-        "model.options.figure='1'",
+        "model.options.digit='1'",
         "model.options.flag=True",
         "model.options.share=1e-07",
         "optimizer.nesterov=False",
         "optimizer.weight_decay=1e-05",
         "train.sizes=((0.0, 40), (0.7, 56))",
     ]
-    made = override(base, dict(parse_assignments(said)))
-    assert made == run
-    assert {name: type(value) for name, value in made.model.options.items()} == {
-        name: type(value) for name, value in options.items()
-    }
+    changed = override(base, parse_assignments(assignments))
+    assert changed == config
+    types = {name: type(value) for name, value in options.items()}
+    assert {name: type(value) for name, value in changed.model.options.items()} == types
     fewer = replace(base, model=replace(base.model, options={}))
-    assert override(base, dict(parse_assignments(difference(fewer, base)))) == fewer
+    assert override(base, parse_assignments(difference(fewer, base))) == fewer
+
+
+def test_a_difference_can_ignore_what_changes_no_result() -> None:
+    base = recipe("quickstart")
+    later = override(base, dict.fromkeys(OPERATIONAL, 3))
+    assert len(difference(later, base)) == len(OPERATIONAL)
+    assert difference(later, base, ignore=OPERATIONAL) == []

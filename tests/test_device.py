@@ -1,4 +1,4 @@
-"""What a machine computes with is measured, and the measurement itself is cheap."""
+"""Precision is measured, the measurement itself is cheap, and freed memory is kept."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tinysight.device import select_device
 
 
 class Machine:
-    """Stands for `matmul_rate`: fp32 at 100, bf16 at what is told by size; notes the sizes of the
-    bf16 products.
-    """
+    """Replace `matmul_rate`: fp32 at 100, bf16 by size; record the sizes of the bf16 products."""
 
     def __init__(self, **bf16: float) -> None:
         self.bf16 = {int(size.removeprefix("at")): rate for size, rate in bf16.items()}
@@ -48,9 +46,9 @@ def test_bf16_is_chosen_where_it_pays(
     assert not select_device("cpu", "fp32").bf16
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_freed_memory_is_kept_for_what_comes_next() -> None:
-    """A block taken again and again is soon not cleared any more, page by page."""
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_freed_memory_is_kept_for_later_allocations() -> None:
+    # A block that is allocated again and again is soon no longer zeroed page by page.
     program = """
 import resource, sys, torch
 from tinysight.device import keep_freed_memory
@@ -58,7 +56,7 @@ if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for turn in range(25):  # the first ones look for their place
+for turn in range(25):  # the first ones find their place
     if turn == 15:
         before = faults()
     torch.ones(10 << 20)

@@ -18,12 +18,8 @@ from PIL import Image, ImageOps
 
 from tinysight.images import FORMATS, format_of, load_square, read_image, to_square
 
-QUADRANTS = (
-    (255, 0, 0),
-    (0, 255, 0),
-    (0, 0, 255),
-    (250, 250, 0),
-)  # top left, top right, bottom left, bottom right
+# top left, top right, bottom left, bottom right
+QUADRANTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 0))
 
 
 def quadrants(width: int = 32, height: int = 32) -> Image.Image:
@@ -39,6 +35,10 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def corners(image: Image.Image) -> list[tuple[int, ...]]:
@@ -133,11 +133,8 @@ def test_orientation_is_applied_once(orientation: int, form: str) -> None:
     stored = stored[:, ::-1] if first_column in ("bottom", "right") else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = read_image(
-        encoded(
-            Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif.tobytes(), quality=95
-        )
-    )
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    image = read_image(encoded(image, form, exif=exif.tobytes(), quality=95))
     assert image.size == (48, 32)
     assert close(corners(image), QUADRANTS)
     assert close(corners(ImageOps.exif_transpose(image)), QUADRANTS)  # nothing left to apply again
@@ -156,9 +153,8 @@ def test_alpha_is_composited_on_white(form: str) -> None:
     image.paste((200, 0, 0, 255), (8, 0, 16, 16))
     image.paste((0, 0, 0, 128), (0, 8, 8, 16))
     data = encoded(image, form, lossless=True, exact=True) if form == "WEBP" else encoded(image)
-    assert close(
-        corners(read_image(data)), [(255, 255, 255), (200, 0, 0), (127, 127, 127), (200, 0, 0)], 1
-    )
+    white, gray, red = (255, 255, 255), (127, 127, 127), (200, 0, 0)
+    assert close(corners(read_image(data)), [white, red, gray, red], 1)
 
 
 def test_palette_with_graded_transparency_is_composited_without_a_warning() -> None:
@@ -212,9 +208,8 @@ def test_first_frame_of_an_animation(form: str) -> None:
 
 
 def test_phone_picture_with_a_second_image_behind_it() -> None:
-    data = encoded(
-        quadrants(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))], quality=95
-    )
+    others = [Image.new("RGB", (32, 32))]
+    data = encoded(quadrants(), "MPO", save_all=True, append_images=others, quality=95)
     assert close(corners(read_image(data)), QUADRANTS)
 
 
@@ -262,7 +257,7 @@ OTHERS = {
     "TIFF": encoded(quadrants(), "TIFF"),
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "HTML": b"<!DOCTYPE html><title>404 Not LocalizerOutput</title>",
+    "HTML": b"<!DOCTYPE html><title>404 Not Found</title>",
     "is not an image": b"This is a text about a cat.\n",
     "it is empty": b"",
 }
@@ -280,37 +275,29 @@ def test_other_formats_are_named_whatever_the_suffix_says(what: str, tmp_path: P
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("keep", [0.1, 0.6, 0.95])
 def test_truncated_file_is_named(form: str, keep: float, tmp_path: Path) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8))
-    data = encoded(noise, form)
+    data = encoded(Image.fromarray(noise(48, 48)), form)
     path = tmp_path / "half.img"
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(
-        ValueError, match=r"half\.img.*(cannot be decoded|is damaged).*JPEG, PNG and WebP"
-    ):
+    with pytest.raises(ValueError, match=r"half\.img.*(cannot be decoded|is damaged).*WebP"):
         read_image(path)
 
 
-def test_missing_file_folder_and_pipe_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none.png", "': No such file"),
+        (".", "': it is not a file"),
+        ("pipe.png", "': it is not a file"),
+        ("x" * 300, "': File name too long"),
+        ("\0", "null"),
+        ("a\nb.jpg", r"a\\nb\.jpg': No such file"),
+    ],
+)
+def test_what_cannot_be_opened_is_named_in_one_line(name: str, reason: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    cases = {
-        "none.png": "No such file",
-        ".": "not a file",
-        "pipe.png": "not a file",
-        "x" * 300: "File name too long",
-    }
-    for name, why in cases.items():
-        with pytest.raises(
-            ValueError, match=f"cannot read '[^']*': (it is )?{why}.*JPEG, PNG and WebP"
-        ):
-            read_image(tmp_path / name)
-    with pytest.raises(ValueError, match=r"cannot read .*null"):
-        read_image(tmp_path / "\0")
-
-
-def test_line_break_in_a_name_does_not_break_the_message(tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as caught:
-        read_image(tmp_path / "a\nb.jpg")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=rf"cannot read '.*{reason}.*WebP") as error:
+        read_image(tmp_path / name)
+    assert "\n" not in str(error.value)
 
 
 def test_decompression_bomb_is_refused_before_its_memory_is_taken() -> None:
@@ -326,14 +313,12 @@ def test_decompression_bomb_is_refused_before_its_memory_is_taken() -> None:
 
 
 def test_image_that_pillow_only_warns_of_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Image, "MAX_IMAGE_PIXELS", 800
-    )  # 32 x 32 are over it, and under twice as much
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # 32 x 32 exceed it, but not twice
     assert close(corners(read_image(encoded(quadrants()))), QUADRANTS)
 
 
 def test_square_image_of_the_size_passes_through_unchanged() -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pixels = noise(64, 64)
     square = load_square(encoded(Image.fromarray(pixels)), 64)
     assert np.array_equal(square, pixels)
     square[0, 0] = 0  # a copy that can be written
@@ -341,11 +326,10 @@ def test_square_image_of_the_size_passes_through_unchanged() -> None:
 
 @pytest.mark.parametrize("size", [(64, 99), (99, 64)])
 def test_image_whose_shorter_side_fits_is_cropped_without_resampling(size: tuple[int, int]) -> None:
-    pixels = np.random.default_rng(2).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = noise(size[1], size[0])
     left, top = (size[0] - 64) // 2, (size[1] - 64) // 2
-    assert np.array_equal(
-        to_square(Image.fromarray(pixels), 64), pixels[top : top + 64, left : left + 64]
-    )
+    square = to_square(Image.fromarray(pixels), 64)
+    assert np.array_equal(square, pixels[top : top + 64, left : left + 64])
 
 
 @pytest.mark.parametrize("width, height", [(300, 200), (200, 300), (20, 32), (640, 641)])
@@ -356,16 +340,15 @@ def test_square_equals_resizing_the_shorter_side_and_cropping_the_center(
     smooth = np.stack([x, y, (np.sin(9 * x + 5 * y) + 1) / 2], axis=-1)
     image = Image.fromarray((smooth * 255).astype(np.uint8))
     scale = 40 / min(width, height)
-    whole = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    left, top = (whole.width - 40) // 2, (whole.height - 40) // 2
-    assert close(to_square(image, 40), np.asarray(whole)[top : top + 40, left : left + 40], 4)
+    full = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (full.width - 40) // 2, (full.height - 40) // 2
+    assert close(to_square(image, 40), np.asarray(full)[top : top + 40, left : left + 40], 4)
 
 
 def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((640, 640, 3), np.uint8)
-    stripes[:, ::2] = (
-        255  # finer than 64 pixels can show: gray, where sampling single pixels gives 0 or 255
-    )
+    # Finer than 64 pixels can show: gray, where sampling single pixels gives 0 or 255
+    stripes[:, ::2] = 255
     assert close(to_square(Image.fromarray(stripes), 64), 128, 5)
 
 
@@ -383,9 +366,7 @@ def test_to_square_takes_other_modes_and_refuses_no_size() -> None:
 
 def test_photograph_scaled_while_decoding_stays_close_to_the_slow_way() -> None:
     rng = np.random.default_rng(3)
-    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(
-        (1600, 1200), 3
-    )
+    coarse = Image.fromarray(noise(30, 40)).resize((1600, 1200), Image.Resampling.BICUBIC)
     noisy = np.asarray(coarse, int) + rng.normal(0, 8, (1200, 1600, 1))
     data = encoded(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), "JPEG", quality=92)
     fast = load_square(data, 64).astype(int)
@@ -405,7 +386,7 @@ def test_format_of_knows_what_it_reads() -> None:
 
 def seeds() -> list[bytes]:
     rng = np.random.default_rng(4)
-    image = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    image = Image.fromarray(noise(24, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "camera"
@@ -431,11 +412,7 @@ def seeds() -> list[bytes]:
 def mutated(data: bytes, rng: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        at = (
-            rng.randrange(len(changed))
-            if rng.random() < 0.5
-            else rng.randrange(min(64, len(changed)))
-        )
+        at = rng.randrange(len(changed) if rng.random() < 0.5 else min(64, len(changed)))
         kind = rng.randrange(6)
         if kind == 0:
             changed[at] ^= 1 << rng.randrange(8)
@@ -446,28 +423,27 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             del changed[at : at + rng.randrange(1, 9)]
         elif kind == 4:
-            changed[at : at + 4] = rng.choice(
-                (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
-            )
+            values = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
+            changed[at : at + 4] = rng.choice(values)
         else:
             del changed[max(at, 16) :]
         if not changed:
             break
     if changed[:4] == b"\x89PNG" and rng.random() < 0.7:
-        return with_mended_checksums(bytes(changed))
+        return with_valid_checksums(bytes(changed))
     return bytes(changed)
 
 
-def with_mended_checksums(data: bytes) -> bytes:
-    """Recompute a PNG's chunk checksums, so that damage reaches the parsers behind them."""
-    mended, at = data[:8], 8
+def with_valid_checksums(data: bytes) -> bytes:
+    """Recompute a PNG's chunk checksums, so that damage reaches the parsers."""
+    result, at = data[:8], 8
     while at + 12 <= len(data):
         length = struct.unpack(">I", data[at : at + 4])[0]
         if at + 12 + length > len(data):
             break
-        mended += chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length])
+        result += chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length])
         at += 12 + length
-    return mended + data[at:]
+    return result + data[at:]
 
 
 def fuzz(rounds: int, seed: int) -> tuple[int, int]:
@@ -491,7 +467,7 @@ def fuzz(rounds: int, seed: int) -> tuple[int, int]:
 
 def test_mutated_images_are_read_or_refused() -> None:
     read, refused = fuzz(300, seed=0)
-    assert read > 50 and refused > 50  # both ways out were taken
+    assert read > 50 and refused > 50  # both happen
 
 
 @pytest.mark.reliability
@@ -500,6 +476,5 @@ def test_ten_thousand_mutated_images_are_read_or_refused() -> None:
     read, refused = fuzz(10_000, seed=1)
     assert read > 1000 and refused > 1000
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 1_500_000 * (
-        1024 if sys.platform == "darwin" else 1
-    )  # KB: one image of MAX_PIXELS and its copies
+    # KB: one image of MAX_PIXELS and its copies
+    assert grown < 1_500_000 * (1024 if sys.platform == "darwin" else 1)
