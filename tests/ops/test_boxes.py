@@ -22,8 +22,8 @@ box_strategy = st.tuples(coordinate, coordinate, side, side).map(
 )
 
 
-def whole_boxes(count: int, seed: int) -> Tensor:
-    """Draw boxes (count, 4) with whole, ordered coordinates on the canvas, some of them empty."""
+def random_boxes(count: int, seed: int) -> Tensor:
+    """Return random boxes (count, 4) with integer coordinates on the canvas, some empty."""
     corners = torch.randint(
         0, CANVAS + 1, (count, 2, 2), generator=torch.Generator().manual_seed(seed)
     )
@@ -48,8 +48,8 @@ def counted(box: Tensor, other: Tensor) -> tuple[float, float]:
 
 
 def test_area_and_overlaps_equal_a_count_of_pixels() -> None:
-    boxes, others = whole_boxes(40, 1), whole_boxes(30, 2)
-    assert (ops.area(boxes) == 0).any(), "no empty box was drawn"
+    boxes, others = random_boxes(40, 1), random_boxes(30, 2)
+    assert (ops.area(boxes) == 0).any(), "the case has no empty box"
     assert ops.area(boxes).tolist() == [mask(box).sum() for box in boxes]
     expected = np.array([[counted(box, other) for other in others] for box in boxes])  # (40, 30, 2)
     np.testing.assert_allclose(ops.pairwise_iou(boxes, others), expected[..., 0], atol=1e-6)
@@ -128,7 +128,7 @@ def test_conversions_by_hand() -> None:
 
 
 def test_shift_and_clip_follow_painted_pixels() -> None:
-    boxes = whole_boxes(60, 3)
+    boxes = random_boxes(60, 3)
     left, top, height, width = 3, 5, 14, 11
     moved = ops.shift(boxes, x=-left, y=-top)
     clipped = ops.clip(moved, height=height, width=width)
@@ -155,7 +155,7 @@ def test_gradients_are_finite_where_boxes_are_empty_or_apart() -> None:
     (1 - ops.giou(boxes, others)).sum().backward()
     assert boxes.grad is not None
     assert boxes.grad.isfinite().all()
-    assert boxes.grad[0].abs().sum() > 0, "boxes apart must be drawn together"
+    assert boxes.grad[0].abs().sum() > 0, "boxes apart must be moved together"
     assert boxes.grad[4].abs().sum() > 0
 
 

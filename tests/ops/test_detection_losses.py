@@ -51,9 +51,9 @@ def test_unmatched_boxes_get_no_gradient_of_the_box_loss() -> None:
         .view(1, 1, 1, 2, 4)
         .requires_grad_()
     )
-    truth = torch.tensor([[[32.0, 32.0, 40.0, 40.0]]]) / 64
+    gt_boxes = torch.tensor([[[32.0, 32.0, 40.0, 40.0]]]) / 64
     losses = hungarian_loss(
-        HeadOutput(boxes, torch.zeros(1, 1, 1, 2)), truth, overlap="iou", giou_weight=0.0
+        HeadOutput(boxes, torch.zeros(1, 1, 1, 2)), gt_boxes, overlap="iou", giou_weight=0.0
     )
     losses.box.backward()
     assert boxes.grad is not None

@@ -123,9 +123,9 @@ def brute_force(hits: Tensor, distances: Tensor) -> tuple[int, int, float]:
     num_boxes, num_gt_boxes = distances.shape
     best = (10**9, 10**9, math.inf)
     for ranks in itertools.permutations(range(num_boxes), num_gt_boxes):
-        o = sum(not bool(hits[rank, truth]) for truth, rank in enumerate(ranks))
+        o = sum(not bool(hits[rank, index]) for index, rank in enumerate(ranks))
         r = sum(rank + 1 for rank in ranks)
-        d = sum(float(distances[rank, truth]) for truth, rank in enumerate(ranks))
+        d = sum(float(distances[rank, index]) for index, rank in enumerate(ranks))
         best = min(best, (o, r, d))
     return best
 

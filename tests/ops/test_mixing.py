@@ -44,7 +44,7 @@ def mix_by_loop(
     mixed, weights = images.clone(), torch.zeros(count, num_classes, dtype=torch.float64)
     for index in range(count):
         partner = index ^ 1 if index ^ 1 < count else index
-        share = torch.full((height, width), float(params.own[index]))
+        share = torch.full((height, width), float(params.weight[index]))
         share[pixels_of(params.window[index], height, width)] = 0.0
         mixed[index] = share * images[index] + (1 - share) * images[partner]
         weights[index, labels[index]] += share.double().mean()
@@ -61,34 +61,34 @@ def test_mixing_equals_a_loop_over_images(count: int, changes: dict[str, float])
     mixed, targets = mixing.mix(images, labels, params)
     expected, weights = mix_by_loop(images, labels, params, 5)
     assert torch.allclose(mixed, expected, atol=1e-3)
-    own = targets.own.double()[:, None]
-    found = own * F.one_hot(targets.labels, 5) + (1 - own) * F.one_hot(targets.partners, 5)
+    weight = targets.weight.double()[:, None]
+    found = weight * F.one_hot(targets.labels, 5) + (1 - weight) * F.one_hot(targets.partners, 5)
     assert torch.allclose(found, weights, atol=1e-6)
 
 
 def test_an_image_that_is_not_mixed_is_unchanged() -> None:
     images = torch.rand(6, 3, 8, 8, generator=generator(2)) * 255
     mixed, targets = mixing.mix(images, torch.arange(6), sample_mix(6, probability=0.0))
-    assert torch.equal(mixed, images) and torch.equal(targets.own, torch.ones(6))
+    assert torch.equal(mixed, images) and torch.equal(targets.weight, torch.ones(6))
     assert torch.equal(targets.main, torch.arange(6))
 
 
 def test_each_image_takes_one_method_with_the_probability() -> None:
     params = sample_mix(20_000, probability=0.6)
-    mixup, cutmix = params.own < 1, params.window[:, 2] > params.window[:, 0]
+    mixup, cutmix = params.weight < 1, params.window[:, 2] > params.window[:, 0]
     assert not (mixup & cutmix).any()
     assert abs(float(mixup.float().mean()) - 0.3) < 0.015
     assert abs(float(cutmix.float().mean()) - 0.3) < 0.015
     assert not sample_mix(1000, cutmix=0.0).window.any()
-    assert (sample_mix(1000, mixup=0.0).own == 1).all()
+    assert (sample_mix(1000, mixup=0.0).weight == 1).all()
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_mixup_shares_have_the_beta_distribution(alpha: float) -> None:
-    own = sample_mix(4000, mixup=alpha, cutmix=0.0, probability=1.0).own.double().numpy()
+    weight = sample_mix(4000, mixup=alpha, cutmix=0.0, probability=1.0).weight.double().numpy()
     # A float32 may round up to 1.
-    own = np.concatenate([own[own < 1], np.ones(int((own == 1).sum()))])
-    assert stats.kstest(own, stats.beta(alpha, alpha).cdf).pvalue > 0.01
+    weight = np.concatenate([weight[weight < 1], np.ones(int((weight == 1).sum()))])
+    assert stats.kstest(weight, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_unclipped_cutmix_windows_have_areas_of_the_beta_distribution() -> None:
@@ -109,10 +109,10 @@ def test_the_loss_equals_torchs_with_soft_labels(label_smoothing: float) -> None
     targets = Targets(
         labels=torch.tensor([0, 1, 2, 3, 4, 0]),
         partners=torch.tensor([1, 1, 0, 4, 3, 2]),
-        own=torch.tensor([1.0, 0.3, 0.6, 0.5, 0.0, 0.9], dtype=torch.float64),
+        weight=torch.tensor([1.0, 0.3, 0.6, 0.5, 0.0, 0.9], dtype=torch.float64),
     )
-    own = targets.own[:, None]
-    soft = own * F.one_hot(targets.labels, 5) + (1 - own) * F.one_hot(targets.partners, 5)
+    weight = targets.weight[:, None]
+    soft = weight * F.one_hot(targets.labels, 5) + (1 - weight) * F.one_hot(targets.partners, 5)
     expected = F.cross_entropy(logits, soft, label_smoothing=label_smoothing)
     loss = mixing.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     assert torch.allclose(loss, expected)

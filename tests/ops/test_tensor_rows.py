@@ -1,6 +1,4 @@
-"""TensorRows of tensors: indexing, moving and joining reach every field, nested ones too, and leave
-unused ones alone.
-"""
+"""Indexing, moving and concatenating reach every field, nested ones too, and leave None alone."""
 
 from __future__ import annotations
 
@@ -39,13 +37,11 @@ def test_indexing_takes_the_same_rows_of_every_field(rows: slice | Tensor) -> No
     assert part.wide[:, 0].tolist() == part.inner.value.tolist() == [1, 2]
 
 
-def test_joining_is_the_inverse_of_cutting() -> None:
-    whole = _outer(5)
-    joined = Outer.cat([whole[:2], whole[2:]])
-    assert joined.inner is not None and whole.inner is not None and joined.unused is None
-    assert torch.equal(joined.wide, whole.wide) and torch.equal(
-        joined.inner.value, whole.inner.value
-    )
+def test_cat_is_the_inverse_of_slicing() -> None:
+    full = _outer(5)
+    joined = Outer.cat([full[:2], full[2:]])
+    assert joined.inner is not None and full.inner is not None and joined.unused is None
+    assert torch.equal(joined.wide, full.wide) and torch.equal(joined.inner.value, full.inner.value)
 
 
 def test_moving_moves_every_field() -> None:

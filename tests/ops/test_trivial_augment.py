@@ -44,7 +44,7 @@ def _with_pillow(image: torch.Tensor, name: str, strength: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TONES)
-def test_a_tone_is_pillows(name: str) -> None:
+def test_a_tone_equals_pillows(name: str) -> None:
     strengths = [-1.0, -0.7, -0.25, 0.0, 0.3, 0.5, 0.9]
     images = _images(len(strengths))
     changed = trivial_augment.apply_tone(images, _all_of(name, strengths))
@@ -60,33 +60,37 @@ def test_a_tone_is_pillows(name: str) -> None:
     assert name == "nothing" or not torch.equal(changed, images)
 
 
-def test_a_batch_of_all_operations_is_each_image_by_itself() -> None:
+def test_an_image_does_not_depend_on_its_batch() -> None:
     images = _images(40)
-    drawn = trivial_augment.sample(40, generator=torch.Generator().manual_seed(3))
-    together = trivial_augment.apply_tone(images, drawn)
+    params = trivial_augment.sample(40, generator=torch.Generator().manual_seed(3))
+    together = trivial_augment.apply_tone(images, params)
     for index in range(40):
-        alone = trivial_augment.apply_tone(images[index : index + 1], drawn[index : index + 1])
+        alone = trivial_augment.apply_tone(images[index : index + 1], params[index : index + 1])
         assert torch.allclose(together[index : index + 1], alone, atol=1e-4)
     assert together.min() >= 0 and together.max() <= 255
 
 
 def test_operations_are_equally_likely_and_strengths_uniform() -> None:
-    drawn = trivial_augment.sample(50_000, generator=torch.Generator().manual_seed(4))
-    shares = torch.bincount(drawn.operation, minlength=len(OPERATIONS)) / 50_000
+    params = trivial_augment.sample(50_000, generator=torch.Generator().manual_seed(4))
+    shares = torch.bincount(params.operation, minlength=len(OPERATIONS)) / 50_000
     assert len(shares) == len(OPERATIONS) and (shares - 1 / len(OPERATIONS)).abs().max() < 0.008
-    assert (
-        drawn.strength.min() < -0.99
-        and drawn.strength.max() > 0.99
-        and drawn.strength.mean().abs() < 0.02
-    )
+    assert params.strength.min() < -0.99 and params.strength.max() > 0.99
+    assert params.strength.mean().abs() < 0.02
 
 
-def test_geometry_goes_into_the_draws_of_the_one_resampling() -> None:
+def test_geometry_is_added_to_the_transforms() -> None:
     names = ["shift_x", "shift_y", "rotate", "brightness"]
-    drawn = TrivialAugmentParams(
+    params = TrivialAugmentParams(
         operation=torch.tensor([OPERATIONS.index(name) for name in names]),
         strength=torch.tensor([0.5, -1.0, 0.2, 1.0]),
     )
-    draws = trivial_augment.add_geometry(augment.center(4, source_size=64, crop=56), drawn, size=56)
-    assert draws.shift_x.tolist() == [14, 0, 0, 0] and draws.shift_y.tolist() == [0, -28, 0, 0]
-    assert torch.allclose(draws.angle, torch.tensor([0.0, 0.0, 27.0, 0.0]))
+    transforms = trivial_augment.add_geometry(
+        augment.center(4, source_size=64, crop=56), params, size=56
+    )
+    assert transforms.shift_x.tolist() == [14, 0, 0, 0] and transforms.shift_y.tolist() == [
+        0,
+        -28,
+        0,
+        0,
+    ]
+    assert torch.allclose(transforms.angle, torch.tensor([0.0, 0.0, 27.0, 0.0]))

@@ -1,4 +1,4 @@
-"""Initial weights of convolutions and linear layers, drawn from the generator that is passed.
+"""Initial weights of convolutions and linear layers, drawn from the given generator.
 
 Batch norms keep torch's initial values (scale 1, shift 0), and so do the slopes of a PReLU (0.25).
 """

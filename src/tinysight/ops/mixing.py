@@ -35,7 +35,7 @@ ERASED_ASPECT = (0.3, 1 / 0.3)  # range of height over width, as in the paper
 class MixParams(TensorRows):
     """How each of N images is mixed."""
 
-    own: Tensor  # float32 (N,): mixup's weight of the image itself, 1 where there is no mixup
+    weight: Tensor  # float32 (N,): mixup's weight of the image itself, 1 where there is no mixup
     # float32 (N, 4): CutMix's (x0, y0, x1, y1) in shares of the side, empty where there is none
     window: Tensor
 
@@ -51,16 +51,16 @@ class EraseParams(TensorRows):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Targets of B images: weight `own` on `labels`, the rest on `partners`; all (B,)."""
+    """Targets of B images: `weight` of `labels`, the rest of `partners`; all (B,)."""
 
     labels: Tensor
     partners: Tensor
-    own: Tensor
+    weight: Tensor
 
     @property
     def main(self) -> Tensor:
         """The label with the larger weight of each image: int64 (B,)."""
-        return torch.where(self.own >= 0.5, self.labels, self.partners)
+        return torch.where(self.weight >= 0.5, self.labels, self.partners)
 
 
 def sample_mix(
@@ -81,13 +81,13 @@ def sample_mix(
     mixed = uniform[0] < probability
     cut = uniform[1] < (0.5 if mixup and cutmix else float(bool(cutmix)))
     one = torch.ones(count)
-    own = torch.where(mixed & ~cut, _beta(uniform[2], mixup), one) if mixup else one
+    weight = torch.where(mixed & ~cut, _beta(uniform[2], mixup), one) if mixup else one
     window = torch.zeros(count, 4)
     if cutmix:
         side = (1 - _beta(uniform[3], cutmix)).sqrt()
         window = _window(uniform[4], uniform[5], width=side, height=side)
         window = torch.where((mixed & cut)[:, None], window, 0.0)
-    return MixParams(own=own, window=window)
+    return MixParams(weight=weight, window=window)
 
 
 def mix(images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Targets]:
@@ -96,19 +96,19 @@ def mix(images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Targ
     partner = torch.where((index ^ 1) < len(labels), index ^ 1, index)
     others = images[partner]
     pasted = _mask(params.window, height=images.shape[2], width=images.shape[3])[:, None]
-    mixed = torch.lerp(others, images, params.own[:, None, None, None])
-    share = params.own * (1 - pasted.float().mean(dim=(1, 2, 3)))
-    targets = Targets(labels=labels, partners=labels[partner], own=share)
+    mixed = torch.lerp(others, images, params.weight[:, None, None, None])
+    share = params.weight * (1 - pasted.float().mean(dim=(1, 2, 3)))
+    targets = Targets(labels=labels, partners=labels[partner], weight=share)
     return torch.where(pasted, others, mixed), targets
 
 
 def cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0) -> Tensor:
     """Return the mean cross-entropy of logits (B, K) with two weighted labels, each smoothed."""
-    own, other = (
+    of_labels, of_partners = (
         F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
         for labels in (targets.labels, targets.partners)
     )
-    return torch.lerp(other, own, targets.own).mean()
+    return torch.lerp(of_partners, of_labels, targets.weight).mean()
 
 
 def sample_erase(count: int, *, generator: torch.Generator, probability: float) -> EraseParams:
