@@ -93,7 +93,7 @@ def _inline(text: str, name: str, alt: str) -> str:
     ):
         text = text.replace(old, new)
     head, _, rest = text.partition(">")
-    head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
+    head = re.sub(r' width="([\d.]+pt)" height="[\d.]+pt"', r' style="--width: \1"', head)
     return f'{head} role="img" aria-label="{escape(alt)}">{rest}'
 
 

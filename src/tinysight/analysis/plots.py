@@ -308,7 +308,7 @@ def difference_figure(
         look: dict[str, Any] = {"color": BLUE, "mfc": fill, "ms": 5, "label": f"{name}significant"}
         axes.plot(100 * value[chosen], place[chosen], "o", **look)
     axes.set_yticks(place, [short(label) for label in labels])
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set(xlabel="difference of error (percentage points)", ylabel="class")
     axes.legend()
     return figure
