@@ -101,8 +101,10 @@ def table(result: dict[str, Any]) -> Table:
         f"images/s, {SIZE} -> {CROP} px",
     )
     for name, figures in result["training"].items():
-        note = f"images/s at {CROP} px, batch {BATCH}: {figures['share_of_matmul']:.0%} of the matrix product's rate, "
-        note += f"{figures['augmentation_share']:.1%} of the step is augmentation"
+        note = (
+            f"images/s at {CROP} px, batch {BATCH}: {figures['share_of_matmul']:.0%} of the matrix "
+        )
+        note += f"product's rate, {figures['augmentation_share']:.1%} of the step is augmentation"
         shown.add_row(f"training {name}", f"{figures['images_per_s']:,.0f}", note)
     for name, figures in result["prediction"].items():
         one, many = figures["batch_1_images_per_s"], figures["batch_64_images_per_s"]

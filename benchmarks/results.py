@@ -51,7 +51,8 @@ SAME_RECIPE = ("data.name", "data.train", "data.monitor", "train.seed", "train.d
 NOT_RUN = {"status", "recipe", "data", "target", "needs", "command"}
 REPORT = (
     "| *the report's Inception-ResNet, 2017* | 8.3 M | 37.56 % | | a GPU (K80) | not stated | | |",
-    "| *the report's 18-layer ResNet, 2017* | 11.28 M | 43.50 % | 20.30 % | a GPU (K80) | not stated | | |",
+    "| *the report's 18-layer ResNet, 2017* | 11.28 M | 43.50 % | 20.30 % "
+    "| a GPU (K80) | not stated | | |",
 )
 
 
@@ -62,14 +63,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
     waiting = [row for row in rows if _waits(row)]
     lines = [
-        "| recipe or experiment | parameters | top-1 error | top-5 error | trained on | time | seeds | |",
+        "| recipe or experiment | parameters | top-1 error | top-5 error "
+        "| trained on | time | seeds | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_line, measured),
         *REPORT,
         "",
-        "The error of one seed has its 95 % interval, the mean of several their standard deviation. A row",
-        "names its recipe, or the experiment where its settings differ; the full commands are in the",
-        "experiments and in [benchmarks/results.jsonl](benchmarks/results.jsonl).",
+        "The error of one seed has its 95 % interval, the mean of several their standard deviation.",
+        "A row names its recipe, or the experiment where its settings differ; the full commands are",
+        "in the experiments and in [benchmarks/results.jsonl](benchmarks/results.jsonl).",
     ]
     if waiting:
         lines += [
@@ -214,7 +216,7 @@ def row_of(
 
 
 def portable(command: str) -> str:
-    """Return a command without its machine's paths: --data-dir, --name FOLDER, an encoder's folder."""
+    """Return a command without paths of its machine: --data-dir, --name, an encoder's folder."""
     lines = [line.partition("  # ") for line in command.splitlines()]
     return "\n".join(_portable_line(line) + mark + remark for line, mark, remark in lines)
 

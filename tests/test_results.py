@@ -244,7 +244,8 @@ def test_rows_that_name_a_recipe_have_its_network_and_length(results: ModuleType
 
 
 def test_a_command_is_recorded_without_the_places_of_a_machine(results: ModuleType) -> None:
-    member = "tinysight train resnet18-report --data d --name /a/study/seed0 --resume --data-dir /a/data train.seed=1"
+    member = "tinysight train resnet18-report --data d --name /a/study/seed0 --resume"
+    member += " --data-dir /a/data train.seed=1"
     assert results.portable(member) == "tinysight train resnet18-report --data d train.seed=1"
     named = "tinysight train quickstart --name first --resume 'train.sizes=((0,32),)'"
     assert results.portable(named) == named

@@ -219,8 +219,8 @@ def evaluate(
     """Evaluate a run, or a weights file, on a split.
 
     Of a run it writes the outputs for each image (scores/), evaluation-SPLIT.json, a sheet of
-    predictions, of a localizer its box metrics, and the curves. Of a weights file, or of the bundled
-    model ("bundled"), nothing is written.
+    predictions, of a localizer its box metrics, and the curves. Of a weights file, or of the
+    bundled model ("bundled"), nothing is written.
 
     Args:
         split: "minival" for choices, "val" for reports.
@@ -403,7 +403,7 @@ def compare(
 def _results(
     run: Run, split: str, data: Data | None, data_dir: Folder | None, runtime: Runtime | None
 ) -> RunResults:
-    """Read a run's results; evaluate it first where that has not been done and a device is given."""
+    """Read a run's results; with a runtime, evaluate it first where that has not been done."""
     dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
     results = read_results(run.folder, dataset, split=split)
     if results.results is None and run.is_finished and runtime is not None:

@@ -87,7 +87,7 @@ def vgg16_report() -> Config:
     """Train the report's VGG-16 as published.
 
     Source: Wu et al. 2017, sections 3.4 and 3.6: 47.22 % top-1 validation error. "L2
-        regularisation" without a number: 2e-4 is ours, as are batch size and epochs.
+        regularization" without a number: 2e-4 is ours, as are batch size and epochs.
     Hardware: a GPU.
     Time: 40 epochs; the learning rate ends at 1.5 % of the first.
     Result: not yet run in full.

@@ -1,4 +1,4 @@
-"""Studies trained: interrupted and continued, in pieces, with a failing member, as commands, on Ray."""
+"""Studies trained: interrupted, in pieces, with a failing member, as printed commands, on Ray."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from tinysight.study.definitions import Member, Study
 
 def small(**options):
     base = recipe("quickstart")
-    train = replace(base.train, batch_size=16, epochs=3, device="cpu", precision="fp32", log_every=1)
+    train = dict(batch_size=16, epochs=3, device="cpu", precision="fp32", log_every=1)
     model = ModelConfig(name="small", options=options)
+    train = replace(base.train, **train)
     return replace(base, model=model, train=train, augment=AugmentConfig(crop=24))
 
 

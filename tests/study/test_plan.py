@@ -99,7 +99,7 @@ def test_what_cannot_be_planned_is_refused(options: dict[str, Any], complaint: s
 
 def test_a_member_without_a_named_recipe_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"One thing: no recipe is named 'mine'.*make a member from a named recipe"
+        ValueError, match=r"One thing: no recipe is named 'mine'.*make it from a named recipe"
     ):
         planned(two(replace(MODERN, recipe="mine"), MODERN))
 

@@ -2,7 +2,7 @@
 
 A sheet is laid out in pixels: saved at its own resolution (`save_figure`), each pixel of an image
 is a square of whole pixels. Accepted boxes are solid and carry their confidence, rejected ones are
-thin and dashed, true ones are solid in another color without a number: told apart without color.
+thin and dashed, true ones are solid in another color without a number: distinguishable without color.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from tinysight.cli.arguments import DataDir, Replace, SkipUnreadable, Workers
 if TYPE_CHECKING:
     from tinysight.data.build import Source
     from tinysight.data.dataset import Dataset
+    from tinysight.data.shapes import Shapes
 
 app = typer.Typer(
     no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode=None
@@ -61,12 +62,7 @@ def get(
     if name == "shapes":
         if source is not None:
             raise ValueError("shapes is drawn, it has no --source")
-        from tinysight.data.shapes import Shapes
-
-        fewest, most = _two_numbers(objects or "1,1")
-        default = "shapes" if (fewest, most) == (1, 1) else f"shapes-{fewest}-{most}"
-        shapes = Shapes(name=dataset_name or default, objects=(fewest, most))
-        _build(shapes, data_dir, workers, replace=replace)
+        _build(_shapes(dataset_name, objects), data_dir, workers, replace=replace)
         return
     if objects is not None or dataset_name is not None:
         raise ValueError(f"--objects and --name are for shapes, not for {name}")
@@ -257,6 +253,14 @@ def _load(name: str, data_dir: Path | None) -> Dataset:
 
     with counting(f"preparing {name}") as progress:
         return load_dataset(name, home=data_dir, progress=progress)
+
+
+def _shapes(name: str | None, objects: str | None) -> Shapes:
+    from tinysight.data.shapes import Shapes
+
+    fewest, most = _two_numbers(objects or "1,1")
+    default = "shapes" if (fewest, most) == (1, 1) else f"shapes-{fewest}-{most}"
+    return Shapes(name=name or default, objects=(fewest, most))
 
 
 def _two_numbers(text: str) -> tuple[int, int]:

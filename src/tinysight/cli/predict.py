@@ -22,8 +22,26 @@ from tinysight.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from tinysight.evaluation.ensemble import Ensemble
     from tinysight.predict.predictor import Prediction, Predictor
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A run or a weights file; all arguments are images.", show_default="the bundled model"
+    ),
+]
+Draw = Annotated[
+    Path | None,
+    typer.Option(help="With a localizer: the PNG to draw boxes in; a sheet of all images."),
+]
+Canvas = Annotated[
+    int | None,
+    typer.Option(
+        help="With a localizer: pixels per side that images are resized to.",
+        show_default="those it was trained on",
+    ),
+]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -32,28 +50,13 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[RUN|WEIGHTS] IMAGE",
-            help="JPEG, PNG or WebP of any size; before them a run, or a weights file (.safetensors).",
+            help="JPEG, PNG or WebP of any size, after a run or a weights file (.safetensors).",
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A run or a weights file; all arguments are images.",
-            show_default="the bundled model",
-        ),
-    ] = None,
+    model: Model = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
-    draw: Annotated[
-        Path | None,
-        typer.Option(help="With a localizer: the PNG to draw boxes in; a sheet of all images."),
-    ] = None,
-    canvas: Annotated[
-        int | None,
-        typer.Option(
-            help="With a localizer: pixels per side that images are resized to.",
-            show_default="those it was trained on",
-        ),
-    ] = None,
+    draw: Draw = None,
+    canvas: Canvas = None,
     threshold: Threshold = None,
     decoding: Decoding = None,
     as_json: AsJson = False,
@@ -79,15 +82,12 @@ def predict(
     if source is None:
         print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
     given = {"--draw": draw, "--canvas": canvas, "--threshold": threshold, "--decoding": decoding}
-    if predictor.localizer is None:
-        for option in (name for name, value in given.items() if value is not None):
-            raise ValueError(
-                f"{option} needs a localizer, and {predictor.path} is a classifier without boxes"
-            )
-    predictions, failed = [], False
+    if predictor.localizer is None and any(value is not None for value in given.values()):
+        option = next(name for name, value in given.items() if value is not None)
+        raise ValueError(f"{option} needs a localizer, and {predictor.path} is a classifier")
+    predictions = []
     for prediction in predictor.predict_each(images, top=top, canvas=canvas):
         if isinstance(prediction, ValueError):
-            failed = True
             print(f"error: {prediction}", file=sys.stderr)
             continue
         predictions.append(prediction)
@@ -98,7 +98,7 @@ def predict(
         print(json.dumps(found, indent=1, ensure_ascii=False))
     if draw is not None and predictions:
         _draw_boxes(predictions, draw)
-    if failed:
+    if len(predictions) < len(images):
         raise typer.Exit(1)
 
 
@@ -187,7 +187,7 @@ def submit(
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:
-    """Write the class of each unlabeled test image, as the challenge took it: `test_0.JPEG n02814533`.
+    """Write the predicted class per test image, in the form of the challenge: `NAME CLASS-ID`.
 
     \b
     Examples:
@@ -234,7 +234,7 @@ def ensemble(
     \b
     Examples:
       tinysight ensemble runs/study-depth-shapes/10-layers-64-to-512-filters-seed?
-      tinysight ensemble cyclic --snapshots 5   # trained with schedule.name=cyclic train.snapshots=5
+      tinysight ensemble cyclic --snapshots 5      # trained with train.snapshots=5
     """
     from dataclasses import asdict
 
@@ -260,6 +260,11 @@ def ensemble(
     if as_json:
         print(json.dumps(asdict(result), indent=1))
         return
+    _print_ensemble(result)
+    print(f"written to {path}")
+
+
+def _print_ensemble(result: Ensemble) -> None:
     print(f"{result.data} {result.split}, {result.num_images:,} images")
     width = max(len(each.name) for each in (*result.members, *result.votes))
     for each in (*result.members, *result.votes):
@@ -269,8 +274,7 @@ def ensemble(
         )
     for gain in result.gains:
         print(
-            f"{gain.name}: {100 * abs(gain.gain):.2f} points {'better' if gain.gain >= 0 else 'worse'} "
-            f"than {gain.best_member}, the best member here "
+            f"{gain.name}: {100 * abs(gain.gain):.2f} points "
+            f"{'better' if gain.gain >= 0 else 'worse'} than {gain.best_member}, the best member here "
             f"(95 % interval of the gain, paired: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
         )
-    print(f"written to {path}")

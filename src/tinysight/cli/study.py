@@ -14,7 +14,23 @@ from tinysight.cli.arguments import DataDir, Minutes, Settings
 from tinysight.cli.train import STOPPED_BY_TIME
 
 if TYPE_CHECKING:
+    from tinysight.study.definitions import Study
     from tinysight.study.plan import Job
+
+Recipes = Annotated[
+    str | None,
+    typer.Option(help="Of the study `models`: published or modern.", show_default="published"),
+]
+FolderName = Annotated[
+    str | None,
+    typer.Option("--name", help="The study's name or folder.", show_default="study-STUDY-DATA"),
+]
+PrintCommands = Annotated[
+    bool, typer.Option("--print-commands", help="Print a command per training, for a job array.")
+]
+Ray = Annotated[
+    bool, typer.Option("--ray", help="Train on a Ray cluster, a member per GPU (extra: ray).")
+]
 
 
 def studies() -> None:
@@ -47,27 +63,17 @@ def study(
     subset: Annotated[
         float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")
     ] = None,
-    recipes: Annotated[
-        str | None,
-        typer.Option(help="Of the study `models`: published or modern.", show_default="published"),
-    ] = None,
+    recipes: Recipes = None,
     minutes: Minutes = 0.0,
-    folder_name: Annotated[
-        str | None,
-        typer.Option("--name", help="The study's name or folder.", show_default="study-STUDY-DATA"),
-    ] = None,
-    print_commands: Annotated[
-        bool, typer.Option(help="Print a command per training, for a job array.")
-    ] = False,
+    folder_name: FolderName = None,
+    print_commands: PrintCommands = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Report what is there; train nothing.")
     ] = False,
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Train on a Ray cluster, a member per GPU (extra: ray).")
-    ] = False,
+    ray: Ray = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Compare trainings: errors with published ones, by epoch, and which differences are significant.
+    """Compare trainings: errors by epoch, published errors, and which differences are significant.
 
     Ctrl-C saves. The same command again continues, and --seeds may be raised later.
 
@@ -79,55 +85,59 @@ def study(
       tinysight study models --recipes modern --data tiny-imagenet --minutes 9
       tinysight study my_study.py --data pets train.batch_size=64
     """
-    from tinysight import api
     from tinysight import run as runs
     from tinysight.study import plan
     from tinysight.study.definitions import study as study_named
-    from tinysight.study.ray import train_on_ray
-    from tinysight.train.loop import Interrupted
 
     if ray and minutes:
         raise ValueError("--minutes does not go with --ray; give one of them")
     chosen = study_named(_with_recipes(name, recipes))
     folder = runs.run_folder(folder_name or f"study-{chosen.name}-{Path(data).name}")
-    options: dict[str, Any] = {
-        "data": data,
-        "epochs": epochs,
-        "subset": subset,
-        "settings": settings or [],
-    }
-    planned = plan.plan(chosen, folder, seeds=seeds, **options)
+    options: dict[str, Any] = {"data": data, "epochs": epochs, "subset": subset}
+    plan_for = functools.partial(plan.plan, chosen, folder, settings=settings or [], **options)
+    planned = plan_for(seeds=seeds)
     if print_commands:
         for job in planned:
             print(shlex.join(["tinysight", *job.arguments(data_dir)]))
         return
-    dataset = api.load_dataset(data, data_dir=data_dir)
-    plan.check(planned, dataset)
     if report_only and not any(job.finished for job in planned):
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
     seeds_before, command = plan.previous(folder)
-    reported = plan.plan(chosen, folder, seeds=max(seeds, seeds_before), **options)
-    plan.check(reported, dataset)  # seeds trained before stay in the report
-    if not (report_only and command):
-        command = shlex.join(["tinysight", *sys.argv[1:]])
-    plan.write_plan(chosen, reported, dataset, command=command)
-    failed = 0
-    if not report_only:
-        train = functools.partial(_train_member, data_dir=data_dir)
-        try:
-            if ray:
-                failed = train_on_ray(planned, train)
-            else:
-                failed = plan.train_members(planned, train, minutes=minutes)
-        except Interrupted as interruption:
-            print("stopped; the same command continues", file=sys.stderr)
-            raise SystemExit(128 + interruption.signal_number) from None
-        except TimeoutError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(STOPPED_BY_TIME) from None
+    reported = plan_for(seeds=max(seeds, seeds_before))  # seeds trained before stay in the report
+    _check_and_write(chosen, reported, command if report_only else "", data_dir)
+    failed = 0 if report_only else _train(planned, minutes, ray, data_dir)
     _print_report(folder)
     if failed:
         raise typer.Exit(1)
+
+
+def _check_and_write(chosen: Study, jobs: list[Job], command: str, data_dir: Path | None) -> None:
+    from tinysight import api
+    from tinysight.study import plan
+
+    dataset = api.load_dataset(jobs[0].config.data.name, data_dir=data_dir)
+    plan.check(jobs, dataset)
+    command = command or shlex.join(["tinysight", *sys.argv[1:]])
+    plan.write_plan(chosen, jobs, dataset, command=command)
+
+
+def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None) -> int:
+    """Train what is not finished; return how many failed. Exit where the study was stopped."""
+    from tinysight.study.plan import train_members
+    from tinysight.study.ray import train_on_ray
+    from tinysight.train.loop import Interrupted
+
+    train = functools.partial(_train_member, data_dir=data_dir)
+    try:
+        if ray:
+            return train_on_ray(planned, train)
+        return train_members(planned, train, minutes=minutes)
+    except Interrupted as interruption:
+        print("stopped; the same command continues", file=sys.stderr)
+        raise SystemExit(128 + interruption.signal_number) from None
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(STOPPED_BY_TIME) from None
 
 
 def _train_member(job: Job, minutes: float, *, data_dir: Path | None) -> None:

@@ -121,7 +121,7 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
     """Read a model, ready to use (eval mode, on the CPU), and its metadata.
 
     Raises:
-        ValueError: the file is missing, is no weights file of tinysight, or is damaged.
+        ValueError: the file is missing, is not a weights file of tinysight, or is damaged.
     """
     if not path.is_file():
         raise ValueError(
@@ -132,7 +132,7 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
             text = (file.metadata() or {}).get("tinysight")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error})") from None
+        raise ValueError(f"{path} is not a readable safetensors file ({error})") from None
     if text is None:
         raise ValueError(
             f"{path} holds no description by tinysight; expected weights that `tinysight train` wrote"
@@ -145,7 +145,8 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
             )
         if header["sha256"] != _digest(tensors, header["metadata"]):
             raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the one it was written with; copy the file anew"
+                f"{path} is damaged: its SHA-256 is not the one it was written with; "
+                "copy the file again"
             )
         description = {
             "localizer": {},
@@ -156,7 +157,7 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} has a damaged description ({error!r}); copy the file anew"
+            f"{path} has a damaged description ({error!r}); copy the file again"
         ) from None
     classifier = models.create_model(metadata.model, len(metadata.class_names), **metadata.options)
     model: Classifier | Localizer = classifier
@@ -178,7 +179,7 @@ def _with_head(classifier: Classifier, settings: dict[str, Any], path: Path) -> 
         return Localizer(classifier, **{name: settings[name] for name in HEAD_SETTINGS})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{path} describes a head that this version cannot build ({error}); train it anew"
+            f"{path} describes a head that this version cannot build ({error}); train it again"
         ) from None
 
 

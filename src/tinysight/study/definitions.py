@@ -63,7 +63,8 @@ class Study:
         for member in self.members:
             if member.published is not None and not 0 <= member.published <= 1:
                 raise ValueError(
-                    f"{member.label}: published is {member.published}; give the error as a share, 0 to 1"
+                    f"{member.label}: published is {member.published}; "
+                    "give the error as a share, 0 to 1"
                 )
 
     @property

@@ -1,7 +1,7 @@
 """The plan of a study (which trainings, in which folders, by which commands), and its loop.
 
-Each training is what `tinysight train ... --resume` does in a folder of its own. They share only the
-dataset, so the same plan runs here, on Ray, or as a job array, and run again, it continues.
+Each training is what `tinysight train ... --resume` does in a folder of its own. They share only
+the dataset, so the same plan runs here, on Ray, or as a job array; run again, it continues.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _as_commanded(config: Config, label: str) -> Config:
         base = recipe(config.recipe)
     except ValueError as error:
         raise ValueError(
-            f"{label}: {error}; make a member from a named recipe: replace(recipe('quickstart'), ...)"
+            f"{label}: {error}; make it from a named recipe: replace(recipe('quickstart'), ...)"
         ) from None
     settings = configs.difference(config, base)
     return configs.override(base, dict(configs.parse_assignments(settings)))
@@ -161,7 +161,8 @@ def check(jobs: Sequence[Job], dataset: Dataset) -> None:
             raise ValueError(f"{differing}; choose another --name")
         if run.data_digest != dataset.digest:
             raise ValueError(
-                f"{job.folder} was trained on other data of the name {dataset.name}; choose another --name"
+                f"{job.folder} was trained on other data of the name {dataset.name}; "
+                "choose another --name"
             )
 
 
@@ -209,7 +210,7 @@ def outcome(job: Job) -> str:
 
 
 def previous(folder: Path) -> tuple[int, str]:
-    """Return the number of seeds and the command of the last plan in `folder`; 0 and "" for none."""
+    """Return the seeds and the command of the last plan in `folder`; 0 and "" for none."""
     try:
         content = json.loads((folder / "study.json").read_bytes())
         seeds = max(len(member["runs"]) for member in content["members"])

@@ -200,7 +200,7 @@ def _difference(runs: dict[int, FinishedRun], reference: dict[int, FinishedRun])
 def _verdict(row: Row, reference: Row, images: int) -> str:
     difference = row.difference
     if difference is None or row.errors is None or reference.errors is None:
-        return f"{row.label} cannot be compared with {reference.label} yet: no seed of both is finished."
+        return f"{row.label} and {reference.label}: no seed of both is finished yet."
     points = f"{100 * abs(difference.mean):.2f} points"
     error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than {reference.label}'s"
     if difference.mean == 0:
@@ -212,7 +212,8 @@ def _verdict(row: Row, reference: Row, images: int) -> str:
         )
         return (
             f"{row.label}: error {error}; one seed cannot show whether that is more than the noise "
-            f"between seeds (for the choice of {images:,} images alone, 95 %: {own} against {other})."
+            f"between seeds (for the choice of {images:,} images alone, 95 %: {own} against "
+            f"{other})."
         )
     low, high = (100 * bound for bound in difference.interval)
     noise = "larger" if difference.significant else "not larger"
@@ -236,10 +237,10 @@ Made by `{results.command}`.
 
 {chr(10).join(f"- {sentence}" for sentence in results.verdicts)}
 
-Errors are those of the weights kept, on the {results.images:,} images of minival, mean over seeds; sd is
-between seeds. Published errors are on Tiny ImageNet's official val. Differences are in points, paired
-by seed (same order of images), with Student's interval for each comparison alone; the choice of the
-images in minival adds to it.
+Errors are those of the weights kept, on the {results.images:,} images of minival, mean over seeds;
+sd is between seeds. Published errors are on Tiny ImageNet's official val. Differences are in
+points, paired by seed (same order of images), with Student's interval for each comparison alone;
+the choice of the images in minival adds to it.
 
 ![errors by epoch](figure.png)
 """

@@ -80,7 +80,7 @@ def save(state: State, folder: Path) -> Path:
         sync_folder(temporary)
         if (
             final.exists()
-        ):  # of the same step, whole or damaged; a resumed training has now made it anew
+        ):  # of the same step, whole or damaged; a resumed training has now made it again
             final.rename(folder / f"{final.name}{_OLD}{os.getpid()}")
         temporary.rename(final)
         sync_folder(folder)

@@ -106,7 +106,8 @@ def _continue(path: Path, num_bytes: int) -> Any:
     if file.tell() < num_bytes:
         file.close()
         raise ValueError(
-            f"{path} is shorter than the checkpoint says ({num_bytes} bytes); put the file back or train anew"
+            f"{path} is shorter than the checkpoint says ({num_bytes} bytes); "
+            "put the file back, or train a new run"
         )
     file.truncate(num_bytes)
     file.seek(num_bytes)

@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
     polynomial; ours is the scale. A kernel as a matrix (out, in x height x width) moves along the
     orthogonal matrix nearest to its momentum (Nesterov's), by `lr` times its own length, and is
     brought back to that length: behind a norm the length means nothing, so that `lr` is the turn of
-    a kernel in radians and needs no weight decay. What has no such norm behind it, or is no matrix
+    a kernel in radians and needs no weight decay. What has no such norm behind it, or is not a matrix
     (the stem's kernel of 3 channels, the last layer, norms, biases), is trained by plain SGD at its
     own rate, which follows the schedule, too.
 
