@@ -468,7 +468,7 @@ def test_train_with_resume_continues_the_same_run_only(
     assert weights.stat().st_mtime_ns == stamp, "it was left alone"
     weights.unlink()  # as if it had been stopped before the end
     status, _, err = tinysight(*words)
-    assert (status, "going on after step" in err) == (0, True), err
+    assert (status, "resuming after step" in err) == (0, True), err
     assert weights.read_bytes() == trained
     status, _, err = tinysight(*words[:-1], "augment.crop=40")
     assert status == 1

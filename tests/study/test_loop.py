@@ -118,7 +118,7 @@ def test_an_interrupted_study_continues_to_the_same_bytes(
     code, out, err = tinysight(*words)
     assert code == 0, err
     assert "one seed cannot show" in out
-    assert "with-dropout-seed0: going on after step" in err
+    assert "with-dropout-seed0: resuming after step" in err
     assert run_commands(tinysight, *words, "--name", "whole") == 2
     assert weights(folder) == weights(folder.parent / "whole")
     assert len(weights(folder)) == 2
