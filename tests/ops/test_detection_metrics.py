@@ -16,7 +16,6 @@ from tinysight.ops.boxes import Detections, pairwise_iou
 from tinysight.ops.detection_metrics import (
     average_precision,
     count_detections,
-    false_positives_on_negatives,
     is_found,
     localization,
     localization_error,
@@ -127,10 +126,7 @@ def test_counts_by_hand() -> None:
     # By falling confidence .95, .8, .4 and .2 are wrong: of three images, .3 is the last to pass.
     assert overall.threshold_at_1_fppi == pytest.approx(0.3)
     assert (overall.recall_at_1_fppi, two.recall_at_1_fppi) == (1, 1)
-    assert false_positives_on_negatives(detections, gt_boxes) == 1
-    assert false_positives_on_negatives(detections, gt_boxes, 0.15) == 2
-    first = Detections(detections.boxes[:2], detections.confidence[:2])
-    assert math.isnan(false_positives_on_negatives(first, gt_boxes[:2]))
+    assert count_detections(detections, gt_boxes, threshold=0.15)[1][0].false_positives == 2
 
 
 def test_a_threshold_does_not_separate_equal_confidences() -> None:

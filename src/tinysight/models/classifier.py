@@ -39,3 +39,9 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
         return self.forward_head(self.forward_features(images))
+
+
+def check_option(name: str, value: object, valid: bool, allowed: str) -> None:
+    """Raise ValueError unless the value of an option of `create_model` is valid."""
+    if not valid:
+        raise ValueError(f"model.options.{name} is {value!r}; allowed: {allowed}")

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.classifier import Classifier
+from tinysight.models.classifier import Classifier, check_option
 from tinysight.models.layers import convolution, unit
 
 STEMS = ("report", "v4")
@@ -85,16 +85,11 @@ class InceptionResNet(Classifier):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        if n < 1:
-            raise ValueError(f"model.options.n is {n}; a network needs 1 module of kind A or more")
-        if stem not in STEMS:
-            raise ValueError(f"model.options.stem is {stem!r}; allowed: {', '.join(STEMS)}")
-        if not 0 < scale <= 1:
-            raise ValueError(f"model.options.scale is {scale}; allowed: above 0, at most 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"model.options.dropout is {dropout}; allowed: 0 to below 1")
-        if not 1 / 32 <= width <= 8:
-            raise ValueError(f"model.options.width is {width}; allowed: 1/32 to 8")
+        check_option("n", n, n >= 1, "1 or more modules of kind A")
+        check_option("stem", stem, stem in STEMS, ", ".join(STEMS))
+        check_option("scale", scale, 0 < scale <= 1, "above 0, at most 1")
+        check_option("dropout", dropout, 0 <= dropout < 1, "0 to below 1")
+        check_option("width", width, 1 / 32 <= width <= 8, "1/32 to 8")
         self.stem, num_a = (_report_stem if stem == "report" else _v4_stem)(width)
         self.blocks_a = nn.Sequential(*[_module_a(num_a, width, scale) for _ in range(n)])
         self.reduction, num_b = _reduction(num_a, width)

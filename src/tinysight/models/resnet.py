@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.classifier import Classifier
+from tinysight.models.classifier import Classifier, check_option
 from tinysight.models.layers import convolution, unit
 
 
@@ -61,21 +61,13 @@ class ResNet(Classifier):
         stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        if n < 1:
-            raise ValueError(f"model.options.n is {n}; a block needs 1 unit or more")
-        if not filters or min(filters) < 1:
-            raise ValueError(
-                f"model.options.filters is {filters}; give the channels of each block, "
-                "as 64,128,256,512"
-            )
-        if first_stride not in (1, 2):
-            raise ValueError(f"model.options.first_stride is {first_stride}; allowed: 1, 2")
-        if stem_kernel < 1 or stem_kernel % 2 == 0:
-            raise ValueError(
-                f"model.options.stem_kernel is {stem_kernel}; allowed: 1, 3, 5, 7, ..."
-            )
-        if stem_stride not in (1, 2):
-            raise ValueError(f"model.options.stem_stride is {stem_stride}; allowed: 1, 2")
+        check_option("n", n, n >= 1, "1 or more units per block")
+        channels = "the channels of each block, such as 64,128,256,512"
+        check_option("filters", filters, bool(filters) and min(filters) >= 1, channels)
+        check_option("first_stride", first_stride, first_stride in (1, 2), "1, 2")
+        odd = stem_kernel > 0 and stem_kernel % 2 == 1
+        check_option("stem_kernel", stem_kernel, odd, "1, 3, 5, 7, ...")
+        check_option("stem_stride", stem_stride, stem_stride in (1, 2), "1, 2")
         self.stem = unit(3, filters[0], stem_kernel, stem_stride)
         blocks = []
         num_in = filters[0]

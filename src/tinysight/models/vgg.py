@@ -29,7 +29,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinysight.models.classifier import Classifier
+from tinysight.models.classifier import Classifier, check_option
 from tinysight.models.layers import Convolution
 
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # depth -> 3x3 convolutions of each block
@@ -58,21 +58,11 @@ class VGG(Classifier):
         hidden: int = 2048,
     ) -> None:
         super().__init__()
-        if depth not in CONVOLUTIONS:
-            raise ValueError(
-                f"model.options.depth is {depth}; allowed: {', '.join(map(str, CONVOLUTIONS))}"
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"model.options.dropout is {dropout}; allowed: 0 to below 1")
-        if len(filters) != 5 or min(filters) < 1:
-            raise ValueError(
-                f"model.options.filters is {filters}; give the channels of each block, "
-                "as 64,128,256,512,512"
-            )
-        if hidden < 1:
-            raise ValueError(
-                f"model.options.hidden is {hidden}; a linear layer needs 1 unit or more"
-            )
+        check_option("depth", depth, depth in CONVOLUTIONS, ", ".join(map(str, CONVOLUTIONS)))
+        check_option("dropout", dropout, 0 <= dropout < 1, "0 to below 1")
+        channels = "the channels of each block, such as 64,128,256,512,512"
+        check_option("filters", filters, len(filters) == 5 and min(filters) >= 1, channels)
+        check_option("hidden", hidden, hidden >= 1, "1 or more units")
         blocks = []
         num_in = 3
         for index, (count, num_out) in enumerate(zip(CONVOLUTIONS[depth], filters, strict=True)):

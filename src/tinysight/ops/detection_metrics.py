@@ -213,15 +213,6 @@ def count_detections(
     return over(num_objects > 0), by_number
 
 
-def false_positives_on_negatives(
-    detections: Detections, gt_boxes: Tensor, threshold: float = 0.5
-) -> float:
-    """Return the accepted boxes per image without a true box; NaN without such an image."""
-    confidence = detections.confidence[~has_gt_box(gt_boxes).any(1)]
-    accepted = (confidence >= threshold) & (confidence > 0)
-    return float(accepted.sum()) / len(confidence) if len(confidence) else math.nan
-
-
 def _sorted(detections: Detections) -> Detections:
     """Sort each image's boxes by falling confidence, stably."""
     confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
