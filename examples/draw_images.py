@@ -1,4 +1,4 @@
-"""Draw the pictures in examples/images: shapes of a seed that no data set uses, at sizes that a camera might give."""
+"""Draw the pictures in examples/images: shapes of a seed that no dataset uses, in camera-like sizes."""
 
 from pathlib import Path
 
