@@ -33,116 +33,82 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return build(scenes, home=home, workers=1)
 
 
+def files_of(dataset: Dataset, split: str, label: int) -> set[str]:
+    return {dataset.files[row] for row in dataset.rows(split) if dataset.labels[row] == label}
+
+
 def test_each_image_is_held_out_once(source: Dataset) -> None:
     name, wnid = source.class_names[3], source.class_ids[3]
-    own = {
-        file
-        for row, file in enumerate(source.files)
-        if source.labels[row] == 3 and file.split("/")[0] != "val"
-    }
+    own = files_of(source, "train+minival", 3)
     assert len(own) == 11
-    held, negatives_held = Counter(), []
+    held: Counter[str] = Counter()
+    held_negatives: Counter[str] = Counter()
     for fold in range(5):
         made = one_class(source, name, fold=fold)
         assert made.class_names == (name, "other") and made.class_ids == (wnid, "other")
-        files = {
-            split: [made.files[row] for row in made.rows(split)]
-            for split in ("train", "minival", "val")
-        }
-        assert not set(files["train"]) & set(files["minival"])
-        assert all(
-            file.split("/")[0] in ("train", "minival") for file in files["train"] + files["minival"]
+        positives, negatives = (
+            {split: files_of(made, split, label) for split in ("train", "minival", "val")}
+            for label in (0, 1)
         )
-        assert all(file.split("/")[0] == "val" for file in files["val"])
-        labels = {
-            split: made.labels[made.rows(split).start : made.rows(split).stop] for split in files
-        }
-        both = {file for split in ("train", "minival") for file in files[split]}
-        assert own <= both and len(both) == 22  # as many negatives
-        held.update(
-            file
-            for file, label in zip(files["minival"], labels["minival"], strict=True)
-            if label == 0
-        )
-        negatives_held += [
-            file
-            for file, label in zip(files["minival"], labels["minival"], strict=True)
-            if label == 1
-        ]
-        assert 2 <= (labels["minival"] == 0).sum() <= 3 and 1 <= (labels["minival"] == 1).sum() <= 4
+        learned, chosen, val = (positives[split] | negatives[split] for split in positives)
+        assert not learned & chosen
+        assert all(file.startswith("val/") for file in val)
+        assert not any(file.startswith("val/") for file in learned | chosen)
+        assert positives["train"] | positives["minival"] == own
+        assert len(negatives["train"]) + len(negatives["minival"]) == 11  # as many
+        assert 2 <= len(positives["minival"]) <= 3 and 1 <= len(negatives["minival"]) <= 4
+        held.update(positives["minival"])
+        held_negatives.update(negatives["minival"])
         assert made.verify() == ()
-    assert held == Counter(own), "each image is held out once"
-    assert len(set(negatives_held)) == len(negatives_held) == 11
+    assert held == Counter(own) and set(held_negatives.values()) == {1}
+    assert len(held_negatives) == 11
 
 
 def test_pixels_boxes_and_labels_are_those_of_the_dataset(source: Dataset) -> None:
     made = one_class(source, source.class_names[3])
-    places = {file: row for row, file in enumerate(source.files)}
-    others = {source.class_ids.index(one) for one in made.manifest["extra"]["others"]}
-    assert len(others) == 10 and 3 not in others
-    kept = 0
+    rows = {file: row for row, file in enumerate(source.files)}
+    others = [source.class_ids.index(one) for one in made.manifest["extra"]["others"]]
+    assert len(set(others)) == 10 and 3 not in others
+    fewer = 0
     for row, file in enumerate(made.files):
-        old = places[file]
+        old = rows[file]
         assert np.array_equal(made.images[row], source.images[old])
-        span = slice(source.box_offsets[old], source.box_offsets[old + 1])
-        expected = source.boxes[span][source.box_labels[span] == 3]
+        labels = source.box_labels[slice(*source.box_offsets[old : old + 2])]
+        expected = source.boxes_of(old)[labels == 3]
         assert np.array_equal(made.boxes_of(row), expected)
-        if made.labels[row] == 0:
-            assert len(expected)
-            kept += len(expected) < span.stop - span.start
-        else:
-            assert not len(expected) and source.labels[old] in others
-    assert kept, "no scene here has another object, whose box would have to go"
-    val = [
-        file
-        for row, file in enumerate(source.files)
-        if file.startswith("val/") and source.labels[row] in others
-    ]
-    held = has_class(source, 3)
-    expected_val = {file for file in val if not held[places[file]]}
-    assert 0 < len(expected_val) < len(val), (
-        "no image of another class holds this one too: the case is not tested"
-    )
-    own_val = {
-        file
-        for row, file in enumerate(source.files)
-        if file.startswith("val/") and source.labels[row] == 3
-    }
-    assert own_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 0}
-    assert expected_val == {made.files[row] for row in made.rows("val") if made.labels[row] == 1}
+        assert (len(expected) > 0) == (made.labels[row] == 0)
+        assert source.labels[old] in (3, *others)
+        fewer += 0 < len(expected) < len(labels)
+    assert fewer, "no scene has another object, whose box would have to go: nothing is tested"
+    assert files_of(made, "val", 0) == files_of(source, "val", 3)
+    val = set().union(*(files_of(source, "val", other) for other in others))
+    with_class = {file for file in val if has_class(source, 3)[rows[file]]}
+    assert with_class, "no image of another class holds this one too: nothing is tested"
+    assert files_of(made, "val", 1) == val - with_class
 
 
 def test_number_of_negatives(source: Dataset) -> None:
-    none = one_class(source, source.class_names[3], negatives=0)
-    assert none.name == f"scenes.{source.class_ids[3]}.negatives0"
-    assert (
-        set(none.labels.tolist()) == {0} and none.class_names[1] == "other" and len(none) == 11 + 4
+    none, few, many = (
+        one_class(source, source.class_names[3], negatives=number) for number in (0, 7, 1000)
     )
-    many = one_class(source, source.class_names[3], negatives=1000)
-    few = one_class(source, source.class_names[3], negatives=7, name="few")
-
-    def count(made: Dataset) -> int:
-        return int((made.labels[: made.rows("minival").stop] == 1).sum())
-
-    held = many.labels[many.rows("minival").start : many.rows("minival").stop]
-    files = [many.files[many.rows("minival").start + place] for place in np.flatnonzero(held == 1)]
-    per_class = Counter(int(source.labels[source.files.index(file)]) for file in files)
-    assert len(per_class) == 10 and max(per_class.values()) <= 3, (
-        "the held-out fold has a like share of each class"
-    )
-    assert (
-        count(few) == 7 and 60 < count(many) < 111
-    )  # all there are of ten classes without this one
+    assert none.name == f"scenes.{source.class_ids[3]}.negatives0" and len(none) == 11 + 4
+    assert set(none.labels.tolist()) == {0} and none.class_names[1] == "other"
+    assert len(files_of(few, "train+minival", 1)) == 7
+    # All that ten classes have without this one; each fold has a similar share of each class
+    assert 60 < len(files_of(many, "train+minival", 1)) < 111
+    held = [source.files.index(file) for file in files_of(many, "minival", 1)]
+    per_class = Counter(source.labels[held].tolist())
+    assert len(per_class) == 10 and max(per_class.values()) <= 3
 
 
 def test_no_negative_holds_the_class(source: Dataset) -> None:
-    beside = 0
+    next_to_another = 0
     for label in range(24):
         made = one_class(source, source.class_ids[label], negatives=1000)
         own = {file for row, file in enumerate(source.files) if source.labels[row] == label}
         assert {file for file, one in zip(made.files, made.labels, strict=True) if one == 0} == own
-        beside += int((has_class(source, label) & (source.labels != label)).sum())
-    assert beside > 24, "no image holds one class beside another: the case is not tested"
+        next_to_another += int((has_class(source, label) & (source.labels != label)).sum())
+    assert next_to_another > 24, "no image holds two classes: nothing is tested"
 
 
 def test_the_digest_follows_from_the_parameters(source: Dataset) -> None:
@@ -181,21 +147,18 @@ def test_the_bundled_list_is_what_assign_folds_gives() -> None:
 def test_the_goldfish_of_tiny_imagenet() -> None:
     if "tiny-imagenet" not in list_datasets():
         pytest.skip("TINYSIGHT_DATA does not hold tiny-imagenet")
-    source = open_dataset("tiny-imagenet")
-    made = one_class(source, "Goldfish")
-    assert made.name == "tiny-imagenet.goldfish"
+    made = one_class(open_dataset("tiny-imagenet"), "Goldfish")
+    assert made.name == "tiny-imagenet.goldfish" and len(made.boxes) == 550
     assert made.splits == {"train": (0, 800), "minival": (800, 1000), "val": (1000, 1550)}
-    counts = [
-        int((made.labels[made.rows(split).start : made.rows(split).stop] == 0).sum())
-        for split in made.splits
-    ]
-    assert counts == [400, 100, 50] and len(made.boxes) == 550
     folds = bundled_folds()
-    for split, wanted in (("train", {1, 2, 3, 4}), ("minival", {0})):
-        own = [
-            made.files[row].rpartition("/")[2] for row in made.rows(split) if made.labels[row] == 0
-        ]
-        assert {folds[file] for file in own} == wanted
+    for split, count, wanted in (
+        ("train", 400, {1, 2, 3, 4}),
+        ("minival", 100, {0}),
+        ("val", 50, None),
+    ):
+        files = files_of(made, split, 0)
+        assert len(files) == count
+        assert wanted is None or {folds[file.rpartition("/")[2]] for file in files} == wanted
     per_class = Counter(made.files[row].split("/")[1] for row in made.rows("minival"))
     assert sorted(per_class.values()) == [10] * 10 + [100]
 
