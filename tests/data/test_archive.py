@@ -50,54 +50,26 @@ def forge(
         packed = deflate(entry.content) if entry.method == 8 else entry.content
         facts = {
             "system": 3, "flags": 0, "method": entry.method, "crc": zlib.crc32(entry.content),
-             "packed": len(packed),
-            "size": len(entry.content), "name": entry.name, "disk": 0, "mode": stat.S_IFREG | 0o644,
-            "offset": body.tell(),
-        }  # fmt: skip
-        of_local, of_central = facts | entry.local, facts | entry.central
-        body.write(_local_header(of_local) + packed)
-        c = of_central
-        directory.write(
-            struct.pack(
-                "<4sBBHHHHHLLLHHHHHLL", b"PK\1\2", 20, c["system"], 20, c["flags"], c["method"], 0,
-                 0, c["crc"],
-                c["packed"], c["size"], len(c["name"]), len(entry.extra), 0, c["disk"], 0,
-                 c["mode"] << 16, c["offset"],
-            )
-            + c["name"] + entry.extra
-        )  # fmt: skip
-    e = {
-        "disk": 0, "start_disk": 0, "here": len(entries), "count": len(entries),
-         "size": directory.tell(),
-        "start": body.tell(),
-    } | (end or {})  # fmt: skip
-    counts = (
-        e["disk"],
-        e["start_disk"],
-        e["here"] & 0xFFFF,
-        e["count"] & 0xFFFF,
-        e["size"],
-        e["start"],
-        len(comment),
-    )
-    return (
-        body.getvalue()
-        + directory.getvalue()
-        + struct.pack("<4s4H2LH", b"PK\5\6", *counts)
-        + comment
-        + behind
-    )
+            "packed": len(packed), "size": len(entry.content), "name": entry.name, "disk": 0,
+            "mode": stat.S_IFREG | 0o644, "offset": body.tell(),
+        }
+        c = facts | entry.central
+        body.write(_local_header(facts | entry.local) + packed)
+        numbers = [20, c["system"], 20, c["flags"], c["method"], 0, 0, c["crc"], c["packed"]]
+        numbers += [c["size"], len(c["name"]), len(entry.extra), 0, c["disk"], 0, c["mode"] << 16]
+        header = struct.pack("<4sBBHHHHHLLLHHHHHLL", b"PK\1\2", *numbers, c["offset"])
+        directory.write(header + c["name"] + entry.extra)
+    e = {"disk": 0, "start_disk": 0, "here": len(entries), "count": len(entries)}
+    e |= {"size": directory.tell(), "start": body.tell()} | (end or {})
+    counts = [e["disk"], e["start_disk"], e["here"] & 0xFFFF, e["count"] & 0xFFFF]
+    record = struct.pack("<4s4H2LH", b"PK\5\6", *counts, e["size"], e["start"], len(comment))
+    return body.getvalue() + directory.getvalue() + record + comment + behind
 
 
 def _local_header(facts: dict[str, Any]) -> bytes:
-    return (
-        struct.pack(
-            "<4sHHHHHLLLHH", b"PK\3\4", 20, facts["flags"], facts["method"], 0, 0, facts["crc"],
-             facts["packed"],
-            facts["size"], len(facts["name"]), 0,
-        )
-        + facts["name"]
-    )  # fmt: skip
+    numbers = [20, facts["flags"], facts["method"], 0, 0, facts["crc"], facts["packed"]]
+    numbers += [facts["size"], len(facts["name"]), 0]
+    return struct.pack("<4sHHHHHLLLHH", b"PK\3\4", *numbers) + facts["name"]
 
 
 def central(**changes: Any) -> bytes:
@@ -122,17 +94,10 @@ def bad_name(name: bytes) -> tuple[bytes, str]:
 
 def fifield_bomb() -> bytes:
     """Ten members that all unpack the same bytes."""
-    same = {
-        "offset": 0,
-        "packed": len(deflate(TEXT)),
-        "size": len(TEXT),
-        "method": 8,
-        "crc": zlib.crc32(TEXT),
-    }
-    return forge(
-        Entry(b"kernel", TEXT, 8),
-        *(Entry(b"k%d" % number, b"", central=same) for number in range(9)),
-    )
+    same = {"offset": 0, "packed": len(deflate(TEXT)), "size": len(TEXT)}
+    same |= {"method": 8, "crc": zlib.crc32(TEXT)}
+    others = (Entry(b"k%d" % number, b"", central=same) for number in range(9))
+    return forge(Entry(b"kernel", TEXT, 8), *others)
 
 
 def russian_doll() -> bytes:

@@ -93,40 +93,24 @@ def test_rows_labels_and_boxes(drawn: Path) -> None:
     made, decode = source.index, source.decode
     assert made.class_ids == tuple(sorted(WNIDS))
     assert made.class_names == ("crane", "goldfish", "Egyptian cat", "potter's wheel")
-    assert (
-        made.extra["words"]["n12267677"] == "potter's wheel, crane"
-        and len(made.extra["words"]) == 4
-    )
+    words = made.extra["words"]
+    assert words["n12267677"] == "potter's wheel, crane" and len(words) == 4
     assert made.splits == {"train": (0, 16), "minival": (16, 24), "val": (24, 29), "test": (29, 32)}
-    assert made.files[24:] == tuple(
-        [f"val/images/val_{i}.JPEG" for i in range(5)]
-        + [f"test/images/test_{i}.JPEG" for i in range(3)]
+    val, test = (
+        [f"{s}/images/{s}_{i}.JPEG" for i in range(n)] for s, n in (("val", 5), ("test", 3))
     )
-    assert (
-        made.labels.tolist()
-        == [0] * 4
-        + [1] * 4
-        + [2] * 4
-        + [3] * 4
-        + [0, 0, 1, 1, 2, 2, 3, 3]
-        + [1, 0, 2, 3, 1]
-        + [-1] * 3
-    )
+    assert made.files[24:] == (*val, *test)
+    train, minival = np.repeat(range(4), 4).tolist(), [0, 0, 1, 1, 2, 2, 3, 3]
+    assert made.labels.tolist() == [*train, *minival, 1, 0, 2, 3, 1, -1, -1, -1]
     for row, file in enumerate(made.files[:24]):
         wnid, image = file.removesuffix(".JPEG").rpartition("/")[2].split("_")
         number = WNIDS.index(wnid) * 6 + 5 - int(image)  # how make_set numbered it
         assert made.class_ids[made.labels[row]] == wnid
-        assert made.boxes[made.box_offsets[row]].tolist() == [
-            number,
-            2,
-            number + 11,
-            64,
-        ]  # half-open
-        gray = image == "3"
+        half_open = [number, 2, number + 11, 64]
+        assert made.boxes[made.box_offsets[row]].tolist() == half_open
         expected = np.asarray(Image.open(drawn / file).convert("RGB"))
-        assert (
-            np.array_equal(decode(row), expected) and (np.ptp(expected, axis=2).max() == 0) == gray
-        )
+        assert np.array_equal(decode(row), expected)
+        assert (np.ptp(expected, axis=2).max() == 0) == (image == "3")  # gray
     assert made.boxes[made.box_offsets[26]].tolist() == [2, 2, 3, 3]  # equal edges are one pixel
     assert made.box_offsets[29] == made.box_offsets[32] == 29
     assert made.box_labels.tolist() == made.labels[:29].tolist()
