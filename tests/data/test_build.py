@@ -252,9 +252,12 @@ class Unread:
         pytest.fail(f"{name} was read, and the dataset is there already")
 
 
-def test_a_second_build_does_no_work(tmp_path: Path, toys: Toys) -> None:
+def test_a_second_build_does_no_work_even_in_a_read_only_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: Toys
+) -> None:
     built = build(toys(origin=ORIGIN), home=tmp_path)
     assert built.manifest["source"] == ORIGIN
+    monkeypatch.setattr(module.filelock, "FileLock", lambda _: pytest.fail("locked"))
     assert build(Unread(ORIGIN), home=tmp_path).digest == built.digest
 
 

@@ -95,18 +95,12 @@ class Archive:
                 f"{self.path}: {name} is damaged: {error}; get the archive again"
             ) from None
 
-    def close(self) -> None:
-        """Close the file; a later read opens it again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptor": None}
 
     def __del__(self) -> None:
-        if self.__dict__.get("_descriptor") is not None:
-            self.close()
+        if (descriptor := self.__dict__.get("_descriptor")) is not None:
+            os.close(descriptor)
 
 
 def _checked_members(path: Path, limits: Limits) -> tuple[dict[str, int], npt.NDArray[np.int64]]:

@@ -19,7 +19,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -91,6 +91,10 @@ def build(
         raise ValueError(f"on_unreadable is {on_unreadable!r}, expected 'stop' or 'skip'")
     check_name(source.name)
     origin = source.origin
+    with suppress(ValueError):  # without the lock, as a home may be read-only
+        dataset = open_dataset(home / source.name)
+        if _same_origin(dataset.manifest["source"], origin):
+            return dataset
     with _lock(home, source.name):
         existing = _existing(home, source.name)
         if existing is not None:
