@@ -80,7 +80,7 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
     with torch.no_grad():
         model.get_parameter("head.weight")[0, 0] = 70_000.0
     weights_bytes(model, CARD)
-    with pytest.raises(ValueError, match=r"head\.weight holds a value that float16 cannot"):
+    with pytest.raises(ValueError, match=r"head\.weight .*float16"):
         weights_bytes(model, CARD, half=True)
 
 
@@ -138,7 +138,7 @@ def test_a_cut_file_is_refused(length: int, file: Path) -> None:
 def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="holds no description by tinysight"):
+    with pytest.raises(ValueError, match="no metadata of tinysight"):
         load_weights(path)
     for description in (
         "",

@@ -181,7 +181,7 @@ def test_when_every_state_is_damaged_nothing_is_begun_anew_in_silence(tmp_path: 
     for step in (1, 2):
         (save(_state(step), tmp_path) / "state.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"no state .* is whole; remove that folder to train from the start"
+        ValueError, match=r"no state .* is intact; remove it to train from the start"
     ):
         load_newest(tmp_path)
     assert len(saved(tmp_path)) == 2

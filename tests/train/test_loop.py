@@ -357,7 +357,7 @@ def test_when_no_state_is_whole_it_does_not_begin_anew(
     stop_at(run, pack, tmp_path / "run", 3)
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
     (tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").unlink()
-    with pytest.raises(ValueError, match=r"no state .* is whole"):
+    with pytest.raises(ValueError, match=r"no state .* is intact"):
         go(run, pack, tmp_path / "run")
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
 

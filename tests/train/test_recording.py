@@ -36,10 +36,10 @@ def test_figures_are_those_of_all_values(count: int) -> None:
     values = torch.randn(count, generator=torch.Generator().manual_seed(0)).relu() * 3 - 0.25 * (
         count == 1
     )
-    figures, sample = describe(values.reshape(1, -1))
+    statistics, sample = describe(values.reshape(1, -1))
     array = values.double().numpy()
     expected = [array.max(), array.mean(), array.std(), array.min(), (array == 0).mean()]
-    np.testing.assert_allclose(figures.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(statistics.numpy(), expected, atol=1e-6)
     assert 1 <= len(sample) <= SAMPLE
     assert set(sample.tolist()) <= set(values.tolist())
 
@@ -61,9 +61,9 @@ def test_only_the_steps_that_are_due_are_recorded_and_no_hook_stays() -> None:
     ]
     with torch.no_grad():
         linear = model[0](images * 3)
-    assert recorded[0].figures["min"] == pytest.approx(float(linear.min()))
-    assert recorded[1].figures["max"] == pytest.approx(float(linear.relu().max()))
-    assert recorded[1].figures["sparsity"] == pytest.approx(float((linear <= 0).float().mean()))
+    assert recorded[0].statistics["min"] == pytest.approx(float(linear.min()))
+    assert recorded[1].statistics["max"] == pytest.approx(float(linear.relu().max()))
+    assert recorded[1].statistics["sparsity"] == pytest.approx(float((linear <= 0).float().mean()))
     assert recorder.take() == []
 
 

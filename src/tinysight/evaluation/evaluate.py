@@ -322,7 +322,7 @@ def _short_names(files: list[str]) -> list[str]:
 
 
 def num_learned(config: Config, learned: Dataset, judged: Dataset, split: str) -> int:
-    """Count the images of a split that are, by their pixels, among the training images of `config`."""
+    """Count a split's images that are, by their pixels, among the training images of `config`."""
     rows = chosen_rows(learned, config.data.train, config.data.fraction)
     seen = {digest.tobytes() for digest in learned.digests[rows]}
     part = judged.rows(split)
@@ -340,5 +340,5 @@ def check_data(metadata: ModelMetadata, dataset: Dataset) -> None:
     if dataset.image_size < size or (dataset.image_size > size and not metadata.localizer):
         raise ValueError(
             f"the model takes images of {size} pixels, and {dataset.name} has "
-            f"{dataset.image_size}; prepare them at {size} (tinysight data import ... --size {size})"
+            f"{dataset.image_size}; import them at {size} (tinysight data import ... --size {size})"
         )

@@ -1,6 +1,4 @@
-"""A trained model in one safetensors file: weights, normalization, class names and where it comes
-from. No pickle.
-"""
+"""A trained model in one safetensors file: weights and metadata. No pickle."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from tinysight import models
 from tinysight.models.classifier import Classifier
@@ -67,18 +65,14 @@ class ModelMetadata:
         return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")
 
     def __post_init__(self) -> None:
-        """Refuse a metadata that no training writes: a file's checksum says that it is whole, not
-        that it is sound.
-        """
-        names = [self.class_names, self.class_ids]
-        sizes = [self.image_size, self.crop, self.input_size]
+        """Refuse values that no training writes: a checksum does not tell that they are sound."""
+        names = (self.class_names, self.class_ids)
+        sizes = (self.image_size, self.crop, self.input_size)
         sound = (
-            all(
-                isinstance(value, tuple) and all(isinstance(name, str) for name in value)
-                for value in names
-            )
+            all(isinstance(item, tuple) for item in names)
+            and all(isinstance(name, str) for item in names for name in item)
             and len(self.class_names) == len(self.class_ids) >= 1
-            and all(type(value) is int and 1 <= value <= 4096 for value in sizes)
+            and all(type(size) is int and 1 <= size <= 4096 for size in sizes)
             and self.crop <= self.image_size
             and isinstance(self.model, str)
             and isinstance(self.options, dict)
@@ -86,42 +80,37 @@ class ModelMetadata:
             and isinstance(self.flip_average, bool)
         )
         if not sound:
-            raise ValueError(
-                "the metadata of these weights is not of the form that a training writes"
-            )
+            raise ValueError("the metadata of these weights is not of the form of a training's")
 
 
 def weights_bytes(model: nn.Module, metadata: ModelMetadata, *, half: bool = False) -> bytes:
-    """Return the file's content: the state of `model` as float32 and the metadata, with a checksum
-    over both.
+    """Return the content of a weights file: state and metadata, with a checksum over both.
 
-    With `half`, matrices and convolution kernels are stored as float16, at half the size; vectors
-    (norms, biases, running statistics, normalization) stay float32, and `load_weights` computes in
-    float32 either way.
+    With `half`, matrices and kernels are stored as float16, vectors (norms, biases, normalization)
+    as float32; `load_weights` returns float32 either way.
 
     Raises:
         ValueError: with `half`, a weight lies outside float16's range of +-65504.
     """
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
+    state = model.state_dict()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
         for name in (name for name, parameter in model.named_parameters() if parameter.ndim >= 2):
             tensors[name] = tensors[name].half()
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(
-                    f"{name} holds a value that float16 cannot; keep these weights whole, without --half"
+                    f"{name} has a value that float16 cannot hold; store float32, without --half"
                 )
     description = asdict(metadata)
     header = {"format": FORMAT, "metadata": description, "sha256": _digest(tensors, description)}
     return save_tensors(tensors, metadata={"tinysight": json.dumps(header)})
 
 
-def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
+def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
     """Read a model, ready to use (eval mode, on the CPU), and its metadata.
 
     Raises:
-        ValueError: the file is missing, is not a weights file of tinysight, or is damaged.
+        ValueError: the file is missing, not a weights file of tinysight, or damaged.
     """
     if not path.is_file():
         raise ValueError(
@@ -135,55 +124,52 @@ def load_weights(path: Path) -> tuple[nn.Module, ModelMetadata]:
         raise ValueError(f"{path} is not a readable safetensors file ({error})") from None
     if text is None:
         raise ValueError(
-            f"{path} holds no description by tinysight; expected weights that `tinysight train` wrote"
+            f"{path} has no metadata of tinysight; expected weights that `tinysight train` wrote"
         )
+    metadata = _read_metadata(path, text, tensors)
+    model: Classifier | Localizer = models.create_model(
+        metadata.model, len(metadata.class_names), **metadata.options
+    )
+    if metadata.localizer:
+        model = _with_head(model, metadata.localizer, path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit model {metadata.model}: {reason}") from None
+    return model.eval().requires_grad_(False), metadata
+
+
+def _read_metadata(path: Path, text: str, tensors: dict[str, Tensor]) -> ModelMetadata:
     try:
         header = json.loads(text)
         if header["format"] != FORMAT:
             raise ValueError(
                 f"{path} has format {header['format']}; this version reads format {FORMAT}"
             )
-        if header["sha256"] != _digest(tensors, header["metadata"]):
-            raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the one it was written with; "
-                "copy the file again"
-            )
-        description = {
-            "localizer": {},
-            **header["metadata"],
-        }  # weights of before there were localizers have none
-        metadata = ModelMetadata(
-            **{f.name: _tuples(description[f.name]) for f in fields(ModelMetadata)}
-        )
+        values = header["metadata"]
+        if header["sha256"] != _digest(tensors, values):
+            raise ValueError(f"{path} is damaged: its SHA-256 differs; copy the file again")
+        return ModelMetadata(**{f.name: _tuples(values[f.name]) for f in fields(ModelMetadata)})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} has a damaged description ({error!r}); copy the file again"
-        ) from None
-    classifier = models.create_model(metadata.model, len(metadata.class_names), **metadata.options)
-    model: Classifier | Localizer = classifier
-    if metadata.localizer:
-        model = _with_head(classifier, metadata.localizer, path)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit model {metadata.model}: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    return model.eval().requires_grad_(False), metadata
+        raise ValueError(f"{path} has damaged metadata ({error!r}); copy the file again") from None
 
 
-def _with_head(classifier: Classifier, settings: dict[str, Any], path: Path) -> Localizer:
+def _with_head(
+    classifier: Classifier | Localizer, settings: dict[str, Any], path: Path
+) -> Localizer:
+    assert not isinstance(classifier, Localizer)
     try:
         if missing := [name for name in DECODING_SETTINGS if name not in settings]:
             raise ValueError(f"without {missing[0]}")
         return Localizer(classifier, **{name: settings[name] for name in HEAD_SETTINGS})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{path} describes a head that this version cannot build ({error}); train it again"
+            f"{path} has a head that this version cannot build ({error}); train it again"
         ) from None
 
 
-def _digest(tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> str:
+def _digest(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())

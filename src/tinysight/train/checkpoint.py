@@ -1,10 +1,11 @@
-"""Trainer states on disk that are whole or refused.
+"""Checkpoints: training states on disk that are intact or refused.
 
-A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, average, optimizer,
-random states), `state.json` (scalars) and `manifest.json` with the SHA-256 of both. It is
-written under a temporary name, every file and folder is synced, and a rename publishes it.
-Neither torch.load nor safetensors notices a flipped bit, hence the checksums; no pickle, so that
-nothing a file says chooses code."""
+A checkpoint is a folder `step-00001234/`: `state.safetensors` (weights, averaged weights,
+optimizer, random states), `state.json` (scalars) and `manifest.json` with the SHA-256 of both. It
+is written under a temporary name, every file and folder is synced, and a rename publishes it.
+Neither torch.load nor safetensors notices a flipped bit, hence the checksums; no pickle, so that no
+file chooses code.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ from tinysight.files import sync_folder, write_durable
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
-_OLD = ".tmp-old-"  # marks a state that steps aside while a new one of its step takes its name
+_OLD = ".tmp-old-"  # marks a state moved aside while a new one of its step takes its name
 _DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A training between two steps."""
+    """The state of a training between two steps."""
 
     step: int
     tensors: dict[str, torch.Tensor]  # named "<part>|<name>"
@@ -48,12 +49,11 @@ class State:
 
 
 def save(state: State, folder: Path) -> Path:
-    """Write `state` under `folder` durably and return its path; an existing state of that step is
-    replaced.
+    """Write `state` durably under `folder`, in place of one of that step, and return its path.
 
     Raises:
-        OSError: the disk is full or not writable; nothing is left under a final name, earlier
-    states are untouched."""
+        OSError: the disk is full or not writable; earlier states are untouched.
+    """
     if not folder.is_dir():
         folder.mkdir(parents=True)
         sync_folder(folder.parent)
@@ -62,25 +62,17 @@ def save(state: State, folder: Path) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
+        tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}
         contents = {
-            "state.safetensors": save_tensors(
-                {k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}
-            ),
+            "state.safetensors": save_tensors(tensors),
             "state.json": json.dumps(state.scalars, indent=1).encode(),
         }
-        manifest = {
-            "format": FORMAT,
-            "step": state.step,
-            "sha256": {
-                name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
-            },
-        }
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        manifest = {"format": FORMAT, "step": state.step, "sha256": sums}
         for name, content in {**contents, "manifest.json": _canonical(manifest)}.items():
             write_durable(temporary / name, content)
         sync_folder(temporary)
-        if (
-            final.exists()
-        ):  # of the same step, whole or damaged; a resumed training has now made it again
+        if final.exists():  # of the same step, intact or damaged
             final.rename(folder / f"{final.name}{_OLD}{os.getpid()}")
         temporary.rename(final)
         sync_folder(folder)
@@ -92,7 +84,7 @@ def save(state: State, folder: Path) -> Path:
 
 
 def _put_back(folder: Path) -> None:
-    """Give a state its name again that stepped aside for a new one which never came."""
+    """Give a state its name back that was moved aside for a new one which was not written."""
     for path in folder.glob(f"step-*{_OLD}*"):
         final = path.with_name(path.name.partition(_OLD)[0])
         if not final.exists():
@@ -100,17 +92,13 @@ def _put_back(folder: Path) -> None:
 
 
 def load(path: Path) -> State:
-    """Read one checkpoint; raise ValueError that names the file when anything differs from its
-    manifest.
-    """
+    """Read one checkpoint; raise ValueError that names the file that differs from its manifest."""
     try:
         content = (path / "manifest.json").read_bytes()
         manifest = json.loads(content)
         sums = manifest["sha256"]
         if content != _canonical(manifest):
-            raise ValueError(
-                f"{path / 'manifest.json'} is damaged: its bytes are not as they were written"
-            )
+            raise ValueError(f"{path / 'manifest.json'} is damaged: its bytes differ")
         if manifest["format"] != FORMAT:
             raise ValueError(
                 f"{path} has format {manifest['format']}; this version reads format {FORMAT}"
@@ -131,9 +119,7 @@ def load(path: Path) -> State:
         except OSError as error:
             raise ValueError(f"{path / name} cannot be read ({error.strerror})") from None
         if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise ValueError(
-                f"{path / name} is damaged: its SHA-256 is not the one in manifest.json"
-            )
+            raise ValueError(f"{path / name} is damaged: its SHA-256 differs from manifest.json")
     return State(
         step=manifest["step"],
         tensors=load_tensors(contents["state.safetensors"]),
@@ -150,10 +136,9 @@ def saved(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> tuple[State | None, list[str]]:
-    """Return the newest whole state, and a line for each damaged one that was passed over; None
-    where none was saved.
+    """Return the newest intact state (None: none was saved), and a message per damaged newer one.
 
-    The damaged ones are renamed, so that they neither count as kept ones nor are met again.
+    The damaged ones are renamed, so that they neither count as kept ones nor are read again.
 
     Raises:
         ValueError: there are states, and every one is damaged.
@@ -173,18 +158,15 @@ def load_newest(folder: Path) -> tuple[State | None, list[str]]:
     if damaged:
         reason = next(iter(damaged.values()))
         raise ValueError(
-            f"no state in {folder} is whole; remove that folder to train from the start ({reason})"
+            f"no state in {folder} is intact; remove it to train from the start ({reason})"
         )
     return None, []
 
 
 def prune(folder: Path, *, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` states and that of step `best`; and damaged ones, and what
-    broken saves left.
-    """
-    unwanted = [
-        path for path in saved(folder)[:-keep] if best is None or path.name != f"step-{best:08d}"
-    ]
+    """Delete all but the newest `keep` states and that of step `best`, and incomplete ones."""
+    name = "" if best is None else f"step-{best:08d}"
+    unwanted = [path for path in saved(folder)[:-keep] if path.name != name]
     for path in [*unwanted, *folder.glob("step-*.tmp-*"), *folder.glob(f"step-*{_DAMAGED}")]:
         shutil.rmtree(path, ignore_errors=True)
 

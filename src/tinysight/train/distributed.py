@@ -1,4 +1,4 @@
-"""The processes of one training: one alone, or several started by torchrun."""
+"""The processes of one training: a single one, or several started by torchrun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """This process's place among `size` processes; every method is trivial when it is alone."""
+    """This process's rank among `size` processes; with one, every method is trivial."""
 
     rank: int = 0
     size: int = 1
@@ -24,11 +24,11 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to people."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def shard(self, count: int) -> slice:
-        """Return this process's part of `count` rows, near equal and contiguous."""
+        """Return this process's contiguous part of `count` rows; parts are nearly equal."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def all_reduce_max(self, *numbers: int) -> list[int]:
@@ -39,41 +39,40 @@ class DistributedContext:
         dist.all_reduce(values, dist.ReduceOp.MAX, group=_control)
         return values.tolist()
 
-    def all_gather(self, thing: Any) -> list[Any]:
-        """Return every process's thing, by rank, on every process."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return every process's value, by rank, on every process."""
         if self.size == 1:
-            return [thing]
-        things: list[Any] = [None] * self.size
-        dist.all_gather_object(things, thing, group=_control)
-        return things
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=_control)
+        return values
 
-    def broadcast_object(self, thing: Any) -> Any:
-        """Return the main process's thing on every process."""
-        return self.all_gather(thing)[0]
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the main process's value on every process."""
+        return self.all_gather(value)[0]
 
     def broadcast(self, tensors: list[torch.Tensor]) -> None:
-        """Overwrite `tensors`, on the computing device, by those of the main process."""
+        """Overwrite `tensors`, on the computing device, with the main process's."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier(group=_control)
 
 
-_control: Any = None  # a gloo group: turns are agreed on without touching a GPU's stream
+_control: Any = None  # a gloo group: agreeing does not touch a GPU's stream
 
 
 @contextmanager
 def join_processes(timeout_s: float = 600.0) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started (its environment variables tell), and part from them
-    orderly.
+    """Join the processes that torchrun started, by its environment variables, and leave in order.
 
-    The barrier before parting keeps a slow process from losing its peers; when one fails, it
-    parts at once, and the others run into the timeout or torchrun's own termination rather than
-    wait for ever."""
+    The barrier before leaving keeps a slow process from losing its peers; one that fails leaves at
+    once, and the others end by the timeout or by torchrun rather than wait forever.
+    """
     global _control
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -86,7 +85,7 @@ def join_processes(timeout_s: float = 600.0) -> Iterator[DistributedContext]:
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     _control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
     logger = logging.getLogger("tinysight")
-    logger.disabled = not distributed.is_main  # one process talks to people
+    logger.disabled = not distributed.is_main  # one process prints
     try:
         yield distributed
         distributed.barrier()

@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average of everything a model holds."""
+"""Averaged weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 class EMA:
-    """Keep a shadow of `model` whose parameters and buffers follow it slowly.
+    """An exponential moving average of `model`'s parameters and buffers.
 
-    The decay warms up as (1 + t) / (10 + t), so that the shadow leaves the random start behind.
-    Buffers (batch norm's statistics) are averaged as well: they belong to the averaged weights;
-    integers are copied."""
+    The decay warms up as (1 + t) / (10 + t), so that the random start is soon forgotten. Buffers
+    (batch norm's statistics) are averaged, too; integers are copied.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -21,7 +21,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards `model` after its update number `step` (from 0)."""
+        """Update the average after the model's step number `step` (from 0)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         shadow, current = self.model.state_dict(), model.state_dict()
         floating = [name for name, value in shadow.items() if value.is_floating_point()]

@@ -1,8 +1,9 @@
-"""What a training writes down while it runs.
+"""The log files of a training.
 
-`log.jsonl` holds what the arithmetic gave (losses, errors, rates): after an interruption it
-continues as if there had been none, byte for byte. `timing.jsonl` holds what the clock gave.
-TensorBoard gets both."""
+`log.jsonl` has what follows from the arithmetic (losses, errors, learning rates): after an
+interruption it continues as if there had been none, byte for byte. `timing.jsonl` has the times.
+TensorBoard gets both.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +20,11 @@ from tinysight.train.recording import Recorded
 
 
 class RunLogger:
-    """The log files of a run folder, continued from `log_bytes`, the log's length when the
-    checkpoint was made.
+    """Writes a run's log files, from a checkpoint on.
 
     Args:
         step: the step that the training continues from.
-        log_bytes: what lies behind is of steps that will be taken again, and is cut off.
+        log_bytes: the log's length then; the rest, of steps that are taken again, is cut off.
     """
 
     def __init__(self, run: Run, *, step: int, log_bytes: int) -> None:
@@ -34,15 +34,11 @@ class RunLogger:
         timing = run.timing_path
         try:
             before = read_lines(timing)
-        except (
-            ValueError
-        ):  # never worth more than the training: a power cut can leave anything in it
+        except ValueError:  # a power cut can leave anything in it; the training matters more
             before = []
         self._seconds_before = float(before[-1]["seconds"]) if before else 0.0
         kept = [json.dumps(line) + "\n" for line in before if line["step"] <= step]
-        timing.write_text(
-            "".join(kept)
-        )  # without a line that a kill cut short, which would spoil the next one
+        timing.write_text("".join(kept))  # without an incomplete line, which a kill may leave
         self._timing = timing.open("ab")
         self._board = SummaryWriter(
             str(run.tensorboard_path), purge_step=step + 1 if step else None, flush_secs=30
@@ -51,13 +47,13 @@ class RunLogger:
 
     @property
     def seconds(self) -> float:
-        """Seconds of this training, all its sittings together, as far as they were noted."""
+        """Seconds of this training, over all interruptions, as far as they were logged."""
         return self._seconds_before + time.perf_counter() - self._start
 
     def write(
         self, kind: str, step: int, values: dict[str, Any], *, images_per_s: float | None = None
     ) -> None:
-        """Note what was found at `step`; `kind` is "train" or "epoch"."""
+        """Write the values of a step; `kind` is "train" or "epoch"."""
         line = {"kind": kind, "step": step, **values}
         self._log.write(json.dumps(line).encode() + b"\n")
         self._log.flush()
@@ -66,24 +62,17 @@ class RunLogger:
             timing["images_per_s"] = round(images_per_s, 1)
         self._timing.write(json.dumps(timing).encode() + b"\n")
         self._timing.flush()
-        for name, value in {
-            **values,
-            **({} if images_per_s is None else {"images_per_s": images_per_s}),
-        }.items():
+        speed = {} if images_per_s is None else {"images_per_s": images_per_s}
+        for name, value in {**values, **speed}.items():
             if isinstance(value, int | float) and name != "epoch":
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def write_distributions(self, recorded: Sequence[Recorded]) -> None:
-        """Note how layers' activations were distributed: a line a step in the log, histograms on
-        the board.
-        """
+        """Write layers' distributions: one line per step in the log, histograms in TensorBoard."""
         for step, group in itertools.groupby(recorded, key=lambda item: item.step):
             layers = {item.layer: item for item in group}
-            line = {
-                "kind": "distribution",
-                "step": step,
-                "layers": {n: item.figures for n, item in layers.items()},
-            }
+            statistics = {name: item.statistics for name, item in layers.items()}
+            line = {"kind": "distribution", "step": step, "layers": statistics}
             self._log.write(json.dumps(line).encode() + b"\n")
             for name, item in layers.items():
                 self._board.add_histogram(f"activations/{name}", item.sample, step)
@@ -95,7 +84,7 @@ class RunLogger:
         return int(self._log.tell())
 
     def close(self) -> None:
-        """Close all files; the log stays as it is."""
+        """Close all files."""
         self._log.close()
         self._timing.close()
         self._board.close()
@@ -106,8 +95,8 @@ def _continue(path: Path, num_bytes: int) -> Any:
     if file.tell() < num_bytes:
         file.close()
         raise ValueError(
-            f"{path} is shorter than the checkpoint says ({num_bytes} bytes); "
-            "put the file back, or train a new run"
+            f"{path} is shorter than at the checkpoint ({num_bytes} bytes); "
+            "restore the file or train a new run"
         )
     file.truncate(num_bytes)
     file.seek(num_bytes)

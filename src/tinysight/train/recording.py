@@ -1,8 +1,9 @@
-"""How named layers' activations are distributed while a model trains (Wu et al. 2017, section 4.3).
+"""Distributions of layers' activations during a training (Wu et al. 2017, section 4.3).
 
-On the steps that are due, hooks take exact figures of the layer's output and a sample of it, on
+On the steps that are due, hooks take exact statistics of a layer's output and a sample of it, on
 the device and without waiting for it; they move to the host when the log is written. Only this
-process's share of a batch is looked at."""
+process's shard of a batch is recorded.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +16,22 @@ import torch
 from torch import Tensor, nn
 
 QUANTITIES = ("max", "mean", "std", "min", "sparsity")
-# values of a layer that a histogram is made of; all of them would cost twenty times as much
+# values of a layer in a histogram; all of them would cost twenty times as much
 SAMPLE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """One layer at one step: the figures by name, and a sample of its values (n,) on the host."""
+    """One layer at one step: statistics by name, and a sample of its values (n,) on the host."""
 
     step: int
     layer: str
-    figures: dict[str, float]
+    statistics: dict[str, float]
     sample: Tensor
 
 
 class Recorder:
-    """Watch `layers` of a model, names as in `model.named_modules()`, every `every` steps; see
-    `check_layers`.
-    """
+    """Record `layers` of a model, named as in `model.named_modules()`, every `every` steps."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str], *, every: int) -> None:
         self._modules = {name: model.get_submodule(name) for name in layers}
@@ -41,20 +40,18 @@ class Recorder:
 
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """Record the forward pass within, when the step of that number is due; a layer called twice
-        keeps the last.
-        """
+        """Record the forward pass within, if that step is due; of a layer called twice, the last."""
         if not self._modules or step % self._every:
             yield
             return
         found: dict[str, tuple[Tensor, Tensor]] = {}
 
-        def note(name: str, output: object) -> None:
+        def keep(name: str, output: object) -> None:
             if isinstance(output, Tensor):
                 found[name] = describe(output)
 
         hooks = [
-            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
             for name, module in self._modules.items()
         ]
         try:
@@ -65,25 +62,24 @@ class Recorder:
         self._waiting += [(step, name, *pair) for name, pair in found.items()]
 
     def take(self) -> list[Recorded]:
-        """Move what was recorded since the last call to the host."""
+        """Return what was recorded since the last call, moved to the host."""
         waiting, self._waiting = self._waiting, []
         return [
             Recorded(
                 step=step,
                 layer=layer,
-                figures=dict(zip(QUANTITIES, figures.tolist(), strict=True)),
+                statistics=dict(zip(QUANTITIES, statistics.tolist(), strict=True)),
                 sample=sample.cpu(),
             )
-            for step, layer, figures, sample in waiting
+            for step, layer, statistics, sample in waiting
         ]
 
 
 @torch.no_grad()
 def describe(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return maximum, mean, standard deviation, minimum and share of zeros (5,) of a tensor, and a
-    sample (n,) of it.
+    """Return maximum, mean, deviation, minimum and share of zeros (5,), and a sample (n,).
 
-    The sample takes every so-many-th value, at most `SAMPLE`; the figures are of all values.
+    The sample is evenly spaced, at most `SAMPLE` values; the statistics are of all values.
     """
     flat = values.detach().flatten().float()
     low, high = flat.aminmax()
@@ -100,5 +96,6 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
         if layer not in known:
             close = difflib.get_close_matches(layer, known, n=3, cutoff=0.3) or known[-3:]
             raise ValueError(
-                f"train.record names {layer!r}, which the model does not have; near it are {', '.join(close)}"
+                f"train.record names {layer!r}, which the model does not have; near it are "
+                f"{', '.join(close)}"
             )

@@ -1,6 +1,4 @@
-"""The learning rate over time. A schedule maps a step to a factor; the plateau also listens to the
-monitored error.
-"""
+"""Learning-rate schedules: a function of the step and, of the plateau, the monitored error."""
 
 from __future__ import annotations
 
@@ -11,19 +9,20 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class LRSchedule:
-    """The factor on the peak rate, by step; `observe` and `state` matter to the plateau alone.
+    """The factor on the peak rate, by step; `observe` and `state` matter only to the plateau.
 
     Args:
         name: "plateau", "exponential", "cosine", "cyclic", "linear" or "constant".
         total: steps of the whole training.
-        epoch: steps of an epoch, not always a whole number.
+        epoch: steps per epoch, not always an integer.
         warmup: steps of linear growth before that.
         factor: exponential: `factor ** (step / epoch)` (Wu et al. 2017, equation 4); plateau: see
             there.
         patience: plateau: multiply by `factor` at an observation that is no better, after
             `patience` such ones.
-        cycles: cyclic: cosines from 1 to 0 that the training is divided into (Huang et al. 2017,
-    arXiv:1704.00109)."""
+        cycles: cyclic: cosines from 1 to 0, one after the other (Huang et al. 2017,
+            arXiv:1704.00109).
+    """
 
     name: str
     total: int
@@ -52,7 +51,7 @@ class LRSchedule:
         return self.scale
 
     def observe(self, error: float) -> None:
-        """Take the monitored error of an epoch."""
+        """Take into account the monitored error of an epoch."""
         if error < self.best:
             self.best, self.waited = error, 0
         else:
@@ -61,7 +60,7 @@ class LRSchedule:
             self.scale, self.waited = self.scale * self.factor, 0
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
+        """Return what a checkpoint needs."""
         return {
             "scale": self.scale,
             "best": None if math.isinf(self.best) else self.best,
@@ -69,6 +68,6 @@ class LRSchedule:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take `state()` back."""
+        """Restore `state()`."""
         self.scale, self.waited = float(state["scale"]), int(state["waited"])
         self.best = math.inf if state["best"] is None else float(state["best"])
