@@ -64,7 +64,10 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        print(prefix + record.getMessage(), file=sys.stderr)
+        try:
+            print(prefix + record.getMessage(), file=sys.stderr)
+        except BrokenPipeError:  # the reader has ended, as in `tinysight train ... 2>&1 | tee`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 MESSAGES = _Messages(logging.INFO)
