@@ -1,6 +1,4 @@
-"""Boxes of a person's own images: the two forms of file, what a pack makes of them, and what is
-refused.
-"""
+"""Boxes of your own images: both file formats, where the boxes end up, and what is refused."""
 
 from __future__ import annotations
 
@@ -100,11 +98,11 @@ def imported(
     return build(source, home=home, workers=1, on_unreadable=on_unreadable)
 
 
-def boxes_by_file(pack: Dataset) -> dict[str, list[list[float]]]:
-    padded = pack.padded_boxes(range(len(pack)))
+def boxes_by_file(dataset: Dataset) -> dict[str, list[list[float]]]:
+    padded = dataset.padded_boxes(range(len(dataset)))
     return {
         file: [box.tolist() for box in padded[row] if not np.isnan(box).any()]
-        for row, file in enumerate(pack.files)
+        for row, file in enumerate(dataset.files)
     }
 
 
@@ -114,19 +112,19 @@ def test_boxes_are_where_the_objects_are(folder: Path, tmp_path: Path, form: str
         file = as_coco(tmp_path / "boxes.json")
     else:
         file = as_csv(tmp_path / "boxes.csv", form)
-    pack = imported(folder, file, tmp_path)
-    found = boxes_by_file(pack)
-    for row, name in enumerate(pack.files):
+    dataset = imported(folder, file, tmp_path)
+    found = boxes_by_file(dataset)
+    for row, name in enumerate(dataset.files):
         assert len(found[name]) == (PHOTOS[name][0] is not None)
-        red = abs(pack.images[row].astype(int) - RED).max(axis=2) < 60
+        red = abs(dataset.images[row].astype(int) - RED).max(axis=2) < 60
         if not found[name]:
             assert not red.any()
             continue
         rows, columns = np.nonzero(red)
         seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert found[name][0] == pytest.approx(seen, abs=1.01), name
-    labels = [int(pack.labels[row]) for row, name in enumerate(pack.files) if found[name]]
-    assert pack.box_labels.tolist() == labels and len(found) == len(PHOTOS)
+    labels = [int(dataset.labels[row]) for row, name in enumerate(dataset.files) if found[name]]
+    assert dataset.box_labels.tolist() == labels and len(found) == len(PHOTOS)
 
 
 @pytest.mark.parametrize(
@@ -138,21 +136,23 @@ def test_boxes_are_where_the_objects_are(folder: Path, tmp_path: Path, form: str
         ("0,0,159,40", "kept"),
     ],
 )
-def test_what_the_square_cuts(folder: Path, tmp_path: Path, box: str, outcome: str) -> None:
+def test_objects_at_the_edge_of_the_center_square(
+    folder: Path, tmp_path: Path, box: str, outcome: str
+) -> None:
     """An image without the object stays as it is; one that shows less than half is left out."""
     file = as_csv(tmp_path / "boxes.csv")
     with file.open("a") as stream:
         stream.write(f"cats/one.png,{box}\n")
-    pack = imported(folder, file, tmp_path)
-    found = boxes_by_file(pack)
-    assert len(pack) == len(PHOTOS) - (outcome == "cut")
+    dataset = imported(folder, file, tmp_path)
+    found = boxes_by_file(dataset)
+    assert len(dataset) == len(PHOTOS) - (outcome == "cut")
     if outcome == "cut":
         assert "cats/one.png" not in found
-        assert pack.notes[0].startswith("1 images whose center square shows less than half")
-        assert pack.notes[1] == "left out: cats/one.png"
+        assert dataset.notes[0].startswith("1 images whose center square shows less than half")
+        assert dataset.notes[1] == "left out: cats/one.png"
     else:
         assert len(found["cats/one.png"]) == 1 + (outcome == "kept")
-        assert not any("left out" in note for note in pack.notes)
+        assert not any("left out" in note for note in dataset.notes)
 
 
 def test_changed_boxes_are_noticed(
@@ -178,21 +178,23 @@ def test_images_without_a_label_need_no_boxes(folder: Path, tmp_path: Path) -> N
         (folder / "train" / name).parent.mkdir(exist_ok=True)
         (folder / name).rename(folder / "train" / name)
     photo(folder, "test/unknown.png", None, (64, 64))
-    pack = imported(
+    dataset = imported(
         folder, as_csv(tmp_path / "boxes.csv"), tmp_path
     )  # names are ends of paths: cats/one.png
-    assert len(pack.boxes) == len(PHOTOS) - 1 and boxes_by_file(pack)["test/unknown.png"] == []
+    assert (
+        len(dataset.boxes) == len(PHOTOS) - 1 and boxes_by_file(dataset)["test/unknown.png"] == []
+    )
 
 
-def test_an_unreadable_image_is_told_as_without_boxes_or_left_out_with_its_own(
+def test_an_unreadable_image_is_named_or_left_out_with_its_boxes(
     folder: Path, tmp_path: Path
 ) -> None:
     (folder / "dogs" / "four.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     file = as_csv(tmp_path / "boxes.csv")
     with pytest.raises(ValueError, match=r"cannot read .*four.png"):
         imported(folder, file, tmp_path)
-    pack = imported(folder, file, tmp_path, on_unreadable="skip")
-    assert len(pack) == len(PHOTOS) - 1 and len(pack.boxes) == len(PHOTOS) - 2
+    dataset = imported(folder, file, tmp_path, on_unreadable="skip")
+    assert len(dataset) == len(PHOTOS) - 1 and len(dataset.boxes) == len(PHOTOS) - 2
 
 
 LAST = len(PHOTOS) + 2  # the line after all others
@@ -217,7 +219,7 @@ LAST = len(PHOTOS) + 2  # the line after all others
         ('"cats/one.png,1,1,5,5' + "x" * 140_000, "is not a readable CSV"),
     ],
 )
-def test_what_a_csv_may_have_wrong(folder: Path, tmp_path: Path, line: str, complaint: str) -> None:
+def test_faults_of_a_csv_are_named(folder: Path, tmp_path: Path, line: str, complaint: str) -> None:
     file = as_csv(tmp_path / "boxes.csv")
     with file.open("a") as stream:
         stream.write(line + "\n")
@@ -261,7 +263,7 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
         (COCO % "[0.2, 0.2, 0.5, 0.5]", "all boxes of boxes.json lie within 0 to 1"),
     ],
 )
-def test_what_a_coco_file_may_have_wrong(tmp_path: Path, content: str, complaint: str) -> None:
+def test_faults_of_a_coco_file_are_named(tmp_path: Path, content: str, complaint: str) -> None:
     file = tmp_path / "boxes.json"
     file.write_text(content)
     with pytest.raises(ValueError) as caught:
@@ -291,7 +293,7 @@ def test_sizes_that_are_not_stated_are_not_compared(folder: Path, tmp_path: Path
     assert len(imported(folder, file, tmp_path).boxes) == len(PHOTOS) - 1
 
 
-def test_files_that_are_no_annotations(folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_annotations(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("name,left\ncats/one.png,3\n")
     (tmp_path / "latin.csv").write_bytes("file,x0,y0,x1,y1\né.png".encode("latin-1"))
     (tmp_path / "boxes.xml").write_text("<a/>")
@@ -330,9 +332,9 @@ def labeled(annotated: str, folder: Path, tmp_path: Path) -> list[str]:
     file = as_csv(tmp_path / "boxes.csv", "file,x0,y0,x1,y1,class")
     text = file.read_text().replace("20,60,60,120", "20,60,60,120,cats")
     file.write_text(f"{text}cats/two.png,10,50,40,80,{annotated}\n")
-    pack = imported(folder, file, tmp_path)
-    start, stop = pack.box_offsets[pack.files.index("cats/two.png") :][:2]
-    return [pack.class_names[label] for label in pack.box_labels[start:stop]]
+    dataset = imported(folder, file, tmp_path)
+    start, stop = dataset.box_offsets[dataset.files.index("cats/two.png") :][:2]
+    return [dataset.class_names[label] for label in dataset.box_labels[start:stop]]
 
 
 def test_a_box_has_the_class_that_is_stated_for_it(folder: Path, tmp_path: Path) -> None:
@@ -343,21 +345,18 @@ def test_a_box_has_the_class_that_is_stated_for_it(folder: Path, tmp_path: Path)
         labeled("birds", folder, tmp_path)
 
 
-def test_one_class_for_all_boxes_says_nothing_and_crowds_are_left_out(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_single_class_is_ignored_and_crowds_are_left_out(folder: Path, tmp_path: Path) -> None:
     file = as_coco(tmp_path / "boxes.json")
     content = json.loads(file.read_text())
     content["categories"] = [{"id": 1, "name": "animal"}]
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    pack = imported(folder, file, tmp_path)
-    assert len(pack.boxes) == len(PHOTOS) - 2 and {
-        pack.class_names[n] for n in pack.box_labels
-    } == {"cats", "dogs"}
+    dataset = imported(folder, file, tmp_path)
+    assert len(dataset.boxes) == len(PHOTOS) - 2
+    assert {dataset.class_names[label] for label in dataset.box_labels} == {"cats", "dogs"}
 
 
-def test_annotations_know_their_file(tmp_path: Path) -> None:
+def test_annotations_have_the_name_and_digest_of_their_file(tmp_path: Path) -> None:
     made: list[Annotations] = []
     for text in ("a.png,1,2,3,4", "a.png,1,2,3,5"):
         (tmp_path / "boxes.csv").write_text(f"file,x0,y0,x1,y1\n{text}\n")

@@ -358,11 +358,11 @@ def test_mutated_archives_give_an_error_or_the_right_bytes(tmp_path: Path, round
     path = tmp_path / "mutated.zip"
     refused = 0
     good = {0: plain(method=0), 8: plain(method=8)}
-    truth = {}
+    expected = {}
     for method, content in good.items():
         path.write_bytes(content)
-        whole = Archive(path)
-        truth[method] = {whole.read(name) for name in whole.names}
+        intact = Archive(path)
+        expected[method] = {intact.read(name) for name in intact.names}
     for number in range(rounds):
         method = 8 * (number % 2)
         bad = bytearray(good[method])
@@ -379,6 +379,6 @@ def test_mutated_archives_give_an_error_or_the_right_bytes(tmp_path: Path, round
             refused += 1
             continue
         assert (
-            set(read.values()) == truth[method]
+            set(read.values()) == expected[method]
         )  # names may have changed in both headers; bytes may not
     assert rounds * 0.4 < refused < rounds

@@ -1,4 +1,4 @@
-"""Loader by number: the same whoever asks, in whatever order, with however many processes."""
+"""Loader by number: the same batches in any order and with any number of processes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def _batches(
     shard: slice | None = None,
     first: int = 5,
 ) -> Loader:
-    """Loader over `num_rows` rows from `first` on, each image filled with its row's number, label
-    too.
-    """
+    """Load `num_rows` rows from `first` on; images and labels are the row's number."""
     num_all = first + num_rows + 3
     images = np.broadcast_to(
         np.arange(num_all, dtype=np.uint8)[:, None, None, None], (num_all, SIZE, SIZE, 3)
@@ -118,12 +116,12 @@ def test_a_batch_that_straddles_two_epochs_is_the_end_of_one_and_the_start_of_th
 
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
 def test_shards_of_all_processes_make_the_batch(world: int) -> None:
-    whole = _batches()
+    full = _batches()
     shares = [
         _batches(shard=slice(6 * rank // world, 6 * (rank + 1) // world)) for rank in range(world)
     ]
     for k in range(9):
-        expected = _parts(whole.batch(k))
+        expected = _parts(full.batch(k))
         pieces = [_parts(share.batch(k)) for share in shares]
         for index, value in enumerate(expected):
             assert torch.equal(torch.cat([piece[index] for piece in pieces]), value)
@@ -150,7 +148,7 @@ def test_a_balanced_subset_is_fixed_and_balanced() -> None:
     assert not np.array_equal(kept[:3] % 10, kept[3:6] % 10)  # each class by an order of its own
 
 
-def test_what_the_maker_raises_reaches_the_reader() -> None:
+def test_an_error_in_the_thread_reaches_the_reader() -> None:
     def make(number: int) -> int:
         if number == 3:
             raise ValueError("number 3")

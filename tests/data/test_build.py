@@ -30,7 +30,7 @@ SIZE = 4
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give several workers something to do, without the cost of starting them anew."""
+    """Give several workers something to do, without the cost of a fresh interpreter."""
     monkeypatch.setattr(decode, "CHUNK_ROWS", 2)
     monkeypatch.setattr(decode, "_safe_start_method", lambda: "fork")
 
@@ -527,7 +527,7 @@ def test_kills_at_any_moment_leave_the_old_dataset_the_new_one_or_none(
     generator = random.Random(rounds)
     began = time.monotonic()
     expected = finish(start(tmp_path, 40, 0.001))
-    whole = time.monotonic() - began
+    full = time.monotonic() - began
     names = {str(number) for number in range(rounds)}
     survived = 0
     for number in range(rounds):
@@ -535,7 +535,7 @@ def test_kills_at_any_moment_leave_the_old_dataset_the_new_one_or_none(
             tmp_path, 40, 0.001, fingerprint=str(number)
         )  # a changed source: replaces what is there
         assert process.stdout is not None and process.stdout.readline() == "go\n"
-        time.sleep(generator.uniform(0, whole * 0.6))
+        time.sleep(generator.uniform(0, full * 0.6))
         process.kill()
         process.communicate()
         try:

@@ -1,4 +1,4 @@
-"""Mosaics: every ground-truth box lies where its pixels do."""
+"""Mosaics: every ground-truth box is where its pixels are."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Downloads from a server that misbehaves: the right bytes under the name, or one clear error and
-nothing there.
-"""
+"""Downloads from a faulty server: the right bytes under the name, or one clear error and nothing."""
 
 from __future__ import annotations
 

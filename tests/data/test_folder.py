@@ -68,7 +68,7 @@ def in_class(names: Iterable[str], class_name: str) -> int:
     return sum(f"{class_name}/" in f"/{name}" for name in names)
 
 
-# Forms that work.
+# Layouts that work.
 
 
 def test_plain_folder_is_split_by_class(tmp_path: Path) -> None:
@@ -88,14 +88,14 @@ def test_rows_of_a_split_are_ordered_by_class_and_file(tmp_path: Path) -> None:
         assert files_of(made, split) == sorted(files_of(made, split))
 
 
-def test_split_is_the_same_wherever_the_folder_lies(tmp_path: Path) -> None:
+def test_split_is_the_same_in_any_location(tmp_path: Path) -> None:
     one = listed(two_classes(tmp_path / "a"))
     two = listed(two_classes(tmp_path / "b c"))
     assert (one.files, one.splits) == (two.files, two.splits)
 
 
-def test_split_is_known(tmp_path: Path) -> None:
-    """Pin the rule itself: a change of it would move images from val to train of people's packs."""
+def test_split_is_pinned(tmp_path: Path) -> None:
+    """Pin the rule itself: a change would move images from val to train of existing datasets."""
     made = listed(two_classes(tmp_path))
     val = ["cat/003.png", "cat/004.png", "dog/003.png", "dog/004.png"]  # 21df, 29f7
     assert files_of(made, "val") == val
@@ -229,12 +229,12 @@ def test_odd_names_work_from_end_to_end(tmp_path: Path) -> None:
     source = put(
         tmp_path / "my 'own' 📷", *(f"{name}/{name} {i}.png" for name in NAMES for i in range(3))
     )
-    pack = imported(source, tmp_path / "home", "odd")
-    assert pack.class_names == tuple(sorted(NAMES))
-    assert len(pack) == 3 * len(NAMES)
-    for row, file in enumerate(pack.files):
+    dataset = imported(source, tmp_path / "home", "odd")
+    assert dataset.class_names == tuple(sorted(NAMES))
+    assert len(dataset) == 3 * len(NAMES)
+    for row, file in enumerate(dataset.files):
         assert (source / file).is_file()
-        assert pack.class_names[pack.labels[row]] == file.split("/")[0]
+        assert dataset.class_names[dataset.labels[row]] == file.split("/")[0]
 
 
 def test_files_without_a_known_suffix_are_looked_into(tmp_path: Path) -> None:
@@ -263,10 +263,10 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     assert {"cat/linked.png", "bird/a.png", "bird/b.png"} < set(made.files)
 
 
-# What is wrong, one line each.
+# Faults, one line each.
 
 
-def test_folder_missing_or_no_folder(tmp_path: Path) -> None:
+def test_missing_folders_and_files(tmp_path: Path) -> None:
     refused(tmp_path / "no such", "no such.*No such file.*expected FOLDER/<class>")
     refused(put(tmp_path, "pets.zip", content=b"PK") / "pets.zip", "is a file.*unpack")
     refused(Path("x" * 5000), "too long")
@@ -368,7 +368,7 @@ def test_settings_out_of_range(tmp_path: Path) -> None:
         refused(tmp_path, "together be under 1", **shares)
 
 
-# Decoding and packs.
+# Decoding and building.
 
 
 def test_decode_gives_squares_of_the_size_and_can_be_sent_to_a_worker(tmp_path: Path) -> None:
@@ -384,11 +384,13 @@ def test_all_formats_are_imported(tmp_path: Path) -> None:
     source = two_classes(tmp_path / "source", 3)
     put(source, "cat/a.jpeg", content=picture((0, 0, 255), form="JPEG"))
     put(source, "dog/b.webp", content=picture((0, 0, 255), form="WEBP"))
-    pack = imported(source, tmp_path / "home")
-    assert pack.images.shape == (8, 8, 8, 3) and pack.verify() == ()
+    dataset = imported(source, tmp_path / "home")
+    assert dataset.images.shape == (8, 8, 8, 3) and dataset.verify() == ()
     for file in ("cat/a.jpeg", "dog/b.webp"):
-        assert np.abs(pack.images[pack.files.index(file)].astype(int) - (0, 0, 255)).max() < 12
-    assert pack.source_state() == "same"
+        assert (
+            np.abs(dataset.images[dataset.files.index(file)].astype(int) - (0, 0, 255)).max() < 12
+        )
+    assert dataset.source_state() == "same"
 
 
 def test_a_second_import_lists_nothing_and_changes_are_noticed(
@@ -423,6 +425,6 @@ def test_an_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"broken one\.jpg.*page\.jpg.*HTML") as caught:
         imported(source, home)
     assert "\n" not in str(caught.value) and str(caught.value).count("cannot read") == 1
-    pack = build(FolderSource(source, "pets", 8), home=home, workers=1, on_unreadable="skip")
-    assert len(pack) == 20
-    assert sum("broken one.jpg" in note or "page.jpg" in note for note in pack.notes) == 2
+    dataset = build(FolderSource(source, "pets", 8), home=home, workers=1, on_unreadable="skip")
+    assert len(dataset) == 20
+    assert sum("broken one.jpg" in note or "page.jpg" in note for note in dataset.notes) == 2

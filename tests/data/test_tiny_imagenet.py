@@ -439,9 +439,9 @@ def test_the_published_set(tmp_path: Path) -> None:
     assert made.class_names[0] == "goldfish" and len(set(made.class_names)) == 200
     for row in range(0, 120_000, 100):
         assert decode(row).shape == (64, 64, 3)
-    pack = build(published, home=tmp_path)
+    dataset = build(published, home=tmp_path)
     conflicts = [
-        group for group in pack.manifest["duplicates"] if len(set(group["labels"]) - {None}) > 1
+        group for group in dataset.manifest["duplicates"] if len(set(group["labels"]) - {None}) > 1
     ]
-    assert len(pack.manifest["duplicates"]) == 37 and len(conflicts) == 27
-    assert pack.images.shape == (120_000, 64, 64, 3)
+    assert len(dataset.manifest["duplicates"]) == 37 and len(conflicts) == 27
+    assert dataset.images.shape == (120_000, 64, 64, 3)
