@@ -244,7 +244,7 @@ def confusion_figure(confusions: Ints, chosen: Sequence[int], names: Sequence[st
     middle = np.arange(len(chosen)) + 0.5
     axes.set_xticks(middle, labels, rotation=90)
     axes.set_yticks(middle, labels)
-    axes.set(xlabel="predicted class", ylabel="true class", aspect="equal")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.invert_yaxis()
     for row, column in zip(*np.nonzero(part), strict=True):
         text = f"{part[row, column]}" + (f"\n{shares[row, column]:.0f} %" if few else "")
@@ -285,10 +285,13 @@ def confidence_figure(confidence: Floats, correct: Bools) -> Figure:
     """Plot how many right and wrong predictions (N,) have which confidence."""
     figure = new_figure(6.2, 3.4)
     axes = figure.subplots()
-    for wanted, color, hatch, name in ((True, BLUE, "", "right"), (False, ORANGE, "///", "wrong")):
-        chosen = 100 * confidence[correct == wanted]
-        look: dict[str, Any] = {"color": color, "alpha": 0.55, "hatch": hatch, "edgecolor": color}
-        axes.hist(chosen, range(0, 101, 5), label=f"{name} ({len(chosen):,})", **look)
+    looks: dict[str, dict[str, Any]] = {
+        "right": {"facecolor": BLUE, "alpha": 0.55},
+        "wrong": {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////"},
+    }
+    for (name, look), chosen in zip(looks.items(), (correct, ~correct), strict=True):
+        label = f"{name} ({int(chosen.sum()):,})"
+        axes.hist(100 * confidence[chosen], range(0, 101, 5), label=label, **look)
     axes.set(xlabel="confidence (%)", ylabel="images", xlim=(0, 100))
     axes.legend()
     return figure
