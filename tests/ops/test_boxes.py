@@ -175,6 +175,15 @@ def test_stop_ends_with_the_first_box_below_the_threshold(
     assert (confidence[0] >= 0.5).nonzero()[:, 0].tolist() == accepted
 
 
+def test_detections_are_rows_of_fitting_shapes() -> None:
+    detections = ops.Detections(torch.rand(3, 2, 4), torch.rand(3, 2))
+    both = ops.Detections.cat([detections[:1], detections[1:].to("cpu")])
+    assert torch.equal(both.boxes, detections.boxes) and len(both) == 3
+    for boxes, confidence in (((3, 2, 4), (3, 1)), ((3, 2, 3), (3, 2)), ((3, 4), (3,))):
+        with pytest.raises(ValueError, match="do not fit"):
+            ops.Detections(torch.zeros(boxes), torch.zeros(confidence))
+
+
 def test_decode_refuses_an_unknown_decoding() -> None:
     output = head_output([[0.25, 0.25, 0.125, 0.125]], [0.5])
     with pytest.raises(ValueError, match="allowed: filter, stop"):

@@ -47,7 +47,7 @@ def evaluate_boxes(
     where the predictions do not fit the split.
     """
     rows = dataset.rows(split)
-    detections = Detections(detections.boxes.detach().cpu(), detections.confidence.detach().cpu())
+    detections = detections.to("cpu")
     num = len(detections.boxes)
     if num != len(rows) or (logits is not None and len(logits) != len(rows)):
         raise ValueError(

@@ -149,7 +149,7 @@ class Evaluation:
             logits=torch.cat([part.logits for part in parts]),
             labels=torch.cat([part.labels for part in parts]),
             rows=torch.cat([part.rows for part in parts]),
-            detections=_join_detections(boxes) if boxes else None,
+            detections=Detections.cat(boxes) if boxes else None,
         )
 
 
@@ -166,16 +166,9 @@ def _misfit(evaluation: Evaluation) -> str | None:
     if detections is None:
         return None
     boxes, confidence = detections.boxes, detections.confidence
-    if boxes.shape != (*confidence.shape, 4) or len(boxes) != len(labels):
+    if len(boxes) != len(labels):
         return f"boxes {tuple(boxes.shape)} for {len(labels)} images"
     return None if bool(boxes[confidence > 0].isfinite().all()) else "some boxes are not finite"
-
-
-def _join_detections(parts: Sequence[Detections]) -> Detections:
-    return Detections(
-        boxes=torch.cat([part.boxes for part in parts]),
-        confidence=torch.cat([part.confidence for part in parts]),
-    )
 
 
 def evaluate_model(
@@ -213,16 +206,13 @@ def evaluate_model(
             progress(stop - rows.start, len(rows))
     finally:
         model.train(was_training)
-    joined = _join_detections(found) if found else None
     return Evaluation(
         data=dataset.name,
         split=split,
         logits=torch.cat(logits).cpu() if logits else torch.empty(0, 0),
         labels=torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop])),
         rows=torch.arange(rows.start, rows.stop),
-        detections=None
-        if joined is None
-        else Detections(boxes=joined.boxes.cpu(), confidence=joined.confidence.cpu()),
+        detections=Detections.cat(found).to("cpu") if found else None,
     )
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinysight.ops.tensor_rows import TensorRows
+
 MIN_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
 MAX_CANDIDATES = 256  # boxes per image that `nms` compares with one another
 DECODINGS = ("filter", "stop")
@@ -31,11 +33,19 @@ class HeadOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Detections:
+class Detections(TensorRows):
     """Predicted boxes (B, M, 4) of B images and their confidence (B, M) in 0..1; 0 is padding."""
 
     boxes: Tensor
     confidence: Tensor
+
+    def __post_init__(self) -> None:
+        shape = self.confidence.shape
+        if len(shape) != 2 or self.boxes.shape != (*shape, 4):
+            raise ValueError(
+                f"boxes {tuple(self.boxes.shape)} and confidence {tuple(shape)} do not fit; "
+                "give (B, M, 4) and (B, M)"
+            )
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:

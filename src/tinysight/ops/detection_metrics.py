@@ -65,12 +65,11 @@ def is_found(ious: _Array, threshold: float = FOUND_IOU) -> _Array:
 
 def check_detections(detections: Detections, gt_boxes: Tensor) -> None:
     """Raise ValueError where shapes do not fit, or a box or confidence is not a valid number."""
-    boxes, confidence = detections.boxes, detections.confidence
-    fits = boxes.ndim == 3 and gt_boxes.ndim == 3 and boxes.shape[-1] == gt_boxes.shape[-1] == 4
-    if not fits or confidence.shape != boxes.shape[:2] or len(gt_boxes) != len(boxes):
+    boxes, confidence, num = detections.boxes, detections.confidence, len(detections)
+    if gt_boxes.ndim != 3 or (len(gt_boxes), gt_boxes.shape[-1]) != (num, 4):
         raise ValueError(
-            f"boxes {tuple(boxes.shape)}, confidence {tuple(confidence.shape)} and gt_boxes "
-            f"{tuple(gt_boxes.shape)} do not fit; give (N, M, 4), (N, M) and (N, G, 4)"
+            f"gt_boxes {tuple(gt_boxes.shape)} do not fit detections of {num} images; "
+            f"give ({num}, G, 4)"
         )
     if not bool(((confidence >= 0) & (confidence <= 1)).all()):
         raise ValueError(
