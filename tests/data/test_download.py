@@ -1,4 +1,4 @@
-"""Downloads from a faulty server: the right bytes under the name, or one clear error and nothing."""
+"""Downloads from a faulty server: the right bytes under the name, or a clear error and nothing."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ FAULTS = (
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; each request takes the next fault of `faults`, and serves well when there is
-    none left.
-    """
+    """Serve CONTENT; each request takes the next fault of `faults`, if one is left."""
 
     daemon_threads = True
 
@@ -202,9 +200,7 @@ def test_lasting_faults_are_one_clear_line(
 
 
 def test_without_a_hash_only_the_same_version_is_resumed(server: Server, tmp_path: Path) -> None:
-    """A part of an earlier call is dropped; within a call If-Range asks whether the file is still
-    the same.
-    """
+    """A part of an earlier call is dropped; within a call If-Range protects from other versions."""
     (tmp_path / "set.zip.part").write_bytes(b"of something else")
     server.faults = ["truncate"]
     fetch(server, tmp_path / "set.zip", size=None, sha256=None)

@@ -414,9 +414,7 @@ def test_decode_is_picklable(drawn: Path) -> None:
 
 @pytest.mark.data
 def test_the_published_set(tmp_path: Path) -> None:
-    """All 120,000: counts, the boxes of FACTS, duplicates, and that both decoders agree on every
-    hundredth image.
-    """
+    """All 120,000: counts, boxes, duplicates, and every hundredth image."""
     source = os.environ.get("TINYSIGHT_TINY_IMAGENET")
     if not source:
         pytest.skip(
