@@ -459,6 +459,8 @@ def test_train_with_resume_continues_the_same_run_only(
     tinysight: Tinysight, tiny: Dataset, tmp_path: Path
 ) -> None:
     words = ("train", "quickstart", "--name", "job", "--resume", *SMALL)
+    status, _, err = tinysight(*words, "--minutes", "0.00001")
+    assert (status, "state saved" in err) == (75, True), err
     assert tinysight(*words)[0] == 0
     folder = tmp_path / "runs" / "job"
     weights = folder / "weights.safetensors"

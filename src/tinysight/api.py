@@ -146,7 +146,7 @@ def _train(
             run = work(dataset, distributed, bar)
         except TimeUp as stop:
             run = stop.run
-        if distributed.is_main and run.log_path.exists():
+        if distributed.is_main and run.is_finished:
             draw_curves(run)
         return run
 
