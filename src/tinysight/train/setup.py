@@ -211,7 +211,7 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
     states = checkpoint.saved(run.checkpoints_path)
     scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
     config = override(run.config, dict(changes))
-    if config.train.epochs <= scalars["epochs_done"]:
+    if "train.epochs" in changes and config.train.epochs <= scalars["epochs_done"]:
         raise ValueError(
             f"train.epochs is {config.train.epochs}, but {scalars['epochs_done']} are done; "
             "set more"
