@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from tinysight import run as runs
-from tinysight.config import Config, override
+from tinysight.config import Config, override, parse_assignments
 from tinysight.data.batches import Batch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
@@ -45,6 +45,7 @@ from tinysight.train.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 MakeRun = Callable[..., Config]
+Whole = Callable[[Config], dict[str, Any]]
 
 
 @contextmanager
@@ -112,9 +113,7 @@ def uninterrupted() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def whole(
-    uninterrupted: dict[str, dict[str, Any]], pack: Dataset, tmp_path: Path
-) -> Callable[[Config], dict[str, Any]]:
+def whole(uninterrupted: dict[str, dict[str, Any]], pack: Dataset, tmp_path: Path) -> Whole:
     """Give the traces of a run that was not interrupted."""
 
     def train(run: Config) -> dict[str, Any]:
@@ -134,12 +133,8 @@ def whole(
 # 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: amid an epoch and between lines of the log; 5, 9: at
 # an epoch's end, before its evaluation; 8: right behind a line of the log; 14: the last step
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 8, 9, 11, 14])
-def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
-    step: int,
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
+def test_resume_after_a_signal_is_bitwise_identical(
+    step: int, make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", step)
@@ -148,71 +143,32 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_byte(
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "settings",
     [
-        {"schedule__name": "cosine", "train__ema_decay": 0.0},
-        {
-            "train__keep_weights": "best",
-            "train__sizes": ((0.0, 16), (0.5, 24)),
-            "data__fraction": 0.5,
-        },
-        {
-            "data__train": "train+minival",
-            "data__monitor": "none",
-            "schedule__name": "linear",
-            "data__prefetch": 0,
-        },
-        {
-            "model__options": {"norm": False},
-            "optimizer__decay_all": True,
-            "train__flip_average": False,
-        },
-        {
-            "optimizer__name": "rmsprop",
-            "optimizer__epsilon": 1.0,
-            "schedule__name": "exponential",
-            "schedule__factor": 0.9,
-            "augment__trivial_augment": True,
-            "augment__erase": 0.5,
-        },
-        {
-            "optimizer__name": "adam",
-            "optimizer__lr": 0.001,
-            "schedule__name": "cyclic",
-            "schedule__cycles": 3,
-            "train__snapshots": 3,
-            "augment__mixup": 0.4,
-            "augment__cutmix": 1.0,
-            "augment__mix_until": 0.6,
-        },
-        {
-            "localizer__head": "lstm",
-            "localizer__grid": 4,
-            "localizer__giou_weight": 0.5,
-            "augment__crop": 0,
-            "augment__rotation": 5.0,
-            "optimizer__name": "muon",
-            "optimizer__lr": 0.02,
-            "train__keep_weights": "best",
-        },
+        "schedule.name=cosine train.ema_decay=0",
+        "train.keep_weights=best train.sizes=((0,16),(0.5,24)) data.fraction=0.5",
+        "data.train=train+minival data.monitor=none schedule.name=linear data.prefetch=0",
+        "model.options={'norm':False} optimizer.decay_all=True train.flip_average=False",
+        "optimizer.name=rmsprop optimizer.epsilon=1 schedule.name=exponential schedule.factor=0.9 "
+        "augment.trivial_augment=True augment.erase=0.5",
+        "optimizer.name=adam optimizer.lr=0.001 schedule.name=cyclic schedule.cycles=3 "
+        "train.snapshots=3 augment.mixup=0.4 augment.cutmix=1 augment.mix_until=0.6",
+        "localizer.head=lstm localizer.grid=4 localizer.giou_weight=0.5 augment.crop=0 "
+        "augment.rotation=5 optimizer.name=muon optimizer.lr=0.02 train.keep_weights=best",
     ],
 )
-def test_so_are_runs_of_every_kind_stopped_again_and_again(
-    changes: dict[str, Any],
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
+def test_runs_of_every_kind_resume_bitwise_after_several_stops(
+    settings: str, make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    run = make_run(**changes)
+    run = override(make_run(), dict(parse_assignments(settings.split())))
     for step in (2, 5, 7):
         stop_at(run, pack, tmp_path / "run", step)
     go(run, pack, tmp_path / "run")
     assert differences(traces(tmp_path / "run"), whole(run)) == []
 
 
-def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+def test_resume_after_a_signal_during_evaluation_is_bitwise_identical(
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     run = make_run()
 
@@ -232,20 +188,16 @@ def test_stopped_in_an_evaluation_it_saves_and_resumes_to_the_byte(
     assert differences(traces(tmp_path / "run"), whole(run)) == []
 
 
-def test_checkpoints_amid_an_epoch_change_nothing(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+def test_checkpoints_within_an_epoch_change_nothing(
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     go(make_run(train__checkpoint_minutes=1e-9), pack, tmp_path / "run")
     assert differences(traces(tmp_path / "run"), whole(make_run())) == []
     assert len(checkpoint.saved(tmp_path / "run" / "checkpoints")) == 2
 
 
-def test_stopped_by_time_again_and_again_it_is_uninterrupted_to_the_byte(
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
-    messages: list[str],
+def test_resume_after_stop_after_minutes_is_bitwise_identical(
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path, messages: list[str]
 ) -> None:
     run = make_run(train__stop_after_minutes=1e-9)
     steps = []
@@ -312,11 +264,11 @@ FORGOTTEN = [
 
 
 @pytest.mark.parametrize("forgotten", [*FORGOTTEN, "nothing"])
-def test_the_comparison_notices_whatever_a_resumption_forgets(
+def test_the_comparison_finds_whatever_a_faulty_resume_forgets(
     forgotten: str,
     make_run: MakeRun,
     pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
+    whole: Whole,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -327,12 +279,8 @@ def test_the_comparison_notices_whatever_a_resumption_forgets(
     assert bool(differences(traces(tmp_path / "run"), whole(run))) == (forgotten != "nothing")
 
 
-def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_bytes(
-    messages: list[str],
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
+def test_resume_from_the_older_of_two_states_is_bitwise_identical(
+    messages: list[str], make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     run = make_run()
     stop_at(run, pack, tmp_path / "run", 11)
@@ -350,7 +298,7 @@ def test_a_damaged_newest_state_is_told_and_the_older_one_leads_to_the_same_byte
     ]
 
 
-def test_when_no_state_is_whole_it_does_not_begin_anew(
+def test_a_run_whose_states_are_all_damaged_is_not_restarted(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     run = make_run()
@@ -370,11 +318,7 @@ class Crash(BaseException):
 
 
 def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
     expected = whole(run)
@@ -456,8 +400,8 @@ def _kill_again_and_again(
     assert finished >= 1
 
 
-def test_killed_at_random_times_it_ends_with_the_same_bytes(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+def test_resume_after_sigkill_is_bitwise_identical(
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     expected = whole(make_run())
     run = make_run(train__checkpoint_minutes=0.0005, model__options={"dropout": 0.3})
@@ -465,8 +409,8 @@ def test_killed_at_random_times_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.reliability
-def test_200_kills(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+def test_resume_after_200_sigkills_is_bitwise_identical(
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     expected = whole(make_run())
     _kill_again_and_again(
@@ -506,19 +450,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizers_step(
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
-def test_a_learning_rate_beyond_reason_stops_it(
+def test_an_excessive_learning_rate_stops_the_training(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(NonFinite, match=r"no state was saved yet; try a lower optimizer\.lr"):
         go(make_run(optimizer__lr=1e30), pack, tmp_path / "run")
 
 
-def test_a_disk_that_is_full_stops_it_and_it_goes_on_later(
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_full_disk_stops_the_training_and_it_resumes_later(
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
     expected = whole(run)
@@ -538,7 +478,7 @@ def test_a_disk_that_is_full_stops_it_and_it_goes_on_later(
     assert differences(traces(tmp_path / "run"), expected) == []
 
 
-def test_no_thread_is_left_however_it_ends(
+def test_no_thread_is_left_after_a_stop_or_an_error(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     for name, changes, ending in (
@@ -562,7 +502,7 @@ def test_no_thread_is_left_however_it_ends(
         ({"train__device": "gpu"}, "expected auto, cpu"),
     ],
 )
-def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
+def test_a_misfitting_config_is_refused_before_anything_is_written(
     changes: dict[str, Any], complaint: str, make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
@@ -598,12 +538,8 @@ def _started(run: Config, pack: Dataset, folder: Path, stop: int) -> None:
         loop.train(run, pack, name=folder, command="tinysight train")
 
 
-def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
-    messages: list[str],
-    make_run: MakeRun,
-    pack: Dataset,
-    whole: Callable[[Config], dict[str, Any]],
-    tmp_path: Path,
+def test_a_run_resumes_from_its_folder_alone(
+    messages: list[str], make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     _started(make_run(), pack, folder, stop=6)
@@ -622,7 +558,7 @@ def test_a_run_is_started_stopped_and_resumed_from_its_folder_alone(
     assert metrics.top1_error == pytest.approx(errors[-1])
 
 
-def test_a_training_goes_on_with_another_rate_and_tells_since_when(
+def test_a_resumed_run_may_change_settings_and_records_since_when(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -691,7 +627,7 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
         loop.train(make_run(), pack, name=folder)
 
 
-def test_another_machine_or_version_is_told(
+def test_another_machine_or_version_is_warned_of(
     messages: list[str], make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -709,7 +645,7 @@ def test_another_machine_or_version_is_told(
     )
 
 
-def test_a_kill_between_the_last_files_can_be_resumed(
+def test_a_kill_before_the_weights_are_written_can_be_resumed(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -787,7 +723,7 @@ def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack
 
 
 def test_a_seed_decides_every_byte(
-    make_run: MakeRun, pack: Dataset, whole: Callable[[Config], dict[str, Any]], tmp_path: Path
+    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     torch.manual_seed(12345)  # the caller's: of no influence, and left as it is
     before = torch.get_rng_state()
@@ -800,7 +736,7 @@ def test_a_seed_decides_every_byte(
     assert {"log", "head.weight", "state ema|head.weight"} <= set(changed)
 
 
-def test_handlers_of_signals_are_put_back(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     stop_at(make_run(), pack, tmp_path / "run", 2)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
@@ -829,7 +765,7 @@ def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack:
         assert parameter.grad is not None and parameter.grad.stride() == parameter.stride()
 
 
-def test_the_log_says_what_was_learned_from(
+def test_the_log_has_epoch_and_size_of_each_step(
     make_run: MakeRun, pack: Dataset, tmp_path: Path
 ) -> None:
     go(make_run(train__sizes=((0.0, 16), (0.5, 24))), pack, tmp_path)
@@ -994,7 +930,7 @@ FINDING = (
 
 
 @pytest.mark.parametrize("settings", [(), FINDING])
-def test_two_processes_learn_what_one_does_and_stop_when_told(
+def test_two_processes_learn_what_one_does_and_stop_by_signal(
     messages: list[str],
     settings: tuple[str, ...],
     program: Callable[..., Any],
@@ -1027,7 +963,7 @@ def test_two_processes_learn_what_one_does_and_stop_when_told(
 
 
 @pytest.mark.reliability
-def test_two_processes_with_batch_norm_resume_to_the_byte(
+def test_two_processes_with_batch_norm_resume_bitwise(
     program: Callable[..., Any], tmp_path: Path
 ) -> None:
     arguments = (
