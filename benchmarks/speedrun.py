@@ -66,7 +66,7 @@ def check_rules(run: Config) -> None:
 
 
 def attempt(run: Config, pack: Dataset, runtime: Runtime, split: str) -> Attempt:
-    """Train `run` once by the rules and score a split; the process's random state stays as it is."""
+    """Train `run` once by the rules and evaluate a split; the random state is restored."""
     with torch.random.fork_rng(_cuda(runtime)):
         return _attempt(run, pack, runtime, split)
 

@@ -168,7 +168,8 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
         folder = run_folder(name)
         if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
             raise ValueError(
-                f"{folder} exists; continue it by `tinysight resume {folder}`, or choose another --name"
+                f"{folder} exists; continue it by `tinysight resume {folder}`, "
+                "or choose another --name"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -1,4 +1,4 @@
-"""Prediction: the logits of evaluation, in order, from any kind of image; unreadable files named."""
+"""Prediction: the logits of evaluation, in order, of any kind of image; bad files named."""
 
 from __future__ import annotations
 

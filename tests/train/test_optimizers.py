@@ -1,4 +1,4 @@
-"""The optimizers against their formulas, step by step in float64; what a checkpoint keeps of them."""
+"""The optimizers against their formulas, step by step in float64; their state in checkpoints."""
 
 from __future__ import annotations
 

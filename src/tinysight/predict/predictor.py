@@ -248,7 +248,8 @@ class Predictor:
         one = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
         one = one or (isinstance(images, np.ndarray) and images.ndim <= 3)
         predictions = []
-        for prediction in self.predict_each([images] if one else images, top=top, canvas=canvas):  # type: ignore[list-item,arg-type]
+        several: Any = [images] if one else images
+        for prediction in self.predict_each(several, top=top, canvas=canvas):
             if isinstance(prediction, ValueError):
                 raise prediction
             predictions.append(prediction)

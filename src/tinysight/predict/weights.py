@@ -119,7 +119,7 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("tinysight")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error})") from None
     if text is None:

@@ -40,7 +40,7 @@ class Recorder:
 
     @contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """Record the forward pass within, if that step is due; of a layer called twice, the last."""
+        """Record the forward pass within, if the step is due; of two of a layer, the last."""
         if not self._modules or step % self._every:
             yield
             return

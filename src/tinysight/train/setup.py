@@ -69,13 +69,14 @@ def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedConte
         )
     if config.augment.mixes and batch_size % (2 * distributed.size):
         raise ValueError(
-            f"train.batch_size {batch_size} gives each of {distributed.size} processes an odd share "
-            f"or none, and mixing takes images in pairs; set a multiple of {2 * distributed.size}"
+            f"train.batch_size {batch_size} gives each of {distributed.size} processes an odd "
+            "share or none, and mixing takes images in pairs; "
+            f"set a multiple of {2 * distributed.size}"
         )
     if batch_size % distributed.size:
         raise ValueError(
-            f"train.batch_size {batch_size} cannot be shared evenly by {distributed.size} processes; "
-            f"set a multiple of {distributed.size}"
+            f"train.batch_size {batch_size} cannot be shared evenly by {distributed.size} "
+            f"processes; set a multiple of {distributed.size}"
         )
     if config.localizer.finds and crop not in (0, size):
         raise ValueError(
