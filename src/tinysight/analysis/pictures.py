@@ -1,8 +1,8 @@
 """Figures of images: sheets with captions and boxes, first filters, heat maps.
 
 A sheet is laid out in pixels: saved at its own resolution (`save_figure`), each pixel of an image
-is a square of whole pixels. Accepted boxes are solid and carry their confidence, rejected ones are
-thin and dashed, true ones are solid in another color without a number: distinguishable without color.
+is a square of whole pixels. Boxes can be distinguished without color: accepted ones are solid and
+carry their confidence, rejected ones are thin and dashed, true ones are solid without a number.
 """
 
 from __future__ import annotations
