@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinysight import cli
 from tinysight.analysis.comparison import write_comparison
 from tinysight.analysis.errors import per_class
 from tinysight.analysis.report import write_report
@@ -27,6 +26,7 @@ from tinysight.ops.boxes import Detections
 
 MakeDataset = Callable[..., Dataset]
 MakeFolder = Callable[..., Path]
+ReportCommand = Callable[..., tuple[int, str, str]]
 ODD_NAMES = ("<script>alert('x')</script>", '"quoted" & <b>', "=1+1", "$a_b$", "naïve 猫")
 
 
@@ -70,30 +70,13 @@ def report(folder: Path, dataset: Dataset, **arguments: object) -> tuple[Path, P
     return path, Page(path.read_text("utf-8"))
 
 
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> None:
-    monkeypatch.setattr(
-        "sys.argv", ["tinysight", "report", *arguments, "--data-dir", str(tmp_path / "data")]
-    )
+@pytest.fixture
+def report_command(
+    run_command: ReportCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> ReportCommand:
+    """Run `tinysight report` on the made-up runs; return exit status, output and errors."""
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
-    with pytest.raises(SystemExit, match="0"):
-        cli.main()
-
-
-def refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    *arguments: str,
-) -> str:
-    monkeypatch.setattr(
-        "sys.argv", ["tinysight", "report", *arguments, "--data-dir", str(tmp_path / "data")]
-    )
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 1
-    error = capsys.readouterr().err.strip()
-    assert error.count("\n") == 0 and error.startswith("error: ")
-    return error
+    return lambda *words: run_command("report", *words, "--data-dir", str(tmp_path / "data"))
 
 
 def test_numbers_equal_those_of_the_scores(
@@ -273,10 +256,11 @@ def test_the_command_probes_the_model_once(
     make_dataset: MakeDataset,
     make_folder: MakeFolder,
     monkeypatch: pytest.MonkeyPatch,
+    report_command: ReportCommand,
 ) -> None:
     dataset = make_dataset(("a", "b", "c"), (6, 6, 6))
     folder = make_folder(dataset, accuracy=None)
-    command(monkeypatch, tmp_path, "run")  # scores val first
+    assert report_command("run")[0] == 0
     page = Page((folder / "report/index.html").read_text("utf-8"))
     assert "Activation map of" in str(page.of("img")) and "8 filters" not in page.text
     assert (
@@ -285,9 +269,9 @@ def test_the_command_probes_the_model_once(
     kept = folder / "analysis/val.safetensors"
     before = kept.stat().st_mtime_ns
     monkeypatch.setattr("tinysight.analysis.probes.compute_probes", None)
-    command(monkeypatch, tmp_path, "run")
+    assert report_command("run")[0] == 0
     assert kept.stat().st_mtime_ns == before
-    command(monkeypatch, tmp_path, "run", "--no-model", "--out", str(tmp_path / "elsewhere"))
+    assert report_command("run", "--no-model", "--out", str(tmp_path / "elsewhere"))[0] == 0
     page = Page((tmp_path / "elsewhere/index.html").read_text("utf-8"))
     assert "this report was made without it" in page.text
     assert "Activation map" not in str(page.of("img"))
@@ -297,19 +281,19 @@ def test_probes_are_computed_again_when_damaged_or_the_scores_change(
     tmp_path: Path,
     make_dataset: MakeDataset,
     make_folder: MakeFolder,
-    monkeypatch: pytest.MonkeyPatch,
+    report_command: ReportCommand,
 ) -> None:
     dataset = make_dataset()
     folder = make_folder(dataset)
-    command(monkeypatch, tmp_path, "run")
+    assert report_command("run")[0] == 0
     kept = (folder / "analysis/val.safetensors").read_bytes()
     (folder / "analysis/val.safetensors").write_bytes(kept[:100])
-    command(monkeypatch, tmp_path, "run")
+    assert report_command("run")[0] == 0
     assert (folder / "analysis/val.safetensors").read_bytes() == kept
     scores = folder / "scores/val.safetensors"
     old = Evaluation.load(scores)
     replace(old, logits=old.logits.flip(1).contiguous()).save(scores)
-    command(monkeypatch, tmp_path, "run")
+    assert report_command("run")[0] == 0
     assert (folder / "analysis/val.safetensors").read_bytes() != kept
 
 
@@ -317,14 +301,14 @@ def test_damaged_and_foreign_scores_are_one_line(
     tmp_path: Path,
     make_dataset: MakeDataset,
     make_folder: MakeFolder,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    report_command: ReportCommand,
 ) -> None:
     dataset = make_dataset()
     folder = make_folder(dataset)
     path = folder / "scores/val.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    assert "`tinysight evaluate` writes it" in refused(monkeypatch, capsys, tmp_path, str(folder))
+    status, _, error = report_command(str(folder))
+    assert status == 1 and "`tinysight evaluate` writes it" in error
     count = len(dataset.rows("val"))
     rows, labels = torch.arange(count), torch.zeros(count, dtype=torch.int64)
     good = {
@@ -340,7 +324,8 @@ def test_damaged_and_foreign_scores_are_one_line(
     ):
         header = json.dumps({"data": "made", "split": "val"})
         save_file(good | change, path, metadata={"tinysight": header})
-        error = refused(monkeypatch, capsys, tmp_path, str(folder))
+        status, _, error = report_command(str(folder))
+        assert (status, error.count("\n")) == (1, 1) and error.startswith("error: ")
         assert reason in error and "`tinysight evaluate" in error
 
 
@@ -351,12 +336,12 @@ def test_two_runs_side_by_side(
     tmp_path: Path,
     make_dataset: MakeDataset,
     make_folder: MakeFolder,
-    monkeypatch: pytest.MonkeyPatch,
+    report_command: ReportCommand,
 ) -> None:
     dataset = make_dataset(("a", "b", "c"), (60, 60, 60))
     make_folder(dataset, "weak", accuracy=0.2, seed=1)
     make_folder(dataset, "strong", accuracy=0.9, seed=2)
-    command(monkeypatch, tmp_path, "weak", "strong")
+    assert report_command("weak", "strong")[0] == 0
     page = Page((tmp_path / "weak/comparison/index.html").read_text("utf-8"))
     assert (
         page.faults == []
