@@ -186,7 +186,7 @@ def evaluate_model(
     """Evaluate a model, which is in eval mode meanwhile, on a split or consecutive rows of it.
 
     Args:
-        decoding: of a localizer, which then sees whole images.
+        decoding: of a localizer, which then sees uncropped images.
     """
     rows = dataset.rows(split) if rows is None else rows
     was_training = model.training

@@ -65,7 +65,7 @@ class ModelMetadata:
         return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")
 
     def __post_init__(self) -> None:
-        """Refuse values that no training writes: a checksum does not tell that they are sound."""
+        """Refuse values that no training writes: a checksum does not check meaning."""
         names = (self.class_names, self.class_ids)
         sizes = (self.image_size, self.crop, self.input_size)
         sound = (

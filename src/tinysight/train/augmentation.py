@@ -83,7 +83,7 @@ def apply(
 
 
 def apply_to_boxes(boxes: Tensor, params: AugmentParams, *, crop: int) -> tuple[Tensor, Tensor]:
-    """Move boxes (B, N, 4), padded with NaN, with their images; tell which images lost none (B,).
+    """Return boxes (B, N, 4), NaN-padded, moved with their images; and which images lost none (B,).
 
     The result is (center x, center y, width, height) in shares of the window. A box that keeps
     less than half of its area in the window is lost (NaN): the rest is neither an object nor

@@ -13,7 +13,7 @@ class LRSchedule:
 
     Args:
         name: "plateau", "exponential", "cosine", "cyclic", "linear" or "constant".
-        total: steps of the whole training.
+        total: steps of the training.
         epoch: steps per epoch, not always an integer.
         warmup: steps of linear growth before that.
         factor: exponential: `factor ** (step / epoch)` (Wu et al. 2017, equation 4); plateau: see
