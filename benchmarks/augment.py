@@ -125,9 +125,8 @@ def main() -> None:
         return
     print(f"{'augmentation, one core':<28}{'images/s':>12}")
     print(f"{'Pillow, image by image':<28}{result['pillow_images_per_second']:>12,.0f}")
-    print(
-        f"{'tinysight, batches of ' + str(options.batch):<28}{result['tinysight_images_per_second']:>12,.0f}"
-    )
+    name = f"tinysight, batches of {options.batch}"
+    print(f"{name:<28}{result['tinysight_images_per_second']:>12,.0f}")
     print(f"{'ratio':<28}{result['ratio']:>12.1f}")
 
 

@@ -46,7 +46,8 @@ def line(name: str, own: dict[str, float]) -> str:
     shares = "  ".join(
         f"{100 * own[column]:5.1f} %" for column in ("loc30", "loc50", "loc70", "box_acc_v2")
     )
-    return f"{name:<28}{shares}   {own['mean_iou']:.4f}   Loc@.5 95 %: {100 * low:.1f} to {100 * high:.1f}"
+    interval = f"Loc@.5 95 %: {100 * low:.1f} to {100 * high:.1f}"
+    return f"{name:<28}{shares}   {own['mean_iou']:.4f}   {interval}"
 
 
 def main() -> None:

@@ -107,7 +107,8 @@ def main() -> None:
             run, num_classes=200, num_boxes=num_boxes, runtime=runtime, steps=arguments.steps
         )
         print(
-            f"{name}: step of {run.train.batch_size} images {step:.3f} s, matching and losses {share:.2%} of it"
+            f"{name}: step of {run.train.batch_size} images {step:.3f} s, matching and "
+            f"losses {share:.2%} of it"
         )
 
 

@@ -68,7 +68,8 @@ def main() -> None:
     plain, recorded = (statistics.median(times[kind]) for kind in (False, True))
     every = TrainConfig().record_every
     print(
-        f"{runtime.describe()}: plain step {1000 * plain:.1f} ms, recorded step {1000 * recorded:.1f} ms"
+        f"{runtime.describe()}: plain step {1000 * plain:.1f} ms, recorded step "
+        f"{1000 * recorded:.1f} ms"
     )
     print(f"one in {every}: {100 * (recorded - plain) / (every * plain):+.2f} % of the training")
 

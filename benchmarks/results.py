@@ -69,8 +69,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         *map(_line, measured),
         *REPORT,
         "",
-        "The error of one seed has its 95 % interval, the mean of several their standard deviation.",
-        "A row names its recipe, or the experiment where its settings differ; the full commands are",
+        "The error of one seed has its 95 % interval, the mean of several their standard "
+        "deviation.",
+        "A row names its recipe, or the experiment where its settings differ; the full "
+        "commands are",
         "in the experiments and in [benchmarks/results.jsonl](benchmarks/results.jsonl).",
     ]
     if waiting:

@@ -61,7 +61,8 @@ def check_rules(run: Config) -> None:
     """
     if run.schedule.name == "plateau" or run.train.keep_weights == "best":
         raise ValueError(
-            "a speedrun watches no error; set another schedule than plateau, and train.keep_weights=last"
+            "a speedrun watches no error; set another schedule than plateau, and "
+            "train.keep_weights=last"
         )
 
 
@@ -204,7 +205,8 @@ def main() -> None:
         check(run, pack, DistributedContext())
         if options.split == "minival" and run.data.train != "train":
             raise ValueError(
-                "data.train is train+minival, so minival tells nothing; score val, once, for the record"
+                "data.train is train+minival, so minival tells nothing; score val, once, "
+                "for the record"
             )
         runtime = select_device(run.train.device, run.train.precision)
         print(f"{run.recipe} on {pack.name}, {runtime.describe()}", flush=True)
@@ -214,7 +216,8 @@ def main() -> None:
             attempts.append(attempt(seeded, pack, runtime, options.split))
             done = attempts[-1]
             print(
-                f"seed {seed}: {done.seconds:8.2f} s, {options.split} error {done.metrics.top1_error:.2%}"
+                f"seed {seed}: {done.seconds:8.2f} s, {options.split} error "
+                f"{done.metrics.top1_error:.2%}"
                 f" (before the clock: {done.compile_seconds:.1f} s of compiling and warming up)",
                 flush=True,
             )

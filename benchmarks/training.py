@@ -143,19 +143,23 @@ def main() -> None:
             print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     print(
-        f"\n{arguments.layers} layers, batch {BATCH}, {runtime.describe()}: medians of {arguments.rounds} rounds"
+        f"\n{arguments.layers} layers, batch {BATCH}, {runtime.describe()}: medians of "
+        f"{arguments.rounds} rounds"
     )
     print(f"  plain fp32 loop           {medians['plain_fp32']:8.1f} images/s")
     print(f"  bare {precision}, channels_last  {medians[f'bare_{precision}']:8.1f}")
     print(
-        f"  the loop, its steps       {medians['loop_steps']:8.1f}   {medians['loop_over_plain']:.2f} x plain"
+        f"  the loop, its steps       {medians['loop_steps']:8.1f}   "
+        f"{medians['loop_over_plain']:.2f} x plain"
     )
     print(
-        f"  the loop, with everything {medians['loop_all']:8.1f}   (one checkpoint for {arguments.steps} steps)"
+        f"  the loop, with everything {medians['loop_all']:8.1f}   (one checkpoint for "
+        f"{arguments.steps} steps)"
     )
     share = medians["share_of_matmul"]
     print(
-        f"  {precision} matrix product       {medians[f'matmul_{precision}'] / 1e9:8.0f} GFLOP/s, of which {share:.0%}"
+        f"  {precision} matrix product       {medians[f'matmul_{precision}'] / 1e9:8.0f} "
+        f"GFLOP/s, of which {share:.0%}"
     )
     if arguments.json:
         arguments.json.write_text(json.dumps({"rounds": rows, "medians": medians}, indent=1) + "\n")

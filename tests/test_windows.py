@@ -1,7 +1,4 @@
-"""Without the calls that only POSIX systems have: every module imports, training and prediction run.
-
-As close to Windows as a test on another system gets.
-"""
+"""Training and prediction without the calls that only POSIX systems have."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This module, whose attribute `train` stays the function: there is a subpackage of that name."""
+    """This module, whose attribute `train` stays the function: there is a subpackage of "
+    "that name."""
 
     @property
     def train(self) -> Any:

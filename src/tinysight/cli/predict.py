@@ -275,6 +275,7 @@ def _print_ensemble(result: Ensemble) -> None:
     for gain in result.gains:
         print(
             f"{gain.name}: {100 * abs(gain.gain):.2f} points "
-            f"{'better' if gain.gain >= 0 else 'worse'} than {gain.best_member}, the best member here "
+            f"{'better' if gain.gain >= 0 else 'worse'} than {gain.best_member}, the best "
+            f"member here "
             f"(95 % interval of the gain, paired: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
         )
