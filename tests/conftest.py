@@ -1,4 +1,4 @@
-"""What the tests share: one thread, a small pack of drawn shapes, small models, and runs that take
+"""What the tests share: one thread, a small dataset of drawn shapes, small models, and runs that take
 a second.
 """
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from tinysight.data.dataset import Dataset
     from tinysight.predict.weights import ModelMetadata
 
-MakeRun = Callable[..., "Config"]
+MakeConfig = Callable[..., "Config"]
 MakeMetadata = Callable[..., "ModelMetadata"]
 Tinysight = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
 def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data home that holds `pack`."""
+    """The data home that holds `dataset`."""
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="session")
-def pack(data_home: Path) -> Dataset:
+def dataset(data_home: Path) -> Dataset:
     """72 + 24 + 24 + 12 drawn scenes of 32 pixels in 24 classes."""
     from tinysight.data.build import build
     from tinysight.data.shapes import Shapes
@@ -91,8 +91,8 @@ def small_models(_small_models: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def make_run(small_models: ModuleType) -> MakeRun:
-    """Make a run that has everything a resumed training can get wrong; keywords change it,
+def make_config(small_models: ModuleType) -> MakeConfig:
+    """Make a config that has everything a resumed training can get wrong; keywords change it,
     `train__epochs=2`.
 
     5 + 4 + 5 batches of 16 in 3 epochs of 72 images, the batches 5 and 10 straddling two.
@@ -109,7 +109,7 @@ def make_run(small_models: ModuleType) -> MakeRun:
     )
 
     def make(**changes: Any) -> Config:
-        run = Config(
+        config = Config(
             recipe="test",
             data=DataConfig(name="small"),
             augment=AugmentConfig(crop=24),
@@ -127,21 +127,21 @@ def make_run(small_models: ModuleType) -> MakeRun:
                 log_every=4,
             ),
         )
-        return override(run, {name.replace("__", "."): value for name, value in changes.items()})
+        return override(config, {name.replace("__", "."): value for name, value in changes.items()})
 
     return make
 
 
 @pytest.fixture
-def make_metadata(pack: Dataset) -> MakeMetadata:
-    """Make the metadata of a "small" model for `pack`; keywords change it."""
+def make_metadata(dataset: Dataset) -> MakeMetadata:
+    """Make the metadata of a "small" model for `dataset`; keywords change it."""
     from tinysight.predict.weights import ModelMetadata
 
     base = ModelMetadata(
         model="small",
         options={},
-        class_names=pack.class_names,
-        class_ids=pack.class_ids,
+        class_names=dataset.class_names,
+        class_ids=dataset.class_ids,
         image_size=32,
         crop=24,
         input_size=28,

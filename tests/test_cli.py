@@ -225,7 +225,7 @@ def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) ->
     write_photos(tmp_path / "few", size=(20, 20))
     status, _, err = tinysight("data", "import", "few", "--name", "pets", "--workers", "1")
     assert (status, "--replace" in err) == (1, True), (
-        "another source does not take a pack's place unasked"
+        "another source does not take a dataset's place unasked"
     )
 
 

@@ -30,7 +30,7 @@ def runs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tinysight(
-    pack: Dataset,
+    dataset: Dataset,
     data_home: Path,
     runs_home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -54,9 +54,9 @@ def trained(tinysight: Tinysight, runs_home: Path) -> Path:
 
 
 @pytest.fixture
-def image(pack: Dataset, tmp_path: Path) -> str:
+def image(dataset: Dataset, tmp_path: Path) -> str:
     path = tmp_path / "image.png"
-    Image.fromarray(np.array(pack.images[0])).save(path)
+    Image.fromarray(np.array(dataset.images[0])).save(path)
     return str(path)
 
 
@@ -76,10 +76,10 @@ def test_evaluate_reports_baseline_boxes_too(tinysight: Tinysight, trained: Path
 
 @pytest.mark.usefixtures("trained")
 def test_predict_returns_boxes_in_pixels_of_the_photograph(
-    tinysight: Tinysight, pack: Dataset, tmp_path: Path
+    tinysight: Tinysight, dataset: Dataset, tmp_path: Path
 ) -> None:
     wide = np.full((64, 160, 3), 90, np.uint8)  # its center square begins at column 48
-    wide[:, 48:112] = np.array(pack.images[0]).repeat(2, axis=0).repeat(2, axis=1)
+    wide[:, 48:112] = np.array(dataset.images[0]).repeat(2, axis=0).repeat(2, axis=1)
     photo, drawn = str(tmp_path / "wide.png"), tmp_path / "boxes.png"
     Image.fromarray(wide).save(photo)
     status, out, _ = tinysight("predict", "finder", photo, "--json", "--draw", str(drawn))

@@ -144,19 +144,19 @@ def test_a_result_takes_the_place_of_the_recipe_that_waited(results: ModuleType)
 
 @pytest.fixture
 def evaluated(
-    make_run: Callable[..., Config], pack: Dataset, tmp_path: Path
+    make_config: Callable[..., Config], dataset: Dataset, tmp_path: Path
 ) -> Callable[..., Path]:
     """Write the folder of a finished, evaluated run as the commands leave it."""
 
     def write(seed: int, top1_error: float, **changes: Any) -> Path:
         folder = tmp_path / f"seed{seed}"
         folder.mkdir()
-        run = make_run(train__seed=seed, **changes)
+        config = make_config(train__seed=seed, **changes)
         command = f"tinysight train test train.seed={seed}"
         versions = {"commit": "abc"}
         runs.Run(
             folder=folder,
-            config=run,
+            config=config,
             data_digest="",
             machine={},
             versions=versions,
@@ -165,8 +165,8 @@ def evaluated(
         metadata = ModelMetadata(
             model="small",
             options={},
-            class_names=pack.class_names,
-            class_ids=pack.class_ids,
+            class_names=dataset.class_names,
+            class_ids=dataset.class_ids,
             image_size=32,
             crop=24,
             input_size=24,

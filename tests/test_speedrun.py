@@ -40,9 +40,9 @@ def speedrun() -> ModuleType:
 
 
 @pytest.fixture
-def run(make_run: Callable[..., Config]) -> Config:
+def config(make_config: Callable[..., Config]) -> Config:
     """A run with dropout, batch norm, averaged weights and two sizes, that watches no error."""
-    return make_run(
+    return make_config(
         data__monitor="none",
         schedule__name="linear",
         train__sizes=((0.0, 16), (0.5, 24)),
@@ -51,26 +51,28 @@ def run(make_run: Callable[..., Config]) -> Config:
 
 
 def test_it_is_the_training_of_the_loop(
-    speedrun: ModuleType, run: Config, pack: Dataset, tmp_path: Path
+    speedrun: ModuleType, config: Config, dataset: Dataset, tmp_path: Path
 ) -> None:
     before = torch.get_rng_state()
-    done = speedrun.attempt(run, pack, CPU, "minival")
+    done = speedrun.attempt(config, dataset, CPU, "minival")
     assert torch.equal(torch.get_rng_state(), before)
     run_loop(
-        Run(folder=tmp_path, config=run, data_digest=pack.digest, machine={}), pack, runtime=CPU
+        Run(folder=tmp_path, config=config, data_digest=dataset.digest, machine={}),
+        dataset,
+        runtime=CPU,
     )
-    expected = evaluate(Predictor(tmp_path), pack, "minival").metrics
+    expected = evaluate(Predictor(tmp_path), dataset, "minival").metrics
     assert done.metrics == expected, "warming up changes nothing of it"
     assert 14 * 0.01 < done.seconds < 30
     assert 2 * 0.01 < done.compile_seconds < 30, "one pass at each of two sizes"
 
 
 def test_a_training_that_breaks_is_no_attempt(
-    speedrun: ModuleType, run: Config, pack: Dataset
+    speedrun: ModuleType, config: Config, dataset: Dataset
 ) -> None:
-    wild = replace(run, optimizer=replace(run.optimizer, lr=1e38))
+    wild = replace(config, optimizer=replace(config.optimizer, lr=1e38))
     with pytest.raises(ValueError, match="not finite"):
-        speedrun.attempt(wild, pack, CPU, "minival")
+        speedrun.attempt(wild, dataset, CPU, "minival")
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -92,15 +94,15 @@ def test_a_record_needs_val_five_seeds_and_the_target(speedrun: ModuleType) -> N
 
 @pytest.mark.parametrize("change", [{"schedule__name": "plateau"}, {"train__keep_weights": "best"}])
 def test_a_run_that_watches_errors_is_refused(
-    speedrun: ModuleType, change: dict[str, Any], make_run: Callable[..., Config]
+    speedrun: ModuleType, change: dict[str, Any], make_config: Callable[..., Config]
 ) -> None:
     with pytest.raises(ValueError, match="watches no error"):
-        speedrun.check_rules(make_run(**{"schedule__name": "linear", **change}))
+        speedrun.check_rules(make_config(**{"schedule__name": "linear", **change}))
 
 
 def test_the_command_writes_a_row(
     speedrun: ModuleType,
-    pack: Dataset,
+    dataset: Dataset,
     data_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

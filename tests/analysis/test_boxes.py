@@ -106,9 +106,9 @@ def test_predictions_of_another_split_are_refused(scenes: Dataset) -> None:
 
 def test_baselines_that_a_dataset_brings_are_measured(scenes: Dataset) -> None:
     extra = {"baseline_boxes": {"two halves": [[0, 0, 32, 64], [32, 0, 64, 64]]}}
-    pack = Dataset(Path(scenes.path), {**scenes.manifest, "extra": extra})
-    gt_boxes = torch.from_numpy(pack.padded_boxes(pack.rows("val")))
-    numbers = evaluate_boxes(pack, "val", Detections(gt_boxes[:, :1], torch.ones(48, 1)))
+    dataset = Dataset(Path(scenes.path), {**scenes.manifest, "extra": extra})
+    gt_boxes = torch.from_numpy(dataset.padded_boxes(dataset.rows("val")))
+    numbers = evaluate_boxes(dataset, "val", Detections(gt_boxes[:, :1], torch.ones(48, 1)))
     assert 0 < numbers["baselines"]["two halves"]["mean_iou"] < 0.5
 
 

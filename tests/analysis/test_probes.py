@@ -124,12 +124,14 @@ def test_the_share_that_a_box_covers_is_of_the_window() -> None:
     np.testing.assert_allclose(share_covered(boxes, image_size=16, crop=12), [1, 0, 36 / 144, 0])
 
 
-def test_rows_are_tested_where_one_box_leaves_both_sides_visible(pack: Dataset) -> None:
-    rows = np.asarray(pack.rows("val"))
-    tested = can_occlude(pack, rows, crop=pack.image_size)
+def test_rows_are_tested_where_one_box_leaves_both_sides_visible(dataset: Dataset) -> None:
+    rows = np.asarray(dataset.rows("val"))
+    tested = can_occlude(dataset, rows, crop=dataset.image_size)
     for row, found in zip(rows, tested, strict=True):
-        boxes = pack.boxes_of(row)
-        shares = [(x1 - x0) * (y1 - y0) / pack.image_size**2 for x0, y0, x1, y1 in boxes.tolist()]
+        boxes = dataset.boxes_of(row)
+        shares = [
+            (x1 - x0) * (y1 - y0) / dataset.image_size**2 for x0, y0, x1, y1 in boxes.tolist()
+        ]
         assert found == (len(shares) == 1 and 0.05 <= shares[0] <= 0.75)
     assert tested.any()
 

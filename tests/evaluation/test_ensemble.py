@@ -18,7 +18,7 @@ from tinysight.evaluation.evaluate import Evaluation
 from tinysight.run import Run
 from tinysight.train.loop import train
 
-MakeRun = Callable[..., Config]
+MakeConfig = Callable[..., Config]
 
 
 def _scores(*rows: list[float], labels: list[int]) -> Evaluation:
@@ -32,8 +32,8 @@ def _scores(*rows: list[float], labels: list[int]) -> Evaluation:
     )
 
 
-def _train(run: Config, pack: Dataset, folder: Path) -> Run:
-    return train(run, pack, name=folder)
+def _train(config: Config, dataset: Dataset, folder: Path) -> Run:
+    return train(config, dataset, name=folder)
 
 
 def test_a_vote_is_counted_by_hand() -> None:
@@ -54,7 +54,7 @@ def test_a_vote_is_counted_by_hand() -> None:
 
 
 def test_members_of_the_same_name_are_told_apart(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
     right = _scores([3, 0], [3, 0], labels=[0, 0])
     half = _scores([3, 0], [0, 3], labels=[0, 0])
@@ -62,7 +62,7 @@ def test_members_of_the_same_name_are_told_apart(
     assert [member.top1_error for member in result.members] == [0.0, 0.5]
     assert all(gain.gain <= 0 for gain in result.gains)  # the best member is right everywhere
     folders = [
-        _train(make_run(train__epochs=1), pack, tmp_path / study / "run-seed0")
+        _train(make_config(train__epochs=1), dataset, tmp_path / study / "run-seed0")
         for study in ("a", "b")
     ]
     assert [member.name for member in find_members(folders, 0)] == [
@@ -71,15 +71,15 @@ def test_members_of_the_same_name_are_told_apart(
 
 
 def test_scores_of_an_older_dataset_are_evaluated_again(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
-    run = _train(make_run(train__epochs=1, train__snapshots=1), pack, tmp_path / "run")
-    other = _train(make_run(train__epochs=1), pack, tmp_path / "other")
+    run = _train(make_config(train__epochs=1, train__snapshots=1), dataset, tmp_path / "run")
+    other = _train(make_config(train__epochs=1), dataset, tmp_path / "other")
     member = find_members([run, other])[0]
-    first = evaluate_member(member, pack, "val")
+    first = evaluate_member(member, dataset, "val")
     path = run.scores_path("val")
     replace(first, labels=first.labels.flip(0), logits=first.logits * 0).save(path)
-    again = evaluate_member(member, pack, "val")
+    again = evaluate_member(member, dataset, "val")
     assert torch.equal(again.logits, first.logits)
     assert torch.equal(Evaluation.load(path).labels, first.labels)
 
@@ -98,21 +98,21 @@ def test_scores_of_other_images_are_refused() -> None:
 
 
 def test_snapshots_of_one_training_vote_from_stored_scores(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(
+    config = make_config(
         schedule__name="cyclic", schedule__cycles=3, schedule__warmup=0.0, train__snapshots=3
     )
-    finished = _train(run, pack, tmp_path / "run")
+    finished = _train(config, dataset, tmp_path / "run")
     members = find_members([finished], 2)
     assert [member.name for member in members] == ["run epoch-0002", "run epoch-0003"]
-    made = [evaluate_member(member, pack, "val") for member in members]
+    made = [evaluate_member(member, dataset, "val") for member in members]
     assert not torch.equal(made[0].logits, made[1].logits)
     paths = [finished.scores_path("val", f"-epoch-000{number}") for number in (2, 3)]
     assert sorted((finished.folder / "scores").iterdir()) == paths
 
     monkeypatch.setattr(ensembles, "evaluate", None)  # stored ones are read: no model runs
-    again = [evaluate_member(member, pack, "val") for member in members]
+    again = [evaluate_member(member, dataset, "val") for member in members]
     for one, other in zip(made, again, strict=True):
         assert torch.equal(one.logits, other.logits)
 
@@ -122,8 +122,10 @@ def test_snapshots_of_one_training_vote_from_stored_scores(
     assert json.loads((tmp_path / "vote.json").read_text())["num_images"] == 24
 
 
-def test_too_few_members_are_refused(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
-    folder = _train(make_run(train__epochs=1), pack, tmp_path / "run")
+def test_too_few_members_are_refused(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = _train(make_config(train__epochs=1), dataset, tmp_path / "run")
     with pytest.raises(ValueError, match="needs two members"):
         find_members([folder], 0)
     with pytest.raises(ValueError, match="has 0 snapshots, --snapshots asks for 2"):

@@ -58,10 +58,13 @@ def made(count: int = 200, num_classes: int = 10, *, boxes: bool = False) -> Eva
 
 @pytest.fixture
 def finished(
-    pack: Dataset, make_run: Callable[..., Config], make_metadata: MakeMetadata, tmp_path: Path
+    dataset: Dataset,
+    make_config: Callable[..., Config],
+    make_metadata: MakeMetadata,
+    tmp_path: Path,
 ) -> Run:
     """A run with the weights of an untrained model."""
-    run = Run(folder=tmp_path, config=make_run(), data_digest=pack.digest, machine={})
+    run = Run(folder=tmp_path, config=make_config(), data_digest=dataset.digest, machine={})
     run.weights_path.write_bytes(weights_bytes(create_model("small", 24), make_metadata()))
     return run
 
@@ -154,35 +157,37 @@ class _Brightness(nn.Module):
         return torch.stack([left[:, 0], images.new_full((len(images),), images.shape[-1])], dim=1)
 
 
-def test_a_model_sees_the_center_at_its_size_in_order(pack: Dataset) -> None:
-    rows = pack.rows("val")
+def test_a_model_sees_the_center_at_its_size_in_order(dataset: Dataset) -> None:
+    rows = dataset.rows("val")
     preprocessing = Preprocessing(image_size=32, crop=20, input_size=10, flip_average=False)
-    found = evaluate_model(_Brightness(), pack, "val", preprocessing, runtime=CPU, batch_size=7)
-    expected = torch.tensor([pack.images[row][6:26, 6:16, 0].mean() for row in rows])
+    found = evaluate_model(_Brightness(), dataset, "val", preprocessing, runtime=CPU, batch_size=7)
+    expected = torch.tensor([dataset.images[row][6:26, 6:16, 0].mean() for row in rows])
     assert (found.logits[:, 0] - expected).abs().max() < 1.5  # resizing blurs the middle
     assert (found.logits[:, 1] == 10).all()
-    assert found.labels.tolist() == pack.labels[rows.start : rows.stop].tolist()
+    assert found.labels.tolist() == dataset.labels[rows.start : rows.stop].tolist()
     assert found.rows.tolist() == list(rows)
     part = range(rows.start + 3, rows.start + 8)
     joined = Evaluation.join(
         [
-            evaluate_model(_Brightness(), pack, "val", preprocessing, runtime=CPU, rows=part)
+            evaluate_model(_Brightness(), dataset, "val", preprocessing, runtime=CPU, rows=part)
             for part in (range(rows.start, part.start), part)
         ]
     )
     assert torch.equal(joined.logits, found.logits[:8]) and joined.rows.tolist() == list(rows)[:8]
 
 
-def test_flip_average_is_the_mean_over_the_mirror_image(pack: Dataset) -> None:
+def test_flip_average_is_the_mean_over_the_mirror_image(dataset: Dataset) -> None:
     preprocessing = Preprocessing(image_size=32, crop=32, input_size=32, flip_average=True)
-    found = evaluate_model(_Brightness(), pack, "train", preprocessing, runtime=CPU, rows=range(4))
-    expected = torch.from_numpy(pack.images[:4, :, :, 0].mean(axis=(1, 2))).float()
+    found = evaluate_model(
+        _Brightness(), dataset, "train", preprocessing, runtime=CPU, rows=range(4)
+    )
+    expected = torch.from_numpy(dataset.images[:4, :, :, 0].mean(axis=(1, 2))).float()
     assert torch.allclose(found.logits[:, 0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_models_mode_is_restored_even_when_stopped(
-    training: bool, pack: Dataset, small_models: object
+    training: bool, dataset: Dataset, small_models: object
 ) -> None:
     model = create_model("small", 24, dropout=0.5).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -197,16 +202,16 @@ def test_the_models_mode_is_restored_even_when_stopped(
     preprocessing = Preprocessing(image_size=32, crop=24, input_size=24, flip_average=True)
     with pytest.raises(Stopped):
         evaluate_model(
-            model, pack, "train", preprocessing, runtime=CPU, batch_size=10, progress=stop
+            model, dataset, "train", preprocessing, runtime=CPU, batch_size=10, progress=stop
         )
     assert calls == [(10, 72), (20, 72)] and model.training is training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_runs_evaluation_is_written_and_an_interrupted_one_changes_nothing(
-    finished: Run, pack: Dataset
+    finished: Run, dataset: Dataset
 ) -> None:
-    evaluation = evaluate_run(finished, pack, "val")
+    evaluation = evaluate_run(finished, dataset, "val")
     stored = Evaluation.load(finished.scores_path("val"))
     assert torch.equal(stored.logits, evaluation.logits) and stored.metrics == evaluation.metrics
     content = json.loads(finished.evaluation_path("val").read_text())
@@ -220,81 +225,85 @@ def test_a_runs_evaluation_is_written_and_an_interrupted_one_changes_nothing(
 
     before = files()
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(finished, pack, "val", progress=stop)
+        evaluate_run(finished, dataset, "val", progress=stop)
     assert files() == before
 
 
 def test_an_unlabeled_or_unknown_split_is_refused_before_any_work(
-    finished: Run, pack: Dataset
+    finished: Run, dataset: Dataset
 ) -> None:
     def worked(done: int, total: int) -> None:
         pytest.fail("an image was evaluated")
 
     for split, complaint in (("test", "tinysight submit"), ("vall", "no split 'vall'")):
         with pytest.raises(ValueError, match=complaint):
-            evaluate_run(finished, pack, split, progress=worked)
+            evaluate_run(finished, dataset, split, progress=worked)
 
 
 def test_a_dataset_of_other_classes_or_size_is_refused(
-    pack: Dataset, make_metadata: MakeMetadata
+    dataset: Dataset, make_metadata: MakeMetadata
 ) -> None:
-    check_data(make_metadata(), pack)
-    for ids in (pack.class_ids[:-1], pack.class_ids[::-1]):
+    check_data(make_metadata(), dataset)
+    for ids in (dataset.class_ids[:-1], dataset.class_ids[::-1]):
         with pytest.raises(ValueError, match="use the data it was trained on"):
-            check_data(make_metadata(class_ids=ids, class_names=ids), pack)
+            check_data(make_metadata(class_ids=ids, class_names=ids), dataset)
     with pytest.raises(ValueError, match="takes images of 33 pixels"):
-        check_data(make_metadata(image_size=33), pack)
+        check_data(make_metadata(image_size=33), dataset)
 
 
 def test_a_submission_has_one_line_per_image(
-    finished: Run, pack: Dataset, monkeypatch: pytest.MonkeyPatch
+    finished: Run, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = submit(finished, finished.submission_path, pack)
+    count = submit(finished, finished.submission_path, dataset)
     lines = [line.split(" ") for line in finished.submission_path.read_text().splitlines()]
     assert count == 12 == len(lines)
     assert [name for name, _ in lines] == [f"{number:05d}" for number in range(12)]
     best = Evaluation.load(finished.scores_path("test")).logits.argmax(dim=1).tolist()
-    assert [answer for _, answer in lines] == [pack.class_ids[index] for index in best]
+    assert [answer for _, answer in lines] == [dataset.class_ids[index] for index in best]
 
     # the same name in two folders: the path below the split's folder
-    first = pack.rows("test").start
-    files = [f"test/{'ab'[row % 2]}/{(row - first) // 2}.png" for row in range(len(pack))]
-    monkeypatch.setitem(pack.__dict__, "files", tuple(files))
-    submit(finished, finished.submission_path, pack)
+    first = dataset.rows("test").start
+    files = [f"test/{'ab'[row % 2]}/{(row - first) // 2}.png" for row in range(len(dataset))]
+    monkeypatch.setitem(dataset.__dict__, "files", tuple(files))
+    submit(finished, finished.submission_path, dataset)
     names = [line.split(" ")[0] for line in finished.submission_path.read_text().splitlines()]
     assert len(set(names)) == 12
     assert names == [file.removeprefix("test/") for file in files[first:]]
 
 
 def test_images_of_another_fold_have_been_learned_from(
-    make_run: Callable[..., Config], tmp_path: Path
+    make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     counts = {"num_train": 240, "num_minival": 24, "num_val": 24, "num_test": 0}
     scenes = build(Shapes(**counts, image_size=32, name="scenes"), home=tmp_path, workers=1)
     first, second = (one_class(scenes, scenes.class_names[2], fold=fold) for fold in (0, 1))
-    run = make_run(train__batch_size=2)
+    config = make_config(train__batch_size=2)
     trained_on = {first.files[row] for row in first.rows("train")}
     shared = trained_on & {second.files[row] for row in second.rows("minival")}
     assert shared
-    assert num_learned(run, first, second, "minival") == len(shared)
-    assert num_learned(run, first, first, "minival") == num_learned(run, first, second, "val") == 0
+    assert num_learned(config, first, second, "minival") == len(shared)
+    assert (
+        num_learned(config, first, first, "minival")
+        == num_learned(config, first, second, "val")
+        == 0
+    )
 
 
 def test_a_training_split_counts_in_full_or_by_its_fraction(
-    pack: Dataset, make_run: Callable[..., Config]
+    dataset: Dataset, make_config: Callable[..., Config]
 ) -> None:
-    run = make_run(data__train="train+minival", data__monitor="none", schedule__name="linear")
-    assert num_learned(run, pack, pack, "minival") == 24
-    assert num_learned(make_run(data__fraction=1 / 3), pack, pack, "train") == 24
+    config = make_config(data__train="train+minival", data__monitor="none", schedule__name="linear")
+    assert num_learned(config, dataset, dataset, "minival") == 24
+    assert num_learned(make_config(data__fraction=1 / 3), dataset, dataset, "train") == 24
 
 
 def test_learned_images_are_known_by_pixels_not_by_names(
-    pack: Dataset, make_run: Callable[..., Config], tmp_path: Path
+    dataset: Dataset, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     counts = {"num_train": 72, "num_minival": 24, "num_val": 24, "num_test": 12}
     other = build(
         Shapes(**counts, image_size=32, objects=(2, 2), name="other"), home=tmp_path, workers=1
     )
-    assert set(other.files) == set(pack.files)
-    assert num_learned(make_run(), pack, other, "train") == 0
-    assert num_learned(make_run(), pack, pack, "train+minival") == 72
+    assert set(other.files) == set(dataset.files)
+    assert num_learned(make_config(), dataset, other, "train") == 0
+    assert num_learned(make_config(), dataset, dataset, "train+minival") == 72

@@ -21,13 +21,13 @@ from tinysight.run import Run
 
 @pytest.fixture
 def run(
-    pack: Dataset,
-    make_run: Callable[..., Config],
+    dataset: Dataset,
+    make_config: Callable[..., Config],
     make_metadata: Callable[..., ModelMetadata],
     tmp_path: Path,
 ) -> Run:
     """A run with the weights of an untrained model."""
-    run = Run(folder=tmp_path / "run", config=make_run(), data_digest=pack.digest, machine={})
+    run = Run(folder=tmp_path / "run", config=make_config(), data_digest=dataset.digest, machine={})
     run.folder.mkdir()
     metadata = make_metadata(commit="abc", results={"steps": 3})
     run.weights_path.write_bytes(weights_bytes(create_model("small", 24), metadata))
@@ -36,14 +36,14 @@ def run(
 
 @pytest.mark.parametrize("half", [True, False])
 def test_the_metadata_has_the_error_of_the_file_itself(
-    half: bool, run: Run, pack: Dataset, tmp_path: Path
+    half: bool, run: Run, dataset: Dataset, tmp_path: Path
 ) -> None:
-    own = evaluate_run(run, pack, "val").metrics
-    made = export(run, tmp_path / "out.safetensors", pack, half=half)
+    own = evaluate_run(run, dataset, "val").metrics
+    made = export(run, tmp_path / "out.safetensors", dataset, half=half)
     assert made.num_bytes == made.path.stat().st_size
     assert made.run_top1_error == own.top1_error
     predictor = Predictor(made.path)
-    again = evaluate(predictor, pack, "val").metrics
+    again = evaluate(predictor, dataset, "val").metrics
     assert again == made.val.metrics
     results = predictor.metadata.results
     assert (results["steps"], results["val"]["data"]) == (3, "small")
@@ -53,19 +53,19 @@ def test_the_metadata_has_the_error_of_the_file_itself(
     assert (again.loss == own.loss) is not half, "half precision is another model, measured itself"
 
 
-def test_a_run_without_an_evaluation_is_refused(run: Run, pack: Dataset, tmp_path: Path) -> None:
+def test_a_run_without_an_evaluation_is_refused(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     for content in (None, "{", json.dumps({"top1_error": None})):
         if content is not None:
             run.evaluation_path("val").write_text(content)
         with pytest.raises(ValueError, match="was not evaluated on val"):
-            export(run, out, pack)
+            export(run, out, dataset)
     assert not out.exists()
 
 
-def test_other_data_are_refused(run: Run, pack: Dataset, tmp_path: Path) -> None:
-    evaluate_run(run, pack, "val")
+def test_other_data_are_refused(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+    evaluate_run(run, dataset, "val")
     other = replace(load_weights(run.weights_path)[1], data="another")
     run.weights_path.write_bytes(weights_bytes(create_model("small", 24), other))
     with pytest.raises(ValueError, match="learned from another, not from small"):
-        export(run, tmp_path / "out.safetensors", pack)
+        export(run, tmp_path / "out.safetensors", dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
     )
     assert not found.training and not any(
         parameter.requires_grad for parameter in found.parameters()
+    )
+
+
+def test_a_model_without_measured_errors_is_described_without_them(
+    make_metadata: Callable[..., ModelMetadata],
+) -> None:
+    assert make_metadata().describe() == "test, 24 classes of small"
+    measured = make_metadata(results={"val": {"top1_error": 0.25, "loc50": 0.5}})
+    assert measured.describe() == (
+        "test, 24 classes of small, 25.0% top-1 error on val, 50.0% of objects found"
     )
 
 

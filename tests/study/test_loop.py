@@ -51,7 +51,7 @@ Tinysight = Callable[..., tuple[int, str, str]]
 def tinysight(
     small_models: object,
     data_home: Path,
-    pack: Dataset,
+    dataset: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     run_command: Tinysight,

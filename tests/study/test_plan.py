@@ -105,30 +105,30 @@ def test_a_member_without_a_named_recipe_is_refused() -> None:
 
 
 def test_what_does_not_fit_the_data_or_the_folders_is_refused(
-    pack: Dataset, tmp_path: Path
+    dataset: Dataset, tmp_path: Path
 ) -> None:
     def jobs(**options: Any) -> list[plan.Job]:
         return plan.plan(PAIR, tmp_path, data="small", settings=["augment.crop=24"], **options)
 
     with pytest.raises(ValueError, match=r"One thing: augment\.crop is 56"):
-        plan.check(planned(), pack)
-    plan.check(jobs(), pack)
+        plan.check(planned(), dataset)
+    plan.check(jobs(), dataset)
     first = jobs()[0]
     first.folder.mkdir(parents=True)
     record = runs.Run(
         folder=first.folder,
         config=first.config,
-        data_digest=pack.digest,
+        data_digest=dataset.digest,
         machine={},
         versions={},
         command="",
     )
     record.write()
-    plan.check(jobs(seeds=2), pack)  # more seeds may be added to what is there
+    plan.check(jobs(seeds=2), dataset)  # more seeds may be added to what is there
     with pytest.raises(
         ValueError, match=r"holds another run: it has .*train\.epochs=60.*choose another --name"
     ):
-        plan.check(jobs(epochs=2), pack)
+        plan.check(jobs(epochs=2), dataset)
     replace(record, data_digest="other").write()
     with pytest.raises(ValueError, match="other data of the name small; choose another --name"):
-        plan.check(jobs(), pack)
+        plan.check(jobs(), dataset)

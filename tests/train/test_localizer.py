@@ -32,7 +32,7 @@ from tinysight.train.setup import check, warn_of_crowded_images
 from tinysight.train.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
-MakeRun = Callable[..., Config]
+MakeConfig = Callable[..., Config]
 FINDING = {
     "localizer__head": "lstm",
     "augment__crop": 0,
@@ -47,10 +47,10 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def found(finder: Path, make_run: MakeRun, pack: Dataset) -> Path:
+def found(finder: Path, make_config: MakeConfig, dataset: Dataset) -> Path:
     """A finished localizer's folder."""
     if not finder.exists():
-        loop.train(make_run(**FINDING), pack, name=finder)
+        loop.train(make_config(**FINDING), dataset, name=finder)
     return finder
 
 
@@ -65,8 +65,8 @@ def test_the_log_tells_how_boxes_are_learned(found: Path) -> None:
     assert all(0 <= line["loc50"] <= 1 and 0 < line["mean_iou"] < 1 for line in epochs)
 
 
-def test_a_stored_evaluation_has_the_boxes(found: Path, pack: Dataset) -> None:
-    detections = evaluate_run(read_run(found), pack, "val").detections
+def test_a_stored_evaluation_has_the_boxes(found: Path, dataset: Dataset) -> None:
+    detections = evaluate_run(read_run(found), dataset, "val").detections
     stored = Evaluation.load(read_run(found).scores_path("val")).detections
     assert detections is not None and stored is not None
     assert torch.equal(stored.boxes, detections.boxes) and (detections.confidence > 0).any()
@@ -74,22 +74,22 @@ def test_a_stored_evaluation_has_the_boxes(found: Path, pack: Dataset) -> None:
 
 
 def test_an_exported_localizer_has_its_localization(
-    found: Path, pack: Dataset, tmp_path: Path
+    found: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    evaluate_run(read_run(found), pack, "val")
-    made = export(read_run(found), tmp_path / "out.safetensors", pack, half=True)
+    evaluate_run(read_run(found), dataset, "val")
+    made = export(read_run(found), tmp_path / "out.safetensors", dataset, half=True)
     assert made.localization is not None and made.localization.num_images == 24
     predictor = Predictor(made.path)
     stored = predictor.metadata.results["val"]
-    gt_boxes = torch.from_numpy(pack.padded_boxes(range(len(pack))))
-    again = evaluate(predictor, pack, "val").localization(gt_boxes)
+    gt_boxes = torch.from_numpy(dataset.padded_boxes(range(len(dataset))))
+    again = evaluate(predictor, dataset, "val").localization(gt_boxes)
     assert (stored["loc50"], stored["mean_iou"]) == (again.loc50, again.mean_iou)
     assert 0 < stored["mean_iou"] < 1
 
 
-def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, pack: Dataset) -> None:
+def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, dataset: Dataset) -> None:
     predictor = Predictor(found)
-    images = np.array(pack.images[:2])
+    images = np.array(dataset.images[:2])
     logits, alone = predictor.detect(images)
     assert torch.equal(logits, predictor.logits(images))
     canvas = np.full((1, 64, 64, 3), 127, np.uint8)
@@ -118,20 +118,22 @@ def test_boxes_on_a_larger_canvas_are_in_its_pixels() -> None:
     assert {tuple(box) for box in boxes.round(decimals=3).tolist()} == expected
 
 
-def test_a_classifier_finds_nothing(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
-    loop.train(make_run(train__epochs=1), pack, name=tmp_path / "run")
+def test_a_classifier_finds_nothing(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    loop.train(make_config(train__epochs=1), dataset, name=tmp_path / "run")
     with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
-        Predictor(tmp_path / "run").detect(np.array(pack.images[:1]))
+        Predictor(tmp_path / "run").detect(np.array(dataset.images[:1]))
 
 
 def test_an_encoder_begins_with_a_runs_weights(
-    make_run: MakeRun, pack: Dataset, found: Path
+    make_config: MakeConfig, dataset: Dataset, found: Path
 ) -> None:
     classifier = Predictor(found).model.state_dict()
     for frozen in (False, True):
-        run = make_run(**FINDING, localizer__encoder=str(found), localizer__frozen=frozen)
-        check(run, pack, DistributedContext())
-        training = Trainer(run, pack, CPU, DistributedContext())
+        config = make_config(**FINDING, localizer__encoder=str(found), localizer__frozen=frozen)
+        check(config, dataset, DistributedContext())
+        training = Trainer(config, dataset, CPU, DistributedContext())
         training.load_encoder()
         assert isinstance(training.model, Localizer)
         own = training.model.encoder.state_dict()
@@ -147,12 +149,12 @@ def test_an_encoder_begins_with_a_runs_weights(
 
 
 def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
-    make_run: MakeRun, pack: Dataset, found: Path, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, found: Path, tmp_path: Path
 ) -> None:
-    run = make_run(
+    config = make_config(
         **FINDING, localizer__encoder=str(found), localizer__frozen=True, train__epochs=1
     )
-    loop.train(run, pack, name=tmp_path / "run")
+    loop.train(config, dataset, name=tmp_path / "run")
     before, after = (Predictor(folder).model.state_dict() for folder in (found, tmp_path / "run"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
         "head.weight",
@@ -161,31 +163,31 @@ def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
 
 
 def test_what_does_not_fit_is_refused(
-    make_run: MakeRun, pack: Dataset, found: Path, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, found: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
         ValueError, match=r"""give the run model.name=small "model.options=\{'dropout': 0.3\}\""""
     ):
         check(
-            make_run(**FINDING, model__options={"norm": True}, localizer__encoder=str(found)),
-            pack,
+            make_config(**FINDING, model__options={"norm": True}, localizer__encoder=str(found)),
+            dataset,
             DistributedContext(),
         )
     for layer, complaint in (("norm", "norm"), ("encoder.norm", None), ("head.lstm", None)):
-        run = make_run(**FINDING, train__record=(layer,))
+        config = make_config(**FINDING, train__record=(layer,))
         if complaint is None:
-            check(run, pack, DistributedContext())
+            check(config, dataset, DistributedContext())
         else:
             with pytest.raises(ValueError, match=complaint):
-                check(run, pack, DistributedContext())
+                check(config, dataset, DistributedContext())
     with pytest.raises(ValueError, match="is not a file"):
         check(
-            make_run(**FINDING, localizer__encoder=str(tmp_path / "none")),
-            pack,
+            make_config(**FINDING, localizer__encoder=str(tmp_path / "none")),
+            dataset,
             DistributedContext(),
         )
     with pytest.raises(ValueError, match=r"set augment\.crop=0"):
-        check(make_run(**{**FINDING, "augment__crop": 24}), pack, DistributedContext())
+        check(make_config(**{**FINDING, "augment__crop": 24}), dataset, DistributedContext())
     for changes, complaint in (
         ({"augment__mixup": 0.2}, "boxes cannot be mixed"),
         ({"augment__rotation": 6.0}, "at most 5"),
@@ -198,44 +200,46 @@ def test_what_does_not_fit_is_refused(
         ({"localizer__overlap": "l1"}, "iou, center"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            make_run(**{**FINDING, **changes})
+            make_config(**{**FINDING, **changes})
 
 
 def test_data_without_boxes_are_refused(
-    make_run: MakeRun, pack: Dataset, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(pack.__dict__, "box_offsets", np.zeros(len(pack) + 1, np.int64))
+    monkeypatch.setitem(dataset.__dict__, "box_offsets", np.zeros(len(dataset) + 1, np.int64))
     with pytest.raises(ValueError, match="no image of minival of small has a box"):
-        check(make_run(**FINDING), pack, DistributedContext())
-    run = make_run(**FINDING, data__monitor="none", schedule__name="linear")
+        check(make_config(**FINDING), dataset, DistributedContext())
+    config = make_config(**FINDING, data__monitor="none", schedule__name="linear")
     with pytest.raises(ValueError, match="no training image of small has a box"):
-        check(run, pack, DistributedContext())
+        check(config, dataset, DistributedContext())
 
 
 def test_more_objects_than_predictions_are_warned_of(
-    make_run: MakeRun, pack: Dataset, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+    make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    config = make_run(**FINDING, localizer__num_steps=2)
-    warn_of_crowded_images(config, pack)
-    offsets = pack.box_offsets.copy()
+    config = make_config(**FINDING, localizer__num_steps=2)
+    warn_of_crowded_images(config, dataset)
+    offsets = dataset.box_offsets.copy()
     offsets[1:] += 2
-    monkeypatch.setitem(pack.__dict__, "box_offsets", offsets)
-    warn_of_crowded_images(make_run(**FINDING, localizer__num_steps=2, localizer__grid=2), pack)
+    monkeypatch.setitem(dataset.__dict__, "box_offsets", offsets)
+    warn_of_crowded_images(
+        make_config(**FINDING, localizer__num_steps=2, localizer__grid=2), dataset
+    )
     assert messages == []
-    warn_of_crowded_images(config, pack)
+    warn_of_crowded_images(config, dataset)
     (message,) = messages
     assert "warning" in message and "have 3 objects, and the head has 2 predictions" in message
 
 
-def test_a_smaller_pack_than_the_training_images_is_refused(found: Path, pack: Dataset) -> None:
+def test_a_smaller_pack_than_the_training_images_is_refused(found: Path, dataset: Dataset) -> None:
     metadata = Predictor(found).metadata
-    check_data(replace(metadata, image_size=24, crop=24), pack)  # a larger one is a canvas
+    check_data(replace(metadata, image_size=24, crop=24), dataset)  # a larger one is a canvas
     with pytest.raises(ValueError, match="takes images of 48 pixels"):
-        check_data(replace(metadata, image_size=48, crop=48), pack)
+        check_data(replace(metadata, image_size=48, crop=48), dataset)
 
 
-def test_another_threshold_and_decoding_may_be_asked_for(found: Path, pack: Dataset) -> None:
-    images = np.array(pack.images[:4])
+def test_another_threshold_and_decoding_may_be_asked_for(found: Path, dataset: Dataset) -> None:
+    images = np.array(dataset.images[:4])
     _, filtered = Predictor(found, threshold=0.2).detect(images)
     _, stopped = Predictor(found, decoding="stop").detect(images)
     assert Predictor(found, threshold=0.2).decoding.threshold == 0.2  # type: ignore[union-attr]
@@ -285,9 +289,11 @@ def test_a_box_that_the_window_cuts_by_more_than_half_silences_its_image() -> No
     assert gt_boxes[1, 0].tolist() == [6 / 64, 20 / 64, 12 / 64, 20 / 64]
 
 
-def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Dataset) -> None:
-    run = make_run(**FINDING)
-    training = Trainer(run, pack, CPU, DistributedContext())
+def test_a_silent_image_gives_no_gradient_to_boxes(
+    make_config: MakeConfig, dataset: Dataset
+) -> None:
+    config = make_config(**FINDING)
+    training = Trainer(config, dataset, CPU, DistributedContext())
     images = torch.rand(2, 3, 32, 32) * 255
     found = training.model(images)
     found.candidates.boxes_cxcywh.retain_grad()
@@ -298,7 +304,7 @@ def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Data
         torch.tensor([0, 1]),
         gt_boxes,
         torch.tensor([True, False]),
-        settings=run.localizer,
+        settings=config.localizer,
         label_smoothing=0.0,
     )
     terms.loss.backward()  # type: ignore[no-untyped-call]
@@ -307,7 +313,7 @@ def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Data
         torch.tensor([0]),
         gt_boxes[:1],
         torch.tensor([True]),
-        settings=run.localizer,
+        settings=config.localizer,
         label_smoothing=0.0,
     )
     assert terms.box is not None and alone.box is not None
@@ -325,7 +331,7 @@ def test_a_silent_image_gives_no_gradient_to_boxes(make_run: MakeRun, pack: Data
         torch.tensor([0, 1]),
         gt_boxes,
         torch.tensor([False, False]),
-        settings=replace(run.localizer, class_loss_weight=0.0),
+        settings=replace(config.localizer, class_loss_weight=0.0),
         label_smoothing=0.0,
     )
     assert float(silent.loss.detach()) == 0

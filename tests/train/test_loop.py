@@ -44,7 +44,7 @@ from tinysight.train.setup import channel_statistics, check
 from tinysight.train.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
-MakeRun = Callable[..., Config]
+MakeConfig = Callable[..., Config]
 Whole = Callable[[Config], dict[str, Any]]
 
 
@@ -63,24 +63,28 @@ def signalled(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
         yield
 
 
-def handle(folder: Path, config: Config, pack: Dataset) -> runs.Run:
+def handle(folder: Path, config: Config, dataset: Dataset) -> runs.Run:
     """Make the handle of a run in `folder`."""
     versions = {"tinysight": "0"}
     return runs.Run(
-        folder=folder, config=config, data_digest=pack.digest, machine={}, versions=versions
+        folder=folder, config=config, data_digest=dataset.digest, machine={}, versions=versions
     )
 
 
-def go(run: Config, pack: Dataset, folder: Path, reporter: NullReporter | None = None) -> None:
+def go(
+    config: Config, dataset: Dataset, folder: Path, reporter: NullReporter | None = None
+) -> None:
     """Train in `folder`, from where it stands."""
     folder.mkdir(exist_ok=True)
-    loop.run_loop(handle(folder, run, pack), pack, runtime=CPU, callback=reporter or NullReporter())
+    loop.run_loop(
+        handle(folder, config, dataset), dataset, runtime=CPU, callback=reporter or NullReporter()
+    )
 
 
-def stop_at(run: Config, pack: Dataset, folder: Path, step: int) -> None:
+def stop_at(config: Config, dataset: Dataset, folder: Path, step: int) -> None:
     """Train up to `step`, where a signal comes."""
     with pytest.raises(Interrupted), signalled(step):
-        go(run, pack, folder)
+        go(config, dataset, folder)
     assert checkpoint.saved(folder / "checkpoints")[-1].name == f"step-{step:08d}"
 
 
@@ -113,14 +117,14 @@ def uninterrupted() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def whole(uninterrupted: dict[str, dict[str, Any]], pack: Dataset, tmp_path: Path) -> Whole:
+def whole(uninterrupted: dict[str, dict[str, Any]], dataset: Dataset, tmp_path: Path) -> Whole:
     """Give the traces of a run that was not interrupted."""
 
-    def train(run: Config) -> dict[str, Any]:
-        key = repr(run)
+    def train(config: Config) -> dict[str, Any]:
+        key = repr(config)
         if key not in uninterrupted:
             folder = tmp_path / f"whole-{len(uninterrupted)}"
-            go(run, pack, folder)
+            go(config, dataset, folder)
             uninterrupted[key] = traces(folder)
         return uninterrupted[key]
 
@@ -134,12 +138,12 @@ def whole(uninterrupted: dict[str, dict[str, Any]], pack: Dataset, tmp_path: Pat
 # an epoch's end, before its evaluation; 8: right behind a line of the log; 14: the last step
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 8, 9, 11, 14])
 def test_resume_after_a_signal_is_bitwise_identical(
-    step: int, make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    step: int, make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    run = make_run()
-    stop_at(run, pack, tmp_path / "run", step)
-    go(run, pack, tmp_path / "run")
-    assert differences(traces(tmp_path / "run"), whole(run)) == []
+    config = make_config()
+    stop_at(config, dataset, tmp_path / "run", step)
+    go(config, dataset, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(config)) == []
 
 
 @pytest.mark.parametrize(
@@ -158,19 +162,19 @@ def test_resume_after_a_signal_is_bitwise_identical(
     ],
 )
 def test_runs_of_every_kind_resume_bitwise_after_several_stops(
-    settings: str, make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    settings: str, make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    run = override(make_run(), dict(parse_assignments(settings.split())))
+    config = override(make_config(), dict(parse_assignments(settings.split())))
     for step in (2, 5, 7):
-        stop_at(run, pack, tmp_path / "run", step)
-    go(run, pack, tmp_path / "run")
-    assert differences(traces(tmp_path / "run"), whole(run)) == []
+        stop_at(config, dataset, tmp_path / "run", step)
+    go(config, dataset, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(config)) == []
 
 
 def test_resume_after_a_signal_during_evaluation_is_bitwise_identical(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    run = make_run()
+    config = make_config()
 
     def signal_too_late_for_the_step(step: int, values: dict[str, Any] | None) -> None:
         if step == 9:  # the report of an epoch's last step comes right before the evaluation
@@ -179,37 +183,37 @@ def test_resume_after_a_signal_during_evaluation_is_bitwise_identical(
     reporter = NullReporter()
     reporter.on_step = signal_too_late_for_the_step  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
-        go(run, pack, tmp_path / "run", reporter)
+        go(config, dataset, tmp_path / "run", reporter)
     (newest,) = checkpoint.saved(tmp_path / "run" / "checkpoints")[-1:]
     state = checkpoint.load(newest)
     assert (state.step, state.scalars["epochs_done"]) == (9, 1)
     assert read_lines(tmp_path / "run" / "log.jsonl")[-1]["kind"] == "train"
-    go(run, pack, tmp_path / "run")
-    assert differences(traces(tmp_path / "run"), whole(run)) == []
+    go(config, dataset, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(config)) == []
 
 
 def test_checkpoints_within_an_epoch_change_nothing(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    go(make_run(train__checkpoint_minutes=1e-9), pack, tmp_path / "run")
-    assert differences(traces(tmp_path / "run"), whole(make_run())) == []
+    go(make_config(train__checkpoint_minutes=1e-9), dataset, tmp_path / "run")
+    assert differences(traces(tmp_path / "run"), whole(make_config())) == []
     assert len(checkpoint.saved(tmp_path / "run" / "checkpoints")) == 2
 
 
 def test_resume_after_stop_after_minutes_is_bitwise_identical(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path, messages: list[str]
+    make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path, messages: list[str]
 ) -> None:
-    run = make_run(train__stop_after_minutes=1e-9)
+    config = make_config(train__stop_after_minutes=1e-9)
     steps = []
     while not (tmp_path / "run" / "weights.safetensors").exists():
         try:
-            go(run, pack, tmp_path / "run")
+            go(config, dataset, tmp_path / "run")
         except TimeUp as stop:
             assert stop.run.folder == tmp_path / "run" and not stop.run.is_finished
             assert "state saved" in messages[-1]
             steps.append(checkpoint.saved(tmp_path / "run" / "checkpoints")[-1].name)
     assert len(steps) == 14 and steps == sorted(set(steps)), "every sitting takes a step"
-    assert differences(traces(tmp_path / "run"), whole(make_run())) == []
+    assert differences(traces(tmp_path / "run"), whole(make_config())) == []
 
 
 def _keeping(name: str) -> Callable[[Trainer, checkpoint.State], None]:
@@ -266,32 +270,32 @@ FORGOTTEN = [
 @pytest.mark.parametrize("forgotten", [*FORGOTTEN, "nothing"])
 def test_the_comparison_finds_whatever_a_faulty_resume_forgets(
     forgotten: str,
-    make_run: MakeRun,
-    pack: Dataset,
+    make_config: MakeConfig,
+    dataset: Dataset,
     whole: Whole,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = make_run()
-    stop_at(run, pack, tmp_path / "run", 11)
+    config = make_config()
+    stop_at(config, dataset, tmp_path / "run", 11)
     monkeypatch.setattr(Trainer, "restore", _keeping(forgotten))
-    go(run, pack, tmp_path / "run")
-    assert bool(differences(traces(tmp_path / "run"), whole(run))) == (forgotten != "nothing")
+    go(config, dataset, tmp_path / "run")
+    assert bool(differences(traces(tmp_path / "run"), whole(config))) == (forgotten != "nothing")
 
 
 def test_resume_from_the_older_of_two_states_is_bitwise_identical(
-    messages: list[str], make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    messages: list[str], make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    run = make_run()
-    stop_at(run, pack, tmp_path / "run", 11)
+    config = make_config()
+    stop_at(config, dataset, tmp_path / "run", 11)
     newest = tmp_path / "run" / "checkpoints" / "step-00000011" / "state.safetensors"
     content = bytearray(newest.read_bytes())
     content[-3] ^= 16
     newest.write_bytes(content)
-    go(run, pack, tmp_path / "run")
+    go(config, dataset, tmp_path / "run")
     (warning,) = [text for text in messages if "warning" in text]
     assert "step-00000011/state.safetensors is damaged" in warning and "state before it" in warning
-    assert differences(traces(tmp_path / "run"), whole(run)) == []
+    assert differences(traces(tmp_path / "run"), whole(config)) == []
     assert [path.name[-2:] for path in checkpoint.saved(tmp_path / "run" / "checkpoints")] == [
         "09",
         "14",
@@ -299,14 +303,14 @@ def test_resume_from_the_older_of_two_states_is_bitwise_identical(
 
 
 def test_a_run_whose_states_are_all_damaged_is_not_restarted(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
-    run = make_run()
-    stop_at(run, pack, tmp_path / "run", 3)
+    config = make_config()
+    stop_at(config, dataset, tmp_path / "run", 3)
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
     (tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").unlink()
     with pytest.raises(ValueError, match=r"no state .* is intact"):
-        go(run, pack, tmp_path / "run")
+        go(config, dataset, tmp_path / "run")
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
 
 
@@ -318,10 +322,14 @@ class Crash(BaseException):
 
 
 def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig,
+    dataset: Dataset,
+    whole: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = make_run()
-    expected = whole(run)
+    config = make_config()
+    expected = whole(config)
     left = 0
 
     def counted(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -348,11 +356,11 @@ def test_a_crash_before_any_line_or_file_is_written_changes_nothing(
     ):  # 6 + 3 lines, 3 times a log synced, a state saved and old ones removed, 2 last files
         left = number
         with pytest.raises(Crash):
-            go(run, pack, tmp_path / f"run-{number}")
-        go(run, pack, tmp_path / f"run-{number}")
+            go(config, dataset, tmp_path / f"run-{number}")
+        go(config, dataset, tmp_path / f"run-{number}")
         assert differences(traces(tmp_path / f"run-{number}"), expected) == [], number
     left = 21
-    go(run, pack, tmp_path / "uncrashed")
+    go(config, dataset, tmp_path / "uncrashed")
     assert left == 1
 
 
@@ -374,7 +382,7 @@ def _forked(work: Callable[[], None]) -> int:
 
 
 def _kill_again_and_again(
-    run: Config, pack: Dataset, expected: dict[str, Any], folder: Path, kills: int
+    config: Config, dataset: Dataset, expected: dict[str, Any], folder: Path, kills: int
 ) -> None:
     """Train in child processes that are killed at random times, until `kills` have been; compare
     every finished run.
@@ -386,8 +394,8 @@ def _kill_again_and_again(
         place = folder / f"run-{number}"
         status = -1
         while status != 0:
-            settings = override(run, {"data.prefetch": chance.choice([0, 1, 2, 5])})
-            pid = _forked(lambda place=place, settings=settings: go(settings, pack, place))  # type: ignore[misc]
+            settings = override(config, {"data.prefetch": chance.choice([0, 1, 2, 5])})
+            pid = _forked(lambda place=place, settings=settings: go(settings, dataset, place))  # type: ignore[misc]
             timer = threading.Timer(chance.uniform(0.02, 0.6), os.kill, (pid, signal.SIGKILL))
             timer.start()
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -401,20 +409,20 @@ def _kill_again_and_again(
 
 
 def test_resume_after_sigkill_is_bitwise_identical(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    expected = whole(make_run())
-    run = make_run(train__checkpoint_minutes=0.0005, model__options={"dropout": 0.3})
-    _kill_again_and_again(run, pack, expected, tmp_path, kills=4)
+    expected = whole(make_config())
+    config = make_config(train__checkpoint_minutes=0.0005, model__options={"dropout": 0.3})
+    _kill_again_and_again(config, dataset, expected, tmp_path, kills=4)
 
 
 @pytest.mark.reliability
 def test_resume_after_200_sigkills_is_bitwise_identical(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
-    expected = whole(make_run())
+    expected = whole(make_config())
     _kill_again_and_again(
-        make_run(train__checkpoint_minutes=0.0005), pack, expected, tmp_path, kills=200
+        make_config(train__checkpoint_minutes=0.0005), dataset, expected, tmp_path, kills=200
     )
 
 
@@ -422,9 +430,9 @@ def test_resume_after_200_sigkills_is_bitwise_identical(
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_optimizers_step(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run()
+    config = make_config()
     real = Trainer.step
     seen: list[torch.Tensor] = []
 
@@ -442,7 +450,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizers_step(
         NonFinite,
         match=r"at step 8 \(epoch 2, lr 0\.05\); the last good state is step-00000005; try",
     ):
-        go(run, pack, tmp_path / "run")
+        go(config, dataset, tmp_path / "run")
     assert seen
     (kept,) = checkpoint.saved(tmp_path / "run" / "checkpoints")
     assert checkpoint.load(kept).step == 5
@@ -451,17 +459,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizers_step(
 
 
 def test_an_excessive_learning_rate_stops_the_training(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(NonFinite, match=r"no state was saved yet; try a lower optimizer\.lr"):
-        go(make_run(optimizer__lr=1e30), pack, tmp_path / "run")
+        go(make_config(optimizer__lr=1e30), dataset, tmp_path / "run")
 
 
 def test_a_full_disk_stops_the_training_and_it_resumes_later(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig,
+    dataset: Dataset,
+    whole: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = make_run()
-    expected = whole(run)
+    config = make_config()
+    expected = whole(config)
     real = checkpoint.write_durable
 
     def full(path: Path, content: bytes) -> None:
@@ -471,22 +483,22 @@ def test_a_full_disk_stops_the_training_and_it_resumes_later(
 
     monkeypatch.setattr(checkpoint, "write_durable", full)
     with pytest.raises(OSError, match="No space left"):
-        go(run, pack, tmp_path / "run")
+        go(config, dataset, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
     monkeypatch.setattr(checkpoint, "write_durable", real)
-    go(run, pack, tmp_path / "run")
+    go(config, dataset, tmp_path / "run")
     assert differences(traces(tmp_path / "run"), expected) == []
 
 
 def test_no_thread_is_left_after_a_stop_or_an_error(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
     for name, changes, ending in (
         ("stopped", {}, Interrupted),
         ("diverged", {"optimizer__lr": 1e30}, NonFinite),
     ):
         with pytest.raises(ending) as kept, signalled(3):
-            go(make_run(data__prefetch=1, **changes), pack, tmp_path / name)
+            go(make_config(data__prefetch=1, **changes), dataset, tmp_path / name)
         assert kept.traceback and not [
             thread for thread in threading.enumerate() if thread.name == "prefetch"
         ]
@@ -503,15 +515,19 @@ def test_no_thread_is_left_after_a_stop_or_an_error(
     ],
 )
 def test_a_misfitting_config_is_refused_before_anything_is_written(
-    changes: dict[str, Any], complaint: str, make_run: MakeRun, pack: Dataset, tmp_path: Path
+    changes: dict[str, Any],
+    complaint: str,
+    make_config: MakeConfig,
+    dataset: Dataset,
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        loop.train(make_run(**changes), pack, name=tmp_path / "run")
+        loop.train(make_config(**changes), dataset, name=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refused(
-    make_run: MakeRun, pack: Dataset, data_home: Path
+    make_config: MakeConfig, dataset: Dataset, data_home: Path
 ) -> None:
     from tinysight.data.build import build
     from tinysight.data.shapes import Shapes
@@ -519,34 +535,34 @@ def test_a_batch_that_processes_cannot_share_and_a_split_without_labels_are_refu
     with pytest.raises(
         ValueError, match="cannot be shared evenly by 3 processes; set a multiple of 3"
     ):
-        check(make_run(), pack, DistributedContext(size=3))
+        check(make_config(), dataset, DistributedContext(size=3))
     bare = build(
         Shapes(num_train=24, num_minival=0, num_val=0, num_test=0, image_size=32, name="bare"),
         home=data_home,
         workers=1,
     )
     with pytest.raises(ValueError, match=r"no labeled image in minival.*set data\.monitor=none"):
-        check(make_run(), bare, DistributedContext())
-    check(make_run(data__monitor="none", schedule__name="cosine"), bare, DistributedContext())
+        check(make_config(), bare, DistributedContext())
+    check(make_config(data__monitor="none", schedule__name="cosine"), bare, DistributedContext())
 
 
 # ---------------------------------------------------------------- runs: start and resume
 
 
-def _started(run: Config, pack: Dataset, folder: Path, stop: int) -> None:
+def _started(config: Config, dataset: Dataset, folder: Path, stop: int) -> None:
     with pytest.raises(Interrupted), signalled(stop):
-        loop.train(run, pack, name=folder, command="tinysight train")
+        loop.train(config, dataset, name=folder, command="tinysight train")
 
 
 def test_a_run_resumes_from_its_folder_alone(
-    messages: list[str], make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    messages: list[str], make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    _started(make_run(), pack, folder, stop=6)
-    run = loop.resume(runs.read_run(folder), pack)
+    _started(make_config(), dataset, folder, stop=6)
+    run = loop.resume(runs.read_run(folder), dataset)
     assert any("resuming after step-00000006" in text for text in messages)
     assert not any("warning" in text for text in messages)
-    found, expected = traces(folder), whole(make_run())
+    found, expected = traces(folder), whole(make_config())
     assert differences(found, expected) in ([], ["weights"])  # the metadata tells the commit
     summary = run.summary() or {}
     assert (summary["steps"], summary["epochs"]) == (14, 3) and summary["seconds"] > 0
@@ -554,16 +570,16 @@ def test_a_run_resumes_from_its_folder_alone(
         line["top1_error"] for line in read_lines(folder / "log.jsonl") if line["kind"] == "epoch"
     ]
     assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
-    metrics = evaluate_run(runs.read_run(folder), pack, "minival").metrics
+    metrics = evaluate_run(runs.read_run(folder), dataset, "minival").metrics
     assert metrics.top1_error == pytest.approx(errors[-1])
 
 
 def test_a_resumed_run_may_change_settings_and_records_since_when(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    run = make_run(schedule__name="constant", schedule__warmup=0.0)
-    _started(run, pack, folder, stop=6)
+    config = make_config(schedule__name="constant", schedule__warmup=0.0)
+    _started(config, dataset, folder, stop=6)
     for settings, complaint in (
         (
             ["train.batch_size=8"],
@@ -574,12 +590,12 @@ def test_a_resumed_run_may_change_settings_and_records_since_when(
         (["optimizer.lrr=1"], "optimizer.lrr cannot change"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            loop.resume(runs.read_run(folder), pack, settings=settings)
-    assert runs.read_run(folder).config == run
-    loop.resume(runs.read_run(folder), pack, settings=["optimizer.lr=0.01", "train.epochs=2"])
+            loop.resume(runs.read_run(folder), dataset, settings=settings)
+    assert runs.read_run(folder).config == config
+    loop.resume(runs.read_run(folder), dataset, settings=["optimizer.lr=0.01", "train.epochs=2"])
     record = runs.read_run(folder)
     assert record.config == replace(
-        run, optimizer=replace(run.optimizer, lr=0.01), train=replace(run.train, epochs=2)
+        config, optimizer=replace(config.optimizer, lr=0.01), train=replace(config.train, epochs=2)
     )
     assert record.command.endswith(
         "  # stopped at step 6\ntinysight resume run optimizer.lr=0.01 train.epochs=2"
@@ -593,13 +609,13 @@ def test_a_resumed_run_may_change_settings_and_records_since_when(
 
 
 def test_a_finished_run_changed_data_and_a_second_process_are_refused(
-    make_run: MakeRun, pack: Dataset, data_home: Path, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, data_home: Path, tmp_path: Path
 ) -> None:
     from tinysight.data.build import build
     from tinysight.data.shapes import Shapes
 
     folder = tmp_path / "run"
-    _started(make_run(), pack, folder, stop=3)
+    _started(make_config(), dataset, folder, stop=3)
     other = build(
         Shapes(num_train=72, num_minival=24, num_val=24, num_test=11, image_size=32, name="other"),
         home=data_home,
@@ -613,30 +629,30 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
             with pytest.raises(
                 ValueError, match=r"another process is training .*/run; wait for it"
             ):
-                loop.resume(runs.read_run(folder), pack)
+                loop.resume(runs.read_run(folder), dataset)
             refused.append(step)
 
     refused: list[int] = []
     reporter = NullReporter()
     reporter.on_step = resume_too  # type: ignore[method-assign]
-    loop.resume(runs.read_run(folder), pack, callback=reporter)
+    loop.resume(runs.read_run(folder), dataset, callback=reporter)
     assert refused
     with pytest.raises(ValueError, match="is finished; `tinysight evaluate"):
-        loop.resume(runs.read_run(folder), pack)
+        loop.resume(runs.read_run(folder), dataset)
     with pytest.raises(ValueError, match="exists; continue it by `tinysight resume"):
-        loop.train(make_run(), pack, name=folder)
+        loop.train(make_config(), dataset, name=folder)
 
 
 def test_another_machine_or_version_is_warned_of(
-    messages: list[str], make_run: MakeRun, pack: Dataset, tmp_path: Path
+    messages: list[str], make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    _started(make_run(), pack, folder, stop=3)
+    _started(make_config(), dataset, folder, stop=3)
     content = json.loads((folder / "run.json").read_text())
     content["machine"]["threads"] = 99
     content["versions"]["torch"] = "2.0"
     (folder / "run.json").write_text(json.dumps(content))
-    loop.resume(runs.read_run(folder), pack)
+    loop.resume(runs.read_run(folder), dataset)
     (warning,) = [text for text in messages if "warning" in text]
     assert (
         "threads 99 -> " in warning
@@ -646,30 +662,30 @@ def test_another_machine_or_version_is_warned_of(
 
 
 def test_a_kill_before_the_weights_are_written_can_be_resumed(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    loop.train(make_run(), pack, name=folder)
+    loop.train(make_config(), dataset, name=folder)
     expected = traces(folder)
     (folder / "weights.safetensors").unlink()
-    loop.resume(runs.read_run(folder), pack)
+    loop.resume(runs.read_run(folder), dataset)
     assert differences(traces(folder), expected) == [] and (folder / "summary.json").exists()
 
 
 def test_the_best_weights_are_kept_when_asked_for(
     messages: list[str],
-    make_run: MakeRun,
-    pack: Dataset,
+    make_config: MakeConfig,
+    dataset: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = make_run(train__keep_weights="best", train__epochs=5)
+    config = make_config(train__keep_weights="best", train__epochs=5)
     errors = iter([0.9, 0.2, 0.7, 0.2, 0.8])
     real = Evaluation.metrics.func  # type: ignore[attr-defined]
     monkeypatch.setattr(
         Evaluation, "metrics", property(lambda self: replace(real(self), top1_error=next(errors)))
     )
-    go(run, pack, tmp_path / "run")
+    go(config, dataset, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "step-00000009"
     assert [path.name[-2:] for path in checkpoint.saved(best.parent)] == ["09", "18", "23"]
     state = checkpoint.load(best)
@@ -678,14 +694,14 @@ def test_the_best_weights_are_kept_when_asked_for(
 
     (tmp_path / "run" / "weights.safetensors").unlink()
     (best / "state.json").write_text("{}")
-    go(run, pack, tmp_path / "run")
+    go(config, dataset, tmp_path / "run")
     assert any("keeping the last weights in place of the best" in text for text in messages)
 
 
 def test_snapshots_are_the_weights_after_the_last_epochs(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
-    go(make_run(train__snapshots=2, train__keep_weights="last"), pack, tmp_path / "run")
+    go(make_config(train__snapshots=2, train__keep_weights="last"), dataset, tmp_path / "run")
     kept = sorted((tmp_path / "run" / "snapshots").iterdir())
     assert [path.name for path in kept] == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
     first, last = (load_weights(path) for path in kept)
@@ -696,20 +712,22 @@ def test_snapshots_are_the_weights_after_the_last_epochs(
     assert not torch.equal(first[0].state_dict()["head.weight"], final.state_dict()["head.weight"])
 
 
-def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack: Dataset) -> None:
+def test_mixing_ends_where_it_should_and_lowers_no_label(
+    make_config: MakeConfig, dataset: Dataset
+) -> None:
     """A network that is sure of the heavier label counts as right, mixed or not; mixing stops at
     `mix_until`.
     """
-    run = make_run(
+    config = make_config(
         augment__mixup=1.0,
         augment__mix_probability=1.0,
         augment__mix_until=0.5,
         train__ema_decay=0.0,
     )
-    training = Trainer(run, pack, CPU, DistributedContext())
+    training = Trainer(config, dataset, CPU, DistributedContext())
     seen: list[torch.Tensor] = []
     training.forward.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    plain = Trainer(make_run(train__ema_decay=0.0), pack, CPU, DistributedContext())
+    plain = Trainer(make_config(train__ema_decay=0.0), dataset, CPU, DistributedContext())
     unmixed: list[torch.Tensor] = []
     plain.forward.register_forward_pre_hook(lambda _, inputs: unmixed.append(inputs[0].clone()))
     for number in range(training.total_steps):
@@ -723,39 +741,45 @@ def test_mixing_ends_where_it_should_and_lowers_no_label(make_run: MakeRun, pack
 
 
 def test_a_seed_decides_every_byte(
-    make_run: MakeRun, pack: Dataset, whole: Whole, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, whole: Whole, tmp_path: Path
 ) -> None:
     torch.manual_seed(12345)  # the caller's: of no influence, and left as it is
     before = torch.get_rng_state()
     for prefetch in (0, 7):
         folder = tmp_path / f"again-{prefetch}"
-        loop.train(make_run(data__prefetch=prefetch), pack, name=folder)
-        assert differences(traces(folder), whole(make_run())) in ([], ["weights"])
+        loop.train(make_config(data__prefetch=prefetch), dataset, name=folder)
+        assert differences(traces(folder), whole(make_config())) in ([], ["weights"])
     assert torch.equal(before, torch.get_rng_state())
-    changed = differences(whole(make_run(train__seed=1)), whole(make_run()))
+    changed = differences(whole(make_config(train__seed=1)), whole(make_config()))
     assert {"log", "head.weight", "state ema|head.weight"} <= set(changed)
 
 
-def test_signal_handlers_are_restored(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    stop_at(make_run(), pack, tmp_path / "run", 2)
+    stop_at(make_config(), dataset, tmp_path / "run", 2)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_a_second_ctrl_c_quits_at_once(make_run: MakeRun, pack: Dataset, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_quits_at_once(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
     class Impatient(NullReporter):
         def on_step(self, step: int, values: dict[str, Any] | None) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        go(make_run(), pack, tmp_path / "run", Impatient())
+        go(make_config(), dataset, tmp_path / "run", Impatient())
 
 
-def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack: Dataset) -> None:
+def test_gradients_lie_in_memory_as_their_parameters_do(
+    make_config: MakeConfig, dataset: Dataset
+) -> None:
     training = Trainer(
-        make_run(model__name="resnet", model__options={"n": 1, "filters": (4, 8)}),
-        pack,
+        make_config(model__name="resnet", model__options={"n": 1, "filters": (4, 8)}),
+        dataset,
         CPU,
         DistributedContext(),
     )
@@ -766,9 +790,9 @@ def test_gradients_lie_in_memory_as_their_parameters_do(make_run: MakeRun, pack:
 
 
 def test_the_log_has_epoch_and_size_of_each_step(
-    make_run: MakeRun, pack: Dataset, tmp_path: Path
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
 ) -> None:
-    go(make_run(train__sizes=((0.0, 16), (0.5, 24))), pack, tmp_path)
+    go(make_config(train__sizes=((0.0, 16), (0.5, 24))), dataset, tmp_path)
     lines = [line for line in read_lines(tmp_path / "log.jsonl") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [4, 5, 8, 9, 12, 14]
     assert [line["size"] for line in lines] == [16, 16, 24, 24, 24, 24]
@@ -797,7 +821,7 @@ def test_channel_statistics_are_numpys() -> None:
 
 @pytest.fixture
 def program(
-    command_line: Path, data_home: Path, pack: Dataset, tmp_path: Path
+    command_line: Path, data_home: Path, dataset: Dataset, tmp_path: Path
 ) -> Iterator[Callable[..., Any]]:
     """Start the command line with the small models; what still runs at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
@@ -857,7 +881,7 @@ def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     number: int,
     status: int,
     program: Callable[..., Any],
-    pack: Dataset,
+    dataset: Dataset,
     small_models: ModuleType,
     tmp_path: Path,
 ) -> None:
@@ -882,14 +906,14 @@ def test_a_signal_stops_the_program_with_its_status_and_the_state_saved(
     assert 4 <= checkpoint.load(newest).step < 9
 
     run = runs.read_run(tmp_path / "run").config
-    loop.resume(runs.read_run(tmp_path / "run"), pack)
-    loop.train(run, pack, name=tmp_path / "whole")
+    loop.resume(runs.read_run(tmp_path / "run"), dataset)
+    loop.train(run, dataset, name=tmp_path / "whole")
     assert differences(traces(tmp_path / "run"), traces(tmp_path / "whole")) == []
 
 
 def test_a_training_that_diverges_ends_the_program_with_one_line(
-    make_run: MakeRun,
-    pack: Dataset,
+    make_config: MakeConfig,
+    dataset: Dataset,
     data_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -897,7 +921,7 @@ def test_a_training_that_diverges_ends_the_program_with_one_line(
 ) -> None:
     from tinysight import cli, recipes
 
-    monkeypatch.setitem(recipes.RECIPES, "test", make_run)
+    monkeypatch.setitem(recipes.RECIPES, "test", make_config)
     monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
     arguments = ["tinysight", "train", "test", "optimizer.lr=1e30", "--name", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -934,7 +958,7 @@ def test_two_processes_learn_what_one_does_and_stop_by_signal(
     messages: list[str],
     settings: tuple[str, ...],
     program: Callable[..., Any],
-    pack: Dataset,
+    dataset: Dataset,
     small_models: ModuleType,
     tmp_path: Path,
 ) -> None:
@@ -947,9 +971,9 @@ def test_two_processes_learn_what_one_does_and_stop_by_signal(
     record = runs.read_run(tmp_path / "run")
     assert record.machine["processes"] == 2
 
-    loop.resume(runs.read_run(tmp_path / "run"), pack)  # one process goes on for two
+    loop.resume(runs.read_run(tmp_path / "run"), dataset)  # one process goes on for two
     assert any("processes 2 -> 1" in text for text in messages)
-    loop.train(record.config, pack, name=tmp_path / "alone")
+    loop.train(record.config, dataset, name=tmp_path / "alone")
     together, alone = (read_lines(tmp_path / name / "log.jsonl") for name in ("run", "alone"))
     assert [line["step"] for line in together] == [line["step"] for line in alone]
     exactly = (

@@ -23,7 +23,7 @@ from tinysight.train.distributed import DistributedContext
 from tinysight.train.recording import SAMPLE, Recorder, check_layers, describe
 from tinysight.train.setup import check
 
-MakeRun = Callable[..., Config]
+MakeConfig = Callable[..., Config]
 _spec = importlib.util.spec_from_file_location("loop_tests", Path(__file__).parent / "test_loop.py")
 assert _spec is not None and _spec.loader is not None
 loop_tests = importlib.util.module_from_spec(_spec)
@@ -68,14 +68,14 @@ def test_only_the_steps_that_are_due_are_recorded_and_no_hook_stays() -> None:
 
 
 def test_the_log_is_the_same_after_an_interruption(
-    tmp_path: Path, pack: Dataset, make_run: MakeRun
+    tmp_path: Path, dataset: Dataset, make_config: MakeConfig
 ) -> None:
-    run = make_run(train__record=("norm", "head"), train__record_every=3)
-    go(run, pack, tmp_path / "whole")
+    config = make_config(train__record=("norm", "head"), train__record_every=3)
+    go(config, dataset, tmp_path / "whole")
     stop_at(
-        run, pack, tmp_path / "broken", 7
+        config, dataset, tmp_path / "broken", 7
     )  # between two lines of the log, behind step 6, which was recorded
-    go(run, pack, tmp_path / "broken")
+    go(config, dataset, tmp_path / "broken")
     assert (tmp_path / "broken/log.jsonl").read_bytes() == (
         tmp_path / "whole/log.jsonl"
     ).read_bytes()
@@ -91,11 +91,13 @@ def test_the_log_is_the_same_after_an_interruption(
     )
 
 
-def test_recording_changes_nothing_else(tmp_path: Path, pack: Dataset, make_run: MakeRun) -> None:
-    go(make_run(train__epochs=1), pack, tmp_path / "plain")
+def test_recording_changes_nothing_else(
+    tmp_path: Path, dataset: Dataset, make_config: MakeConfig
+) -> None:
+    go(make_config(train__epochs=1), dataset, tmp_path / "plain")
     go(
-        make_run(train__epochs=1, train__record=("norm",), train__record_every=2),
-        pack,
+        make_config(train__epochs=1, train__record=("norm",), train__record_every=2),
+        dataset,
         tmp_path / "recorded",
     )
     plain, recorded = (
@@ -110,12 +112,14 @@ def test_recording_changes_nothing_else(tmp_path: Path, pack: Dataset, make_run:
     assert kept == read_lines(tmp_path / "plain/log.jsonl")
 
 
-def test_histograms_are_on_the_board(tmp_path: Path, pack: Dataset, make_run: MakeRun) -> None:
+def test_histograms_are_on_the_board(
+    tmp_path: Path, dataset: Dataset, make_config: MakeConfig
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     go(
-        make_run(train__epochs=1, train__record=("head",), train__record_every=2),
-        pack,
+        make_config(train__epochs=1, train__record=("head",), train__record_every=2),
+        dataset,
         tmp_path / "run",
     )
     board = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"histograms": 0})
@@ -124,13 +128,13 @@ def test_histograms_are_on_the_board(tmp_path: Path, pack: Dataset, make_run: Ma
 
 
 def test_an_unknown_layer_is_refused_before_anything_is_written(
-    pack: Dataset, make_run: MakeRun
+    dataset: Dataset, make_config: MakeConfig
 ) -> None:
     with pytest.raises(
         ValueError,
         match=r"train\.record names 'nrom', which the model does not have; near it are norm",
     ):
-        check(make_run(train__record=("nrom",)), pack, DistributedContext())
+        check(make_config(train__record=("nrom",)), dataset, DistributedContext())
     with pytest.raises(ValueError, match="near it are"):
         check_layers(nn.Sequential(nn.Linear(2, 2)), ["zzzz"])
 
