@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import tinysight as ts
 from tinysight import api
 from tinysight.data.build import build
 from tinysight.data.shapes import Shapes
+from tinysight.train.loop import Interrupted
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
@@ -177,3 +180,28 @@ def test_the_examples_of_the_page_run(
     for block in blocks:
         exec(compile(block, "docs/api.md", "exec"), names)
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda: ts.train("quickstart", [1, 2]), "list"),
+        (lambda: ts.evaluate(["a"]), "list"),
+        (lambda: ts.report(["a", "b"]), "list"),
+        (lambda: ts.load_model(3), "int"),
+        (lambda: ts.load_dataset(None), "NoneType"),
+        (lambda: ts.load_model().predict(None), "NoneType"),
+        (lambda: ts.load_model().predict(np.zeros((0, 0, 3), np.uint8)), r"\(0, 0, 3\)"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_named(call: Callable[[], object], kind: str) -> None:
+    with pytest.raises(ValueError, match=kind):
+        call()
+
+
+def test_an_interrupted_training_is_no_ordinary_exception_and_says_how_to_continue(
+    run: ts.Run,
+) -> None:
+    error = Interrupted(signal.SIGTERM, run)
+    assert isinstance(error, KeyboardInterrupt) and not isinstance(error, Exception)
+    assert "SIGTERM" in str(error) and str(run.folder) in str(error) and "resume=True" in str(error)

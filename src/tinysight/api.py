@@ -189,8 +189,8 @@ def find_weights(source: Run | Folder | None) -> Path | None:
     """Return a run's folder or a weights file; None for the bundled model."""
     if source is None:
         return None
-    if isinstance(source, Run):
-        return source.folder
+    if not isinstance(source, str | Path):
+        return _run(source).folder
     path = Path(source).expanduser()
     if path.exists() or source != "bundled":
         return path if path.exists() else find_run(source).folder
@@ -413,5 +413,8 @@ def _results(
     return results
 
 
-def _run(run: Run | Folder) -> Run:
+def _run(run: object) -> Run:
+    if not isinstance(run, Run | str | Path):
+        kind = type(run).__name__
+        raise ValueError(f"this is a {kind}, not a run: give a Run, its name or its folder")
     return run if isinstance(run, Run) else find_run(run)

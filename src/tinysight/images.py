@@ -62,6 +62,11 @@ def read_image(source: Source, *, at_least: int | None = None) -> Image.Image:
     Raises:
         ValueError: names the file, what is wrong, and the formats that are read.
     """
+    if not isinstance(source, str | Path | bytes | np.ndarray | Image.Image) and not (
+        hasattr(source, "read") and hasattr(source, "seekable")
+    ):
+        kind = type(source).__name__
+        raise ValueError(f"cannot read a {kind}: give a path, a file, a PIL image or a uint8 array")
     with _naming(source):
         if isinstance(source, np.ndarray):
             return to_rgb(_from_array(source))
@@ -212,6 +217,7 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
         array.dtype != np.uint8
         or array.ndim not in (2, 3)
         or array.shape[2:] not in ((), (3,), (4,))
+        or not array.size
     ):
         raise _UnreadableError("it is not uint8 (H, W), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(array)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -393,3 +394,19 @@ def test_a_crash_between_the_two_renames_keeps_the_old_dataset(
         build(toys(12, origin=ORIGIN), home=tmp_path, replace=True)
     assert build(Unread(toys().origin), home=tmp_path).digest == built.digest
     assert leftovers(tmp_path) == ["toys"]
+
+
+def test_a_script_without_main_guard_builds_in_workers(tmp_path: Path) -> None:
+    """torch makes the workers new processes, which must not run the script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from tinysight.data.build import build\n"
+        "from tinysight.data.shapes import Shapes\n"
+        "shapes = Shapes(num_train=600, num_minival=0, num_val=0, num_test=0, image_size=32)\n"
+        "print(len(build(shapes, home=Path(sys.argv[1]), workers=2)), __file__)\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout.split()) == (0, ["600", str(script)]), done.stderr

@@ -80,7 +80,7 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        app()
+        app(prog_name="tinysight")
     except BrokenPipeError:  # `tinysight recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -90,8 +90,11 @@ def main() -> None:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         _fail(ValueError("out of memory; lower train.batch_size, or choose a smaller model"))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:  # of a training: it has saved its state
+        status = 128 + getattr(interrupt, "signal_number", 2)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            os._exit(status)  # at once: waiting for the other processes would hang
+        sys.exit(status)
 
 
 def _fail(error: Exception) -> None:

@@ -132,9 +132,9 @@ def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None)
         if ray:
             return train_on_ray(planned, train)
         return train_members(planned, train, minutes=minutes)
-    except Interrupted as interruption:
+    except Interrupted:
         print("stopped; the same command continues", file=sys.stderr)
-        raise SystemExit(128 + interruption.signal_number) from None
+        raise
     except TimeoutError as error:
         print(error, file=sys.stderr)
         raise SystemExit(STOPPED_BY_TIME) from None

@@ -112,14 +112,9 @@ def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) ->
 def _print_outcome(work: Callable[[], Run]) -> None:
     """Train, and print what came of it in the main process; exit as the interruption demands."""
     from tinysight.run import duration
-    from tinysight.train.loop import Interrupted
 
-    main, size = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1"))
-    try:
-        run = work()
-    except Interrupted as interruption:
-        status = 128 + interruption.signal_number
-        os._exit(status) if size > 1 else sys.exit(status)
+    main = os.environ.get("RANK", "0") == "0"
+    run = work()
     if not run.is_finished:
         raise SystemExit(STOPPED_BY_TIME)
     if not main:

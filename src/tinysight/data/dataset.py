@@ -296,10 +296,13 @@ def list_datasets(home: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name[0] != "."))
 
 
-def is_path(name_or_path: str | Path) -> bool:
+def is_path(name_or_path: object) -> bool:
     """Whether it is a path and not a name: a Path, or text with a separator or a leading ~."""
     if isinstance(name_or_path, Path):
         return True
+    if not isinstance(name_or_path, str):
+        kind = type(name_or_path).__name__
+        raise ValueError(f"this is a {kind}, not a dataset: give a Dataset, its name or a folder")
     return any(separator in name_or_path for separator in (os.sep, os.altsep or os.sep)) or (
         name_or_path.startswith("~")
     )

@@ -131,7 +131,7 @@ def _results(job: _Job, chunks: list[Chunk], num_workers: int) -> Iterator[Itera
         return
     pool = ProcessPoolExecutor(num_workers, context, _start_worker, (job, stop))
     try:
-        with warnings.catch_warnings(), _interrupts_held_back():
+        with warnings.catch_warnings(), _interrupts_held_back(), _main_hidden(job.decode):
             # Python 3.12 and later warn of a fork next to ANY thread, also BLAS's own
             warnings.simplefilter("ignore", DeprecationWarning)
             futures = [pool.submit(_run_chunk, chunk) for chunk in chunks]
@@ -177,6 +177,27 @@ def _exit_with_parent() -> None:
 def _run_chunk(chunk: Chunk) -> Result:
     job, descriptor, stop = _worker
     return job.run(descriptor, chunk, stop)
+
+
+@contextmanager
+def _main_hidden(decode: Decode) -> Iterator[None]:
+    """Keep workers from running the caller's script again, which may have no main guard.
+
+    A spawned process imports `__main__` by its file; only a `decode` defined there needs that.
+    """
+    owner = getattr(decode, "__self__", decode)
+    main = sys.modules["__main__"]
+    if "__main__" in (getattr(decode, "__module__", ""), type(owner).__module__):
+        yield
+        return
+    hidden: dict[str, Any] = {
+        name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)
+    }
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 @contextmanager

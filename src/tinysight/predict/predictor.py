@@ -247,6 +247,7 @@ class Predictor:
         """
         one = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
         one = one or (isinstance(images, np.ndarray) and images.ndim <= 3)
+        one = one or not isinstance(images, Iterable)  # which `read_image` refuses
         predictions = []
         several: Any = [images] if one else images
         for prediction in self.predict_each(several, top=top, canvas=canvas):

@@ -39,11 +39,17 @@ ALONE = DistributedContext()
 SILENT = NullReporter()
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error)
-    """The training was asked to stop by a signal, and has saved its state."""
+class Interrupted(KeyboardInterrupt):
+    """The training was asked to stop by a signal, and has saved its state.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+    A KeyboardInterrupt, so that `except Exception` in a loop over trainings does not swallow it.
+    """
+
+    def __init__(self, signal_number: int, run: Run) -> None:
+        super().__init__(
+            f"{signal.Signals(signal_number).name}: the state of {run.folder} is saved; continue "
+            f"by resume=True, or `tinysight resume {run.folder}`"
+        )
         self.signal_number = signal_number
 
 
@@ -355,7 +361,7 @@ class _TrainingLoop:
         if requests.signal_number:
             name = signal.Signals(requests.signal_number).name
             logger.info("stopped by %s at step %d; state saved", name, step)
-            raise Interrupted(requests.signal_number)
+            raise Interrupted(requests.signal_number, self.run)
         minutes = self.run.config.train.stop_after_minutes
         logger.info("stopped after %g minutes at step %d; state saved", minutes, step)
         raise TimeUp(self.run)
