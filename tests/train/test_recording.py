@@ -4,10 +4,9 @@ training, refusals.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +17,11 @@ from torch import nn
 from tinysight import config
 from tinysight.config import Config, TrainConfig
 from tinysight.data.dataset import Dataset
-from tinysight.run import read_lines
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.recording import SAMPLE, Recorder, check_layers, describe
 from tinysight.train.setup import check
 
 MakeConfig = Callable[..., Config]
-_spec = importlib.util.spec_from_file_location("loop_tests", Path(__file__).parent / "test_loop.py")
-assert _spec is not None and _spec.loader is not None
-loop_tests = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(loop_tests)
-go, stop_at = loop_tests.go, loop_tests.stop_at
 
 
 @pytest.mark.parametrize("count", [1, 1000, SAMPLE, SAMPLE + 1, 5 * SAMPLE + 3])
@@ -67,62 +60,38 @@ def test_only_the_steps_that_are_due_are_recorded_and_no_hook_stays() -> None:
     assert recorder.take() == []
 
 
-def test_the_log_is_the_same_after_an_interruption(
-    tmp_path: Path, dataset: Dataset, make_config: MakeConfig
-) -> None:
-    config = make_config(train__record=("norm", "head"), train__record_every=3)
-    go(config, dataset, tmp_path / "whole")
-    stop_at(
-        config, dataset, tmp_path / "broken", 7
-    )  # between two lines of the log, behind step 6, which was recorded
-    go(config, dataset, tmp_path / "broken")
-    assert (tmp_path / "broken/log.jsonl").read_bytes() == (
-        tmp_path / "whole/log.jsonl"
-    ).read_bytes()
-    lines = [
-        line for line in read_lines(tmp_path / "whole/log.jsonl") if line["kind"] == "distribution"
-    ]
+def test_the_log_is_the_same_after_an_interruption(trial: Any) -> None:
+    broken = trial.at("broken", train__record=("norm", "head"), train__record_every=3)
+    broken.stop_at(7)  # between two lines of the log, after step 6, which was recorded
+    broken.go()
+    whole = broken.at("whole")
+    whole.go()
+    assert broken.traces()["log"] == whole.traces()["log"]
+    lines = whole.lines("distribution")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert all(set(line["layers"]) == {"norm", "head"} for line in lines)
-    assert all(
-        values["min"] <= values["mean"] <= values["max"]
-        for line in lines
-        for values in line["layers"].values()
-    )
+    for values in (values for line in lines for values in line["layers"].values()):
+        assert values["min"] <= values["mean"] <= values["max"]
 
 
-def test_recording_changes_nothing_else(
-    tmp_path: Path, dataset: Dataset, make_config: MakeConfig
-) -> None:
-    go(make_config(train__epochs=1), dataset, tmp_path / "plain")
-    go(
-        make_config(train__epochs=1, train__record=("norm",), train__record_every=2),
-        dataset,
-        tmp_path / "recorded",
-    )
-    plain, recorded = (
-        load_file(tmp_path / name / "weights.safetensors") for name in ("plain", "recorded")
-    )
-    assert all(torch.equal(plain[name], recorded[name]) for name in plain)
-    kept = [
-        line
-        for line in read_lines(tmp_path / "recorded/log.jsonl")
-        if line["kind"] != "distribution"
-    ]
-    assert kept == read_lines(tmp_path / "plain/log.jsonl")
+def test_recording_changes_nothing_else(trial: Any) -> None:
+    plain = trial.at("plain", train__epochs=1)
+    recorded = trial.at("rec", train__epochs=1, train__record=("norm",), train__record_every=2)
+    plain.go()
+    recorded.go()
+    weights = load_file(plain.weights_path)
+    others = load_file(recorded.weights_path)
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    kept = [line for line in recorded.lines() if line["kind"] != "distribution"]
+    assert kept == plain.lines()
 
 
-def test_histograms_are_on_the_board(
-    tmp_path: Path, dataset: Dataset, make_config: MakeConfig
-) -> None:
+def test_histograms_are_on_the_board(trial: Any) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    go(
-        make_config(train__epochs=1, train__record=("head",), train__record_every=2),
-        dataset,
-        tmp_path / "run",
-    )
-    board = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"histograms": 0})
+    trial.at(train__epochs=1, train__record=("head",), train__record_every=2).go()
+    folder = str(trial.folder / "tensorboard")
+    board = EventAccumulator(folder, size_guidance={"histograms": 0})
     board.Reload()
     assert [event.step for event in board.Histograms("activations/head")] == [2, 4]
 
