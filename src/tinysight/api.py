@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tinysight.progress import counting
 from tinysight.run import Run, find_run, read_run, run_folder
 from tinysight.train import loop
 from tinysight.train.callbacks import ProgressBar
-from tinysight.train.distributed import DistributedContext, join_processes
+from tinysight.train.distributed import join_processes
 from tinysight.train.loop import TimeUp
 
 logger = logging.getLogger("tinysight")
@@ -86,11 +87,8 @@ def train(
     config = recipes.recipe(config) if isinstance(config, str) else config
     config = configs.override(config, _full_names(config, settings))
     if data is not None:
-        data = (
-            Path(data).expanduser().absolute()
-            if not isinstance(data, Dataset) and is_path(data)
-            else data
-        )
+        if not isinstance(data, Dataset) and is_path(data):
+            data = Path(data).expanduser().absolute()
         wanted = data.name if isinstance(data, Dataset) else str(data)
         config = replace(config, data=replace(config.data, name=wanted))
     if resume:
@@ -107,12 +105,8 @@ def train(
             changed = configs.difference(config, run.config)  # of OPERATIONAL fields
             return resume_run(run, data, settings=changed, data_dir=data_dir)
 
-    def start(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Run:
-        return loop.train(
-            config, dataset, name=name, command=command, distributed=distributed, callback=bar
-        )
-
-    return _train(start, config.data.name if data is None else data, data_dir)
+    work = partial(loop.train, config, name=name, command=command)
+    return _train(work, config.data.name if data is None else data, data_dir)
 
 
 def resume_run(
@@ -124,18 +118,11 @@ def resume_run(
 ) -> Run:
     """Continue an interrupted run from its newest checkpoint; see `tinysight resume`."""
     run = _run(run)
-
-    def go_on(dataset: Dataset, distributed: DistributedContext, bar: ProgressBar) -> Run:
-        return loop.resume(run, dataset, settings=settings, distributed=distributed, callback=bar)
-
-    return _train(go_on, run.config.data.name if data is None else data, data_dir)
+    work = partial(loop.resume, run, settings=settings)
+    return _train(work, run.config.data.name if data is None else data, data_dir)
 
 
-def _train(
-    work: Callable[[Dataset, DistributedContext, ProgressBar], Run],
-    data: Data,
-    data_dir: Folder | None,
-) -> Run:
+def _train(work: Callable[..., Run], data: Data, data_dir: Folder | None) -> Run:
     """Do `work` in every process that torchrun started; draw the curves in the main one."""
     with join_processes() as distributed:
         bar = ProgressBar(quiet=not distributed.is_main)
@@ -143,7 +130,7 @@ def _train(
             dataset = load_dataset(data, data_dir=data_dir) if distributed.is_main else None
             distributed.barrier()  # so that one process makes what is not there yet
             dataset = dataset or load_dataset(data, data_dir=data_dir)
-            run = work(dataset, distributed, bar)
+            run = work(dataset, distributed=distributed, callback=bar)
         except TimeUp as stop:
             run = stop.run
         if distributed.is_main and run.is_finished:
@@ -153,11 +140,10 @@ def _train(
 
 def _full_names(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give each short name its section; raise ValueError where two sections have a field of it."""
-    sections = [part.name for part in fields(config) if is_dataclass(getattr(config, part.name))]
     named: dict[str, list[str]] = {}
-    for section in sections:
-        for field in fields(getattr(config, section)):
-            named.setdefault(field.name, []).append(f"{section}.{field.name}")
+    for section, values in asdict(config).items():
+        for name in values if isinstance(values, dict) else ():
+            named.setdefault(name, []).append(f"{section}.{name}")
     for name in settings:
         if len(named.get(name, ())) > 1:
             raise ValueError(f"{name} may be {' or '.join(named[name])}; give the full name")
@@ -178,11 +164,8 @@ def load_model(
         threshold: of a localizer, the confidence from which a box is accepted; None: its own.
         decoding: of a localizer, "filter" or "stop"; None: its own.
     """
-    return predictors.load_model(
-        find_weights(source),
-        runtime=select_device(device, "fp32"),
-        **_decoding(threshold, decoding),
-    )
+    runtime, changes = select_device(device, "fp32"), _decoding(threshold, decoding)
+    return predictors.load_model(find_weights(source), runtime=runtime, **changes)
 
 
 def find_weights(source: Run | Folder | None) -> Path | None:
@@ -231,7 +214,7 @@ def evaluate(
     return evaluate_files(model, split, data=data, data_dir=data_dir, **given).evaluation
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EvaluationFiles:
     """An evaluation with a localizer's box metrics, and the files that were written, by content."""
 
@@ -257,15 +240,14 @@ def evaluate_files(
         dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
         _warn_of_training_images(run, dataset, split, data_dir)
         evaluation = _evaluate_run(
-            run, dataset, split, select_device(device), _decoding(**decoding)
+            run, dataset, split, select_device(device), decoding_changes=_decoding(**decoding)
         )
         localizer = run.config.localizer
         classifies = localizer.class_loss_weight > 0 or not localizer.finds
         threshold = decoding.get("threshold") or localizer.threshold
         boxes = _box_metrics(evaluation, dataset, classifies, threshold)
-        files = _write_figures(run, dataset, evaluation, boxes)
         return EvaluationFiles(
-            evaluation=evaluation, classifies=classifies, boxes=boxes, files=files
+            evaluation, classifies, boxes, _write_figures(run, dataset, evaluation, boxes)
         )
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
@@ -274,38 +256,32 @@ def evaluate_files(
     classifies = predictor.metadata.classifies
     accepted = 0.5 if predictor.decoding is None else predictor.decoding.threshold
     boxes = _box_metrics(evaluation, dataset, classifies, accepted)
-    return EvaluationFiles(evaluation=evaluation, classifies=classifies, boxes=boxes, files={})
+    return EvaluationFiles(evaluation, classifies, boxes, {})
 
 
 def _evaluate_run(
-    run: Run, dataset: Dataset, split: str, runtime: Runtime, changes: dict[str, Any]
+    run: Run, dataset: Dataset, split: str, runtime: Runtime, **options: Any
 ) -> Evaluation:
     with counting(f"evaluating {split}") as progress:
-        return evaluations.evaluate_run(
-            run, dataset, split, runtime=runtime, decoding_changes=changes, progress=progress
-        )
+        options |= {"runtime": runtime, "progress": progress}
+        return evaluations.evaluate_run(run, dataset, split, **options)
 
 
 def _box_metrics(
     evaluation: Evaluation, dataset: Dataset, classifies: bool, threshold: float
 ) -> dict[str, Any] | None:
     """Measure a localizer's boxes; None for a classifier. Logits count where they were trained."""
-    if evaluation.detections is None:
+    detections, logits = evaluation.detections, evaluation.logits if classifies else None
+    if detections is None:
         return None
-    return evaluate_boxes(
-        dataset,
-        evaluation.split,
-        evaluation.detections,
-        logits=evaluation.logits if classifies else None,
-        threshold=threshold,
-    )
+    return evaluate_boxes(dataset, evaluation.split, detections, logits=logits, threshold=threshold)
 
 
 def _write_figures(
     run: Run, dataset: Dataset, evaluation: Evaluation, boxes: dict[str, Any] | None
 ) -> dict[str, Path]:
     """Write what `evaluate` draws; return all files of the evaluation, by content."""
-    label = run.label(dataset.name, evaluation.split)
+    label, detections = run.label(dataset.name, evaluation.split), evaluation.detections
     title = f"{run.name} on {dataset.name} {label}"
     files = {"outputs for each image": run.scores_path(label)}
     files["some predictions"] = run.predictions_path(label)
@@ -313,40 +289,32 @@ def _write_figures(
     pictures.save_figure(sheet, run.predictions_path(label))
     if label == "val" and run.log_path.exists():
         draw_curves(run)
-    if boxes is None or evaluation.detections is None:
+    if boxes is None or detections is None:
         return files
     files["boxes, by class and size"] = run.localization_path(label)
     write_atomic(run.localization_path(label), json.dumps(boxes, indent=1).encode())
     if boxes["num_with_boxes"]:
         files["some boxes"] = run.boxes_path(label)
-        sheet = pictures.localization_sheet(
-            dataset, evaluation.split, evaluation.detections, threshold=boxes["threshold"]
-        )
+        threshold, split = boxes["threshold"], evaluation.split
+        sheet = pictures.localization_sheet(dataset, split, detections, threshold=threshold)
         pictures.save_figure(sheet, run.boxes_path(label))
     return files
 
 
-def _warn_of_training_images(
-    run: Run, dataset: Dataset, split: str, data_dir: Folder | None
-) -> None:
+def _warn_of_training_images(run: Run, data: Dataset, split: str, data_dir: Folder | None) -> None:
     """Warn where images of the split are among those that the run was trained on."""
     config = run.config
     apart = not set(split.split("+")) & set(config.data.train.split("+"))
-    if dataset.digest == run.data_digest and apart:
+    if data.digest == run.data_digest and apart:
         return  # `tinysight data info` reports what a source itself has in two splits
     try:
         own = load_without_bar(config.data.name, home=data_dir)
     except ValueError:
         return  # it is not there any more
-    if own.digest != run.data_digest:
-        return
-    if count := evaluations.num_learned(config, own, dataset, split):
-        logger.warning(
-            "the run was trained on %s of these %s images, so its error is too low; "
-            "evaluate it on others",
-            f"{count:,}",
-            f"{len(dataset.rows(split)):,}",
-        )
+    same = own.digest == run.data_digest
+    if count := same and evaluations.num_learned(config, own, data, split):
+        known = f"{count:,} of these {len(data.rows(split)):,} images"
+        logger.warning("the run was trained on %s: its error is too low; use others", known)
 
 
 def report(
@@ -375,9 +343,7 @@ def report(
         return write_report(results, out)
     predictor = Predictor(run.folder, runtime=runtime)
     with counting("probing the model") as progress:
-        probes = stored_probes(
-            results, predictor, progress=lambda what, done, total: progress(done, total, what)
-        )
+        probes = stored_probes(results, predictor, progress=lambda what, a, b: progress(a, b, what))
     return write_report(results, out, probes=probes, predictor=predictor)
 
 
@@ -408,7 +374,7 @@ def _results(
     results = read_results(run.folder, dataset, split=split)
     if results.results is None and run.is_finished and runtime is not None:
         logger.info("%s: evaluating %s first", run.folder, split)
-        _evaluate_run(run, dataset, split, runtime, {})
+        _evaluate_run(run, dataset, split, runtime)
         results = read_results(run.folder, dataset, split=split)
     return results
 

@@ -279,10 +279,8 @@ class Config:
         allowed = f"below train.epochs, which is {train.epochs}"
         _require(schedule.warmup < train.epochs, "schedule.warmup", schedule.warmup, allowed)
         if schedule.name == "plateau" or train.keep_weights == "best":
-            allowed = (
-                "minival, because schedule.name=plateau and train.keep_weights=best choose by the "
-                "monitored error (or schedule.name=cosine and train.keep_weights=last)"
-            )
+            allowed = "minival, as schedule.name=plateau and train.keep_weights=best choose by "
+            allowed += "the monitored error"
             _require(self.data.monitor != "none", "data.monitor", "none", allowed)
         if schedule.name == "cyclic":
             allowed = f"a multiple of schedule.cycles, which is {schedule.cycles}"
@@ -379,10 +377,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals or not path:
-            raise ValueError(
-                f"{assignment!r} is not a setting; expected section.field=value, "
-                "such as train.epochs=8"
-            )
+            expected = "section.field=value, such as train.epochs=8"
+            raise ValueError(f"{assignment!r} is not a setting; expected {expected}")
         if path in changes:
             raise ValueError(f"{path} is set twice; set it once")
         changes[path] = value

@@ -135,27 +135,22 @@ class _UnreadableError(Exception):
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
     """Turn every exception into a ValueError that names the source."""
-    cause: Exception
     try:
         yield
-    except _UnreadableError as error:
-        reason, cause = str(error), error
-    except UnidentifiedImageError as error:  # its message names an object of ours
-        reason, cause = "its header is damaged or incomplete", error
-    # Pillow's parsers raise a dozen unrelated types, SyntaxError and IndexError among them.
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        reason, cause = f"its data cannot be decoded ({text})", error
-    else:
-        return
-    if isinstance(source, bytes):
-        name = f"an image of {len(source)} bytes"
-    elif isinstance(source, np.ndarray):
-        name = f"an array of {source.dtype} {source.shape}"
-    else:
-        path = source if isinstance(source, str | Path) else getattr(source, "name", "<stream>")
-        name = repr(str(path))
-    raise ValueError(f"cannot read {name}: {reason}; tinysight reads {READABLE}") from cause
+    except Exception as error:  # Pillow's parsers raise a dozen types, IndexError among them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # its message names an object of ours
+            reason = "its header is damaged or incomplete"
+        elif not isinstance(error, _UnreadableError):
+            reason = f"its data cannot be decoded ({reason})"
+        if isinstance(source, bytes):
+            name = f"an image of {len(source)} bytes"
+        elif isinstance(source, np.ndarray):
+            name = f"an array of {source.dtype} {source.shape}"
+        else:
+            path = source if isinstance(source, str | Path) else getattr(source, "name", "<stream>")
+            name = repr(str(path))
+        raise ValueError(f"cannot read {name}: {reason}; tinysight reads {READABLE}") from error
 
 
 @contextmanager
@@ -175,9 +170,9 @@ def _opened(source: str | Path | BinaryIO | bytes) -> Iterator[Image.Image]:
         stream.seek(0)
         with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
+                most = f"{MAX_PIXELS // 1_000_000} million, scale it down first"
                 raise _UnreadableError(
-                    f"{image.width} x {image.height} pixels are more than "
-                    f"{MAX_PIXELS // 1_000_000} million, scale it down first"
+                    f"{image.width} x {image.height} pixels are more than {most}"
                 )
             yield image
 
@@ -213,12 +208,8 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or array.shape[2:] not in ((), (3,), (4,))
-        or not array.size
-    ):
+    fits = array.size and array.ndim in (2, 3) and array.shape[2:] in ((), (3,), (4,))
+    if array.dtype != np.uint8 or not fits:
         raise _UnreadableError("it is not uint8 (H, W), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(array)
 

@@ -21,8 +21,12 @@ from tinysight.config import (
 )
 from tinysight.files import suggest
 
+RESNET10 = ModelConfig(name="resnet", options={"n": 1})
+RESNET18 = ModelConfig(name="resnet", options={"n": 2})
+VGG16 = ModelConfig(name="vgg", options={"depth": 16})
 VGG19 = ModelConfig(name="vgg", options={"depth": 19, "linear_convolutions": False})
 LIGHT_STEM = {"stem_kernel": 5, "stem_stride": 2, "first_stride": 1}  # ours; see models.resnet
+RESNET10_LIGHT = ModelConfig(name="resnet", options={"n": 1, **LIGHT_STEM})
 # SGD at a high learning rate makes an LSTM diverge.
 ADAM = OptimizerConfig(name="adam", lr=0.001, weight_decay=1e-4, decay_all=False)
 CROP_AND_FLIP = AugmentConfig(shift=0, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0))
@@ -40,7 +44,7 @@ def resnet18_report() -> Config:
     """
     return Config(
         recipe="resnet18-report",
-        model=ModelConfig(name="resnet", options={"n": 2}),
+        model=RESNET18,
         optimizer=OptimizerConfig(lr=0.1, momentum=0.9, nesterov=True, weight_decay=2e-4),
         schedule=ScheduleConfig(name="plateau", factor=0.1, patience=3),
         train=TrainConfig(epochs=60, batch_size=128, keep_weights="best"),
@@ -56,11 +60,7 @@ def resnet10_report() -> Config:
     Time: 60 epochs.
     Result: not yet run in full.
     """
-    return replace(
-        resnet18_report(),
-        recipe="resnet10-report",
-        model=ModelConfig(name="resnet", options={"n": 1}),
-    )
+    return replace(resnet18_report(), recipe="resnet10-report", model=RESNET10)
 
 
 def inception_resnet_report() -> Config:
@@ -75,9 +75,7 @@ def inception_resnet_report() -> Config:
     return Config(
         recipe="inception-resnet-report",
         model=ModelConfig(name="inception_resnet"),
-        optimizer=OptimizerConfig(
-            name="rmsprop", lr=0.05, decay=0.9, epsilon=1.0, momentum=0.0, weight_decay=2e-4
-        ),
+        optimizer=OptimizerConfig(name="rmsprop", lr=0.05, decay=0.9, epsilon=1.0, momentum=0.0),
         schedule=ScheduleConfig(name="exponential", factor=0.9),
         train=TrainConfig(epochs=40, batch_size=128, keep_weights="best"),
     )
@@ -94,7 +92,7 @@ def vgg16_report() -> Config:
     """
     return Config(
         recipe="vgg16-report",
-        model=ModelConfig(name="vgg", options={"depth": 16}),
+        model=VGG16,
         optimizer=OptimizerConfig(name="adam", lr=0.001, weight_decay=2e-4),
         schedule=ScheduleConfig(name="exponential", factor=0.9),
         train=TrainConfig(epochs=40, batch_size=128, keep_weights="best"),
@@ -126,7 +124,7 @@ def resnet18_modern() -> Config:
     return Config(
         recipe="resnet18-modern",
         augment=CROP_AND_FLIP,
-        model=ModelConfig(name="resnet", options={"n": 2}),
+        model=RESNET18,
         optimizer=OptimizerConfig(lr=0.2, weight_decay=5e-4, decay_all=False),
         schedule=ScheduleConfig(name="cosine", warmup=3.0),
         train=TrainConfig(
@@ -143,11 +141,8 @@ def inception_resnet_modern() -> Config:
     Time: 60 epochs.
     Result: not yet run in full.
     """
-    return replace(
-        resnet18_modern(),
-        recipe="inception-resnet-modern",
-        model=ModelConfig(name="inception_resnet"),
-    )
+    model = ModelConfig(name="inception_resnet")
+    return replace(resnet18_modern(), recipe="inception-resnet-modern", model=model)
 
 
 def vgg16_modern() -> Config:
@@ -160,12 +155,8 @@ def vgg16_modern() -> Config:
     Result: not yet run in full.
     """
     base = resnet18_modern()
-    return replace(
-        base,
-        recipe="vgg16-modern",
-        model=ModelConfig(name="vgg", options={"depth": 16}),
-        optimizer=replace(base.optimizer, lr=0.04),
-    )
+    optimizer = replace(base.optimizer, lr=0.04)
+    return replace(base, recipe="vgg16-modern", model=VGG16, optimizer=optimizer)
 
 
 def vgg19_modern() -> Config:
@@ -188,18 +179,15 @@ def resnet10_laptop() -> Config:
     Time: 10 epochs: 65 minutes, 47 of them on one core.
     Result: 47.40 % top-1 error on val, learning from train and minival, one seed (experiments/001).
     """
+    sizes = ((0.0, 40), (0.6, 48), (0.8, 56))
     return Config(
         recipe="resnet10-laptop",
         augment=CROP_AND_FLIP,
-        model=ModelConfig(name="resnet", options={"n": 1}),
+        model=RESNET10,
         optimizer=OptimizerConfig(lr=0.5, weight_decay=5e-4, decay_all=False),
         schedule=ScheduleConfig(name="linear", warmup=0.5),
         train=TrainConfig(
-            epochs=10,
-            batch_size=128,
-            label_smoothing=0.1,
-            sizes=((0.0, 40), (0.6, 48), (0.8, 56)),
-            flip_average=True,
+            epochs=10, batch_size=128, label_smoothing=0.1, sizes=sizes, flip_average=True
         ),
     )
 
@@ -215,17 +203,13 @@ def resnet10_light() -> Config:
         (experiments/006).
     """
     base = resnet10_laptop()
+    sizes = ((0.0, 32), (0.28, 40), (0.64, 48), (0.86, 56))
     return replace(
         base,
         recipe="resnet10-light",
-        model=ModelConfig(name="resnet", options={"n": 1, **LIGHT_STEM}),
+        model=RESNET10_LIGHT,
         optimizer=replace(base.optimizer, name="muon", lr=0.025, sgd_ratio=20.0),
-        train=replace(
-            base.train,
-            epochs=14,
-            batch_size=256,
-            sizes=((0.0, 32), (0.28, 40), (0.64, 48), (0.86, 56)),
-        ),
+        train=replace(base.train, epochs=14, batch_size=256, sizes=sizes),
     )
 
 
@@ -240,13 +224,12 @@ def localizer_goldfish() -> Config:
     Result: 71.2 % of 500 goldfish found (IoU of 0.5 or more; 95 %: 67.1 to 75.0) over five folds of
         minival, one seed; the median box finds 62.8 % (experiments/005).
     """
+    filters = (32, 64, 128, 256)
     return Config(
         recipe="localizer-goldfish",
         data=DataConfig(name="tiny-imagenet.goldfish"),
         augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
-        model=ModelConfig(
-            name="resnet", options={"n": 1, "filters": (32, 64, 128, 256), **LIGHT_STEM}
-        ),
+        model=ModelConfig(name="resnet", options={"n": 1, "filters": filters, **LIGHT_STEM}),
         localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.2),
         optimizer=OptimizerConfig(lr=0.05, weight_decay=5e-4, decay_all=False),
         schedule=ScheduleConfig(name="cosine", warmup=2.0),
@@ -272,7 +255,7 @@ def localizer_joint() -> Config:
         base,
         recipe="localizer-joint",
         augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
-        model=ModelConfig(name="resnet", options={"n": 1, **LIGHT_STEM}),
+        model=RESNET10_LIGHT,
         localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.5),
         optimizer=ADAM,
         train=replace(base.train, epochs=4, sizes=((0.0, 40), (0.6, 48), (0.85, 56))),
@@ -313,7 +296,7 @@ def localizer_scenes() -> Config:
         base,
         recipe="localizer-scenes",
         data=DataConfig(name="shapes-2-4"),
-        localizer=LocalizerConfig(head="lstm", grid=4, giou_weight=0.5, class_loss_weight=0.0),
+        localizer=replace(base.localizer, class_loss_weight=0.0),
         train=replace(base.train, epochs=12),
     )
 

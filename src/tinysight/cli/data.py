@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Replace, SkipUnreadable, Workers
 
 if TYPE_CHECKING:
     from tinysight.data.build import Source
     from tinysight.data.dataset import Dataset
-    from tinysight.data.shapes import Shapes
 
-app = typer.Typer(
-    no_args_is_help=True, help="Prepare images once and look at them.", rich_markup_mode=None
-)
-Name = Annotated[str, typer.Argument(help="A dataset's name or folder.")]
+app = typer.Typer(no_args_is_help=True, help="Prepare and view images.", rich_markup_mode=None)
+Name = Annotated[str, Argument(help="A dataset's name or folder.")]
 
 
 @app.command("get")
 def get(
-    name: Annotated[str, typer.Argument(help="tiny-imagenet or shapes.")],
+    name: Annotated[str, Argument(help="tiny-imagenet or shapes.")],
     source: Annotated[
         str | None,
-        typer.Option(
-            help="Tiny ImageNet's URL, zip archive or folder.", show_default="the published URL"
-        ),
+        Option(help="Tiny ImageNet's URL, zip or folder.", show_default="the published URL"),
     ] = None,
     objects: Annotated[
         str | None,
-        typer.Option(metavar="MIN,MAX", help="Objects per scene of shapes.", show_default="1,1"),
+        Option(metavar="MIN,MAX", help="Objects per scene of shapes.", show_default="1,1"),
     ] = None,
     dataset_name: Annotated[
-        str | None,
-        typer.Option("--name", help="Name of the shapes.", show_default="shapes-MIN-MAX"),
+        str | None, Option("--name", help="Name of the shapes.", show_default="shapes-MIN-MAX")
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
@@ -59,42 +55,32 @@ def get(
             f"no dataset is named {name!r}; there are {' and '.join(known)} "
             "(your own images: `tinysight data import FOLDER`)"
         )
-    if name == "shapes":
-        if source is not None:
-            raise ValueError("shapes is drawn, it has no --source")
-        _build(_shapes(dataset_name, objects), data_dir, workers, replace=replace)
+    if name == "tiny-imagenet":
+        if objects is not None or dataset_name is not None:
+            raise ValueError(f"--objects and --name are for shapes, not for {name}")
+        _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
         return
-    if objects is not None or dataset_name is not None:
-        raise ValueError(f"--objects and --name are for shapes, not for {name}")
-    from tinysight.data import tiny_imagenet
-    from tinysight.data.dataset import data_home
-    from tinysight.progress import counting
+    from tinysight.data.shapes import Shapes
 
-    with counting(f"preparing {name}") as progress:
-        dataset = tiny_imagenet.prepare(
-            source,
-            home=data_dir or data_home(),
-            workers=workers,
-            on_unreadable="skip" if skip_unreadable else "stop",
-            progress=progress,
-            download_progress=lambda done, total: progress(done, total, "downloading, bytes"),
-            replace=replace,
-        )
-    _describe(dataset)
+    if source is not None:
+        raise ValueError("shapes is drawn, it has no --source")
+    numbers = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", objects or "1,1")
+    if numbers is None:
+        raise ValueError(f"--objects is {objects!r}; give MIN,MAX, for example 2,4")
+    fewest, most = map(int, numbers.groups())
+    default = "shapes" if (fewest, most) == (1, 1) else f"shapes-{fewest}-{most}"
+    shapes = Shapes(name=dataset_name or default, objects=(fewest, most))
+    _build(shapes, data_dir, False, workers=workers, replace=replace)
 
 
 @app.command("import")
 def import_(
-    folder: Annotated[
-        Path, typer.Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")
-    ],
-    name: Annotated[str, typer.Option(help="Name of the dataset.")],
-    size: Annotated[
-        int, typer.Option(min=8, max=1024, help="Pixels per side after resizing and center crop.")
-    ] = 64,
+    folder: Annotated[Path, Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
+    name: Annotated[str, Option(help="Name of the dataset.")],
+    size: Annotated[int, Option(min=8, max=1024, help="Pixels per side after a center crop.")] = 64,
     boxes: Annotated[
         Path | None,
-        typer.Option(help="Where the objects are: a .csv (file,x0,y0,x1,y1) or COCO's .json."),
+        Option(help="Where the objects are: a .csv (file,x0,y0,x1,y1) or COCO's .json."),
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
@@ -114,20 +100,17 @@ def import_(
     """
     from tinysight.data.folder import FolderSource
 
-    source = FolderSource(
-        folder.expanduser(), name, size, boxes=None if boxes is None else boxes.expanduser()
-    )
-    _build(source, data_dir, workers, skip_unreadable=skip_unreadable, replace=replace)
+    boxes = boxes and boxes.expanduser()
+    source = FolderSource(folder.expanduser(), name, size, boxes=boxes)
+    _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
 
 
 @app.command("info")
 def info(
     name: Annotated[
-        str | None, typer.Argument(help="A dataset's name or folder; none lists all.")
+        str | None, Argument(help="Name or folder; without it, all are listed.")
     ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check every image against its checksum.")
-    ] = False,
+    verify: Annotated[bool, Option("--verify", help="Check each image's checksum.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Describe a dataset: content, source and whether it has changed, and anything odd.
@@ -152,28 +135,21 @@ def info(
         with counting("checking") as progress:
             damaged = dataset.verify(progress=progress)
         if damaged:
-            raise ValueError(
-                f"{len(damaged)} images of {dataset.name} are damaged, the first: {damaged[0]}; "
-                "prepare it again"
-            )
+            found = f"{len(damaged)} images of {dataset.name} are damaged"
+            raise ValueError(f"{found}, the first: {damaged[0]}; prepare it again")
         print("every image matches its checksum")
 
 
 @app.command("show")
 def show(
     name: Name,
-    out: Annotated[
-        Path | None, typer.Option(help="The PNG to write.", show_default="NAME-SPLIT.png")
-    ] = None,
+    out: Annotated[Path | None, Option(help="PNG to write.", show_default="NAME-SPLIT.png")] = None,
     split: Annotated[
-        str | None,
-        typer.Option(help="train, minival, val or test.", show_default="the first there is"),
+        str | None, Option(help="train, minival, val or test.", show_default="the first there is")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=2000, help="Number of images.")] = 48,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the choice of images.")] = 0,
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="Only this class (name or id).")
-    ] = None,
+    count: Annotated[int, Option(min=1, max=2000, help="Number of images.")] = 48,
+    seed: Annotated[int, Option(min=0, help="Random seed of the choice of images.")] = 0,
+    class_name: Annotated[str | None, Option("--class", help="Only a class (name or id).")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Draw a contact sheet: images with their labels and boxes, as a PNG.
@@ -197,13 +173,13 @@ def show(
     if not len(rows):
         raise ValueError(f"{dataset.name} has no such image in {split}")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
-    labels = dataset.labels[chosen]
+    captions = [
+        dataset.class_names[label] if label >= 0 else Path(dataset.files[row]).name
+        for row, label in zip(chosen, dataset.labels[chosen], strict=True)
+    ]
     sheet = contact_sheet(
         [dataset.images[row] for row in chosen],
-        captions=[
-            dataset.class_names[label] if label >= 0 else Path(dataset.files[row]).name
-            for row, label in zip(chosen, labels, strict=True)
-        ],
+        captions=captions,
         boxes=[dataset.boxes_of(row) for row in chosen],
         title=f"{dataset.name}, {split}: {len(chosen)} of {len(rows)} images",
     )
@@ -216,9 +192,9 @@ def show(
 def augment(
     name: Name,
     out: Annotated[
-        Path | None, typer.Option(help="The PNG to write.", show_default="NAME-augment.png")
+        Path | None, Option(help="PNG to write.", show_default="NAME-augment.png")
     ] = None,
-    row: Annotated[int, typer.Option(min=0, help="Row of the image.")] = 0,
+    row: Annotated[int, Option(min=0, help="Row of the image.")] = 0,
     data_dir: DataDir = None,
 ) -> None:
     """Draw one image under each augmentation, like the report's Fig. 1.
@@ -237,11 +213,8 @@ def augment(
     if row >= len(dataset):
         raise ValueError(f"{dataset.name} has rows 0 to {len(dataset) - 1}, not {row}")
     image = dataset.images[row]
-    methods = [
-        (caption, panel.numpy())
-        for caption, panel in panels(torch.tensor(image))
-        if caption != "original"
-    ]
+    methods = [(name, panel.numpy()) for name, panel in panels(torch.tensor(image))]
+    methods = [(name, panel) for name, panel in methods if name != "original"]
     path = out or Path(f"{dataset.name}-augment.png")
     save_figure(augmentation_sheet(image, methods), path)
     print(path)
@@ -255,43 +228,20 @@ def _load(name: str, data_dir: Path | None) -> Dataset:
         return load_dataset(name, home=data_dir, progress=progress)
 
 
-def _shapes(name: str | None, objects: str | None) -> Shapes:
-    from tinysight.data.shapes import Shapes
-
-    fewest, most = _two_numbers(objects or "1,1")
-    default = "shapes" if (fewest, most) == (1, 1) else f"shapes-{fewest}-{most}"
-    return Shapes(name=name or default, objects=(fewest, most))
-
-
-def _two_numbers(text: str) -> tuple[int, int]:
-    fewest, _, most = text.partition(",")
-    if not (fewest.strip().isdecimal() and most.strip().isdecimal()):
-        raise ValueError(f"--objects is {text!r}; give MIN,MAX, for example 2,4")
-    return int(fewest), int(most)
-
-
-def _build(
-    source: Source,
-    data_dir: Path | None,
-    workers: int | None,
-    *,
-    skip_unreadable: bool = False,
-    replace: bool,
-) -> None:
-    """Build and describe a dataset."""
+def _build(source: str | Source | None, data_dir: Path | None, skip: bool, **options: Any) -> None:
+    """Build a dataset, of Tiny ImageNet if `source` is None or its place, and describe it."""
+    from tinysight.data import tiny_imagenet
     from tinysight.data.build import build
     from tinysight.data.dataset import data_home
     from tinysight.progress import counting
 
-    with counting(f"preparing {source.name}") as progress:
-        dataset = build(
-            source,
-            home=data_dir or data_home(),
-            workers=workers,
-            on_unreadable="skip" if skip_unreadable else "stop",
-            progress=progress,
-            replace=replace,
-        )
+    options |= {"home": data_dir or data_home(), "on_unreadable": "skip" if skip else "stop"}
+    with counting(f"preparing {getattr(source, 'name', 'tiny-imagenet')}") as progress:
+        if source is None or isinstance(source, str):
+            options["download_progress"] = lambda a, b: progress(a, b, "downloading, bytes")
+            dataset = tiny_imagenet.prepare(source, progress=progress, **options)
+        else:
+            dataset = build(source, progress=progress, **options)
     _describe(dataset)
 
 

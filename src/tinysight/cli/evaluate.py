@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from tinysight.cli.arguments import (
     AsJson,
@@ -66,10 +66,8 @@ def evaluate(
 
 def export(
     run: RunName,
-    out: Annotated[Path, typer.Option(help="The file to write; an existing one is replaced.")],
-    half: Annotated[
-        bool, typer.Option("--half", help="Store matrices and kernels as float16.")
-    ] = False,
+    out: Annotated[Path, Option(help="The file to write; an existing one is replaced.")],
+    half: Annotated[bool, Option("--half", help="Store matrices and kernels as float16.")] = False,
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from tinysight.cli.arguments import (
     AsJson,
@@ -27,17 +28,12 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="A run or a weights file; all arguments are images.", show_default="the bundled model"
-    ),
+    Option(help="Run or weights file; all paths are images.", show_default="the bundled model"),
 ]
-Draw = Annotated[
-    Path | None,
-    typer.Option(help="With a localizer: the PNG to draw boxes in; a sheet of all images."),
-]
+Draw = Annotated[Path | None, Option(help="With a localizer: PNG to draw all images' boxes in.")]
 Canvas = Annotated[
     int | None,
-    typer.Option(
+    Option(
         help="With a localizer: pixels per side that images are resized to.",
         show_default="those it was trained on",
     ),
@@ -48,13 +44,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="[RUN|WEIGHTS] IMAGE",
             help="JPEG, PNG or WebP of any size, after a run or a weights file (.safetensors).",
         ),
     ],
     model: Model = None,
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
+    top: Annotated[int, Option(min=1, help="Number of classes to print.")] = 5,
     draw: Draw = None,
     canvas: Canvas = None,
     threshold: Threshold = None,
@@ -105,8 +101,7 @@ def predict(
 def _model_and_images(paths: Sequence[str], model: str | None) -> tuple[str | None, list[Path]]:
     """Separate the model, None for the bundled one, from the images.
 
-    The first path is an image when it is a file, or has an image's suffix, and is not a weights
-    file; else it names a model.
+    The first path names a model unless it is a file, or has an image's suffix, and is not weights.
     """
     images = [Path(path) for path in paths]
     if model is not None:
@@ -119,9 +114,7 @@ def _model_and_images(paths: Sequence[str], model: str | None) -> tuple[str | No
         from tinysight import api
 
         api.find_weights(paths[0])  # an error for what is not a model
-        raise ValueError(
-            f"{first} is a model, and no image is given; write `tinysight predict {first} IMAGE...`"
-        )
+        raise ValueError(f"{first} is a model, and no image is given; add images after it")
     return paths[0], images[1:]
 
 
@@ -139,24 +132,21 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
 
 
 def _plain(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
-    classes = zip(
-        prediction.class_names, prediction.class_ids, prediction.probabilities, strict=True
-    )
-    found: dict[str, Any] = {
-        "image": prediction.path,
-        "top": [
-            {"class": name, "id": class_id, "probability": round(probability, 6)}
-            for name, class_id, probability in classes
-            if predictor.metadata.classifies
-        ],
-    }
-    if predictor.localizer is not None:
-        boxes = list(zip(prediction.boxes, prediction.confidences, strict=True))
-        found["boxes"] = [
+    names, ids = prediction.class_names, prediction.class_ids
+    top = [
+        {"class": name, "id": class_id, "probability": round(probability, 6)}
+        for name, class_id, probability in zip(names, ids, prediction.probabilities, strict=True)
+    ]
+    found = {"image": prediction.path, "top": top if predictor.metadata.classifies else []}
+    if predictor.localizer is None:
+        return found
+    boxes = zip(prediction.boxes, prediction.confidences, strict=True)
+    return found | {
+        "boxes": [
             {"box": [round(edge, 1) for edge in box], "confidence": round(confidence, 6)}
-            for box, confidence in boxes[: prediction.num_accepted]
+            for box, confidence in list(boxes)[: prediction.num_accepted]
         ]
-    return found
+    }
 
 
 def _draw_boxes(predictions: list[Prediction], path: Path) -> None:
@@ -164,14 +154,11 @@ def _draw_boxes(predictions: list[Prediction], path: Path) -> None:
     from tinysight.images import load_square
 
     figure = photos_sheet(
-        [load_square(Path(prediction.path), 512) for prediction in predictions],
-        frames=[prediction.frame for prediction in predictions],
-        boxes=[prediction.boxes for prediction in predictions],
-        confidence=[prediction.confidences for prediction in predictions],
-        captions=[
-            f"{Path(prediction.path).name}: {prediction.label} {prediction.probability:.0%}"
-            for prediction in predictions
-        ],
+        [load_square(Path(p.path), 512) for p in predictions],
+        frames=[p.frame for p in predictions],
+        boxes=[p.boxes for p in predictions],
+        confidence=[p.confidences for p in predictions],
+        captions=[f"{Path(p.path).name}: {p.label} {p.probability:.0%}" for p in predictions],
         threshold=predictions[0].threshold,
     )
     save_figure(figure, path)
@@ -181,7 +168,7 @@ def _draw_boxes(predictions: list[Prediction], path: Path) -> None:
 def submit(
     run: RunName,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write.", show_default="RUN/submission.txt")
+        Path | None, Option(help="File to write.", show_default="RUN/submission.txt")
     ] = None,
     data: Data = None,
     device: Device = "auto",
@@ -210,18 +197,14 @@ def submit(
 
 def ensemble(
     names: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Finished runs; or one, with --snapshots.")
+        list[str], Argument(metavar="RUN...", help="Finished runs, or one with --snapshots.")
     ],
-    snapshots: Annotated[
-        int, typer.Option(min=0, help="Use the last so many snapshots of each run.")
-    ] = 0,
+    snapshots: Annotated[int, Option(min=0, help="Number of last snapshots used per run.")] = 0,
     split: Split = "val",
     data: Data = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The file to write.", show_default="ensemble-SPLIT.json in the first run"
-        ),
+        Option(help="File to write.", show_default="ensemble-SPLIT.json in the first run"),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -266,16 +249,16 @@ def ensemble(
 
 def _print_ensemble(result: Ensemble) -> None:
     print(f"{result.data} {result.split}, {result.num_images:,} images")
-    width = max(len(each.name) for each in (*result.members, *result.votes))
-    for each in (*result.members, *result.votes):
+    entries = (*result.members, *result.votes)
+    width = max(len(each.name) for each in entries)
+    for each in entries:
         print(
             f"  {each.name:<{width}}  top-1 error {each.top1_error:6.2%} "
             f"(95 %: {each.top1_low:.2%} to {each.top1_high:.2%}), top-5 {each.top5_error:.2%}"
         )
     for gain in result.gains:
+        points = f"{100 * abs(gain.gain):.2f} points {'worse' if gain.gain < 0 else 'better'}"
         print(
-            f"{gain.name}: {100 * abs(gain.gain):.2f} points "
-            f"{'better' if gain.gain >= 0 else 'worse'} than {gain.best_member}, the best "
-            f"member here "
+            f"{gain.name}: {points} than {gain.best_member}, the best member here "
             f"(95 % interval of the gain, paired: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
         )

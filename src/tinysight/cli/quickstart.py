@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from tinysight.cli.arguments import DataDir, Settings
 from tinysight.cli.evaluate import print_metrics
@@ -16,7 +16,7 @@ from tinysight.cli.predict import prediction_lines
 def quickstart(
     settings: Settings = None,
     name: Annotated[
-        str | None, typer.Option(help="The run's name or folder.", show_default="quickstart-TIME")
+        str | None, Option(help="Run's name or folder.", show_default="quickstart-TIME")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:

@@ -5,23 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from tinysight.cli.arguments import Data, DataDir, Device, Split
 
 
 def report(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="One run, or several to compare.")
-    ],
+    runs: Annotated[list[str], Argument(metavar="RUN...", help="One run, or several to compare.")],
     split: Split = "val",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write in.", show_default="RUN/report, of the first run"),
+        Path | None, Option(help="Folder to write in.", show_default="RUN/report, of the first run")
     ] = None,
     model: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--model/--no-model",
             help="Run the model too, once: nearest neighbors, activation maps, occlusion.",
         ),

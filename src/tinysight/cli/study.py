@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Minutes, Settings
 from tinysight.cli.train import STOPPED_BY_TIME
@@ -18,19 +19,13 @@ if TYPE_CHECKING:
     from tinysight.study.plan import Job
 
 Recipes = Annotated[
-    str | None,
-    typer.Option(help="Of the study `models`: published or modern.", show_default="published"),
+    str | None, Option(help="Of study `models`: published or modern.", show_default="published")
 ]
 FolderName = Annotated[
-    str | None,
-    typer.Option("--name", help="The study's name or folder.", show_default="study-STUDY-DATA"),
+    str | None, Option("--name", help="Name or folder.", show_default="study-STUDY-DATA")
 ]
-PrintCommands = Annotated[
-    bool, typer.Option("--print-commands", help="Print a command per training, for a job array.")
-]
-Ray = Annotated[
-    bool, typer.Option("--ray", help="Train on a Ray cluster, a member per GPU (extra: ray).")
-]
+PrintCommands = Annotated[bool, Option("--print-commands", help="Print each training's command.")]
+Ray = Annotated[bool, Option("--ray", help="Train on a Ray cluster, a member per GPU.")]
 
 
 def studies() -> None:
@@ -50,26 +45,19 @@ def studies() -> None:
 
 
 def study(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="STUDY", help="See `tinysight studies`; or your own Python file."),
-    ],
-    data: Annotated[str, typer.Option(help="The dataset that all members learn from.")],
+    name: Annotated[str, Argument(metavar="STUDY", help="Of `tinysight studies`, or a .py file.")],
+    data: Annotated[str, Option(help="The dataset that all members learn from.")],
     settings: Settings = None,
     epochs: Annotated[
-        int | None, typer.Option(help="How long each trains.", show_default="as its recipe does")
+        int | None, Option(help="How long each trains.", show_default="as its recipe does")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many times each is trained.")] = 1,
-    subset: Annotated[
-        float | None, typer.Option(help="Class-balanced share of the training images, 0 to 1.")
-    ] = None,
+    seeds: Annotated[int, Option(help="How many times each is trained.")] = 1,
+    subset: Annotated[float | None, Option(help="Class-balanced share of train, 0 to 1.")] = None,
     recipes: Recipes = None,
     minutes: Minutes = 0.0,
     folder_name: FolderName = None,
     print_commands: PrintCommands = False,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report what is there; train nothing.")
-    ] = False,
+    report_only: Annotated[bool, Option("--report-only", help="Report; train nothing.")] = False,
     ray: Ray = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -85,13 +73,13 @@ def study(
       tinysight study models --recipes modern --data tiny-imagenet --minutes 9
       tinysight study my_study.py --data pets train.batch_size=64
     """
+    from tinysight import api
     from tinysight import run as runs
     from tinysight.study import plan
-    from tinysight.study.definitions import study as study_named
 
     if ray and minutes:
         raise ValueError("--minutes does not go with --ray; give one of them")
-    chosen = study_named(_with_recipes(name, recipes))
+    chosen = _chosen(name, recipes)
     folder = runs.run_folder(folder_name or f"study-{chosen.name}-{Path(data).name}")
     options: dict[str, Any] = {"data": data, "epochs": epochs, "subset": subset}
     plan_for = functools.partial(plan.plan, chosen, folder, settings=settings or [], **options)
@@ -104,21 +92,14 @@ def study(
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
     seeds_before, command = plan.previous(folder)
     reported = plan_for(seeds=max(seeds, seeds_before))  # seeds trained before stay in the report
-    _check_and_write(chosen, reported, command if report_only else "", data_dir)
+    dataset = api.load_dataset(data, data_dir=data_dir)
+    plan.check(reported, dataset)
+    command = (report_only and command) or shlex.join(["tinysight", *sys.argv[1:]])
+    plan.write_plan(chosen, reported, dataset, command=command)
     failed = 0 if report_only else _train(planned, minutes, ray, data_dir)
     _print_report(folder)
     if failed:
         raise typer.Exit(1)
-
-
-def _check_and_write(chosen: Study, jobs: list[Job], command: str, data_dir: Path | None) -> None:
-    from tinysight import api
-    from tinysight.study import plan
-
-    dataset = api.load_dataset(jobs[0].config.data.name, data_dir=data_dir)
-    plan.check(jobs, dataset)
-    command = command or shlex.join(["tinysight", *sys.argv[1:]])
-    plan.write_plan(chosen, jobs, dataset, command=command)
 
 
 def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None) -> int:
@@ -153,15 +134,14 @@ def _train_member(job: Job, minutes: float, *, data_dir: Path | None) -> None:
     )
 
 
-def _with_recipes(name: str, recipes: str | None) -> str:
-    """Return the name of the study that `--recipes` chooses."""
-    if recipes is None:
-        return name
-    if name != "models":
+def _chosen(name: str, recipes: str | None) -> Study:
+    from tinysight.study.definitions import study as study_named
+
+    if recipes is not None and name != "models":
         raise ValueError(f"--recipes belongs to the study models, not to {name}; leave it out")
-    if recipes not in ("published", "modern"):
+    if recipes not in (None, "published", "modern"):
         raise ValueError(f"--recipes is {recipes!r}; expected published or modern")
-    return "models" if recipes == "published" else "models-modern"
+    return study_named("models-modern" if recipes == "modern" else name)
 
 
 def _print_report(folder: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Minutes, RunName, Settings
 
@@ -42,20 +42,12 @@ def recipes() -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="See `tinysight recipes`.")],
+    recipe: Annotated[str, Argument(help="See `tinysight recipes`.")],
     settings: Settings = None,
-    data: Annotated[
-        str | None, typer.Option(help="A dataset's name or folder.", show_default="the recipe's")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The run's name or folder.", show_default="RECIPE-DATA")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="With --name: continue if this run has begun there.")
-    ] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Print the resolved config, and train nothing.")
-    ] = False,
+    data: Annotated[str | None, Option(help="Name or folder.", show_default="the recipe's")] = None,
+    name: Annotated[str | None, Option(help="Name or folder.", show_default="RECIPE-DATA")] = None,
+    resume: Annotated[bool, Option("--resume", help="With --name: continue if begun.")] = False,
+    show: Annotated[bool, Option("--show", help="Print the resolved config only.")] = False,
     minutes: Minutes = 0.0,
     data_dir: DataDir = None,
 ) -> None:
@@ -76,9 +68,7 @@ def train(
 
     changes: dict[str, Any] = dict(configs.parse_assignments(settings or []))
     if data is not None and changes.setdefault("data.name", data) != data:
-        raise ValueError(
-            f"--data is {data} and data.name is {changes['data.name']}; give one of them"
-        )
+        raise ValueError(f"--data is {data}, data.name is {changes['data.name']}; give one of them")
     if minutes:
         changes["train.stop_after_minutes"] = minutes
     config = configs.override(recipe_named(recipe), changes)
@@ -87,10 +77,9 @@ def train(
         return
     from tinysight import api
 
-    command = shlex.join(["tinysight", *sys.argv[1:]])
-    _print_outcome(
-        lambda: api.train(config, name=name, resume=resume, data_dir=data_dir, command=command)
-    )
+    options: dict[str, Any] = {"name": name, "resume": resume, "data_dir": data_dir}
+    options["command"] = shlex.join(["tinysight", *sys.argv[1:]])
+    _print_outcome(lambda: api.train(config, **options))
 
 
 def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) -> None:

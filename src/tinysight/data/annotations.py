@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,23 +74,19 @@ def nfc(text: str) -> str:
 
 def read_annotations(path: Path) -> Annotations:
     """Read a CSV or COCO file; a ValueError names the line or entry of anything wrong."""
-    readers = {".csv": _from_csv, ".json": _from_coco}
+    readers, name = {".csv": _from_csv, ".json": _from_coco}, repr(str(path))
     if path.suffix.lower() not in readers:
-        raise ValueError(f"boxes are read from a .csv file or COCO's .json, not from {str(path)!r}")
+        raise ValueError(f"boxes are read from a .csv file or COCO's .json, not from {name}")
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise ValueError(f"cannot read {name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"cannot read {str(path)!r}: it is not UTF-8 text; save it as UTF-8"
-        ) from error
+        raise ValueError(f"cannot read {name}: it is not UTF-8 text; save it as UTF-8") from error
     boxes, sizes = readers[path.suffix.lower()](path.name, text)
     if max((max(box[:4]) for image in boxes.values() for box in image), default=2.0) <= 1:
-        raise ValueError(
-            f"all boxes of {path.name} lie within 0 to 1; expected pixels, not fractions"
-        )
+        raise ValueError(f"all boxes of {path.name} lie within 0 to 1; expected pixels")
     return Annotations(path.name, hashlib.sha256(content).hexdigest(), boxes, sizes)
 
 
@@ -102,23 +99,16 @@ def boxes_of(
     image's, or a box lies outside of its image.
     """
     names = _match_names(annotations, images)
-    found = []
-    for image in images:
-        boxes = annotations.boxes[names[image]]
-        size = _size_of(root / image) if boxes else None
-        if size is None:
-            found.append(ImageBoxes(np.zeros((0, 4), np.float32), (), False))
-            continue
-        _check(annotations, names[image], size)
-        found.append(_in_square(boxes, size, side))
+    found = [ImageBoxes(np.zeros((0, 4), np.float32), (), False)] * len(images)
+    for place, image in enumerate(images):
+        if boxes := annotations.boxes[names[image]]:
+            try:
+                size = upright_size(root / image)
+            except ValueError:
+                continue  # decoding reports it, and stops or skips it
+            _check(annotations, names[image], size)
+            found[place] = _in_square(boxes, size, side)
     return found
-
-
-def _size_of(path: Path) -> tuple[int, int] | None:
-    try:
-        return upright_size(path)
-    except ValueError:
-        return None  # decoding reports it, and stops or skips it
 
 
 def _in_square(boxes: Sequence[AnnotatedBox], size: tuple[int, int], side: int) -> ImageBoxes:
@@ -126,18 +116,11 @@ def _in_square(boxes: Sequence[AnnotatedBox], size: tuple[int, int], side: int) 
     left, top, shorter = center_square(*size)
     moved = (np.array([box[:4] for box in boxes]) - (left, top, left, top)) * (side / shorter)
     clipped = moved.clip(0, side)
-    share = _areas(clipped) / _areas(moved)
-    kept = share >= MIN_KEPT
-    return ImageBoxes(
-        clipped[kept].astype(np.float32),
-        tuple(box.class_name for box, keep in zip(boxes, kept, strict=True) if keep),
-        bool(((share > 0) & ~kept).any()),
-    )
-
-
-def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    areas: npt.NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return areas
+    area, whole = ((corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (clipped, moved))
+    kept = area / whole >= MIN_KEPT
+    class_names = tuple(box.class_name for box in compress(boxes, kept))
+    cut = bool(((area > 0) & ~kept).any())
+    return ImageBoxes(clipped[kept].astype(np.float32), class_names, cut)
 
 
 def _match_names(annotations: Annotations, images: Sequence[str]) -> dict[str, str]:
@@ -149,26 +132,20 @@ def _match_names(annotations: Annotations, images: Sequence[str]) -> dict[str, s
         parts = key.split("/")
         for start in range(1, len(parts)):
             by_end.setdefault("/".join(parts[start:]), []).append(image)
-    matches = {
-        name: [by_path[name]] if name in by_path else by_end.get(name, [])
-        for name in annotations.boxes
-    }
-    if unknown := [name for name, found in matches.items() if not found]:
+    by_end |= {name: [image] for name, image in by_path.items()}
+    if unknown := [name for name in annotations.boxes if name not in by_end]:
         raise ValueError(
             f"{where} names {len(unknown)} images that are not among the labeled ones: "
             f"{few(map(repr, unknown))}; expected paths below the folder, or the ends of these"
         )
     names: dict[str, str] = {}
-    for name, found in matches.items():
-        if len(found) > 1:
-            raise ValueError(
-                f"{where} names {name!r}, which may be {few(map(repr, found))}; "
-                "give the path below the folder"
-            )
-        if (other := names.setdefault(found[0], name)) != name:
-            raise ValueError(
-                f"{where} names one image twice, as {other!r} and {name!r}; use one name"
-            )
+    for name in annotations.boxes:
+        image, *more = by_end[name]
+        if more:
+            found = few(map(repr, by_end[name]))
+            raise ValueError(f"{where} names {name!r}, which may be {found}; give the full path")
+        if (other := names.setdefault(image, name)) != name:
+            raise ValueError(f"{where} names one image twice, as {other!r} and {name!r}")
     if missing := [image for image in images if image not in names]:
         raise ValueError(
             f"{where} does not mention {len(missing)} images: {few(map(repr, missing))}; "
@@ -203,9 +180,8 @@ def _from_csv(where: str, text: str) -> tuple[dict[str, list[AnnotatedBox]], Siz
         header = rows.fieldnames or ()
         columns = [next((name for name in names if name in header), "") for names in _COLUMNS]
         if not all(columns):
-            raise ValueError(
-                f"the first line of {where} is {','.join(header)!r}; expected file,x0,y0,x1,y1"
-            )
+            first = f"the first line of {where} is {','.join(header)!r}"
+            raise ValueError(f"{first}; expected file,x0,y0,x1,y1")
         for row in rows:
             line = f"line {rows.line_num} of {where}"
             name, *numbers = (row[column] or "" for column in columns)
@@ -220,9 +196,7 @@ def _from_csv(where: str, text: str) -> tuple[dict[str, list[AnnotatedBox]], Siz
             if row.get("width") and row.get("height"):
                 sizes[_path(name)] = _size(row["width"], row["height"], line)
     except csv.Error as error:
-        raise ValueError(
-            f"{where} is not a readable CSV, near line {rows.line_num}: {error}"
-        ) from error
+        raise ValueError(f"{where} is not a readable CSV, line {rows.line_num}: {error}") from error
     return boxes, sizes
 
 
@@ -232,42 +206,29 @@ def _from_coco(where: str, text: str) -> tuple[dict[str, list[AnnotatedBox]], Si
         images = [(entry["id"], _path(entry["file_name"]), entry) for entry in content["images"]]
         file_names = {number: name for number, name, _ in images}
         categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
-        found = [
-            (
-                entry.get("id"),
-                file_names.get(entry["image_id"]),
-                entry["bbox"],
-                categories.get(entry.get("category_id")),
-            )
-            for entry in content["annotations"]
-            if not entry.get("iscrowd")
-        ]
+        kept = [entry for entry in content["annotations"] if not entry.get("iscrowd")]
+        owners = [file_names.get(entry["image_id"]) for entry in kept]
+        classes = [categories.get(entry.get("category_id")) for entry in kept]
+        bboxes = [entry["bbox"] for entry in kept]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{where} is not in COCO's form ({type(error).__name__}: {error}); expected images "
             "with id and file_name, and annotations with image_id and bbox"
         ) from error
-    for what, values in (
-        ("id", [number for number, *_ in images]),
-        ("file_name", [name for _, name, _ in images]),
-    ):
-        for value, count in Counter(values).most_common(1):
+    for place, what in enumerate(("id", "file_name")):
+        for value, count in Counter(image[place] for image in images).most_common(1):
             if count > 1:
                 raise ValueError(f"{where} has {count} images with {what} {value!r}; expected one")
     boxes: dict[str, list[AnnotatedBox]] = {name: [] for name in file_names.values()}
-    for number, name, bbox, class_name in found:
+    for entry, name, bbox, class_name in zip(kept, owners, bboxes, classes, strict=True):
+        title = f"annotation {entry.get('id')} of {where}"
         if name is None:
-            raise ValueError(
-                f"annotation {number} of {where} is for an image that is not among its images"
-            )
+            raise ValueError(f"{title} is for an image that is not among its images")
         numeric = isinstance(bbox, list) and all(isinstance(value, int | float) for value in bbox)
         corners = []
         if numeric and len(bbox) == 4:
             corners = [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]]
-        problem = (
-            f"annotation {number} of {where} has the bbox {bbox}; "
-            "expected numbers x, y, width, height"
-        )
+        problem = f"{title} has the bbox {bbox}; expected numbers x, y, width, height"
         boxes[name].append(_box(corners, class_name, problem))
     sizes = {
         name: _size(entry["width"], entry["height"], f"image {number} of {where}")
@@ -292,9 +253,7 @@ def _size(width: Any, height: Any, where: str) -> tuple[int, int]:
     try:
         return int(width), int(height)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{where} states {width!r} x {height!r} pixels; expected whole numbers"
-        ) from None
+        raise ValueError(f"{where} states {width!r} x {height!r}; expected integers") from None
 
 
 def _path(name: str) -> str:

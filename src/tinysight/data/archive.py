@@ -15,6 +15,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +53,10 @@ class _Member(NamedTuple):
     offset: int  # of its local header
 
 
+# of a ZipInfo, in the order of `_Member`
+_MEMBER = ("flag_bits", "compress_type", "CRC", "compress_size", "file_size", "header_offset")
+
+
 class Archive:
     """A checked zip: `names` of its files, `read(name)`. Picklable, and usable after a fork."""
 
@@ -71,12 +76,9 @@ class Archive:
             raise ValueError(f"{path} does not exist") from None
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
-        except zipfile.BadZipFile as error:
-            raise ValueError(
-                f"{path} is not a usable zip: {error} (cut short, or another kind of file?)"
-            ) from None
-        except (ValueError, NotImplementedError, struct.error) as error:
-            raise ValueError(f"{path} is not a usable zip: {error}") from None
+        except (ValueError, NotImplementedError, struct.error, zipfile.BadZipFile) as error:
+            cut = isinstance(error, zipfile.BadZipFile) * " (cut short, or another kind of file?)"
+            raise ValueError(f"{path} is not a usable zip: {error}{cut}") from None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,9 +93,8 @@ class Archive:
         try:
             return _read_member(self._descriptor, name, member)
         except ValueError as error:
-            raise ValueError(
-                f"{self.path}: {name} is damaged: {error}; get the archive again"
-            ) from None
+            what = f"{self.path}: {name} is damaged: {error}"
+            raise ValueError(f"{what}; get the archive again") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptor": None}
@@ -116,21 +117,10 @@ def _checked_members(path: Path, limits: Limits) -> tuple[dict[str, int], npt.ND
     for name in names:
         if not _ORDINARY_NAME.fullmatch(name) and (fault := _name_fault(name)):
             raise ValueError(f"the name {name!r} {fault}")
+    facts = attrgetter(*_MEMBER)
     most = 1 << 60  # larger numbers are cut to this, so that their sums are still numbers
-    table = np.array(
-        [
-            (
-                info.flag_bits,
-                info.compress_type,
-                info.CRC,
-                min(info.compress_size, most),
-                min(info.file_size, most),
-                min(info.header_offset, most),
-            )
-            for info in infos
-        ],
-        np.int64,
-    ).reshape(-1, 6)
+    cut = [[min(number, most) for number in facts(info)] for info in infos]
+    table = np.array(cut, np.int64).reshape(-1, len(_MEMBER))
     _check_members(names, infos, _Member(*table.T), limits)
     rows = {name: row for row, name in enumerate(names)}
     if len(rows) < len(names):
@@ -160,13 +150,8 @@ def _check_members(
 ) -> None:
     """Check what the directory states about each member; `columns` is a _Member of arrays (N,)."""
     flags, method, _, packed, size, _ = columns
-    system, attributes, volume = (
-        np.array(
-            [(info.create_system, info.external_attr, info.volume) for info in infos], np.int64
-        )
-        .reshape(-1, 3)
-        .T
-    )
+    made = [(info.create_system, info.external_attr, info.volume) for info in infos]
+    system, attributes, volume = np.array(made, np.int64).reshape(-1, 3).T
     kind = np.where(system == _UNIX, (attributes >> 16) & 0o170000, 0)
     is_folder = np.array([name[-1] == "/" for name in names], bool)
 
@@ -178,18 +163,12 @@ def _check_members(
 
     refuse((flags & _UNSUPPORTED_FLAGS) != 0, "is encrypted or a patch")
     refuse(~np.isin(kind, (0, stat.S_IFREG, stat.S_IFDIR)), "is a link or a device, not a file")
-    refuse(
-        (kind == stat.S_IFDIR) & ~is_folder | is_folder & (size > 0),
-        "is marked both as a folder and as a file",
-    )
-    refuse(
-        ~np.isin(method, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
-        "is compressed by method {method}, expected stored (0) or deflated (8)",
-    )
-    refuse(
-        (method == zipfile.ZIP_STORED) & (packed != size) | (size > packed * _MAX_RATIO),
-        "states impossible sizes ({packed} bytes packed, {size} unpacked)",
-    )
+    both = (kind == stat.S_IFDIR) & ~is_folder | is_folder & (size > 0)
+    refuse(both, "is marked both as a folder and as a file")
+    unknown = ~np.isin(method, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    refuse(unknown, "is compressed by method {method}, expected stored (0) or deflated (8)")
+    wrong = (method == zipfile.ZIP_STORED) & (packed != size) | (size > packed * _MAX_RATIO)
+    refuse(wrong, "states impossible sizes ({packed} bytes packed, {size} unpacked)")
     refuse(~np.isin(volume, (0, _FULL16)), "is in another part")
     limit = limits.member_bytes
     refuse(size > limit, f"unpacks to {{size}} bytes, at most {limit} are allowed")
@@ -240,10 +219,9 @@ def _read_member(descriptor: int, name: str, member: _Member) -> bytes:
     if local_name != raw_name or method != member.method or flags & 1:
         raise ValueError("its local header contradicts the directory")
     start = _LOCAL.size + name_length + extra_length
+    packed = data[start : start + member.packed]
     if start + member.packed > len(data):  # a long extra field
         packed = read_at(descriptor, member.packed, member.offset + start)
-    else:
-        packed = data[start : start + member.packed]
     if len(packed) != member.packed:
         raise ValueError("it is cut short")
     content = packed if member.method == zipfile.ZIP_STORED else _inflate(packed, member.size)

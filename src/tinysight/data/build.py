@@ -18,8 +18,9 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -39,17 +40,17 @@ from tinysight.data.dataset import (
     make_manifest,
     open_dataset,
 )
-from tinysight.data.decode import decode_rows
+from tinysight.data.decode import Failure, decode_rows
 from tinysight.files import read_at, reserve, sync_folder, write_at, write_durable
 
 logger = logging.getLogger("tinysight")
 
+Bytes = npt.NDArray[np.uint8]
+Decoded = tuple[Bytes, list[Failure]]
 OnUnreadable = Literal["stop", "skip"]
 _ARRAYS = ("labels", "boxes", "box_labels", "box_offsets")
-_FILES = {f"{name}.npy" for name in ("images", "digests", *_ARRAYS)} | {
-    "files.json",
-    "manifest.json",
-}
+_FILES = {f"{name}.npy" for name in ("images", "digests", *_ARRAYS)}
+_FILES |= {"files.json", "manifest.json"}
 
 
 class Source(Protocol):
@@ -67,7 +68,7 @@ class Source(Protocol):
     def index(self) -> DatasetIndex:
         """Everything but the pixels. Read only when there is work to do, and only once."""
 
-    def decode(self, row: int) -> npt.NDArray[np.uint8]:
+    def decode(self, row: int) -> Bytes:
         """Return uint8 (S, S, 3), or raise ValueError naming an unreadable file."""
 
 
@@ -96,21 +97,19 @@ def build(
         if _same_origin(dataset.manifest["source"], origin):
             return dataset
     with _lock(home, source.name):
-        existing = _existing(home, source.name)
-        if existing is not None:
+        if (existing := _existing(home, source.name)) is not None:
             if _same_origin(existing.manifest["source"], origin):
                 return existing
             _check_replaceable(existing, origin, replace)
         check_index(source.name, source.index)
-        return _write(source, origin, home, workers, on_unreadable, progress)
+        decode = partial(decode_rows, source.decode, workers=workers, progress=progress)
+        return _write(source, origin, home, decode, on_unreadable == "skip")
 
 
 def check_name(name: str) -> None:
     """Raise ValueError if a dataset cannot have this name: it becomes a folder."""
     if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name != name.strip():
-        raise ValueError(
-            f"a dataset cannot be named {name!r}; use letters, digits, and . _ - + or spaces inside"
-        )
+        raise ValueError(f"a dataset cannot be named {name!r}; use letters, digits, . _ - + inside")
 
 
 def check_index(name: str, index: DatasetIndex) -> None:
@@ -125,11 +124,8 @@ def check_index(name: str, index: DatasetIndex) -> None:
     require(num >= 1, "it has no images")
     counts_match = num_classes >= 1 and len(index.class_ids) == num_classes
     require(counts_match, "class_names and class_ids differ in number")
-    for title, names in (
-        ("class name", index.class_names),
-        ("class id", index.class_ids),
-        ("file", index.files),
-    ):
+    unique = {"class name": index.class_names, "class id": index.class_ids, "file": index.files}
+    for title, names in unique.items():
         if len(set(names)) < len(names):
             repeated = Counter(names).most_common(1)[0][0]
             require(False, f"the {title} {repeated!r} is repeated")
@@ -169,14 +165,11 @@ def _same_origin(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _check_replaceable(existing: Dataset, origin: dict[str, Any], replace: bool) -> None:
     old = existing.manifest["source"]
     if (old.get("kind"), old.get("path")) == (origin["kind"], origin["path"]):
-        logger.info(
-            "%s: its source or settings have changed since it was prepared; preparing it again",
-            existing.name,
-        )
+        logger.info("%s: changed since it was prepared; preparing it again", existing.name)
     elif not replace:
-        described = [str(one.get("path") or one.get("kind")) for one in (old, origin)]
+        was, now = (one.get("path") or one.get("kind") for one in (old, origin))
         raise ValueError(
-            f"{existing.path} was made from another source ({described[0]}, not {described[1]}); "
+            f"{existing.path} was made from another source ({was}, not {now}); "
             "choose another name, or replace it (--replace)"
         )
 
@@ -184,18 +177,17 @@ def _check_replaceable(existing: Dataset, origin: dict[str, Any], replace: bool)
 @contextmanager
 def _lock(home: Path, name: str) -> Iterator[None]:
     """Hold the lock of a name, and clean up leftovers of killed processes."""
+    lock = filelock.FileLock(home / f".{name}.lock")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(home / f".{name}.lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             logger.info("another process is preparing %s; waiting for it", name)
             lock.acquire()
     except OSError as error:
-        raise ValueError(
-            f"cannot write in {home} ({error.strerror}); set TINYSIGHT_DATA to a folder you own"
-        ) from None
+        what = f"cannot write in {home} ({error.strerror})"
+        raise ValueError(f"{what}; set TINYSIGHT_DATA to a folder you own") from None
     try:
         _clean_up(home, name)
         yield
@@ -221,13 +213,9 @@ def _existing(home: Path, name: str) -> Dataset | None:
     place = home / name
     if not place.exists():
         return None
-    if not place.is_dir() or not all(
-        entry.is_file() and entry.name in _FILES for entry in place.iterdir()
-    ):
-        raise ValueError(
-            f"{place} exists and is not a dataset; choose another name, "
-            "or set TINYSIGHT_DATA to another folder"
-        )
+    entries = place.iterdir() if place.is_dir() else [place]
+    if not all(entry.is_file() and entry.name in _FILES for entry in entries):
+        raise ValueError(f"{place} exists and is not a dataset; choose another name or folder")
     try:
         return open_dataset(place)
     except ValueError as error:
@@ -236,18 +224,13 @@ def _existing(home: Path, name: str) -> Dataset | None:
 
 
 def _write(
-    source: Source,
-    origin: dict[str, Any],
-    home: Path,
-    workers: int | None,
-    on_unreadable: OnUnreadable,
-    progress: Progress | None,
+    source: Source, origin: dict[str, Any], home: Path, decode: Callable[..., Decoded], skip: bool
 ) -> Dataset:
     """Write, check and publish; the lock is held and the index is checked."""
     folder = home / f".{source.name}.tmp-{os.getpid()}"
     try:
         folder.mkdir()
-        index, digests = _write_images(folder, source, workers, on_unreadable, progress)
+        index, digests = _write_images(folder / "images.npy", source.index, decode, skip)
         _write_rest(folder, source.name, index, origin, digests)
         open_dataset(folder)
         _publish(folder, home / source.name)
@@ -266,47 +249,29 @@ def _write(
 
 
 def _write_images(
-    folder: Path,
-    source: Source,
-    workers: int | None,
-    on_unreadable: OnUnreadable,
-    progress: Progress | None,
-) -> tuple[DatasetIndex, npt.NDArray[np.uint8]]:
+    path: Path, index: DatasetIndex, decode: Callable[..., Decoded], skip: bool
+) -> tuple[DatasetIndex, Bytes]:
     """Write images.npy; return the index of the readable rows and their digests."""
-    path, index = folder / "images.npy", source.index
     num, size = len(index.files), index.image_size
     row_bytes = size * size * 3
     with path.open("wb+", buffering=0) as file:
         reserve(file.fileno(), HEADER_BYTES + num * row_bytes)
         file.write(images_header(num, size))
-        digests, failures = decode_rows(
-            source.decode,
-            num,
-            size,
-            path,
-            HEADER_BYTES,
-            workers=workers,
-            max_failures=FEW if on_unreadable == "stop" else None,
-            progress=progress,
-        )
-        if failures and on_unreadable == "stop":
+        most = None if skip else FEW
+        digests, failures = decode(num, size, path, HEADER_BYTES, max_failures=most)
+        if failures and not skip:
             reasons = few([why.removeprefix("cannot read ") for _, why in failures], "; ")
-            raise ValueError(
-                f"cannot read {reasons}; repair or remove them, or use --skip-unreadable"
-            )
+            raise ValueError(f"cannot read {reasons}; repair, remove or skip (--skip-unreadable)")
         if failures:
             if len(failures) == num:
                 raise ValueError(f"all {num} images are unreadable; the first: {failures[0][1]}")
             keep = np.ones(num, bool)
             keep[[row for row, _ in failures]] = False
-            notes = [f"left out: {why}" for _, why in failures]
-            index = index.keep_rows(
-                keep, (f"{len(failures)} unreadable images were left out", *notes)
-            )
-            digests = digests[keep]
+            notes = [f"{len(failures)} unreadable images were left out"]
+            notes += [f"left out: {why}" for _, why in failures]
+            index, digests = index.keep_rows(keep, tuple(notes)), digests[keep]
             _remove_rows(file.fileno(), keep, row_bytes)
-            header = images_header(len(digests), size)
-            write_at(file.fileno(), [memoryview(header)], 0)
+            write_at(file.fileno(), [memoryview(images_header(len(digests), size))], 0)
         os.fsync(file.fileno())
     return index, digests
 
@@ -321,15 +286,11 @@ def _remove_rows(descriptor: int, keep: npt.NDArray[np.bool_], row_bytes: int) -
 
 
 def _write_rest(
-    folder: Path,
-    name: str,
-    index: DatasetIndex,
-    origin: dict[str, Any],
-    digests: npt.NDArray[np.uint8],
+    folder: Path, name: str, index: DatasetIndex, origin: dict[str, Any], digests: Bytes
 ) -> None:
     """Write every small file, the manifest last, each durable; then the folder itself."""
-    contents = {f"{array}.npy": _npy(getattr(index, array)) for array in _ARRAYS}
-    contents["digests.npy"] = _npy(digests)
+    arrays = {array: getattr(index, array) for array in _ARRAYS} | {"digests": digests}
+    contents = {f"{file}.npy": _npy(array) for file, array in arrays.items()}
     files = json.dumps(index.files, ensure_ascii=False, separators=(",\n", ":"))
     contents["files.json"] = files.encode()
     checksums = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
@@ -348,9 +309,7 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     return content.getvalue()
 
 
-def find_duplicates(
-    index: DatasetIndex, digests: npt.NDArray[np.uint8]
-) -> list[dict[str, list[Any]]]:
+def find_duplicates(index: DatasetIndex, digests: Bytes) -> list[dict[str, list[Any]]]:
     """Group images of identical pixels with different labels or in different splits.
 
     Each group is {"files", "labels" (class ids, None for unlabeled), "splits"}, in row order.
@@ -363,10 +322,7 @@ def find_duplicates(
     found: list[dict[str, list[Any]]] = []
     for rows in groups.values():
         labels = [int(index.labels[row]) for row in rows]
-        splits = [
-            next(name for name, (start, stop) in index.splits.items() if start <= row < stop)
-            for row in rows
-        ]
+        splits = [next(s for s, bounds in index.splits.items() if row < bounds[1]) for row in rows]
         if len(set(labels) - {-1}) > 1 or len(set(splits)) > 1:
             ids = [index.class_ids[label] if label >= 0 else None for label in labels]
             files = [index.files[row] for row in rows]

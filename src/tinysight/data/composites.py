@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view
+from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view, offsets
 from tinysight.data.drawing import CounterRng
 from tinysight.data.subset import class_list, class_slug, find_class, has_class
 
@@ -55,15 +55,14 @@ def mosaics(
     """
     label = None if class_name is None else find_class(dataset, class_name)
     if num < 1 or not 0 <= seed < 2**64:
-        raise ValueError(
-            f"num is {num} and seed {seed}; give 1 canvas or more, and a seed of 0 or more"
-        )
+        raise ValueError(f"num is {num} and seed {seed}; expected 1 or more, and 0 or more")
     tiles = _choose_tiles(dataset, label, num, seed)
     found = [_boxes_of_canvas(dataset, label, canvas) for canvas in tiles]
-    offsets = np.concatenate([[0], np.cumsum([len(boxes) for boxes, _ in found])]).astype(np.int64)
+    box_offsets = offsets([len(boxes) for boxes, _ in found])
     box_labels = np.concatenate([labels for _, labels in found])
-    names, ids = (dataset.class_names, dataset.class_ids)
+    names, ids, of, chosen = dataset.class_names, dataset.class_ids, dataset.name, "all"
     if label is not None:
+        of, chosen = f"{of}.{class_slug(dataset, label, str(class_name))}", ids[label]
         names, ids = class_list(dataset, label)
     index = DatasetIndex(
         image_size=2 * dataset.image_size,
@@ -71,38 +70,28 @@ def mosaics(
         class_ids=ids,
         splits={"val": (0, num)},
         files=tuple(f"val/mosaic-{index:05d}" for index in range(num)),
-        labels=box_labels[offsets[:-1]] if label is None else np.zeros(num, np.int64),
+        labels=box_labels[box_offsets[:-1]],
         boxes=np.concatenate([boxes for boxes, _ in found]),
         box_labels=box_labels,
-        box_offsets=offsets,
+        box_offsets=box_offsets,
         notes=("mosaics of val images: for evaluation only",),
         extra={
             "baseline_boxes": _baseline_boxes(dataset, label),
             "tiles": [[dataset.files[row] for row in canvas] for canvas in tiles],
         },
     )
-    parts = [dataset.name]
-    if label is not None:
-        parts.append(class_slug(dataset, label, str(class_name)))
-    return make_view(
-        name or ".".join([*parts, "mosaics"]),
-        View(dataset, index, _Tiles(dataset, tuple(tiles))),
-        kind="mosaics",
-        parameters=f"{VERSION}-{'all' if label is None else dataset.class_ids[label]}-{num}"
-        f"-seed{seed}",
-    )
+    parameters = f"{VERSION}-{chosen}-{num}-seed{seed}"
+    view = View(dataset, index, _Tiles(dataset, tuple(tiles)))
+    return make_view(name or f"{of}.mosaics", view, kind="mosaics", parameters=parameters)
 
 
-def _choose_tiles(
-    dataset: Dataset, label: int | None, num: int, seed: int
-) -> list[tuple[int, ...]]:
+def _choose_tiles(data: Dataset, label: int | None, num: int, seed: int) -> list[tuple[int, ...]]:
     """Choose the four rows of each canvas."""
-    with_boxes, others = _val_rows(dataset, label)
+    with_boxes, others = _val_rows(data, label)
     if len(with_boxes) < 4 or (label is not None and len(others) < 3):
-        title = dataset.name if label is None else f"{dataset.class_names[label]} of {dataset.name}"
-        raise ValueError(
-            f"{title} has {len(with_boxes)} images with boxes in val; mosaics need 4, and 3 others"
-        )
+        title = data.name if label is None else f"{data.class_names[label]} of {data.name}"
+        found = f"{title} has {len(with_boxes)} images with boxes in val"
+        raise ValueError(f"{found}; mosaics need 4, and 3 others")
     tiles = []
     for index in range(num):
         rng = CounterRng(seed, "val", index, _PURPOSE)

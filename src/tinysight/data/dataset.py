@@ -9,11 +9,12 @@ import difflib
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, compress, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ FORMAT = "tinysight-dataset/1"
 SPLITS = ("train", "minival", "val", "test")
 HEADER_BYTES = 128  # of images.npy: numpy pads a version 1.0 header of this form to exactly that
 FEW = 5  # names in one message
+_AGAIN = "prepare the data again"
 _FOLDER_MARK, _FILE_MARK = "folder:", "file:"
 _FINGERPRINT_TAIL = 32 << 20  # holds the directory of a zip of 200,000 members with long paths
 
@@ -49,22 +51,30 @@ class DatasetIndex:
 
     def keep_rows(self, keep: npt.NDArray[np.bool_], notes: tuple[str, ...]) -> DatasetIndex:
         """Drop the rows where `keep` (N,) is false, with their boxes, and add notes."""
-        before = np.concatenate([[0], np.cumsum(keep)]).tolist()  # kept rows before each row
         counts = np.diff(self.box_offsets)
         keep_boxes = np.repeat(keep, counts)
-        splits = {
-            name: (before[start], before[stop]) for name, (start, stop) in self.splits.items()
-        }
+        kept = {name: int(keep[slice(*bounds)].sum()) for name, bounds in self.splits.items()}
         return replace(
             self,
-            splits={name: bounds for name, bounds in splits.items() if bounds[0] < bounds[1]},
-            files=tuple(file for file, kept in zip(self.files, keep, strict=True) if kept),
+            splits=split_ranges({name: number for name, number in kept.items() if number}),
+            files=tuple(compress(self.files, keep)),
             labels=self.labels[keep],
             boxes=self.boxes[keep_boxes],
             box_labels=self.box_labels[keep_boxes],
-            box_offsets=np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64),
+            box_offsets=offsets(counts[keep]),
             notes=self.notes + notes,
         )
+
+
+def split_ranges(sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Lay splits of some numbers of rows side by side, from row 0 on."""
+    ends = accumulate(sizes.values())
+    return {name: (end - sizes[name], end) for name, end in zip(sizes, ends, strict=True)}
+
+
+def offsets(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return where each of N groups of `counts` items begins, and the end of the last, (N + 1,)."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -168,15 +178,12 @@ class Dataset:
         """Return the rows of a split, or of adjacent splits joined by + ("train+minival")."""
         parts = split.split("+")
         if unknown := [part for part in parts if part not in self.splits]:
-            raise ValueError(
-                f"{self.name} has no split {unknown[0]!r}; it has {', '.join(self.splits)}"
-            )
+            known = ", ".join(self.splits)
+            raise ValueError(f"{self.name} has no split {unknown[0]!r}; it has {known}")
         ranges = sorted(self.splits[part] for part in parts)
         for (_, stop), (start, _) in pairwise(ranges):
             if start != stop:
-                raise ValueError(
-                    f"the splits of {split!r} are not adjacent in {self.name}: {self.splits}"
-                )
+                raise ValueError(f"{split!r} is not adjacent in {self.name}: {self.splits}")
         return range(ranges[0][0], ranges[-1][1])
 
     def boxes_of(self, row: int) -> npt.NDArray[np.float32]:
@@ -189,9 +196,8 @@ class Dataset:
         counts = np.diff(self.box_offsets[rows.start : rows.stop + 1])
         padded = np.full((len(rows), int(counts.max(initial=0)), 4), np.nan, np.float32)
         image = np.repeat(np.arange(len(rows)), counts)
-        padded[image, np.arange(stop - start) - np.repeat(np.cumsum(counts) - counts, counts)] = (
-            self.boxes[start:stop]
-        )
+        place = np.arange(stop - start) - np.repeat(np.cumsum(counts) - counts, counts)
+        padded[image, place] = self.boxes[start:stop]
         return padded
 
     def verify(self, progress: Progress | None = None) -> tuple[str, ...]:
@@ -228,24 +234,18 @@ class Dataset:
         return self.path / name
 
     def _array(self, name: str) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any]
-        if self.view is None:
-            array = np.load(self._file(f"{name}.npy"))
-        else:
-            array = getattr(self.view.index, name).view()
+        view = self.view
+        stored = np.load(self._file(f"{name}.npy")) if view is None else getattr(view.index, name)
+        array: npt.NDArray[Any] = stored.view()
         array.flags.writeable = False
         return array
 
 
 def make_view(name: str, view: View, *, kind: str, parameters: str) -> Dataset:
     """Make a dataset in memory; its digest follows from the base's digest and `parameters`."""
-    source = {
-        "kind": kind,
-        "path": view.base.name,
-        "fingerprint": f"{kind}-{view.base.digest}-{parameters}",
-    }
-    extra = view.index.extra | {"derived": source["fingerprint"]}
-    index = replace(view.index, extra=extra)
+    fingerprint = f"{kind}-{view.base.digest}-{parameters}"
+    source = {"kind": kind, "path": view.base.name, "fingerprint": fingerprint}
+    index = replace(view.index, extra=view.index.extra | {"derived": fingerprint})
     return Dataset(None, make_manifest(name, index, source, {}, []), view)
 
 
@@ -283,11 +283,8 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 def data_home() -> Path:
     """Return $TINYSIGHT_DATA, else $XDG_CACHE_HOME/tinysight, else ~/.cache/tinysight."""
-    if chosen := os.environ.get("TINYSIGHT_DATA"):
-        return Path(chosen).expanduser()
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache).expanduser() / "tinysight"
-    return Path.home() / ".cache" / "tinysight"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TINYSIGHT_DATA") or f"{cache}/tinysight").expanduser()
 
 
 def list_datasets(home: Path | None = None) -> tuple[str, ...]:
@@ -298,14 +295,12 @@ def list_datasets(home: Path | None = None) -> tuple[str, ...]:
 
 def is_path(name_or_path: object) -> bool:
     """Whether it is a path and not a name: a Path, or text with a separator or a leading ~."""
-    if isinstance(name_or_path, Path):
-        return True
-    if not isinstance(name_or_path, str):
+    if not isinstance(name_or_path, str | Path):
         kind = type(name_or_path).__name__
         raise ValueError(f"this is a {kind}, not a dataset: give a Dataset, its name or a folder")
-    return any(separator in name_or_path for separator in (os.sep, os.altsep or os.sep)) or (
-        name_or_path.startswith("~")
-    )
+    text = str(name_or_path)
+    separated = os.sep in text or (os.altsep or os.sep) in text
+    return isinstance(name_or_path, Path) or separated or text.startswith("~")
 
 
 def open_dataset(name_or_path: str | Path, *, home: Path | None = None) -> Dataset:
@@ -315,22 +310,18 @@ def open_dataset(name_or_path: str | Path, *, home: Path | None = None) -> Datas
     """
     home = data_home() if home is None else home
     path = Path(name_or_path).expanduser() if is_path(name_or_path) else home / name_or_path
-    if not (path / "manifest.json").is_file():
+    file = path / "manifest.json"
+    if not file.is_file():
         raise ValueError(_no_dataset(str(name_or_path), home, path.is_dir()))
     try:
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+        manifest = json.loads(file.read_text("utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(
-            f"{path / 'manifest.json'} is damaged ({error}); prepare the data again"
-        ) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise ValueError(
-            f"{path} has the format {found!r}, this version reads {FORMAT!r}; "
-            "prepare the data again"
-        )
+        raise ValueError(f"{file} is damaged ({error}); {_AGAIN}") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found!r}, this version reads {FORMAT!r}; {_AGAIN}")
     if manifest.get("digest") != manifest_digest(manifest):
-        raise ValueError(f"{path / 'manifest.json'} is damaged; prepare the data again")
+        raise ValueError(f"{file} is damaged; {_AGAIN}")
     _check_files(path, manifest)
     return Dataset(path.absolute(), manifest)
 
@@ -345,9 +336,8 @@ def source_fingerprint(path: Path) -> str:
     """
     digest = hashlib.sha256()
     if path.is_dir():
-        lines: list[str] = []
-        _add_stat_lines(lines, os.fspath(path), "", frozenset())
-        digest.update(os.fsencode("".join(sorted(lines))))
+        lines = sorted(_stat_lines(os.fspath(path), "", frozenset()))
+        digest.update(os.fsencode("".join(lines)))
         return _FOLDER_MARK + digest.hexdigest()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -356,26 +346,24 @@ def source_fingerprint(path: Path) -> str:
     return _FILE_MARK + digest.hexdigest()
 
 
-def _add_stat_lines(
-    lines: list[str], folder: str, prefix: str, above: frozenset[tuple[int, int]]
-) -> None:
+def _stat_lines(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     own = os.stat(folder)  # noqa: PTH116 (no Path for each of many folders)
     here = (own.st_dev, own.st_ino)
     if here in above:  # a link back up: its files are counted already
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = entry.name
-            if name[0] == ".":
+            if entry.name[0] == ".":
                 continue
+            name = prefix + entry.name
             if entry.is_dir():
-                _add_stat_lines(lines, entry.path, f"{prefix}{name}/", above | {here})
+                yield from _stat_lines(entry.path, f"{name}/", above | {here})
                 continue
             try:
                 stat = entry.stat()
             except FileNotFoundError:  # a link to nothing
                 stat = entry.stat(follow_symlinks=False)
-            lines.append(f"{prefix}{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+            yield f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
 
 
 def few(names: Iterable[str], separator: str = ", ") -> str:
@@ -387,26 +375,22 @@ def few(names: Iterable[str], separator: str = ", ") -> str:
 
 def images_header(num: int, image_size: int) -> bytes:
     """Return the first HEADER_BYTES bytes of an images.npy of `num` images."""
-    header = io.BytesIO()
-    shape = (num, image_size, image_size, 3)
+    header, shape = io.BytesIO(), (num, image_size, image_size, 3)
     fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, fields)
-    assert len(header.getvalue()) == HEADER_BYTES, len(header.getvalue())
+    assert header.tell() == HEADER_BYTES, header.tell()
     return header.getvalue()
 
 
 def _no_dataset(name: str, home: Path, is_folder: bool) -> str:
-    names = list_datasets(home)
-    what = (
-        f"{name} is a folder but not a prepared dataset"
-        if is_folder
-        else f"there is no dataset {name!r} in {home}"
-    )
-    near = difflib.get_close_matches(name, names, n=1)
+    names, what = list_datasets(home), f"there is no dataset {name!r} in {home}"
+    if is_folder:
+        what = f"{name} is a folder but not a prepared dataset"
     known = f"it has {', '.join(names)}" if names else "it has none yet"
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = difflib.get_close_matches(name, names, n=1)
+    known += f"; did you mean {near[0]!r}?" if near else "."
     return (
-        f"{what}; {known}{hint} Make one with tinysight data get tiny-imagenet, tinysight data get "
+        f"{what}; {known} Make one with tinysight data get tiny-imagenet, tinysight data get "
         "shapes, or tinysight data import FOLDER --name NAME"
     )
 
@@ -416,16 +400,11 @@ def _check_files(path: Path, manifest: dict[str, Any]) -> None:
     num, size = manifest["num_images"], manifest["image_size"]
     for file, expected in manifest["sha256"].items():
         if hashlib.sha256(_read(path / file)).hexdigest() != expected:
-            raise ValueError(
-                f"{path / file} is damaged (its checksum differs); prepare the data again"
-            )
-    images = path / "images.npy"
-    length = HEADER_BYTES + num * size * size * 3
+            raise ValueError(f"{path / file} is damaged (its checksum differs); {_AGAIN}")
+    images, shape = path / "images.npy", (num, size, size, 3)
+    length = HEADER_BYTES + math.prod(shape)
     if _read(images, HEADER_BYTES) != images_header(num, size) or images.stat().st_size != length:
-        raise ValueError(
-            f"{images} is damaged, expected uint8 ({num}, {size}, {size}, 3); "
-            "prepare the data again"
-        )
+        raise ValueError(f"{images} is damaged, expected uint8 {shape}; {_AGAIN}")
 
 
 def _read(path: Path, length: int = -1) -> bytes:
@@ -433,4 +412,4 @@ def _read(path: Path, length: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(length)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing; prepare the data again") from None
+        raise ValueError(f"{path} is missing; {_AGAIN}") from None

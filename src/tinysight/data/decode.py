@@ -26,6 +26,7 @@ from tinysight.files import write_at
 
 Failure = tuple[int, str]  # row, reason
 Chunk = tuple[int, int]  # rows start to stop
+Result = tuple[Chunk, bytes, list[Failure]]  # rows, their digests, failures
 
 CHUNK_ROWS = 256  # rows per task of a worker
 # Bytes per write: they stay in the cache, and malloc neither maps nor trims (9 % of the time)
@@ -76,9 +77,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-Result = tuple[Chunk, bytes, list[Failure]]  # rows, their digests, failures
-
-
 @dataclass(frozen=True)
 class _Job:
     decode: Decode
@@ -94,8 +92,7 @@ class _Job:
         shape = (self.image_size, self.image_size, 3)
         row_bytes = self.image_size * self.image_size * 3
         pending: list[memoryview] = []
-        digests = []
-        failures = []
+        digests, failures = [], []
         for row in range(*chunk):
             if stop.value:
                 break
@@ -105,9 +102,8 @@ class _Job:
                 failures.append((row, str(error)))
                 image = np.zeros(shape, np.uint8)
             if image.shape != shape or image.dtype != np.uint8:
-                raise TypeError(
-                    f"decode({row}) returned {image.dtype} {image.shape}, expected uint8 {shape}"
-                )
+                made = f"{image.dtype} {image.shape}"
+                raise TypeError(f"decode({row}) returned {made}, expected uint8 {shape}")
             pixels = np.ascontiguousarray(image).data.cast("B")
             pending.append(pixels)
             digests.append(hashlib.sha256(pixels).digest())

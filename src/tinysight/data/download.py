@@ -43,10 +43,8 @@ def download(
     attempts, wrong size or hash, disk full.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise ValueError(
-            f"cannot download {url!r}: expected an address that starts with "
-            "http://, https:// or file://"
-        )
+        expected = "an address that starts with http://, https:// or file://"
+        raise ValueError(f"cannot download {url!r}: expected {expected}")
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +60,8 @@ def download(
             _publish(part, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise ValueError(
-                f"the disk of {target.parent} is full; make room and call again to resume"
-            ) from None
+            what = f"the disk of {target.parent} is full"
+            raise ValueError(f"{what}; make room and call again to resume") from None
         raise ValueError(f"cannot write {target}: {error.strerror or error}") from None
 
 
@@ -158,7 +155,7 @@ def _append(
     done = start
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
-        while block := _receive(response):
+        while block := _receive(getattr(response, "read1", response.read)):
             file.write(block)
             done += len(block)
             if total is not None and done > total:
@@ -169,10 +166,9 @@ def _append(
         raise _DroppedError(f"it ended after {done} of {total} bytes")
 
 
-def _receive(response: Any) -> bytes:
+def _receive(read: Callable[[int], bytes]) -> bytes:
     try:
-        read = getattr(response, "read1", response.read)
-        return bytes(read(_BLOCK_BYTES))
+        return read(_BLOCK_BYTES)
     except (http.client.HTTPException, OSError) as error:
         raise _DroppedError(str(error) or type(error).__name__) from None
 

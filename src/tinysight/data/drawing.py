@@ -157,7 +157,6 @@ def plan(
     seed: int,
     split: str,
     index: int,
-    *,
     image_size: int = NATURAL_SIZE,
     objects: tuple[int, int] = (1, 1),
 ) -> Scene:
@@ -174,19 +173,10 @@ def plan(
     for label, wanted in zip(labels, radii, strict=True):
         x, y, radius = _place(rng, wanted, 7 * scale, image_size, placed)
         first = _distinct_color(rng, background)
-        placed.append(
-            Object(
-                label=label,
-                x=x,
-                y=y,
-                radius=radius,
-                angle=rng.uniform(-0.12, 0.12),
-                period=max(radius * rng.uniform(0.5, 0.7), 5 * scale),
-                texture_angle=rng.uniform(),
-                phase=(rng.uniform(), rng.uniform()),
-                colors=(first, _distinct_color(rng, (first, *background))),
-            )
-        )
+        angle, period = rng.uniform(-0.12, 0.12), max(radius * rng.uniform(0.5, 0.7), 5 * scale)
+        texture = (rng.uniform(), (rng.uniform(), rng.uniform()))  # its angle and phase
+        colors = (first, _distinct_color(rng, (first, *background)))
+        placed.append(Object(label, x, y, radius, angle, period, *texture, colors))
     return Scene(seed, split, index, image_size, background, tuple(placed))
 
 

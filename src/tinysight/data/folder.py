@@ -20,17 +20,25 @@ import dataclasses
 import difflib
 import hashlib
 import os
-import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.annotations import Annotations, boxes_of, nfc, read_annotations
-from tinysight.data.dataset import FEW, SPLITS, DatasetIndex, few, source_fingerprint
+from tinysight.data.dataset import (
+    FEW,
+    SPLITS,
+    DatasetIndex,
+    few,
+    offsets,
+    source_fingerprint,
+    split_ranges,
+)
 from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, format_of, load_square
 
 LAYOUT = (
@@ -71,13 +79,9 @@ class FolderSource:
             root = self.folder.resolve(strict=True)
         except (OSError, ValueError, RuntimeError) as error:  # too long, no rights, a NUL, a loop
             reason = getattr(error, "strerror", None) or str(error)
-            raise ValueError(
-                f"cannot open the folder {str(self.folder)!r}: {reason}; {LAYOUT}"
-            ) from error
+            raise ValueError(f"cannot open {str(self.folder)!r}: {reason}; {LAYOUT}") from error
         if not root.is_dir():
-            raise ValueError(
-                f"{str(self.folder)!r} is a file, not a folder (unpack an archive first); {LAYOUT}"
-            )
+            raise ValueError(f"{str(root)!r} is a file; unpack an archive first; {LAYOUT}")
         return root
 
     @cached_property
@@ -92,10 +96,8 @@ class FolderSource:
         if not 1 <= size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size is {size}, expected 1 to {MAX_IMAGE_SIZE} pixels")
         if not (minival >= 0 and val >= 0 and minival + val < 1):
-            raise ValueError(
-                f"minival_share {minival} and val_share {val} must not be negative "
-                "and together be under 1"
-            )
+            given = f"minival_share {minival} and val_share {val}"
+            raise ValueError(f"{given} must not be negative and together be under 1")
         settings: dict[str, Any] = {"image_size": size, "minival_share": minival, "val_share": val}
         if self.annotations is not None:
             settings["boxes"] = self.annotations.digest
@@ -103,12 +105,8 @@ class FolderSource:
             fingerprint = source_fingerprint(root)
         except OSError as error:
             raise _inaccessible(error) from error
-        return {
-            "kind": "folder",
-            "path": str(root),
-            "fingerprint": fingerprint,
-            "settings": settings,
-        }
+        origin = {"kind": "folder", "path": str(root), "fingerprint": fingerprint}
+        return origin | {"settings": settings}
 
     @cached_property
     def index(self) -> DatasetIndex:
@@ -133,11 +131,8 @@ class FolderSource:
         train = _images_of_classes(root, "train" if split_names else "", allow_empty=False)
         if len(train) < 2:
             raise ValueError(f"{_only_class(root, train)}; a classifier needs at least two")
-        given = {
-            split: _images_of_classes(root, split, allow_empty=True)
-            for split in split_names
-            if split != "train"
-        }
+        others = [split for split in split_names if split != "train"]
+        given = {split: _images_of_classes(root, split, allow_empty=True) for split in others}
         for split, classes in given.items():
             _check_known(split, classes, train)
         class_names = tuple(sorted(train))
@@ -169,39 +164,26 @@ def split_counts(num_images: int, *, minival_share: float, val_share: float) -> 
     return min(count(minival_share), num_images - 1 - num_val), num_val
 
 
-def _split(
-    images: list[str], depth: int, minival_share: float, val_share: float
-) -> dict[str, list[str]]:
+def _split(images: list[str], depth: int, minival: float, val: float) -> dict[str, list[str]]:
     """Divide a class's images; `depth` folders are above a name inside the class folder."""
-    num_minival, num_val = split_counts(
-        len(images), minival_share=minival_share, val_share=val_share
-    )
+    num_minival, num_val = split_counts(len(images), minival_share=minival, val_share=val)
 
     def key(image: str) -> tuple[bytes, str]:
         name = image.split("/", depth)[depth]
         return hashlib.sha256(nfc(name).encode()).digest(), name
 
     ranked = sorted(images, key=key)
-    first_minival = len(ranked) - num_minival
-    return {
-        "train": ranked[num_val:first_minival],
-        "minival": ranked[first_minival:],
-        "val": ranked[:num_val],
-    }
+    first = len(ranked) - num_minival
+    return {"train": ranked[num_val:first], "minival": ranked[first:], "val": ranked[:num_val]}
 
 
 def _assemble(class_names: tuple[str, ...], rows: Rows, image_size: int) -> DatasetIndex:
     ordered = [row for split in SPLITS for row in rows[split]]
-    ends = np.cumsum([len(rows[split]) for split in SPLITS]).tolist()
     return DatasetIndex(
         image_size=image_size,
         class_names=class_names,
         class_ids=class_names,
-        splits={
-            split: (end - len(rows[split]), end)
-            for split, end in zip(SPLITS, ends, strict=True)
-            if rows[split]
-        },
+        splits=split_ranges({split: len(rows[split]) for split in SPLITS if rows[split]}),
         files=tuple(image for _, image in ordered),
         labels=np.array([label for label, _ in ordered], np.int64),
         boxes=np.zeros((0, 4), np.float32),
@@ -215,9 +197,8 @@ def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
     """Name the classes that are too small to be in every split."""
     notes = []
     for split in ("minival", "val"):
-        present = {label for label, _ in rows[split]}
-        missing = [repr(name) for label, name in enumerate(class_names) if label not in present]
-        if missing:
+        present = {class_names[label] for label, _ in rows[split]}
+        if missing := [repr(name) for name in class_names if name not in present]:
             count = f"{len(missing)} of {len(class_names)}"
             notes.append(f"no image in {split} for {count} classes: {few(missing)}")
     return tuple(notes)
@@ -235,7 +216,7 @@ def _with_boxes(index: DatasetIndex, annotations: Annotations, root: Path) -> Da
         index,
         boxes=np.concatenate([image.boxes for image in found]),
         box_labels=_box_labels(annotations, index.class_names, stated, image_labels),
-        box_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        box_offsets=offsets(counts),
     )
     cut = [row for row, image in zip(labeled, found, strict=True) if image.cut]
     if not cut:
@@ -259,36 +240,30 @@ def _box_labels(
     known = {box.class_name for boxes in annotations.boxes.values() for box in boxes} - {""}
     if len(known) < 2:
         return image_labels
+    labels = {name: label for label, name in enumerate(class_names)}
     if unknown := sorted(known - set(class_names)):
         raise ValueError(
             f"{annotations.name} has boxes of {few(map(repr, unknown))}, and the folder's classes "
-            f"are {few(map(repr, class_names))}; leave other boxes out of the file, or their class"
+            f"are {few(map(repr, labels))}; leave other boxes out of the file, or their class"
         )
-    labels = {name: label for label, name in enumerate(class_names)}
     pairs = zip(stated, image_labels.tolist(), strict=True)
     return np.array([labels.get(name, label) for name, label in pairs], np.int64)
 
 
 def _split_folders(root: Path) -> tuple[str, ...]:
     """Return which of train/, val/ and test/ exist; none if FOLDER holds the class folders."""
+    where = repr(str(root))
     if (root / "wnids.txt").is_file():
-        raise ValueError(
-            f"{str(root)!r} looks like Tiny ImageNet; "
-            "use: tinysight data get tiny-imagenet --source FOLDER"
-        )
+        command = "tinysight data get tiny-imagenet --source FOLDER"
+        raise ValueError(f"{where} looks like Tiny ImageNet; use: {command}")
     folders = [entry.name for entry in _visible(root) if entry.is_dir()]
     if "train" in folders and any(entry.is_dir() for entry in _visible(root / "train")):
         if unknown := [repr(name) for name in folders if name not in ("train", "val", "test")]:
-            raise ValueError(
-                f"next to train/ there is {few(unknown)} in {str(root)!r}; {LAYOUT}, "
-                "and perhaps test/"
-            )
+            raise ValueError(f"next to train/ there is {few(unknown)} in {where}; {LAYOUT}")
         return tuple(split for split in SPLITS if split in folders)
     if folders and {name.lower() for name in folders} <= _SPLIT_LIKE:
-        raise ValueError(
-            f"{str(root)!r} has {few(map(repr, folders))} but no class folder in train/; {LAYOUT}, "
-            "with exactly these names"
-        )
+        found = few(map(repr, folders))
+        raise ValueError(f"{where} has {found} but no class folder in train/; {LAYOUT}")
     return ()
 
 
@@ -308,14 +283,11 @@ def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes
         if (other := spelled.setdefault(class_name.lower(), entry.name)) != entry.name:
             raise ValueError(
                 f"the class folders {other!r} and {entry.name!r} in {where!r} differ only by case "
-                "or in how accents are encoded, and would be one folder on other systems; "
-                "rename or merge one"
+                "or in how accents are encoded, and are one on other systems; rename one"
             )
         classes[class_name] = _images_below(root, f"{inside}/{entry.name}".lstrip("/"))
     if empty := [repr(name) for name, images in classes.items() if not images and not allow_empty]:
-        raise ValueError(
-            f"no image in the class folder {few(empty)} of {where!r}; fill or remove it"
-        )
+        raise ValueError(f"no image in the class folder {few(empty)} of {where!r}; fill or remove")
     return classes
 
 
@@ -336,10 +308,8 @@ def _check_known(split: str, classes: Classes, train: Classes) -> None:
             near = difflib.get_close_matches(name, train, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             where = "; put test images without a label into test/ itself" if split == "test" else ""
-            raise ValueError(
-                f"{split}/{name} is not a class of train/{hint}; "
-                f"classes need images in train/{where}"
-            )
+            what = f"{split}/{name} is not a class of train/{hint}"
+            raise ValueError(f"{what}; classes need images in train/{where}")
 
 
 def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]:
@@ -352,9 +322,7 @@ def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]
         stat = (root / here).stat()
         identity = stat.st_dev, stat.st_ino
         if identity in above:
-            raise ValueError(
-                f"{str(root / here)!r} is a link to a folder that contains it; remove it"
-            )
+            raise ValueError(f"{str(root / here)!r} is a link to a folder that contains it")
         for entry in _visible(root / here):
             path = f"{here}/{entry.name}"
             if entry.is_dir():
@@ -374,20 +342,16 @@ def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder's entries by name, without hidden ones; names that break output are errors."""
+    found = []
     with os.scandir(folder) as entries:
-        found = [
-            entry
-            for entry in entries
-            if entry.name[0] != "." and entry.name.lower() not in _SYSTEM_FILES
-        ]
-    for entry in found:
-        if not entry.name.isprintable() and any(
-            unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in entry.name
-        ):
-            raise ValueError(
-                f"the name {entry.name!r} in {str(folder)!r} has a line break, another control "
-                "character or bytes that are not UTF-8; rename it"
-            )
+        for entry in entries:
+            name = entry.name
+            if name[0] == "." or name.lower() in _SYSTEM_FILES:
+                continue
+            if not name.isprintable() and {"Cc", "Cs", "Zl", "Zp"} & set(map(category, name)):
+                what = "a line break, another control character or bytes that are not UTF-8"
+                raise ValueError(f"the name {name!r} in {str(folder)!r} has {what}; rename it")
+            found.append(entry)
     return sorted(found, key=lambda entry: entry.name)
 
 

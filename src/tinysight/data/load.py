@@ -77,14 +77,9 @@ def _view(name: str, home: Path, progress: Progress | None) -> Dataset | None:
     base = None if found is None else _base(name, found["base"], home, progress)
     if found is None or base is None:
         return None
-    number = found["number"]
-    return one_class(
-        base,
-        found["class_name"],
-        fold=int(found["fold"] or 0),
-        negatives=None if number is None else int(number),
-        name=name,
-    )
+    fold, number = int(found["fold"] or 0), found["number"]
+    negatives = None if number is None else int(number)
+    return one_class(base, found["class_name"], fold=fold, negatives=negatives, name=name)
 
 
 def _base(view: str, name: str, home: Path, progress: Progress | None) -> Dataset | None:
@@ -92,10 +87,7 @@ def _base(view: str, name: str, home: Path, progress: Progress | None) -> Datase
     if name in list_datasets(home) or _SHAPES.fullmatch(name):
         return load_dataset(name, home=home, progress=progress)
     if name == "tiny-imagenet":
-        raise ValueError(
-            f"{view} is a view of tiny-imagenet, which is not prepared yet; "
-            "use: tinysight data get tiny-imagenet"
-        )
+        raise ValueError(f"{view} needs tiny-imagenet; use: tinysight data get tiny-imagenet")
     return None
 
 
@@ -104,9 +96,7 @@ def _from_folder(
 ) -> Dataset:
     """Open a prepared dataset's folder, or import a folder of images under its own name."""
     if not folder.is_dir():
-        raise ValueError(
-            f"{str(folder)!r} is not a folder; give a dataset's name, or a folder of class folders"
-        )
+        raise ValueError(f"{str(folder)!r} is not a folder; expected a name, or class folders")
     if (folder / "manifest.json").is_file():
         return open_dataset(folder, home=home)
     root = folder.resolve()

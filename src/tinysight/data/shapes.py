@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.dataset import SPLITS, DatasetIndex
+from tinysight.data.dataset import SPLITS, DatasetIndex, offsets, split_ranges
 from tinysight.data.drawing import CLASS_NAMES, NATURAL_SIZE, Scene, boxes, draw, plan
 
 VERSION = 2  # of the drawing: part of the fingerprint
@@ -44,21 +44,14 @@ class Shapes:
             if count < 0:
                 raise ValueError(f"num_{split} is {count}; give a number of scenes, 0 or more")
         if not any(self.counts):
-            raise ValueError(
-                "there are no scenes to draw: num_train, num_minival, num_val and num_test are 0"
-            )
+            raise ValueError("there are no scenes to draw: the number of every split is 0")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {self.seed}; give a whole number from 0 to 2**64 - 1")
         if not 32 <= self.image_size <= 512:
-            raise ValueError(
-                f"image_size is {self.image_size}; give 32 to 512 pixels, so that textures differ"
-            )
-        fewest, most = self.objects
-        if not 1 <= fewest <= most <= MAX_OBJECTS:
-            raise ValueError(
-                f"objects is {self.objects}; give (fewest, most) "
-                f"with 1 <= fewest <= most <= {MAX_OBJECTS}"
-            )
+            raise ValueError(f"image_size is {self.image_size}; give 32 to 512 pixels")
+        if not 1 <= self.objects[0] <= self.objects[1] <= MAX_OBJECTS:
+            allowed = f"1 <= fewest <= most <= {MAX_OBJECTS}"
+            raise ValueError(f"objects is {self.objects}; give (fewest, most) with {allowed}")
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -75,26 +68,22 @@ class Shapes:
     @cached_property
     def index(self) -> DatasetIndex:
         """Plan all scenes, a tenth of a millisecond each; draw none."""
-        ends = np.cumsum(self.counts).tolist()
-        num_labeled = ends[2]
-        scenes = [self.scene(row) for row in range(num_labeled)]
-        counts = np.zeros(ends[3], np.int64)
-        counts[:num_labeled] = [len(scene.objects) for scene in scenes]
-        labels = [scene.label for scene in scenes] + [-1] * self.num_test
+        splits, unlabeled = split_ranges(dict(zip(SPLITS, self.counts, strict=True))), self.num_test
+        scenes = [self.scene(row) for row in range(splits["test"][0])]
         return DatasetIndex(
             image_size=self.image_size,
             class_names=CLASS_NAMES,
             class_ids=CLASS_IDS,
-            splits=dict(zip(SPLITS, zip([0, *ends], ends, strict=False), strict=True)),
+            splits=splits,
             files=tuple(
                 f"{split}/{index:05d}"
-                for split, count in zip(SPLITS, self.counts, strict=True)
-                for index in range(count)
+                for split, (start, stop) in splits.items()
+                for index in range(stop - start)
             ),
-            labels=np.array(labels, np.int64),
+            labels=np.array([*(scene.label for scene in scenes), *[-1] * unlabeled], np.int64),
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *map(boxes, scenes)]),
             box_labels=np.array([one.label for scene in scenes for one in scene.objects], np.int64),
-            box_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            box_offsets=offsets([*(len(scene.objects) for scene in scenes), *[0] * unlabeled]),
             notes=("drawn scenes, not photographs: results here do not carry over to real images",),
         )
 
@@ -107,7 +96,6 @@ class Shapes:
         index = row
         for split, count in zip(SPLITS, self.counts, strict=True):
             if 0 <= index < count:
-                size, objects = self.image_size, self.objects
-                return plan(self.seed, split, index, image_size=size, objects=objects)
+                return plan(self.seed, split, index, self.image_size, self.objects)
             index -= count
         raise IndexError(f"row {row} of {sum(self.counts)} scenes")

@@ -19,7 +19,15 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.dataset import Dataset, DatasetIndex, View, few, make_view
+from tinysight.data.dataset import (
+    Dataset,
+    DatasetIndex,
+    View,
+    few,
+    make_view,
+    offsets,
+    split_ranges,
+)
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,26 +53,21 @@ def find_class(dataset: Dataset, name: str) -> int:
         if len(same) == 1:
             return same[0]
         if same:
-            raise ValueError(
-                f"{name!r} can be several classes of {dataset.name}: "
-                f"{few(repr(names[index]) for index in same)}; write one of them in full"
-            )
+            found = few(repr(names[index]) for index in same)
+            what = f"{name!r} can be several classes of {dataset.name}: {found}"
+            raise ValueError(f"{what}; write one of them in full")
     lower = {one.lower(): one for one in dataset.class_names}
     close = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = (
-        f"did you mean {lower[close[0]]!r}?"
-        if close
-        else f"there are {few(map(repr, dataset.class_names))}"
-    )
+    hint = f"there are {few(map(repr, dataset.class_names))}"
+    if close:
+        hint = f"did you mean {lower[close[0]]!r}?"
     raise ValueError(f"{dataset.name} has no class {name!r}; {hint}")
 
 
 def subset_name(dataset: str, class_slug: str, fold: int, negatives: int | None) -> str:
     """Name a one-class view: dataset.class, then .foldK and .negativesN if not the default."""
-    parts = [dataset, class_slug]
-    parts += [f"fold{fold}"] if fold else []
-    parts += [] if negatives is None else [f"negatives{negatives}"]
-    return ".".join(parts)
+    number = "" if negatives is None else f".negatives{negatives}"
+    return f"{dataset}.{class_slug}{f'.fold{fold}' * (fold > 0)}{number}"
 
 
 def class_slug(dataset: Dataset, label: int, given: str) -> str:
@@ -96,9 +99,8 @@ def bundled_folds() -> dict[str, int]:
 
 def has_class(dataset: Dataset, label: int) -> npt.NDArray[np.bool_]:
     """Mark the rows (N,) that have a box of a class, whatever else is in them."""
-    counts = np.concatenate([[0], np.cumsum(dataset.box_labels == label)])
     marked: npt.NDArray[np.bool_] = (
-        counts[dataset.box_offsets[1:]] > counts[dataset.box_offsets[:-1]]
+        np.diff(offsets(dataset.box_labels == label)[dataset.box_offsets]) > 0
     )
     return marked
 
@@ -130,77 +132,54 @@ def one_class(
     them. Only the class's boxes are kept. Raises ValueError: the class has fewer than two images
     per fold, or no boxes; numbers out of range.
     """
-    label = find_class(dataset, class_name)
-    _check_numbers(fold, folds, negatives)
+    label, ids = find_class(dataset, class_name), dataset.class_ids
+    if folds < 2 or not 0 <= fold < folds:
+        allowed = f"give two folds or more, and a fold from 0 to {folds - 1}"
+        raise ValueError(f"fold is {fold} of {folds}; {allowed}")
+    if negatives is not None and negatives < 0:
+        raise ValueError(f"negatives is {negatives}; give a number of images, 0 or more")
     holds = has_class(dataset, label)
-    positives = _positives(dataset, label, holds, folds)
-    rows, others = _choose_rows(dataset, label, holds, positives, fold, folds, negatives)
+    labeled = _rows(dataset, "train", "minival")
+    labeled = labeled[dataset.labels[labeled] == label]
+    positives = labeled[holds[labeled]]
+    _check_positives(f"{dataset.class_names[label]} of {dataset.name}", labeled, positives, folds)
+    number = len(positives) if negatives is None else negatives
+    others = _other_classes(dataset, label) if number else []
+    rows = _choose_rows(dataset, label, holds, positives, others, fold, folds, number)
     chosen = np.concatenate(list(rows.values()))
-    ends = np.cumsum([len(part) for part in rows.values()]).tolist()
     boxes, box_offsets = _boxes_of_class(dataset, label, chosen)
-    labeled = dataset.labels[_rows(dataset, "train", "minival")] == label
-    missing = int(labeled.sum()) - len(positives)
+    missing = len(labeled) - len(positives)
     notes = [f"{missing} images of the class have no box and were left out"] if missing else []
-    names, ids = class_list(dataset, label)
+    class_names, class_ids = class_list(dataset, label)
+    extra = {"class": ids[label], "fold": fold, "folds": folds}
     index = DatasetIndex(
         image_size=dataset.image_size,
-        class_names=names,
-        class_ids=ids,
-        splits={
-            split: (end - len(part), end)
-            for (split, part), end in zip(rows.items(), ends, strict=True)
-        },
+        class_names=class_names,
+        class_ids=class_ids,
+        splits=split_ranges({split: len(part) for split, part in rows.items()}),
         files=tuple(dataset.files[row] for row in chosen),
         labels=np.where(holds[chosen], 0, 1).astype(np.int64),
         boxes=boxes,
         box_labels=np.zeros(len(boxes), np.int64),
         box_offsets=box_offsets,
         notes=(*notes, f"a model trained on all of {dataset.name} has seen this minival"),
-        extra={
-            "class": dataset.class_ids[label],
-            "fold": fold,
-            "folds": folds,
-            "others": [dataset.class_ids[other] for other in others],
-        },
+        extra=extra | {"others": [ids[other] for other in others]},
     )
     if name is None:
         name = subset_name(dataset.name, class_slug(dataset, label, class_name), fold, negatives)
-    number = "as-many" if negatives is None else negatives
-    return make_view(
-        name,
-        View(dataset, index, _Rows(dataset, tuple(chosen.tolist()))),
-        kind="one-class",
-        parameters=f"{VERSION}-{dataset.class_ids[label]}-fold{fold}of{folds}-negatives-{number}"
-        f"-of{NUM_OTHERS}-seed{SEED}",
-    )
+    parameters = f"{VERSION}-{ids[label]}-fold{fold}of{folds}"
+    parameters += f"-negatives-{'as-many' if negatives is None else negatives}"
+    parameters += f"-of{NUM_OTHERS}-seed{SEED}"
+    view = View(dataset, index, _Rows(dataset, tuple(chosen.tolist())))
+    return make_view(name, view, kind="one-class", parameters=parameters)
 
 
-def _check_numbers(fold: int, folds: int, negatives: int | None) -> None:
-    if folds < 2 or not 0 <= fold < folds:
-        raise ValueError(
-            f"fold is {fold} of {folds}; give two folds or more, and a fold from 0 to {folds - 1}"
-        )
-    if negatives is not None and negatives < 0:
-        raise ValueError(f"negatives is {negatives}; give a number of images, 0 or more")
-
-
-def _positives(dataset: Dataset, label: int, holds: npt.NDArray[np.bool_], folds: int) -> Ints:
-    """Return the train and minival rows of a class that have a box of it."""
-    title = f"{dataset.class_names[label]} of {dataset.name}"
-    rows = _rows(dataset, "train", "minival")
-    labeled = rows[dataset.labels[rows] == label]
-    positives: Ints = labeled[holds[labeled]]
+def _check_positives(title: str, labeled: Ints, positives: Ints, folds: int) -> None:
     if len(labeled) and not len(positives):
-        raise ValueError(
-            f"{title} has no boxes; a localizer needs a dataset with boxes, "
-            "such as tiny-imagenet or shapes"
-        )
+        raise ValueError(f"{title} has no boxes; a localizer needs some, as tiny-imagenet has")
     if len(positives) < 2 * folds:
-        raise ValueError(
-            f"{title} has {len(positives)} images with boxes to choose from, "
-            f"{folds} folds need {2 * folds}"
-        )
-    return positives
+        found = f"{title} has {len(positives)} images with boxes to choose from"
+        raise ValueError(f"{found}, {folds} folds need {2 * folds}")
 
 
 def _choose_rows(
@@ -208,14 +187,13 @@ def _choose_rows(
     label: int,
     holds: npt.NDArray[np.bool_],
     positives: Ints,
+    others: list[int],
     fold: int,
     folds: int,
-    num_negatives: int | None,
-) -> tuple[dict[str, Ints], list[int]]:
-    """Return the rows of each split, and the classes of the negatives."""
+    number: int,
+) -> dict[str, Ints]:
+    """Return the rows of each split; `number` negatives of the classes `others`."""
     positive_folds = assign_folds([dataset.files[row] for row in positives], folds=folds)
-    number = len(positives) if num_negatives is None else num_negatives
-    others = _other_classes(dataset, label) if number else []
     candidates = _rows(dataset, "train", "minival")
     candidates = candidates[~holds[candidates]]
     negatives, negative_folds = _negatives(dataset, others, candidates, number, folds)
@@ -227,7 +205,7 @@ def _choose_rows(
         "minival": [positives[positive_folds == fold], negatives[negative_folds == fold]],
         "val": [val[is_positive], val[is_negative]],
     }
-    return {split: np.concatenate(parts) for split, parts in rows.items()}, others
+    return {split: np.concatenate(parts) for split, parts in rows.items()}
 
 
 def _other_classes(dataset: Dataset, label: int) -> list[int]:
@@ -261,12 +239,10 @@ def _boxes_of_class(
     dataset: Dataset, label: int, rows: Ints
 ) -> tuple[npt.NDArray[np.float32], Ints]:
     """Collect the boxes (M, 4) of a class in rows (n,), with their offsets (n + 1,)."""
-    offsets = dataset.box_offsets
-    labels = [dataset.box_labels[offsets[row] : offsets[row + 1]] for row in rows]
-    found = [dataset.boxes_of(row)[own == label] for row, own in zip(rows, labels, strict=True)]
-    counts = np.cumsum([len(boxes) for boxes in found])
+    spans = [slice(*dataset.box_offsets[row : row + 2]) for row in rows]
+    found = [dataset.boxes[span][dataset.box_labels[span] == label] for span in spans]
     boxes = np.concatenate([*found, np.zeros((0, 4), np.float32)])
-    return boxes, np.concatenate([[0], counts]).astype(np.int64)
+    return boxes, offsets([len(boxes) for boxes in found])
 
 
 def _rows(dataset: Dataset, *splits: str) -> Ints:

@@ -16,7 +16,8 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,14 +31,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinysight.data.archive import Archive
-from tinysight.data.build import OnUnreadable, build
+from tinysight.data.build import build
 from tinysight.data.dataset import (
     Dataset,
     DatasetIndex,
     Progress,
     list_datasets,
+    offsets,
     open_dataset,
     source_fingerprint,
+    split_ranges,
 )
 from tinysight.data.download import download
 
@@ -72,17 +75,15 @@ def prepare(
     source: str | Path | None = None,
     *,
     home: Path,
-    workers: int | None = None,
-    on_unreadable: OnUnreadable = "stop",
-    progress: Progress | None = None,
     download_progress: Progress | None = None,
     replace: bool = False,
     expect: Counts = PUBLISHED,
+    **options: Any,
 ) -> Dataset:
     """Build Tiny ImageNet from an address, a .zip, its folder, or (None) `URL`.
 
     Without a source, an existing dataset is opened as it is. An address is downloaded into
-    `<home>/.downloads` and kept there; `progress` counts images, `download_progress` bytes.
+    `<home>/.downloads` and kept there; `download_progress` counts bytes. `options` are `build`'s.
     """
     if source is None and NAME in list_datasets(home) and not replace:
         try:
@@ -90,18 +91,8 @@ def prepare(
         except ValueError as error:
             logger.warning("%s: preparing it", error)
     url = URL if source is None else str(source) if "://" in str(source) else None
-    if url is None:
-        path = Path(str(source)).expanduser()
-    else:
-        path = _fetch(url, home, download_progress)
-    return build(
-        TinyImageNet(path, expect, url),
-        home=home,
-        workers=workers,
-        on_unreadable=on_unreadable,
-        progress=progress,
-        replace=replace,
-    )
+    path = _fetch(url, home, download_progress) if url else Path(str(source)).expanduser()
+    return build(TinyImageNet(path, expect, url), home=home, replace=replace, **options)
 
 
 def _fetch(url: str, home: Path, progress: Progress | None) -> Path:
@@ -113,13 +104,8 @@ def _fetch(url: str, home: Path, progress: Progress | None) -> Path:
     target = home / ".downloads" / file
     if not target.exists():
         logger.info("downloading %s to %s", url, target)
-    download(
-        url,
-        target,
-        size=ARCHIVE_BYTES if published else None,
-        sha256=ARCHIVE_SHA256 if published else None,
-        progress=progress,
-    )
+    size, sha256 = (ARCHIVE_BYTES, ARCHIVE_SHA256) if published else (None, None)
+    download(url, target, size=size, sha256=sha256, progress=progress)
     return target
 
 
@@ -145,16 +131,13 @@ class TinyImageNet:
         """The archive, or the folder that holds wnids.txt; absolute."""
         path = self.path
         if not path.exists():
-            raise ValueError(
-                f"{path} does not exist; expected a .zip, its unpacked folder, or an address"
-            )
+            expected = "a .zip, its unpacked folder, or an address"
+            raise ValueError(f"{path} does not exist; expected {expected}")
         if path.is_dir():
             if not (path / "wnids.txt").exists() and (path / FOLDER).is_dir():
                 path = path / FOLDER
             if not (path / "wnids.txt").exists():
-                raise ValueError(
-                    f"{path} has no wnids.txt; expected the folder {FOLDER} or one of its layout"
-                )
+                raise ValueError(f"{path} has no wnids.txt; expected the folder {FOLDER}")
         return path.absolute()
 
     @cached_property
@@ -209,9 +192,7 @@ class _Files(Protocol):
 class _FolderFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
-        names: list[str] = []
-        _add_names(names, os.fspath(path), "", depth=3)  # train/<wnid>/images
-        self.names = tuple(names)
+        self.names = tuple(_names_below(os.fspath(path), "", depth=3))  # train/<wnid>/images
         self._prefix = f"{path}{os.sep}"
 
     def read(self, name: str) -> bytes:
@@ -225,14 +206,14 @@ class _FolderFiles:
             os.close(descriptor)
 
 
-def _add_names(names: list[str], folder: str, prefix: str, depth: int) -> None:
+def _names_below(folder: str, prefix: str, depth: int) -> Iterator[str]:
     """List the files of a folder and of its folders, `depth` deep, so that link loops end."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_file():  # not a pipe or socket: reading one would wait forever
-                names.append(prefix + entry.name)
+                yield prefix + entry.name
             elif depth and entry.is_dir():
-                _add_names(names, entry.path, f"{prefix}{entry.name}/", depth - 1)
+                yield from _names_below(entry.path, f"{prefix}{entry.name}/", depth - 1)
 
 
 class _ArchiveFiles:
@@ -241,10 +222,8 @@ class _ArchiveFiles:
         self._archive = Archive(path)
         names = self._archive.names
         tops = [name.removesuffix("wnids.txt") for name in names if name.endswith("wnids.txt")]
-        self._prefix = min(tops, key=len, default="")
-        self.names = tuple(
-            name[len(self._prefix) :] for name in names if name.startswith(self._prefix)
-        )
+        self._prefix = top = min(tops, key=len, default="")
+        self.names = tuple(name.removeprefix(top) for name in names if name.startswith(top))
 
     def read(self, name: str) -> bytes:
         return self._archive.read(self._prefix + name)
@@ -281,12 +260,9 @@ class _Reader:
             if folder.startswith("train/") and folder.split("/")[1] not in wnids:
                 raise self.fault(folder, "a folder", "only the classes of wnids.txt")
         rows["val"] = self.rows_of_val(wnids)
-        rows["test"] = [
-            _Row(f"test/images/{image}")
-            for image in self.images("test/images", "test_{}.JPEG", self.expect.test)
-        ]
+        test = self.images("test/images", "test_{}.JPEG", self.expect.test)
+        rows["test"] = [_Row(f"test/images/{image}") for image in test]
         ordered = [row for split in rows.values() for row in split]
-        ends = np.cumsum([len(split) for split in rows.values()]).tolist()
         labels = np.array([row.label for row in ordered], np.int64)
         boxes = np.array([row.box for row in ordered if row.box], np.float32).reshape(-1, 4)
         boxes[:, 2:] += 1  # inclusive -> half-open
@@ -294,12 +270,12 @@ class _Reader:
             image_size=IMAGE_SIZE,
             class_names=name_classes(words),
             class_ids=wnids,
-            splits=dict(zip(rows, zip([0, *ends], ends, strict=False), strict=True)),
+            splits=split_ranges({split: len(part) for split, part in rows.items()}),
             files=tuple(row.file for row in ordered),
             labels=labels,
             boxes=boxes,
             box_labels=labels[labels >= 0],
-            box_offsets=np.concatenate([[0], np.cumsum(labels >= 0)]).astype(np.int64),
+            box_offsets=offsets(labels >= 0),
             extra={"words": words},
         )
 
@@ -325,10 +301,11 @@ class _Reader:
         for wnid in wnids:
             if not re.fullmatch(r"n\d{8}", wnid, re.ASCII):
                 raise self.fault("wnids.txt", repr(wnid), "lines like n01443537")
-        count = self.expect.classes
-        if len(set(wnids)) != count or len(wnids) != count:
-            found = f"{len(set(wnids))} different wnids"
-            raise self.fault("wnids.txt", found, f"{count}, each once")
+        count, different = self.expect.classes, set(wnids)
+        if not len(different) == len(wnids) == count:
+            raise self.fault(
+                "wnids.txt", f"{len(different)} different wnids", f"{count}, each once"
+            )
         return tuple(sorted(wnids))
 
     def words(self, wnids: tuple[str, ...]) -> dict[str, str]:
@@ -406,9 +383,9 @@ def name_classes(words: dict[str, str]) -> tuple[str, ...]:
     return tuple(names.values())
 
 
-def _sharing(names: dict[str, str]) -> Iterable[str]:
-    taken = list(names.values())
-    return [wnid for wnid, name in names.items() if taken.count(name) > 1]
+def _sharing(names: dict[str, str]) -> list[str]:
+    taken = Counter(names.values())
+    return [wnid for wnid, name in names.items() if taken[name] > 1]
 
 
 def decode_image(content: bytes, *, fast: bool = False) -> npt.NDArray[np.uint8]:
@@ -429,9 +406,7 @@ def decode_image(content: bytes, *, fast: bool = False) -> npt.NDArray[np.uint8]
     try:
         with Image.open(BytesIO(content), formats=["JPEG"]) as image:
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):  # before a pixel is decoded
-                raise ValueError(
-                    f"{image.width}x{image.height} pixels, expected {IMAGE_SIZE}x{IMAGE_SIZE}"
-                )
+                raise ValueError(f"{image.width}x{image.height} pixels, expected 64x64")
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable JPEG ({error})") from None

@@ -42,30 +42,22 @@ class Study:
     reference: str = ""  # a member's label; "": the first
 
     def __post_init__(self) -> None:
+        title, labels = f"study {self.name}", [member.label for member in self.members]
+        slugs, known = {member.slug for member in self.members}, ", ".join(map(repr, labels))
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
-            raise ValueError(
-                f"the study's name is {self.name!r}; use lower-case letters, digits and hyphens"
-            )
-        labels = [member.label for member in self.members]
-        slugs = [member.slug for member in self.members]
+            raise ValueError(f"the study's name is {self.name!r}; use a-z, digits and hyphens")
         if len(labels) < 2:
-            raise ValueError(f"study {self.name} has {len(labels)} members; compare 2 or more")
-        if "" in slugs or len(set(slugs)) < len(slugs):
-            raise ValueError(
-                f"study {self.name} has the labels {', '.join(map(repr, labels))}; "
-                "give each member a label of its own, with letters or digits"
-            )
+            raise ValueError(f"{title} has {len(labels)} members; compare 2 or more")
+        if "" in slugs or len(slugs) < len(labels):
+            rule = "give each member a label of its own, with letters or digits"
+            raise ValueError(f"{title} has the labels {known}; {rule}")
         if self.reference and self.reference not in labels:
-            raise ValueError(
-                f"study {self.name} has the reference {self.reference!r}; "
-                f"expected a member's label: {', '.join(labels)}"
-            )
+            found = f"{title} has the reference {self.reference!r}"
+            raise ValueError(f"{found}; expected a member's label: {known}")
         for member in self.members:
             if member.published is not None and not 0 <= member.published <= 1:
-                raise ValueError(
-                    f"{member.label}: published is {member.published}; "
-                    "give the error as a share, 0 to 1"
-                )
+                found = f"{member.label}: published is {member.published}"
+                raise ValueError(f"{found}; give the error as a share, 0 to 1")
 
     @property
     def compared_with(self) -> str:
@@ -110,37 +102,35 @@ def _networks(training: str) -> tuple[Member, ...]:
 
 def depth() -> Study:
     """Compare 10 layers with 18, and 18 wide ones with 18 narrow ones."""
+    wide, narrow = "64 to 512 filters", "16 to 128 filters"
     base = recipe("resnet18-report")
-    narrow = ModelConfig(name="resnet", options={"n": 2, "filters": (16, 32, 64, 128)})
+    model = ModelConfig(name="resnet", options={"n": 2, "filters": (16, 32, 64, 128)})
     return Study(
         name="depth",
         question="Do more layers help, or more filters?",
         source="Wu et al. 2017, section 4.4, Fig. 11: 10 layers equal 18 and learn faster, "
         "few filters fall behind",
         members=(
-            Member(label="10 layers, 64 to 512 filters", config=recipe("resnet10-report")),
-            Member(label="18 layers, 64 to 512 filters", config=base),
-            Member(label="18 layers, 16 to 128 filters", config=replace(base, model=narrow)),
+            Member(label=f"10 layers, {wide}", config=recipe("resnet10-report")),
+            Member(label=f"18 layers, {wide}", config=base),
+            Member(label=f"18 layers, {narrow}", config=replace(base, model=model)),
         ),
-        reference="18 layers, 64 to 512 filters",
+        reference=f"18 layers, {wide}",
     )
 
 
 def initialization() -> Study:
     """Compare the report's two initializations of the 18-layer ResNet."""
     base = recipe("resnet18-report")
-
-    def initialized(init: str) -> Config:
-        return replace(base, model=replace(base.model, init=init))
-
+    labels = {"Xavier": "xavier", "variance scaling": "variance_scaling"}
     return Study(
         name="initialization",
         question="Does the initialization matter?",
         source="Wu et al. 2017, section 4.5, Fig. 12: alike until the learning rate first falls, "
         "then variance scaling",
-        members=(
-            Member(label="Xavier", config=initialized("xavier")),
-            Member(label="variance scaling", config=initialized("variance_scaling")),
+        members=tuple(
+            Member(label=label, config=replace(base, model=replace(base.model, init=init)))
+            for label, init in labels.items()
         ),
         reference="variance scaling",
     )
@@ -180,29 +170,17 @@ def _decays(name: str, published: dict[float, float | None]) -> tuple[Member, ..
     )
 
 
-STUDIES: dict[str, Callable[[], Study]] = {
-    "models": models,
-    "models-modern": models_modern,
-    "depth": depth,
-    "initialization": initialization,
-    "weight-decay": weight_decay,
-    "weight-decay-modern": weight_decay_modern,
-}
+_ALL = (models, models_modern, depth, initialization, weight_decay, weight_decay_modern)
+STUDIES: dict[str, Callable[[], Study]] = {make.__name__.replace("_", "-"): make for make in _ALL}
 
 
 def study(name: str) -> Study:
-    """Return the study of that name, or the one that `study()` in a Python file returns.
-
-    Raises:
-        ValueError: there is none (the nearest name is given), or the file has no such function.
-    """
+    """Return the study of that name, or the one that `study()` in a Python file returns."""
     if name in STUDIES:
         return STUDIES[name]()
     if name.endswith(".py"):
         return _from_file(Path(name))
-    raise ValueError(
-        f"no study is named {name!r}; {suggest(name, STUDIES)} (or give your own .py file)"
-    )
+    raise ValueError(f"no study is named {name!r}; {suggest(name, STUDIES)} (or give a .py file)")
 
 
 def _from_file(path: Path) -> Study:
@@ -221,8 +199,6 @@ def _from_file(path: Path) -> Study:
     make = getattr(module, "study", None)
     made = make() if callable(make) else None
     if not isinstance(made, Study):
-        raise ValueError(
-            f"{path} has no function study() that returns a tinysight.study.definitions.Study; "
-            "see docs/studies.md"
-        )
+        expected = "a tinysight.study.definitions.Study; see docs/studies.md"
+        raise ValueError(f"{path} has no function study() that returns {expected}")
     return made

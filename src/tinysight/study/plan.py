@@ -36,7 +36,7 @@ _OPTIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Job:
     """One training of a study: a member with a seed, in a folder of its own."""
 
@@ -55,10 +55,8 @@ class Job:
         base = replace(base, data=replace(base.data, name=self.config.data.name))
         where = ["--data-dir", str(home.absolute())] if home else []
         named = ["--data", self.config.data.name, "--name", str(self.folder.absolute()), "--resume"]
-        return [
-            *("train", self.config.recipe, *named, *where),
-            *configs.difference(self.config, base),
-        ]
+        changes = configs.difference(self.config, base)
+        return ["train", self.config.recipe, *named, *where, *changes]
 
 
 def plan(
@@ -98,12 +96,10 @@ def plan(
     for seed in range(seeds):
         for member in study.members:
             config = _shortened(member.config, epochs)
-            shared = replace(config.data, name=data, fraction=subset or config.data.fraction)
-            config = configs.override(replace(config, data=shared), dict(changes))
-            config = replace(config, train=replace(config.train, seed=seed))
-            config = _as_commanded(config, member.label)
-            folder_name = f"{member.slug}-seed{seed}"
-            jobs.append(Job(member=member, config=config, folder=folder / folder_name))
+            shared: dict[str, Any] = {"data.name": data, "train.seed": seed}
+            shared["data.fraction"] = subset or config.data.fraction
+            config = _as_commanded(configs.override(config, shared | changes), member.label)
+            jobs.append(Job(member, config, folder / f"{member.slug}-seed{seed}"))
     _check_all_differ(jobs[: len(study.members)])
     return jobs
 
@@ -112,25 +108,18 @@ def _shortened(config: Config, epochs: int | None) -> Config:
     if epochs is None:
         return config
     warmup = config.schedule.warmup * epochs / config.train.epochs
-    return replace(
-        config,
-        schedule=replace(config.schedule, warmup=warmup),
-        train=replace(config.train, epochs=epochs),
-    )
+    return configs.override(config, {"schedule.warmup": warmup, "train.epochs": epochs})
 
 
 def _as_commanded(config: Config, label: str) -> Config:
     """Return `config` as its command line will give it; raise ValueError where that cannot be."""
     if config.data.monitor == "none":
-        raise ValueError(
-            f"{label}: data.monitor is none, so there is no error to compare; leave it at minival"
-        )
+        raise ValueError(f"{label}: data.monitor is none, so no error to compare; use minival")
     try:
         base = recipe(config.recipe)
     except ValueError as error:
-        raise ValueError(
-            f"{label}: {error}; make it from a named recipe: replace(recipe('quickstart'), ...)"
-        ) from None
+        how = "make it from a named recipe: replace(recipe('quickstart'), ...)"
+        raise ValueError(f"{label}: {error}; {how}") from None
     settings = configs.difference(config, base)
     return configs.override(base, dict(configs.parse_assignments(settings)))
 
@@ -140,10 +129,8 @@ def _check_all_differ(jobs: Sequence[Job]) -> None:
     for job in jobs:
         key = repr(replace(job.config, recipe=""))
         if key in seen:
-            raise ValueError(
-                f"{seen[key]!r} and {job.member.label!r} have the same settings; "
-                "leave out the setting that makes them equal"
-            )
+            both = f"{seen[key]!r} and {job.member.label!r}"
+            raise ValueError(f"{both} have the same settings; leave out what makes them equal")
         seen[key] = job.member.label
 
 
@@ -160,10 +147,8 @@ def check(jobs: Sequence[Job], dataset: Dataset) -> None:
         if differing := run.mismatch(job.config):
             raise ValueError(f"{differing}; choose another --name")
         if run.data_digest != dataset.digest:
-            raise ValueError(
-                f"{job.folder} was trained on other data of the name {dataset.name}; "
-                "choose another --name"
-            )
+            what = f"{job.folder} was trained on other data of the name {dataset.name}"
+            raise ValueError(f"{what}; choose another --name")
 
 
 def train_members(
@@ -224,20 +209,19 @@ def write_plan(study: Study, jobs: Sequence[Job], dataset: Dataset, *, command: 
     members: list[dict[str, Any]] = []
     for member in study.members:
         own = [job for job in jobs if job.member.label == member.label]
-        config = own[0].config
-        members.append(
-            {
-                "label": member.label,
-                "published": member.published,
-                "parameters": models.num_parameters(
-                    config.model.name, len(dataset.class_names), config.model.options
-                ),
-                "num_train": len(training_rows(config, dataset, DistributedContext())),
-                "recipe": config.recipe,
-                "runs": [job.folder.name for job in own],
-                "keep_weights": config.train.keep_weights,
-            }
-        )
+        config, model = own[0].config, own[0].config.model
+        described = {
+            "label": member.label,
+            "published": member.published,
+            "parameters": models.num_parameters(
+                model.name, len(dataset.class_names), model.options
+            ),
+            "num_train": len(training_rows(config, dataset, DistributedContext())),
+            "recipe": config.recipe,
+            "runs": [job.folder.name for job in own],
+            "keep_weights": config.train.keep_weights,
+        }
+        members.append(described)
     rows = dataset.rows(jobs[0].config.data.monitor)
     content = {
         "format": 1,

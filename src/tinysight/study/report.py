@@ -21,6 +21,7 @@ from tinysight.ops.metrics import wilson_interval
 from tinysight.run import duration, read_lines
 
 FIELDS = ("name", "question", "source", "data", "images", "reference", "command")  # of study.json
+COPIED = ("parameters", "num_train", "published")  # from a member of study.json to its Row
 HEADER = (
     *("member", "parameters", "epochs", "runs", "top-1 error, %", "sd", "lowest to highest"),
     *("top-5, %", "published top-1, %", "minus {reference} (95 %)", "time per run"),
@@ -119,11 +120,7 @@ class StudyResults:
 
 
 def report(folder: Path) -> StudyResults:
-    """Write a study's results.json, table.md, table.csv and figure.png into its folder.
-
-    Raises:
-        ValueError: the folder holds no study, or none of its runs is finished yet.
-    """
+    """Write a study's results.json, table.md, table.csv and figure.png into its folder."""
     results = read_results(folder)
     text = json.dumps(results.to_dict(), indent=1) + "\n"
     write_atomic(folder / "results.json", text.encode())
@@ -134,7 +131,7 @@ def report(folder: Path) -> StudyResults:
 
 
 def read_results(folder: Path) -> StudyResults:
-    """Read study.json and the runs it names; raise ValueError as `report` does."""
+    """Read study.json and its runs; raise ValueError if there is none, or no run is finished."""
     path = folder / "study.json"
     try:
         content = json.loads(path.read_bytes())
@@ -150,21 +147,17 @@ def read_results(folder: Path) -> StudyResults:
         reference = finished[content["reference"]]
         rows = tuple(
             Row(
-                label=member["label"],
-                parameters=member["parameters"],
-                num_train=member["num_train"],
-                published=member["published"],
                 num_planned=len(member["runs"]),
                 runs=finished[member["label"]],
                 difference=_difference(finished[member["label"]], reference),
+                **{name: member[name] for name in ("label", *COPIED)},
             )
             for member in members
         )
         fields = {name: content[name] for name in FIELDS}
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{path} is missing or damaged ({error}); `tinysight study` writes it"
-        ) from None
+        what = f"{path} is missing or damaged ({error})"
+        raise ValueError(f"{what}; `tinysight study` writes it") from None
     if not any(row.runs for row in rows):
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
     return StudyResults(rows=rows, **fields)
@@ -192,9 +185,8 @@ def _difference(runs: dict[int, FinishedRun], reference: dict[int, FinishedRun])
     both = sorted(runs.keys() & reference.keys())
     if runs is reference or not both:
         return None
-    return paired(
-        [runs[seed].top1_error for seed in both], [reference[seed].top1_error for seed in both]
-    )
+    own, others = ([each[seed].top1_error for seed in both] for each in (runs, reference))
+    return paired(own, others)
 
 
 def _verdict(row: Row, reference: Row, images: int) -> str:
