@@ -176,7 +176,7 @@ def one_class(
 
 def _check_positives(title: str, labeled: Ints, positives: Ints, folds: int) -> None:
     if len(labeled) and not len(positives):
-        raise ValueError(f"{title} has no boxes; a localizer needs some, as tiny-imagenet has")
+        raise ValueError(f"{title} has no boxes; a localizer needs a dataset with boxes")
     if len(positives) < 2 * folds:
         found = f"{title} has {len(positives)} images with boxes to choose from"
         raise ValueError(f"{found}, {folds} folds need {2 * folds}")

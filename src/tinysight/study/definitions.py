@@ -45,7 +45,9 @@ class Study:
         title, labels = f"study {self.name}", [member.label for member in self.members]
         slugs, known = {member.slug for member in self.members}, ", ".join(map(repr, labels))
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
-            raise ValueError(f"the study's name is {self.name!r}; use a-z, digits and hyphens")
+            raise ValueError(
+                f"the study's name is {self.name!r}; use lower-case letters, digits, -"
+            )
         if len(labels) < 2:
             raise ValueError(f"{title} has {len(labels)} members; compare 2 or more")
         if "" in slugs or len(slugs) < len(labels):
