@@ -32,13 +32,13 @@ from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
 from tinysight.run import Run
-from tinysight.train.callbacks import NullReporter
+from tinysight.train.callbacks import Callback
 from tinysight.train.loop import run_loop
 
 BATCH, CROP, SKIPPED = 128, 56, 2
 
 
-class Stopwatch(NullReporter):
+class Stopwatch(Callback):
     """Note when each step ended."""
 
     def __init__(self) -> None:

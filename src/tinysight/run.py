@@ -134,14 +134,8 @@ class Run:
 
     def write(self) -> None:
         """Write run.json."""
-        content = {
-            "format": FORMAT,
-            "config": asdict(self.config),
-            "data_digest": self.data_digest,
-            "machine": self.machine,
-            "versions": self.versions,
-            "command": self.command,
-        }
+        content = {"format": FORMAT, **asdict(self)}
+        del content["folder"]
         write_atomic(self.record_path, json.dumps(content, indent=1).encode())
 
 
@@ -161,8 +155,7 @@ def run_folder(name: str | Path) -> Path:
 def new_folder(config: Config, name: str | Path | None) -> Path:
     """Create the folder of a new run: `name`, or recipe and data with the next free number.
 
-    Raises:
-        ValueError: the folder is not empty.
+    Raises ValueError when the folder is not empty.
     """
     if name is not None:
         folder = run_folder(name)
@@ -224,8 +217,7 @@ def read_run(folder: Path) -> Run:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a missing file is empty, an incomplete last line is left out.
 
-    Raises:
-        ValueError: another line is damaged; file and line are named.
+    Raises ValueError when another line is damaged; file and line are named.
     """
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     read = []

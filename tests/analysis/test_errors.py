@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tinysight.analysis.errors import (
     Pair,
@@ -20,7 +19,6 @@ from tinysight.analysis.errors import (
     reliability,
     suspected_labels,
 )
-from tinysight.ops.metrics import expected_calibration_error
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 PREDICTED = np.array([0, 1, 1, 0, 1, 2, 1, 2])
@@ -61,7 +59,7 @@ def test_pairs_are_ordered_by_mistakes_and_the_larger_direction_is_first() -> No
         Pair(first=1, second=0, forth=3, back=1),
         Pair(first=1, second=2, forth=2, back=0),
     ]
-    assert confused_pairs(confusions, limit=1)[0].total == 4
+    assert len(confused_pairs(confusions, limit=1)) == 1
     assert confused_pairs(np.diag([3, 4])) == []
 
 
@@ -100,17 +98,8 @@ def test_reliability_bins_by_hand() -> None:
     assert bins.counts.tolist() == [2, 3]  # a border belongs to the bin below
     assert bins.confidence.tolist() == pytest.approx([0.45, 2.41 / 3])
     assert bins.accuracy.tolist() == pytest.approx([0.5, 2 / 3])
-    assert bins.error == pytest.approx((0.05 * 2 + (2.41 / 3 - 2 / 3) * 3) / 5)
-
-
-def test_the_calibration_error_equals_that_of_the_evaluation() -> None:
-    rng = np.random.default_rng(0)
-    confidence, correct = rng.uniform(0.05, 1, 3000), rng.uniform(size=3000) < 0.6
-    expected = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
-    assert reliability(confidence, correct).error == pytest.approx(expected, abs=1e-12)
 
 
 def test_empty_bins_have_no_accuracy() -> None:
     bins = reliability(np.array([0.99]), np.array([True]))
     assert bins.counts.sum() == 1 and np.isnan(bins.accuracy[:-1]).all()
-    assert bins.error == pytest.approx(0.01)

@@ -21,7 +21,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.run import Run, read_lines, read_run
 from tinysight.train import checkpoint, loop
-from tinysight.train.callbacks import NullReporter
+from tinysight.train.callbacks import Callback
 from tinysight.train.loop import Interrupted
 from tinysight.train.trainer import Trainer
 
@@ -56,12 +56,12 @@ class Trial:
         config = self.make_config(**changes) if changes else self.config
         return replace(self, folder=self.folder.with_name(name), config=config)
 
-    def go(self, callback: NullReporter | None = None) -> None:
+    def go(self, callback: Callback | None = None) -> None:
         """Train from where the folder stands."""
         self.folder.mkdir(exist_ok=True)
         digest = self.dataset.digest
         run = Run(folder=self.folder, config=self.config, data_digest=digest, machine={})
-        loop.run_loop(run, self.dataset, runtime=CPU, callback=callback or NullReporter())
+        loop.run_loop(run, self.dataset, runtime=CPU, callback=callback or Callback())
 
     def stop_at(self, step: int) -> None:
         with pytest.raises(Interrupted), signalled(step):

@@ -24,7 +24,7 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.predict.weights import load_weights
 from tinysight.train import checkpoint, loop
-from tinysight.train.callbacks import NullReporter
+from tinysight.train.callbacks import Callback
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.loop import Interrupted, NonFinite
 from tinysight.train.setup import channel_statistics, check
@@ -38,7 +38,7 @@ def make_trainer(config: Config, dataset: Dataset) -> Trainer:
     return Trainer(config, dataset, cpu, DistributedContext())
 
 
-class Signals(NullReporter):
+class Signals(Callback):
     """Send signals to this process after its third step."""
 
     def __init__(self, *numbers: int) -> None:
@@ -187,7 +187,7 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
         loop.resume(trial.run, other)
     refused = []
 
-    class Second(NullReporter):
+    class Second(Callback):
         def on_step(self, step: int, values: dict[str, Any] | None) -> None:
             if step == 5:
                 with pytest.raises(ValueError, match=r"another process is training .*/run; wait"):

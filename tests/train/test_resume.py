@@ -15,7 +15,7 @@ import torch
 from tinysight.config import override, parse_assignments
 from tinysight.files import write_atomic
 from tinysight.train import checkpoint, loop
-from tinysight.train.callbacks import NullReporter
+from tinysight.train.callbacks import Callback
 from tinysight.train.log import RunLogger
 from tinysight.train.loop import Interrupted, TimeUp
 from tinysight.train.schedules import LRSchedule
@@ -55,7 +55,7 @@ def test_runs_of_every_kind_resume_bitwise_after_several_stops(settings: str, tr
 
 
 def test_resume_after_a_signal_during_evaluation_is_bitwise_identical(trial: Any) -> None:
-    class Late(NullReporter):
+    class Late(Callback):
         def on_step(self, step: int, values: dict[str, Any] | None) -> None:
             if step == 9:  # the report of an epoch's last step comes right before the evaluation
                 os.kill(os.getpid(), signal.SIGTERM)

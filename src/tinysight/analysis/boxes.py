@@ -50,9 +50,8 @@ def evaluate_boxes(
     detections = detections.to("cpu")
     num = len(detections.boxes)
     if num != len(rows) or (logits is not None and len(logits) != len(rows)):
-        raise ValueError(
-            f"{dataset.name} {split} has {len(rows)} images; there are predictions of {num}"
-        )
+        where = f"{dataset.name} {split}"
+        raise ValueError(f"{where} has {len(rows)} images; there are predictions of {num}")
     gt_boxes = torch.from_numpy(dataset.padded_boxes(rows))
     ious = detection_metrics.top_box_iou(detections, gt_boxes)
     counted = ~ious.isnan()
@@ -124,14 +123,9 @@ def _constant(boxes: list[list[float]], num: int) -> Detections:
 def _group(ious: Tensor, baseline: Tensor) -> Numbers:
     """Measure the images of a group by their IoUs (n,), and those of the baseline (n,)."""
     own = detection_metrics.localization(ious)
-    return {
-        "count": own.num_images,
-        "loc50": own.loc50,
-        "low": own.loc50_low,
-        "high": own.loc50_high,
-        "mean_iou": own.mean_iou,
-        "baseline": detection_metrics.localization(baseline).loc50,
-    }
+    other = detection_metrics.localization(baseline).loc50
+    found = {"count": own.num_images, "loc50": own.loc50, "low": own.loc50_low}
+    return found | {"high": own.loc50_high, "mean_iou": own.mean_iou, "baseline": other}
 
 
 def _by_size(dataset: Dataset, gt_boxes: Tensor, ious: Tensor, baseline: Tensor) -> list[Numbers]:
@@ -164,9 +158,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-# The table
 
 
 def boxes_table(numbers: Numbers) -> str:
@@ -227,9 +218,6 @@ def _percent(share: float | None) -> str:
     return "     --" if share is None else f"{100 * share:5.1f} %"
 
 
-# Baseline boxes
-
-
 def baseline_boxes(train_boxes: Boxes, *, image_size: int) -> dict[str, Floats]:
     """Return the baseline boxes (4,) by name, fitted on boxes (n, 4) of train.
 
@@ -268,13 +256,9 @@ def best_baseline(boxes: Boxes, *, image_size: int, value: Callable[[Floats], Fl
     quantiles = np.quantile(sample, (0.2, 0.35, 0.5, 0.65, 0.8), axis=0).round().astype(int)
     starts = [[0, 0, image_size, image_size], *quantiles.tolist()]
     ends = {tuple(_climb(start, sample, sample_weights, image_size, value)[1]) for start in starts}
-    ranked = sorted(
-        ends, key=lambda box: (-_mean_value(np.array([box]), unique, weights, value)[0], box)
-    )
-    finals = [
-        _climb(list(box), unique, weights, image_size, value, reach=3)
-        for box in ranked[:_NUM_FINAL]
-    ]
+    ranked = sorted((-_mean_value(np.array([box]), unique, weights, value)[0], box) for box in ends)
+    best = [list(box) for _, box in ranked[:_NUM_FINAL]]
+    finals = [_climb(box, unique, weights, image_size, value, reach=3) for box in best]
     return np.array(max(finals)[1], np.float64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ LEVEL = 0.05  # of the adjusted p-values of significant differences
 NUM_SHOWN = 20  # classes in the figure
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ClassDifferences:
     """The second run's error minus the first's per class (K,); classes without images are 0."""
 
     counts: Ints
-    only_first_wrong: Ints
-    only_second_wrong: Ints
     value: Floats
     low: Floats
     high: Floats  # 95 % interval of each class by itself
+    only_first_wrong: Ints
+    only_second_wrong: Ints
     adjusted: Floats  # Holm's p-values over all classes
 
     @property
@@ -49,36 +49,24 @@ def compare_classes(first: EvalResults, second: EvalResults) -> ClassDifferences
         found = paired_difference(first.correct[own], second.correct[own])
         wrong = (found.only_first_wrong, found.only_second_wrong)
         columns[:, label] = (found.value, found.low, found.high, *wrong, found.p_value)
-    value, low, high, only_first, only_second, p_values = columns
-    return ClassDifferences(
-        counts=counts,
-        only_first_wrong=only_first.astype(np.int64),
-        only_second_wrong=only_second.astype(np.int64),
-        value=value,
-        low=low,
-        high=high,
-        adjusted=holm(p_values),
-    )
+    value, low, high, first_wrong, second_wrong, p_values = columns
+    only_first, only_second = (own.astype(np.int64) for own in (first_wrong, second_wrong))
+    return ClassDifferences(counts, value, low, high, only_first, only_second, holm(p_values))
 
 
 def write_comparison(runs: Sequence[RunResults], out: Path) -> Path:
     """Write index.html, figures/ and tables/ in `out`; the other runs are compared with the first.
 
-    Raises:
-        ValueError: a run has no scores, or they are of other images than the first's.
+    Raises ValueError when a run has no scores, or they are of other images than the first's.
     """
     results = _same_images(runs)
     names = distinct_names(runs)
     page = Page(out)
     first = results[0]
     rows = [_run_row(*parts) for parts in zip(names, runs, results, strict=True)]
-    columns = tuple(key for key in rows[0] if key != "metrics")
-    metrics = [field.name for field in fields(results[0].metrics)]
-    table = [
-        [*(row[key] for key in columns), *(getattr(row["metrics"], key) for key in metrics)]
-        for row in rows
-    ]
-    page.add_table("runs", (*columns, *metrics), table)
+    flat = [{**row, **asdict(row["metrics"])} for row in rows]
+    columns = tuple(key for key in flat[0] if key != "metrics")
+    page.add_table("runs", columns, [[row[key] for key in columns] for row in flat])
     curves = [plots.error_curve(name, run.log) for name, run in zip(names, runs, strict=True)]
     drawn = None
     if logged := [curve for curve in curves if curve is not None]:
@@ -86,16 +74,12 @@ def write_comparison(runs: Sequence[RunResults], out: Path) -> Path:
         drawn = page.add_figure(plots.overlaid_curves(logged), "curves", alt=alt)
     bins = [reliability(own.confidence, own.correct) for own in results]
     calibration = plots.reliability_figure(list(zip(names, bins, strict=True)))
+    alt = "Accuracy by confidence of each run."
     values: dict[str, Any] = {
         "runs": rows,
-        "pairs": [
-            _pair(names[0], names[number], first, results[number], page, number)
-            for number in range(1, len(runs))
-        ],
+        "pairs": [_pair(names, results, page, number) for number in range(1, len(runs))],
         "curves": drawn,
-        "calibration": page.add_figure(
-            calibration, "calibration", alt="Accuracy by confidence of each run."
-        ),
+        "calibration": page.add_figure(calibration, "calibration", alt=alt),
         "split": runs[0].split,
         "data": runs[0].dataset.name,
         "num_images": len(first),
@@ -137,37 +121,24 @@ def _same_images(runs: Sequence[RunResults]) -> list[EvalResults]:
 def _run_row(name: str, run: RunResults, results: EvalResults) -> dict[str, Any]:
     about = summary(run)
     numbers = {key: about[key] for key in ("parameters", "multiply_adds", "seconds")}
-    epochs = run.config.train.epochs
-    recipe = run.config.recipe
-    return {
-        "run": name, "recipe": recipe, "epochs": epochs, **numbers, "metrics": results.metrics
-    }  # fmt: skip
+    first = {"run": name, "recipe": run.config.recipe, "epochs": run.config.train.epochs}
+    return first | numbers | {"metrics": results.metrics}
 
 
 def _pair(
-    first_name: str,
-    second_name: str,
-    first: EvalResults,
-    second: EvalResults,
-    page: Page,
-    number: int,
+    runs: Sequence[str], results: Sequence[EvalResults], page: Page, number: int
 ) -> dict[str, Any]:
-    names = first.class_names
-    classes = compare_classes(first, second)
+    first, second = results[0], results[number]
+    names, classes = first.class_names, compare_classes(first, second)
     # The most significant first, then the largest
     order = np.lexsort((-np.abs(classes.value), classes.adjusted))
     order = order[classes.counts[order] > 0]
-    columns = {
-        "class": [names[index] for index in order],
-        "images": classes.counts[order].tolist(),
-        "difference": classes.value[order].tolist(),
-        "low": classes.low[order].tolist(),
-        "high": classes.high[order].tolist(),
-        "only_first_wrong": classes.only_first_wrong[order].tolist(),
-        "only_second_wrong": classes.only_second_wrong[order].tolist(),
-        "holm_p_value": classes.adjusted[order].tolist(),
-        "significant": classes.significant[order].tolist(),
-    }
+    kept = ("low", "high", "only_first_wrong", "only_second_wrong")
+    arrays: dict[str, Any] = {"images": classes.counts, "difference": classes.value}
+    arrays |= {name: getattr(classes, name) for name in kept}
+    arrays |= {"holm_p_value": classes.adjusted, "significant": classes.significant}
+    columns = {"class": [names[index] for index in order]}
+    columns |= {name: values[order].tolist() for name, values in arrays.items()}
     rows = list(zip(*columns.values(), strict=True))
     page.add_table(f"classes-{number}", tuple(columns), rows)
     shown = order[:NUM_SHOWN]
@@ -176,16 +147,14 @@ def _pair(
     if len(shown) > 1 and classes.value.any():
         labels = [names[index] for index in shown]
         parts = (classes.value[shown], classes.low[shown], classes.high[shown])
-        figure = page.add_figure(
-            plots.difference_figure(*parts, labels, classes.significant[shown]),
-            f"classes-{number}",
-            alt=f"Difference of error of the {len(shown)} classes that differ most, "
-            f"{second_name} minus {first_name}.",
-        )
+        drawn = plots.difference_figure(*parts, labels, classes.significant[shown])
+        alt = f"Difference of error of the {len(shown)} classes that differ most, "
+        alt += f"{runs[number]} minus {runs[0]}."
+        figure = page.add_figure(drawn, f"classes-{number}", alt=alt)
     both_wrong = ~first.correct & ~second.correct
     return {
-        "first": first_name,
-        "second": second_name,
+        "first": runs[0],
+        "second": runs[number],
         "overall": paired_difference(first.correct, second.correct),
         "rows": [dict(zip(columns, row, strict=True)) for row in rows],
         "figure": figure,

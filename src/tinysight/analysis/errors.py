@@ -6,6 +6,7 @@ Per-class errors follow Wu et al. 2017, Table 2 and Fig. 7; calibration Guo et a
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ NUM_EXTREME = 5  # classes listed as best and worst, as in Table 2
 NUM_BINS = 15  # as `ops.metrics.expected_calibration_error`
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PerClass:
     """Errors of each of K classes; those without images have count 0 and an error of NaN."""
 
@@ -56,25 +57,14 @@ def per_class(results: EvalResults, *, generator: np.random.Generator) -> PerCla
         error = errors / counts
         confidence = np.bincount(results.labels, results.confidence, minlength=num_classes) / counts
     low, high = wilson_interval(errors, counts)
+    ranks = rank_intervals(errors, counts, generator=generator, num_extreme=NUM_EXTREME)
     np.fill_diagonal(confusions, 0)
     times = confusions.max(axis=1)
-    return PerClass(
-        counts=counts,
-        errors=errors,
-        error=error,
-        low=low,
-        high=high,
-        ranks=rank_intervals(errors, counts, generator=generator, num_extreme=NUM_EXTREME),
-        confidence=confidence,
-        most_confused_with=np.where(times > 0, confusions.argmax(axis=1), -1),
-        times=times,
-    )
+    confused_with = np.where(times > 0, confusions.argmax(axis=1), -1)
+    return PerClass(counts, errors, error, low, high, ranks, confidence, confused_with, times)
 
 
-# Confused classes
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pair:
     """Two confused classes: images of the first predicted as the second (forth), and back."""
 
@@ -82,10 +72,6 @@ class Pair:
     second: int
     forth: int
     back: int
-
-    @property
-    def total(self) -> int:
-        return self.forth + self.back
 
 
 def count_confusions(labels: Ints, predicted: Ints, num_classes: int) -> Ints:
@@ -106,8 +92,8 @@ def confused_pairs(confusions: Ints, *, limit: int = 20) -> list[Pair]:
     for first, second in zip(*np.unravel_index(places, both.shape), strict=True):
         if confusions[first, second] < confusions[second, first]:
             first, second = second, first
-        forth, back = int(confusions[first, second]), int(confusions[second, first])
-        pairs.append(Pair(first=int(first), second=int(second), forth=forth, back=back))
+        numbers = (first, second, confusions[first, second], confusions[second, first])
+        pairs.append(Pair(*map(int, numbers)))
     return pairs
 
 
@@ -131,22 +117,17 @@ def most_confused_classes(confusions: Ints, *, limit: int = 24) -> list[int]:
     return ordered
 
 
-# Images to look at
-
-
 def choose_mistakes(results: EvalResults, *, limit: int = 36, per_pair: int = 2) -> Ints:
     """Return places (n,) of the most confident mistakes, at most `per_pair` per confusion."""
-    taken: dict[tuple[int, int], int] = {}
+    taken: Counter[tuple[int, int]] = Counter()
     chosen = []
     wrong = np.flatnonzero(~results.correct)
     for place in wrong[np.argsort(-results.confidence[wrong], kind="stable")].tolist():
         kind = (int(results.labels[place]), int(results.predicted[place]))
-        taken[kind] = taken.get(kind, 0) + 1
+        taken[kind] += 1
         if taken[kind] <= per_pair:
             chosen.append(place)
-        if len(chosen) == limit:
-            break
-    return np.array(chosen, dtype=np.int64)
+    return np.array(chosen[:limit], dtype=np.int64)
 
 
 def examples_of(results: EvalResults, label: int, *, limit: int = 6) -> Ints:
@@ -175,10 +156,7 @@ def suspected_labels(
     return places[np.argsort(margin, kind="stable")]
 
 
-# Calibration
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reliability:
     """Images in bins (low, high] of equal width by confidence; means are NaN in an empty bin."""
 
@@ -188,13 +166,6 @@ class Reliability:
     accuracy: Floats
     low: Floats
     high: Floats  # 95 % Wilson interval of the accuracy
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error, 0..1."""
-        some = self.counts > 0
-        gaps = np.abs(self.confidence - self.accuracy)[some]
-        return float((gaps * self.counts[some]).sum() / self.counts.sum())
 
 
 def reliability(confidence: Floats, correct: Bools, *, num_bins: int = NUM_BINS) -> Reliability:
@@ -206,7 +177,4 @@ def reliability(confidence: Floats, correct: Bools, *, num_bins: int = NUM_BINS)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(which, confidence, minlength=num_bins) / counts
         accuracy = right / counts
-    low, high = wilson_interval(right, counts)
-    return Reliability(
-        borders=borders, counts=counts, confidence=mean, accuracy=accuracy, low=low, high=high
-    )
+    return Reliability(borders, counts, mean, accuracy, *wilson_interval(right, counts))

@@ -186,14 +186,10 @@ def localization_sheet(
         raise ValueError(f"no image of {dataset.name} {split} has a true box to compare with")
     shown = [with_boxes[place] for place in _evenly(len(with_boxes), count)]
     places = [row - rows.start for row in shown]
-    return detections_sheet(
-        [dataset.images[row] for row in shown],
-        boxes[places].cpu(),
-        confidence[places].cpu(),
-        gt_boxes=[dataset.boxes_of(row) for row in shown],
-        threshold=threshold,
-        title=title or f"{dataset.name} {split}",
-    )
+    images, gt_boxes = zip(*((dataset.images[n], dataset.boxes_of(n)) for n in shown), strict=True)
+    found = (boxes[places].cpu(), confidence[places].cpu())
+    title = title or f"{dataset.name} {split}"
+    return detections_sheet(images, *found, gt_boxes=gt_boxes, threshold=threshold, title=title)
 
 
 def photos_sheet(
@@ -214,9 +210,8 @@ def photos_sheet(
         for square, (left, top, side), own in zip(squares, frames, boxes, strict=True)
     ]
     scores = [np.array(own, np.float64) for own in confidence]
-    return detections_sheet(
-        squares, moved, scores, captions=captions, threshold=threshold, side=len(squares[0])
-    )
+    look: dict[str, Any] = {"captions": captions, "threshold": threshold, "side": len(squares[0])}
+    return detections_sheet(squares, moved, scores, **look)
 
 
 def filters_sheet(filters: npt.NDArray[np.float32]) -> Figure:
@@ -271,9 +266,6 @@ def data_uri(image: Pixels, *, max_side: int = 224) -> str:
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=88, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-# Layout
 
 
 def _evenly(num: int, count: int) -> list[int]:
@@ -360,8 +352,6 @@ def _write_captions(sheet: _Sheet, captions: Sequence[str], correct: Sequence[bo
                 sheet.write(x + indent, y + LINE * line, shown, color)
 
 
-# Boxes
-
 _COLORS = {"true": AMBER, "accepted": SKY, "rejected": REJECTED}
 
 
@@ -384,15 +374,12 @@ def _draw_boxes(sheet: _Sheet, images: Sequence[Pixels], boxes: Sequence[Boxes],
 
 
 def _draw_legend(sheet: _Sheet, kinds: Iterable[str], threshold: float) -> None:
-    names = {
-        "true": "true box",
-        "accepted": f"prediction, confidence {threshold:.0%} or more",
-        "rejected": "less confident",
-    }
+    accepted = f"prediction, confidence {threshold:.0%} or more"
+    names = {"true": "true box", "accepted": accepted, "rejected": "less confident"}
+    drawn = {kind: name for kind, name in names.items() if kind in kinds}
     handles = [
         Line2D([], [], color=_COLORS[kind], label=name, **_line(kind))
-        for kind, name in names.items()
-        if kind in kinds
+        for kind, name in drawn.items()
     ]
     top = min(y for _, y in sheet.corners) - LINE - GAP
     place: dict[str, Any] = {"loc": "upper left", "borderpad": 0, "borderaxespad": 0}
@@ -406,7 +393,10 @@ def _write_confidences(
     """Write each confidence at a corner of its box that is free; rejected ones only if one is."""
     taken: list[tuple[float, float]] = []
     for kind, ranked in (("accepted", accepted), ("rejected", rejected)):
-        wide, high = (32, 16) if kind == "accepted" else (24, 12)
+        wide, high, fill = (32, 16, SKY) if kind == "accepted" else (24, 12, RIM)
+        look: dict[str, Any] = {"color": REJECTED, "size": TEXT_SIZE - 2}
+        if kind == "accepted":
+            look = {"color": INK, "size": TEXT_SIZE, "weight": "bold"}
         for row in ranked:
             for x0, y0, x1, y1 in sheet.place(number, row[None, :4], image.shape).tolist():
                 corners = [(x, y) for y in (y0, y1 - high) for x in (x0, x1 - wide)]
@@ -419,12 +409,8 @@ def _write_confidences(
                     continue
                 x, y = (free or corners)[0]
                 taken.append((x, y))
-                look: dict[str, Any] = {"color": REJECTED, "size": TEXT_SIZE - 2}
-                if kind == "accepted":
-                    look = {"color": INK, "size": TEXT_SIZE, "weight": "bold"}
-                fill = {"facecolor": SKY if kind == "accepted" else RIM, "edgecolor": "none"}
-                label = f"{row[4]:.0%}"
-                sheet.axes.text(x + 2, y + 2, label, va="top", bbox=fill | {"pad": 1.2}, **look)
+                bbox: dict[str, Any] = {"facecolor": fill, "edgecolor": "none", "pad": 1.2}
+                sheet.axes.text(x + 2, y + 2, f"{row[4]:.0%}", va="top", bbox=bbox, **look)
 
 
 def _iou_caption(boxes: Any, confidence: Any, gt_boxes: Boxes) -> str:
@@ -435,6 +421,5 @@ def _iou_caption(boxes: Any, confidence: Any, gt_boxes: Boxes) -> str:
     if not (confidence > 0).any():
         return "no box"
     top = torch.tensor(np.asarray(boxes, np.float64)[int(confidence.argmax()), None])
-    return (
-        f"IoU {float(pairwise_iou(top, torch.tensor(np.array(gt_boxes, np.float64))).amax()):.2f}"
-    )
+    ious = pairwise_iou(top, torch.tensor(np.array(gt_boxes, np.float64)))
+    return f"IoU {float(ious.amax()):.2f}"

@@ -85,8 +85,6 @@ def short(name: str, length: int = MAX_NAME) -> str:
     return printable if len(printable) <= length else printable[: length - 1].rstrip() + "\u2026"
 
 
-# Training curves
-
 Lines = list[dict[str, Any]]
 
 
@@ -168,24 +166,21 @@ def overlaid_curves(
     axes = figure.subplots()
     for number, curve in enumerate(curves):
         errors = 100 * np.asarray(curve.errors)
-        color = SERIES[number % len(SERIES)]
         seeds = f" ({len(errors)} seeds)" if len(errors) > 1 else ""
-        axes.plot(
-            curve.epochs,
-            errors.mean(axis=0),
-            color=color,
-            ls=DASHES[number % len(DASHES)],
-            marker=MARKERS[number % len(MARKERS)] if len(curve.epochs) <= 20 else "",
-            ms=4,
-            label=curve.name + seeds,
-        )
+        look = _look(number) | ({} if len(curve.epochs) <= 20 else {"marker": ""})
+        axes.plot(curve.epochs, errors.mean(axis=0), **look, label=curve.name + seeds)
         if len(errors) > 1:
             low, high = errors.min(axis=0), errors.max(axis=0)
-            axes.fill_between(curve.epochs, low, high, color=color, alpha=0.18, lw=0)
+            axes.fill_between(curve.epochs, low, high, color=look["color"], alpha=0.18, lw=0)
     axes.set(xlabel="epoch", ylabel=ylabel, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(handlelength=3.2)
     return figure
+
+
+def _look(number: int) -> dict[str, Any]:
+    parts = {"color": SERIES, "ls": DASHES, "marker": MARKERS}
+    return {"ms": 4} | {name: options[number % len(options)] for name, options in parts.items()}
 
 
 def _of(lines: Lines, kind: str) -> Lines:
@@ -194,9 +189,6 @@ def _of(lines: Lines, kind: str) -> Lines:
 
 def _series(lines: Lines, name: str, scale: float = 1.0) -> tuple[list[float], list[float]]:
     return [line["epoch"] for line in lines], [scale * line[name] for line in lines]
-
-
-# Errors of a split
 
 
 @style()
@@ -268,12 +260,7 @@ def reliability_figure(parts: Sequence[tuple[str, Reliability]]) -> Figure:
         some = bins.counts > 0
         x, y = 100 * bins.confidence[some], 100 * bins.accuracy[some]
         spread = np.maximum(0, [y - 100 * bins.low[some], 100 * bins.high[some] - y])
-        look: dict[str, Any] = {
-            "color": SERIES[number % len(SERIES)],
-            "ls": DASHES[number % len(DASHES)],
-            "marker": MARKERS[number % len(MARKERS)],
-        }
-        axes.errorbar(x, y, spread, **look, ms=4, lw=1.2, label=name)
+        axes.errorbar(x, y, spread, **_look(number), lw=1.2, label=name)
     axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
     axes.set_aspect("equal")
     axes.legend(loc="upper left")

@@ -41,7 +41,10 @@ MIN_SHARE, MAX_SHARE = 0.05, 0.75  # of the window that a box may cover, so that
 SIMILAR = 0.98  # share of all pairs of classes that must be less similar
 MIN_TESTED = 3  # tested mistakes from which occlusion counts
 
+Pixels = npt.NDArray[np.uint8]
+Boxes = npt.NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
+EachBatch = Callable[[int], None]
 
 
 def activation_maps(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
@@ -68,22 +71,14 @@ def first_filters(model: nn.Module) -> npt.NDArray[np.float32]:
     raise ValueError(f"{type(model).__name__} has no convolution of RGB images")
 
 
-# Features
-
-
 @torch.no_grad()
 def embed(
-    predictor: Predictor,
-    images: npt.NDArray[np.uint8],
-    rows: Ints,
-    *,
-    batch_size: int = 250,
-    each_batch: Callable[[int], None] = lambda done: None,
+    predictor: Predictor, images: Pixels, rows: Ints, each_batch: EachBatch = lambda done: None
 ) -> Tensor:
     """Return the pooled features (R, D) of `rows` of images (N, S, S, 3), scaled to length 1."""
     parts = [torch.empty(0, predictor.model.num_features)]
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
+    for start in range(0, len(rows), 250):
+        chosen = rows[start : start + 250]
         views = predictor.views(np.take(images, chosen, axis=0))
         with predictor.runtime.autocast():
             features = predictor.model.forward_features(views)
@@ -118,10 +113,7 @@ def class_similarity(features: Tensor, labels: Tensor, num_classes: int) -> Tens
     return directions @ directions.T
 
 
-# Occlusion
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OcclusionResults:
     """Predictions (N,) with a part of each image blanked; -1 where an image cannot be tested."""
 
@@ -133,7 +125,7 @@ class OcclusionResults:
         return self.object_only >= 0
 
 
-def share_covered(boxes: npt.NDArray[np.floating], *, image_size: int, crop: int) -> Floats:
+def share_covered(boxes: Boxes, *, image_size: int, crop: int) -> Floats:
     """Return the share (n,) of the center window that each box (n, 4) covers."""
     start = (image_size - crop) // 2
     x0, y0, x1, y1 = np.clip(boxes, start, start + crop).T
@@ -150,13 +142,7 @@ def can_occlude(dataset: Dataset, rows: Ints, *, crop: int) -> Bools:
     return result
 
 
-def blank(
-    image: npt.NDArray[np.uint8],
-    box: npt.NDArray[np.floating],
-    color: npt.NDArray[np.uint8],
-    *,
-    inside: bool,
-) -> npt.NDArray[np.uint8]:
+def blank(image: Pixels, box: Boxes, color: Pixels, *, inside: bool) -> Pixels:
     """Fill the inside or the outside of a half-open box of an image (H, W, 3) with a color (3,)."""
     x0, y0 = np.floor(box[:2]).astype(int).clip(0)
     x1, y1 = np.ceil(box[2:]).astype(int).clip(0)
@@ -166,21 +152,14 @@ def blank(
 
 
 def occlude(
-    predictor: Predictor,
-    dataset: Dataset,
-    rows: Ints,
-    *,
-    batch_size: int = 125,
-    each_batch: Callable[[int], None] = lambda done: None,
+    predictor: Predictor, dataset: Dataset, rows: Ints, each_batch: EachBatch = lambda done: None
 ) -> OcclusionResults:
     """Classify each testable row (N,) twice, one side of its box filled with the mean color."""
     mean = predictor.model.normalize.mean.flatten().round().byte().cpu().numpy()
-    found = OcclusionResults(
-        object_only=np.full(len(rows), -1), background_only=np.full(len(rows), -1)
-    )
+    found = OcclusionResults(np.full(len(rows), -1), np.full(len(rows), -1))
     places = np.flatnonzero(can_occlude(dataset, rows, crop=predictor.metadata.crop))
-    for start in range(0, len(places), batch_size):
-        chosen = places[start : start + batch_size]
+    for start in range(0, len(places), 125):
+        chosen = places[start : start + 125]
         for inside, predicted in ((False, found.object_only), (True, found.background_only)):
             images = [
                 blank(dataset.images[row], dataset.boxes_of(row)[0], mean, inside=inside)
@@ -191,10 +170,7 @@ def occlude(
     return found
 
 
-# Why two classes are confused
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ConfusionCause:
     """A confused pair and what probes show of it; None where it was not probed."""
 
@@ -243,20 +219,8 @@ def explain_confusions(
             value = float(similarity[pair.first, pair.second])
             others = similarity[np.triu_indices(len(similarity), k=1)]
             rank = float((others < value).mean())
-        causes.append(
-            ConfusionCause(
-                pair=pair,
-                similarity=value,
-                similarity_rank=rank,
-                tested=tested,
-                kept_by_object=by_object,
-                kept_by_background=by_background,
-            )
-        )
+        causes.append(ConfusionCause(pair, value, rank, tested, by_object, by_background))
     return causes
-
-
-# All of it, stored in the run's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,9 +238,7 @@ class Probes:
 
     @property
     def occlusion(self) -> OcclusionResults:
-        return OcclusionResults(
-            object_only=self.object_only.numpy(), background_only=self.background_only.numpy()
-        )
+        return OcclusionResults(self.object_only.numpy(), self.background_only.numpy())
 
 
 def compute_probes(
@@ -289,18 +251,16 @@ def compute_probes(
     share = min(1.0, MAX_CANDIDATES / max(len(train), 1))
     candidates = balanced_subset(train, dataset.labels[train], share)
 
-    def features(rows: Ints) -> Tensor:
-        report = lambda done: progress("computing features", done, len(rows))  # noqa: E731
-        return embed(predictor, dataset.images, rows, each_batch=report)
+    def report(what: str, total: int) -> EachBatch:
+        return lambda done: progress(what, done, total)
 
-    known = features(candidates)
-    similarity, places = nearest(features(results.rows), known)
-    occlusion = occlude(
-        predictor,
-        dataset,
-        results.rows,
-        each_batch=lambda done: progress("blanking objects and backgrounds", done, len(results)),
+    known, own = (
+        embed(predictor, dataset.images, rows, report("computing features", len(rows)))
+        for rows in (candidates, results.rows)
     )
+    similarity, places = nearest(own, known)
+    blanking = report("blanking objects and backgrounds", len(results))
+    occlusion = occlude(predictor, dataset, results.rows, blanking)
     maps = torch.empty(0, 1, 1)
     if len(shown):
         views = predictor.views(np.take(dataset.images, results.rows[shown], axis=0))
@@ -330,13 +290,8 @@ def stored_probes(
         return None
     shown = choose_mistakes(run.results)
     path = run.run.analysis_path / run.scores_path.name
-    source = {
-        "format": FORMAT,
-        "weights": sha256(run.run.weights_path),
-        "scores": sha256(run.scores_path),
-        "shown": shown.tolist(),
-        "candidates": MAX_CANDIDATES,
-    }
+    source = {"format": FORMAT, "shown": shown.tolist(), "candidates": MAX_CANDIDATES}
+    source |= {"weights": sha256(run.run.weights_path), "scores": sha256(run.scores_path)}
     if (stored := _read(path, source)) is not None:
         return stored
     probes = compute_probes(run, run.results, predictor, shown, progress)

@@ -31,10 +31,7 @@ def write_report(
     """
     trained = any(line["kind"] == "train" for line in run.log)
     if run.results is None and not trained:
-        raise ValueError(
-            f"{run.run.folder} has neither scores nor a line of a training yet; there is nothing "
-            "to report"
-        )
+        raise ValueError(f"{run.run.folder} has neither scores nor a line of a training to report")
     page = Page(out)
     results = run.results if run.classifies else None
     values: dict[str, Any] = {
@@ -74,11 +71,7 @@ def summary(run: RunResults) -> dict[str, Any]:
         "seconds": run.summary["seconds"] if run.summary else None,
         "epochs_done": trained[-1]["epoch"] if trained else 0.0,
         "steps": trained[-1]["step"] if trained else 0,
-        "settings": {
-            section: values
-            for section, values in asdict(config).items()
-            if isinstance(values, dict)
-        },
+        "settings": {name: own for name, own in asdict(config).items() if isinstance(own, dict)},
         "num_train": len(dataset.rows(config.data.train)),
     }
 

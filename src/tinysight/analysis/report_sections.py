@@ -9,29 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinysight.analysis import plots
+from tinysight.analysis import errors, plots
 from tinysight.analysis.boxes import evaluate_boxes
-from tinysight.analysis.errors import (
-    NUM_EXTREME,
-    PerClass,
-    choose_mistakes,
-    confused_pairs,
-    count_confusions,
-    examples_of,
-    most_confused_classes,
-    per_class,
-    reliability,
-    suspected_labels,
-)
+from tinysight.analysis.errors import NUM_EXTREME, PerClass
 from tinysight.analysis.page import Page
 from tinysight.analysis.pictures import data_uri, filters_sheet, heat_overlay, png_bytes
-from tinysight.analysis.probes import (
-    SIMILAR,
-    ConfusionCause,
-    Probes,
-    explain_confusions,
-    first_filters,
-)
+from tinysight.analysis.probes import SIMILAR, Probes, explain_confusions, first_filters
 from tinysight.analysis.results import EvalResults, RunResults
 from tinysight.ops import detection_metrics
 from tinysight.ops.boxes import Detections
@@ -60,7 +43,7 @@ def curves_section(run: RunResults, page: Page) -> Any:
 
 def classes_section(results: EvalResults, page: Page) -> Section:
     names = results.class_names
-    classes = per_class(results, generator=np.random.default_rng(SEED))
+    classes = errors.per_class(results, generator=np.random.default_rng(SEED))
     rows = [_class_row(classes, names, index) for index in classes.order.tolist()]
     columns = [key for key in rows[0] if not key.startswith("among")]
     page.add_table("classes", columns, [[row[key] for key in columns] for row in rows])
@@ -89,59 +72,48 @@ def classes_section(results: EvalResults, page: Page) -> Section:
 
 
 def _class_row(classes: PerClass, names: tuple[str, ...], index: int) -> Section:
-    other = int(classes.most_confused_with[index])
-    return {
-        "name": names[index],
-        "count": int(classes.counts[index]),
-        "errors": int(classes.errors[index]),
-        "error": float(classes.error[index]),
-        "low": float(classes.low[index]),
-        "high": float(classes.high[index]),
-        "rank_low": int(classes.ranks.low[index]),
-        "rank_high": int(classes.ranks.high[index]),
-        "among_worst": float(classes.ranks.among_worst[index]),
-        "among_best": float(classes.ranks.among_best[index]),
-        "confidence": float(classes.confidence[index]),
-        "most_confused_with": names[other] if other >= 0 else "",
-        "times": int(classes.times[index]),
+    ranks, other = classes.ranks, int(classes.most_confused_with[index])
+    columns: dict[str, Any] = {"count": classes.counts}
+    columns |= {name: getattr(classes, name) for name in ("errors", "error", "low", "high")}
+    columns |= {"rank_low": ranks.low, "rank_high": ranks.high}
+    columns |= {"among_worst": ranks.among_worst, "among_best": ranks.among_best}
+    columns |= {
+        name: getattr(classes, name) for name in ("confidence", "most_confused_with", "times")
     }
+    row = {"name": names[index], **{name: own[index].item() for name, own in columns.items()}}
+    return row | {"most_confused_with": names[other] if other >= 0 else ""}
 
 
 def _examples(results: EvalResults, label: int) -> list[Section]:
-    return [
-        {
-            "image": _image(results, place),
-            "predicted": results.class_names[results.predicted[place]],
-            "right": bool(results.correct[place]),
-        }
-        for place in examples_of(results, label).tolist()
-    ]
+    places = errors.examples_of(results, label).tolist()
+    return [_labeled(results, n) | {"right": bool(results.correct[n])} for n in places]
 
 
 def confusions_section(results: EvalResults, page: Page, probes: Probes | None) -> Section:
     names = results.class_names
-    confusions = count_confusions(results.labels, results.predicted, len(names))
-    pairs = confused_pairs(confusions)
-    causes = explain_confusions(
-        results,
-        pairs,
-        similarity=probes.class_similarity.numpy() if probes else None,
-        occlusion=probes.occlusion if probes else None,
-    )
-    rows = [_cause_row(cause, names) for cause in causes]
+    confusions = errors.count_confusions(results.labels, results.predicted, len(names))
+    pairs = errors.confused_pairs(confusions)
+    similarity = probes.class_similarity.numpy() if probes else None
+    occlusion = probes.occlusion if probes else None
+    rows = []
+    for cause in explain_confusions(results, pairs, similarity=similarity, occlusion=occlusion):
+        pair = cause.pair
+        values = (
+            *(names[pair.first], names[pair.second], pair.forth, pair.back),
+            *(cause.similarity, cause.similarity_rank),
+            *(cause.tested, cause.kept_by_object, cause.kept_by_background, cause.cause),
+        )
+        rows.append(dict(zip(CAUSE_COLUMNS, values, strict=True)))
     page.add_table("confused_pairs", CAUSE_COLUMNS, [list(row.values()) for row in rows])
-    counts = [
-        (names[i], names[j], int(confusions[i, j]))
-        for i, j in zip(*np.nonzero(confusions), strict=True)
-    ]
+    places = zip(*np.nonzero(confusions), strict=True)
+    counts = [(names[i], names[j], int(confusions[i, j])) for i, j in places]
     page.add_table("confusions", ("true", "predicted", "images"), counts)
-    chosen = most_confused_classes(confusions)
+    chosen = errors.most_confused_classes(confusions)
     figure = None
     if len(chosen) >= 2:
         alt = f"Confusions among the {len(chosen)} most confused classes, as in the table."
-        figure = page.add_figure(
-            plots.confusion_figure(confusions, chosen, names), "confusions", alt=alt
-        )
+        drawn = plots.confusion_figure(confusions, chosen, names)
+        figure = page.add_figure(drawn, "confusions", alt=alt)
     return {
         "rows": rows,
         "figure": figure,
@@ -150,18 +122,8 @@ def confusions_section(results: EvalResults, page: Page, probes: Probes | None) 
         "similar": SIMILAR,
         "causes": Counter(row["cause"] for row in rows),
         "mistakes": int(confusions.sum() - confusions.trace()),
-        "in_pairs": sum(pair.total for pair in pairs),
+        "in_pairs": sum(pair.forth + pair.back for pair in pairs),
     }
-
-
-def _cause_row(cause: ConfusionCause, names: tuple[str, ...]) -> Section:
-    pair = cause.pair
-    values = (
-        *(names[pair.first], names[pair.second], pair.forth, pair.back),
-        *(cause.similarity, cause.similarity_rank),
-        *(cause.tested, cause.kept_by_object, cause.kept_by_background, cause.cause),
-    )
-    return dict(zip(CAUSE_COLUMNS, values, strict=True))
 
 
 def occlusion_section(results: EvalResults, probes: Probes | None) -> Section | None:
@@ -184,7 +146,7 @@ def occlusion_section(results: EvalResults, probes: Probes | None) -> Section | 
 def mistakes_section(results: EvalResults, probes: Probes | None) -> Section:
     dataset, names = results.dataset, results.class_names
     items = []
-    for number, place in enumerate(choose_mistakes(results).tolist()):
+    for number, place in enumerate(errors.choose_mistakes(results).tolist()):
         row = int(results.rows[place])
         item: Section = _labeled(results, place) | {
             "gt_boxes": dataset.boxes_of(row).tolist(),
@@ -198,14 +160,9 @@ def mistakes_section(results: EvalResults, probes: Probes | None) -> Section:
             overlay = heat_overlay(dataset.images[row], heat, window=results.window)
             item["heat"] = data_uri(overlay)
             near = probes.neighbors[place].tolist(), probes.neighbor_similarity[place].tolist()
-            item["neighbors"] = [
-                {
-                    "image": data_uri(dataset.images[other]),
-                    "name": names[dataset.labels[other]],
-                    "similarity": similarity,
-                }
-                for other, similarity in list(zip(*near, strict=True))[:NUM_NEIGHBORS]
-            ]
+            for other, similarity in list(zip(*near, strict=True))[:NUM_NEIGHBORS]:
+                neighbor = {"name": names[dataset.labels[other]], "similarity": similarity}
+                item["neighbors"].append(neighbor | {"image": data_uri(dataset.images[other])})
         items.append(item)
     return {
         "items": items,
@@ -217,70 +174,54 @@ def mistakes_section(results: EvalResults, probes: Probes | None) -> Section:
 
 def calibration_section(results: EvalResults, page: Page) -> Section:
     confidence, correct = results.confidence, results.correct
-    bins = reliability(confidence, correct)
-    columns = {
-        "above": bins.borders[:-1],
-        "up_to": bins.borders[1:],
-        "images": bins.counts,
-        "mean_confidence": bins.confidence,
-        "accuracy": bins.accuracy,
-        "low": bins.low,
-        "high": bins.high,
-    }
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    page.add_table("calibration", tuple(columns), list(rows))
+    bins = errors.reliability(confidence, correct)
+    header = ("above", "up_to", "images", "mean_confidence", "accuracy", "low", "high")
+    columns = (bins.borders[:-1], bins.borders[1:], bins.counts, bins.confidence, bins.accuracy)
+    rows = zip(*(column.tolist() for column in (*columns, bins.low, bins.high)), strict=True)
+    page.add_table("calibration", header, list(rows))
     sure = confidence >= 0.9
     means = [100 * _mean(confidence[chosen]) for chosen in (correct, ~correct)]
+    error = results.metrics.calibration_error
+    alt = f"Accuracy by confidence; calibration error {100 * error:.1f} %."
+    figure = page.add_figure(
+        plots.reliability_figure([("this model", bins)]), "calibration", alt=alt
+    )
+    alt = "Mean confidence: right {:.0f} %, wrong {:.0f} %.".format(*means)
+    histogram = plots.confidence_figure(confidence, correct)
     return {
-        "error": bins.error,
+        "error": error,
         "confidence": _mean(confidence),
         "accuracy": _mean(correct),
         "num_sure": int(sure.sum()),
         "sure_accuracy": _mean(correct[sure]),
-        "figure": page.add_figure(
-            plots.reliability_figure([("this model", bins)]),
-            "calibration",
-            alt=f"Accuracy by confidence; calibration error {100 * bins.error:.1f} %.",
-        ),
-        "histogram": page.add_figure(
-            plots.confidence_figure(confidence, correct),
-            "confidence",
-            alt="Mean confidence: right {:.0f} %, wrong {:.0f} %.".format(*means),
-        ),
+        "figure": figure,
+        "histogram": page.add_figure(histogram, "confidence", alt=alt),
     }
 
 
 def suspected_labels_section(results: EvalResults, page: Page, probes: Probes | None) -> Section:
     dataset = results.dataset
     near = np.array(dataset.labels)[probes.neighbors.numpy()] if probes else None
-    places = suspected_labels(results, near).tolist()
-    items = [_labeled(results, place) for place in places[:NUM_SUSPECTED]]
-    names = results.class_names
+    places = errors.suspected_labels(results, near).tolist()
+    header = ("label", "predicted", "confidence")
+    items = [_labeled(results, place) for place in places]
     table = [
-        (
-            dataset.files[results.rows[place]],
-            names[results.labels[place]],
-            names[results.predicted[place]],
-            float(results.confidence[place]),
-        )
-        for place in places
+        (dataset.files[results.rows[place]], *(item[name] for name in header))
+        for place, item in zip(places, items, strict=True)
     ]
-    page.add_table("suspected_labels", ("file", "label", "predicted", "confidence"), table)
-    return {"items": items, "total": len(places)}
+    page.add_table("suspected_labels", ("file", *header), table)
+    return {"items": items[:NUM_SUSPECTED], "total": len(places)}
 
 
 def duplicates_section(results: EvalResults, page: Page) -> Section:
     dataset = results.dataset
     names = dict(zip(dataset.class_ids, dataset.class_names, strict=True))
-    groups = [
-        [
-            {"file": file, "label": names.get(label, "no label"), "split": split}
-            for file, label, split in zip(
-                group["files"], group["labels"], group["splits"], strict=True
-            )
-        ]
-        for group in dataset.manifest.get("duplicates", [])
-    ]
+    groups = []
+    for group in dataset.manifest.get("duplicates", []):
+        members = zip(group["files"], group["labels"], group["splits"], strict=True)
+        groups.append(
+            [{"file": f, "label": names.get(id_, "no label"), "split": s} for f, id_, s in members]
+        )
     rows = {file: row for row, file in enumerate(dataset.files)} if groups else {}
     table = [(n, *member.values()) for n, group in enumerate(groups, start=1) for member in group]
     page.add_table("duplicates", ("group", "file", "label", "split"), table)
@@ -327,15 +268,10 @@ def _detection_examples(run: RunResults, detections: Detections, threshold: floa
         row = rows[place]
         accepted = (confidence[place] >= threshold) & (confidence[place] > 0)
         accepted[0] = confidence[place, 0] > 0  # the most confident box counts
-        examples.append(
-            {
-                "image": data_uri(dataset.images[row]),
-                "gt_boxes": dataset.boxes_of(row).tolist(),
-                "boxes": boxes[place][accepted].tolist(),
-                "iou": float(ious[place]),
-                "name": dataset.class_names[dataset.labels[row]],
-            }
-        )
+        name, gt = dataset.class_names[dataset.labels[row]], dataset.boxes_of(row).tolist()
+        example = {"image": data_uri(dataset.images[row]), "name": name, "gt_boxes": gt}
+        example |= {"boxes": boxes[place][accepted].tolist(), "iou": float(ious[place])}
+        examples.append(example)
     return examples
 
 
@@ -359,23 +295,14 @@ def distributions_section(run: RunResults, page: Page) -> list[Section]:
         columns = [values.tolist() for values in series.values()]
         rows = [(layer, *row) for row in zip(*columns, strict=True)]
         page.add_table(name, ("layer", *series), rows)
-        first, last = (
-            {key: float(values[index]) for key, values in series.items()} for index in (0, -1)
-        )
+        first, last = ({key: float(v[n]) for key, v in series.items()} for n in (0, -1))
         found.append({"layer": layer, "figure": figure, "first": first, "last": last})
     return found
 
 
-# Parts of sections
-
-
-def _image(results: EvalResults, place: int) -> str:
-    return data_uri(results.dataset.images[results.rows[place]])
-
-
 def _labeled(results: EvalResults, place: int) -> Section:
     return {
-        "image": _image(results, place),
+        "image": data_uri(results.dataset.images[results.rows[place]]),
         "label": results.class_names[results.labels[place]],
         "predicted": results.class_names[results.predicted[place]],
         "confidence": float(results.confidence[place]),

@@ -70,7 +70,7 @@ class EvalResults:
         return len(self.labels)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunResults:
     """One run as the analyses see it; `results` is None where the split was not evaluated."""
 
@@ -104,8 +104,8 @@ class RunResults:
 def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResults:
     """Read a run's folder with the dataset that it was evaluated on.
 
-    Raises:
-        ValueError: a file is damaged, the split does not exist, or the evaluation is not of it.
+    Raises ValueError when a file is damaged, the split does not exist, or the evaluation is not of
+    it.
     """
     dataset.rows(split)
     run = open_run(folder)
@@ -116,24 +116,11 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
         kept = evaluation.labels >= 0
         if not bool(kept.any()):
             raise ValueError(f"no image in {path} has a label; there is nothing to analyze")
-        labeled = replace(
-            evaluation,
-            logits=evaluation.logits[kept],
-            labels=evaluation.labels[kept],
-            rows=evaluation.rows[kept],
-            detections=None,
-        )
+        own = {name: getattr(evaluation, name)[kept] for name in ("logits", "labels", "rows")}
         crop = run.config.augment.crop or dataset.image_size
-        results = EvalResults(dataset, split, labeled, crop)
-    return RunResults(
-        run=run,
-        log=run.log(),
-        summary=run.summary(),
-        dataset=dataset,
-        split=split,
-        results=results,
-        detections=evaluation.detections if evaluation is not None else None,
-    )
+        results = EvalResults(dataset, split, replace(evaluation, detections=None, **own), crop)
+    detections = evaluation.detections if evaluation is not None else None
+    return RunResults(run, run.log(), run.summary(), dataset, split, results, detections)
 
 
 def _read_evaluation(path: Path, dataset: Dataset, split: str) -> Evaluation:

@@ -152,8 +152,8 @@ def summarize(values: Sequence[float]) -> Summary:
 def paired(values: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> Paired:
     """Return the mean of `values - others`, paired by seed, with Student's t interval.
 
-    Raises:
-        ValueError: there are no pairs, the lengths differ, or `confidence` is not between 0 and 1.
+    Raises ValueError when there are no pairs, the lengths differ, or `confidence` is not between 0
+    and 1.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; give a share between 0 and 1, as 0.95")

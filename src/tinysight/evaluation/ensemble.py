@@ -15,18 +15,13 @@ from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, evaluate
 from tinysight.files import write_atomic
-from tinysight.ops.metrics import (
-    majority_vote,
-    mean_probability,
-    paired_difference,
-    topk_correct,
-    wilson_interval,
-)
+from tinysight.ops import metrics
+from tinysight.ops.metrics import topk_correct
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Member:
     """A member of an ensemble: its name, its weights, and where its evaluation is stored."""
 
@@ -36,7 +31,7 @@ class Member:
     suffix: str = ""  # of the stored evaluation's file
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Errors:
     """Errors of a member or a vote, as shares, with a 95 % Wilson interval."""
 
@@ -47,7 +42,7 @@ class Errors:
     top5_error: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Gain:
     """How far a vote's top-1 error is below the best member's, with a paired 95 % interval."""
 
@@ -58,7 +53,7 @@ class Gain:
     high: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ensemble:
     """Members and their votes on a split."""
 
@@ -77,8 +72,8 @@ class Ensemble:
 def find_members(runs: Sequence[Run], num_snapshots: int = 0) -> list[Member]:
     """List the runs' final weights, or where it is not 0 the last `num_snapshots` of each run.
 
-    Raises:
-        ValueError: a run is named twice, has too few snapshots, or there are fewer than 2 members.
+    Raises ValueError when a run is named twice, has too few snapshots, or there are fewer than 2
+    members.
     """
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise ValueError("a run is named twice; its two votes would be the same")
@@ -87,21 +82,20 @@ def find_members(runs: Sequence[Run], num_snapshots: int = 0) -> list[Member]:
     for run in runs:
         name = run.name if names.count(run.name) == 1 else str(run.folder)
         if not num_snapshots:
-            members.append(Member(name=name, run=run, weights=run.weights_path))
+            members.append(Member(name, run, run.weights_path))
             continue
-        snapshots = run.snapshots()
+        snapshots = run.snapshots()[-num_snapshots:]
         if len(snapshots) < num_snapshots:
             raise ValueError(
                 f"{run.folder} has {len(snapshots)} snapshots, --snapshots asks for "
                 f"{num_snapshots}; train it with train.snapshots={num_snapshots} or more"
             )
-        members += [
-            Member(name=f"{name} {path.stem}", run=run, weights=path, suffix=f"-{path.stem}")
-            for path in snapshots[-num_snapshots:]
-        ]
+        stems = [path.stem for path in snapshots]
+        named = zip(stems, snapshots, strict=True)
+        members += [Member(f"{name} {stem}", run, path, f"-{stem}") for stem, path in named]
     if len(members) < 2:
         raise ValueError(
-            "an ensemble needs two members; name several runs, or one with --snapshots 2 or more"
+            "an ensemble needs two members; name several runs, or --snapshots 2 or more"
         )
     return members
 
@@ -133,10 +127,8 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
     """Measure members and their votes, by mean probability and by majority.
 
     The best member is the best on this very split, which favors it: the gain is rather too small
-    than too large.
-
-    Raises:
-        ValueError: the evaluations are of different images, or no image is labeled.
+    than too large. Raises ValueError when the evaluations are of different images, or no image is
+    labeled.
     """
     first = named[0][1]
     for name, other in named:
@@ -152,31 +144,21 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
     logits = [evaluation.logits[labeled] for _, evaluation in named]
     correct = [topk_correct(member, labels, 1) for member in logits]
     best = max(range(len(named)), key=lambda place: int(correct[place].sum()))
-    votes = {"mean probability": mean_probability(logits), "majority": majority_vote(logits)}
+    scores = {"mean probability": metrics.mean_probability(logits)}
+    scores["majority"] = metrics.majority_vote(logits)
+    names = [name for name, _ in named]
     gains = []
-    for name, scores in votes.items():
-        gain, low, high = paired_difference(topk_correct(scores, labels, 1), correct[best])
-        gains.append(Gain(name=name, best_member=named[best][0], gain=gain, low=low, high=high))
-    members = zip((name for name, _ in named), logits, strict=True)
-    return Ensemble(
-        data=first.data,
-        split=first.split,
-        num_images=len(labels),
-        members=tuple(_errors(name, member, labels) for name, member in members),
-        votes=tuple(_errors(name, scores, labels) for name, scores in votes.items()),
-        gains=tuple(gains),
-    )
+    for name, own in scores.items():
+        gain = metrics.paired_difference(topk_correct(own, labels, 1), correct[best])
+        gains.append(Gain(name, names[best], *gain))
+    members = tuple(_errors(*pair, labels) for pair in zip(names, logits, strict=True))
+    votes = tuple(_errors(*pair, labels) for pair in scores.items())
+    return Ensemble(first.data, first.split, len(labels), members, votes, tuple(gains))
 
 
 def _errors(name: str, scores: Tensor, labels: Tensor) -> Errors:
     count = len(labels)
     wrong1 = count - int(topk_correct(scores, labels, 1).sum())
     wrong5 = count - int(topk_correct(scores, labels, min(5, scores.shape[1])).sum())
-    low, high = wilson_interval(wrong1, count)
-    return Errors(
-        name=name,
-        top1_error=wrong1 / count,
-        top1_low=low,
-        top1_high=high,
-        top5_error=wrong5 / count,
-    )
+    low, high = metrics.wilson_interval(wrong1, count)
+    return Errors(name, wrong1 / count, low, high, wrong5 / count)

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,13 +32,17 @@ from tinysight.predict.weights import ModelMetadata
 from tinysight.run import Run
 
 Progress = Callable[[int, int], None]  # (done, total) images; what it raises ends the evaluation
+NO_LABEL = (
+    "no image of {} has a label, so there is no error to measure; "
+    "`tinysight submit` writes predictions"
+)
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
     """An evaluation was ended because the training is asked to stop."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metrics:
     """Metrics of a split: errors as shares with 95 % Wilson intervals, loss in nats."""
 
@@ -53,7 +57,7 @@ class Metrics:
     calibration_error: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """A model's outputs for the N images of a split, on the CPU."""
 
@@ -68,32 +72,21 @@ class Evaluation:
     def metrics(self) -> Metrics:
         """Metrics over the labeled images; with under 5 classes, top-5 means all of them.
 
-        Raises:
-            ValueError: no image is labeled.
+        Raises ValueError when no image is labeled.
         """
         labeled = self.labels >= 0
         logits, labels = self.logits[labeled], self.labels[labeled]
         if not (count := len(labels)):
-            raise ValueError(
-                f"no image of {self.split} has a label, so there is no error to measure; "
-                "`tinysight submit` writes predictions"
-            )
-        top1 = topk_correct(logits, labels, 1)
-        top5 = topk_correct(logits, labels, min(5, logits.shape[1]))
-        wrong1, wrong5 = count - int(top1.sum()), count - int(top5.sum())
-        (low1, high1), (low5, high5) = (wilson_interval(n, count) for n in (wrong1, wrong5))
-        confidence = logits.softmax(dim=1).max(dim=1).values
-        return Metrics(
-            num_images=count,
-            loss=float(F.cross_entropy(logits.double(), labels)),
-            top1_error=wrong1 / count,
-            top1_low=low1,
-            top1_high=high1,
-            top5_error=wrong5 / count,
-            top5_low=low5,
-            top5_high=high5,
-            calibration_error=float(expected_calibration_error(confidence, top1)),
-        )
+            raise ValueError(NO_LABEL.format(self.split))
+        loss = float(F.cross_entropy(logits.double(), labels))
+        numbers: list[float] = []  # of top-1 and top-5: error, low, high
+        for k in (1, min(5, logits.shape[1])):
+            wrong = int((~topk_correct(logits, labels, k)).sum())
+            numbers += [wrong / count, *wilson_interval(wrong, count)]
+        confidence = logits.softmax(dim=1).amax(dim=1)
+        correct = topk_correct(logits, labels, 1)
+        numbers.append(expected_calibration_error(confidence, correct))
+        return Metrics(count, loss, *numbers)
 
     @property
     def top1_error(self) -> float:
@@ -103,8 +96,7 @@ class Evaluation:
     def localization(self, gt_boxes: Tensor) -> Localization:
         """Measure the most confident boxes against those of all rows of the dataset (N_all, G, 4).
 
-        Raises:
-            ValueError: no image of the split has a true box.
+        Raises ValueError when no image of the split has a true box.
         """
         assert self.detections is not None
         return localization(top_box_iou(self.detections, gt_boxes[self.rows]))
@@ -129,7 +121,7 @@ class Evaluation:
             boxes, confidence = tensors.pop("boxes", None), tensors.pop("confidence", None)
             detections = None
             if boxes is not None and confidence is not None:
-                detections = Detections(boxes=boxes, confidence=confidence)
+                detections = Detections(boxes, confidence)
             evaluation = cls(**header, **tensors, detections=detections)
             if fault := _misfit(evaluation):
                 raise ValueError(fault)
@@ -143,14 +135,9 @@ class Evaluation:
     def join(cls, parts: Sequence[Evaluation]) -> Evaluation:
         """Join evaluations of consecutive rows."""
         boxes = [part.detections for part in parts if part.detections is not None]
-        return cls(
-            data=parts[0].data,
-            split=parts[0].split,
-            logits=torch.cat([part.logits for part in parts]),
-            labels=torch.cat([part.labels for part in parts]),
-            rows=torch.cat([part.rows for part in parts]),
-            detections=Detections.cat(boxes) if boxes else None,
-        )
+        names = ("logits", "labels", "rows")
+        own: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
+        return replace(parts[0], **own, detections=Detections.cat(boxes) if boxes else None)
 
 
 def _misfit(evaluation: Evaluation) -> str | None:
@@ -206,14 +193,11 @@ def evaluate_model(
             progress(stop - rows.start, len(rows))
     finally:
         model.train(was_training)
-    return Evaluation(
-        data=dataset.name,
-        split=split,
-        logits=torch.cat(logits).cpu() if logits else torch.empty(0, 0),
-        labels=torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop])),
-        rows=torch.arange(rows.start, rows.stop),
-        detections=Detections.cat(found).to("cpu") if found else None,
-    )
+    output = torch.cat(logits).cpu() if logits else torch.empty(0, 0)
+    labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
+    boxes = Detections.cat(found).to("cpu") if found else None
+    places = torch.arange(rows.start, rows.stop)
+    return Evaluation(dataset.name, split, output, labels, places, boxes)
 
 
 def evaluate(
@@ -225,19 +209,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a trained model on a split; nothing is written.
 
-    Raises:
-        ValueError: the weights are for other classes or another image size.
+    Raises ValueError when the weights are for other classes or another image size.
     """
     check_data(predictor.metadata, dataset)
-    return evaluate_model(
-        predictor.localizer or predictor.model,
-        dataset,
-        split,
-        predictor.preprocessing,
-        runtime=predictor.runtime,
-        decoding=predictor.decoding,
-        progress=progress,
-    )
+    model, way = predictor.localizer or predictor.model, predictor.preprocessing
+    how: dict[str, Any] = {"runtime": predictor.runtime, "decoding": predictor.decoding}
+    return evaluate_model(model, dataset, split, way, progress=progress, **how)
 
 
 def evaluate_run(
@@ -254,17 +231,13 @@ def evaluate_run(
     Args:
         decoding_changes: of a localizer, `threshold` and `decoding` in place of its own.
 
-    Raises:
-        ValueError: the run has no weights, they do not fit the dataset, or no image is labeled.
+    Raises ValueError when the run has no weights, they do not fit the dataset, or no image is
+    labeled.
     """
     predictor = Predictor(run.folder, runtime=runtime, **decoding_changes or {})
-    check_data(predictor.metadata, dataset)
     rows = dataset.rows(split)
     if not bool((dataset.labels[rows.start : rows.stop] >= 0).any()):
-        raise ValueError(
-            f"no image of {split} has a label, so there is no error to measure; "
-            "`tinysight submit` writes predictions"
-        )
+        raise ValueError(NO_LABEL.format(split))
     evaluation = evaluate(predictor, dataset, split, progress=progress)
     label = run.label(dataset.name, split)
     evaluation.save(run.scores_path(label))
@@ -283,13 +256,10 @@ def submit(
 ) -> int:
     """Write `<file> <class id>` per test image in the dataset's order, and return their number.
 
-    The file is its name, or its path below the split's folder where names are not unique.
-
-    Raises:
-        ValueError: the run has no weights, or the dataset other classes or no test images.
+    The file is its name, or its path below the split's folder where names are not unique. Raises
+    ValueError when the run has no weights, or the dataset other classes or no test images.
     """
     predictor = Predictor(run.folder, runtime=runtime)
-    check_data(predictor.metadata, dataset)
     if not len(dataset.rows("test")):
         raise ValueError(f"{dataset.name} has no test images")
     if not path.parent.is_dir():

@@ -11,7 +11,7 @@ import torch
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, evaluate
+from tinysight.evaluation.evaluate import Evaluation, Progress, evaluate
 from tinysight.files import write_atomic
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.predictor import Predictor
@@ -19,7 +19,7 @@ from tinysight.predict.weights import load_weights, weights_bytes
 from tinysight.run import Run
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Exported:
     """The file that was written, and its errors on val next to the run's own."""
 
@@ -48,8 +48,7 @@ def export(
         dataset: the one that the run was trained on.
         half: store matrices and kernels as float16.
 
-    Raises:
-        ValueError: the run is not finished or not evaluated on val, or of another dataset.
+    Raises ValueError when the run is not finished or not evaluated on val, or of another dataset.
     """
     predictor = Predictor(run.folder)
     if dataset.name != predictor.metadata.data:
@@ -57,7 +56,6 @@ def export(
             f"the run learned from {predictor.metadata.data}, not from {dataset.name}; "
             "export it with its own data"
         )
-    check_data(predictor.metadata, dataset)
     run_top1_error = _run_top1_error(run)
     model, metadata = load_weights(predictor.path)
     with TemporaryDirectory() as folder:
@@ -72,13 +70,7 @@ def export(
     metadata = replace(metadata, results={**metadata.results, "val": measured})
     content = weights_bytes(model, metadata, half=half)
     write_atomic(path, content)
-    return Exported(
-        path=path,
-        num_bytes=len(content),
-        val=val,
-        localization=found,
-        run_top1_error=run_top1_error,
-    )
+    return Exported(path, len(content), val, found, run_top1_error)
 
 
 def _run_top1_error(run: Run) -> float:

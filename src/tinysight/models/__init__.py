@@ -24,8 +24,7 @@ MODELS: dict[str, type[Classifier]] = {
 def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
     """Create a model with torch's default weights; see `models.init` for others.
 
-    Raises:
-        ValueError: the name or an option is unknown, or a value is not allowed.
+    Raises ValueError when the name or an option is unknown, or a value is not allowed.
     """
     if name not in MODELS:
         raise ValueError(f"no model is named {name!r}; {suggest(name, MODELS, cutoff=0.3)}")
@@ -35,9 +34,8 @@ def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
         if option not in known:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
         if not _is_like(value, known[option]):
-            raise ValueError(
-                f"model.options.{option} is {value!r}; expected a value like {known[option]!r}"
-            )
+            expected = f"expected a value like {known[option]!r}"
+            raise ValueError(f"model.options.{option} is {value!r}; {expected}")
     return MODELS[name](num_classes, **options)  # type: ignore[call-arg]
 
 
@@ -68,11 +66,8 @@ def count_multiply_adds(model: nn.Module, size: int) -> int:
         assert isinstance(module, nn.Conv2d | nn.Linear)
         total += output[0].numel() * module.weight[0].numel()
 
-    hooks = [
-        m.register_forward_hook(note)
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d | nn.Linear)
-    ]
+    counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [module.register_forward_hook(note) for module in counted]
     was_training = model.training
     try:
         with torch.no_grad():

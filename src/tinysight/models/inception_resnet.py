@@ -54,9 +54,8 @@ class InceptionUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.branches = branches
-        self.linear = nn.Sequential(
-            convolution(num_inside, num_channels, 1), nn.BatchNorm2d(num_channels)
-        )
+        layer = convolution(num_inside, num_channels, 1)
+        self.linear = nn.Sequential(layer, nn.BatchNorm2d(num_channels))
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,10 +177,7 @@ def _reduction(num_channels: int, width: float) -> tuple[Concatenate, int]:
 def _module_b(num_channels: int, width: float, scale: float) -> InceptionUnit:
     """Szegedy et al. 2016, Fig. 17."""
     c128, c160, c192 = _channels(width, 128, 160, 192)
-    branches = Concatenate(
-        unit(num_channels, c192, 1),
-        nn.Sequential(
-            unit(num_channels, c128, 1), unit(c128, c160, (1, 7)), unit(c160, c192, (7, 1))
-        ),
-    )
+    flat = unit(num_channels, c192, 1)
+    wide = (unit(num_channels, c128, 1), unit(c128, c160, (1, 7)), unit(c160, c192, (7, 1)))
+    branches = Concatenate(flat, nn.Sequential(*wide))
     return InceptionUnit(num_channels, 2 * c192, branches, scale)

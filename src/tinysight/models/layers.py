@@ -50,9 +50,8 @@ class Convolution(nn.Conv2d):
         return outputs if self.bias is None else outputs + self.bias.bfloat16().view(-1, 1, 1)
 
     def _trains_by_matmul(self, x: Tensor) -> bool:
-        in_bf16 = (
-            torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        )
+        in_bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16
+        in_bf16 = in_bf16 and torch.is_autocast_enabled("cpu")
         training = x.device.type == "cpu" and in_bf16 and torch.is_grad_enabled()
         if not training or torch.compiler.is_compiling():
             return False

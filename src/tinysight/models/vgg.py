@@ -67,10 +67,8 @@ class VGG(Classifier):
         num_in = 3
         for index, (count, num_out) in enumerate(zip(CONVOLUTIONS[depth], filters, strict=True)):
             kernels = [3] * count + [1] * (linear_convolutions and index >= 2)
-            units = [
-                _unit(num_in if k == 0 else num_out, num_out, kernel)
-                for k, kernel in enumerate(kernels)
-            ]
+            inputs = (num_in, *[num_out] * (len(kernels) - 1))
+            units = [_unit(n, num_out, kernel) for n, kernel in zip(inputs, kernels, strict=True)]
             pool = [nn.MaxPool2d(2, ceil_mode=True)] if index < 4 else []
             blocks.append(nn.Sequential(*units, *pool))
             num_in = num_out
@@ -91,27 +89,17 @@ class VGG(Classifier):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Features (B, num_features, h, w) -> logits (B, K)."""
-        if features.shape[-2:] != (
-            GRID,
-            GRID,
-        ):  # pooling would change nothing, at the price of a pass
+        if features.shape[-2:] != (GRID, GRID):  # else pooling costs a pass and changes nothing
             features = F.adaptive_avg_pool2d(features, GRID)
         logits: Tensor = self.head(features)
         return logits
 
 
 def _unit(num_in: int, num_out: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        Convolution(num_in, num_out, kernel, padding=kernel // 2),
-        nn.BatchNorm2d(num_out),
-        nn.PReLU(num_out),
-    )
+    layer = Convolution(num_in, num_out, kernel, padding=kernel // 2)
+    return nn.Sequential(layer, nn.BatchNorm2d(num_out), nn.PReLU(num_out))
 
 
 def _hidden(num_in: int, num_out: int, dropout: float) -> list[nn.Module]:
-    return [
-        nn.Dropout(dropout),
-        nn.Linear(num_in, num_out),
-        nn.BatchNorm1d(num_out),
-        nn.PReLU(num_out),
-    ]
+    layers = (nn.Dropout(dropout), nn.Linear(num_in, num_out))
+    return [*layers, nn.BatchNorm1d(num_out), nn.PReLU(num_out)]

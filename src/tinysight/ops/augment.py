@@ -126,9 +126,8 @@ def _integers(uniform: Tensor, low: int, high: int) -> Tensor:
 
 def _check_crop(source_size: int, crop: int) -> None:
     if not 1 <= crop <= source_size:
-        raise ValueError(
-            f"crop {crop} does not fit images of {source_size} pixels: choose 1 to {source_size}"
-        )
+        where = f"images of {source_size} pixels: choose 1 to {source_size}"
+        raise ValueError(f"crop {crop} does not fit {where}")
 
 
 def adjust_contrast(values: Tensor, factor: Tensor) -> Tensor:
@@ -154,15 +153,12 @@ def apply(images: Tensor, params: TransformParams, *, crop: int) -> Tensor:
     """
     channels_last = images.shape[-1] == 3
     if images.dim() != 4 or not (channels_last or images.shape[1] == 3):
-        raise ValueError(
-            f"images have shape {tuple(images.shape)}: give (B, H, W, 3) or (B, 3, H, W)"
-        )
+        shape = tuple(images.shape)
+        raise ValueError(f"images have shape {shape}: give (B, H, W, 3) or (B, 3, H, W)")
     if len(params) != len(images):
         raise ValueError(f"{len(params)} params for {len(images)} images: give one per image")
-    if params.angle.device != images.device:
-        raise ValueError(
-            f"params are on {params.angle.device}, images on {images.device}: move them by .to()"
-        )
+    if (device := params.angle.device) != images.device:
+        raise ValueError(f"params are on {device}, images on {images.device}: move them by .to()")
     pixels = images if channels_last else images.permute(0, 2, 3, 1)
     if pixels.device.type == "cpu" and pixels.dtype == torch.uint8:
         output = _apply_in_groups(pixels.contiguous(), params, crop)
@@ -171,9 +167,8 @@ def apply(images: Tensor, params: TransformParams, *, crop: int) -> Tensor:
         # whole pixels take the exact one.
         source = _apply_tone(pixels, params)
         across, down = _source_axes(params, crop, *pixels.shape[1:3])
-        nearest, bilinear = (
-            _sample_source(source, across, down, mode) for mode in ("nearest", "bilinear")
-        )
+        nearest = _sample_source(source, across, down, "nearest")
+        bilinear = _sample_source(source, across, down, "bilinear")
         output = torch.where(_is_exact(params)[:, None, None, None], nearest, bilinear)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return output.contiguous(memory_format=memory_format)
@@ -276,10 +271,8 @@ def _source_axes(
 
 def _sample_source(source: Tensor, across: Tensor, down: Tensor, mode: str) -> Tensor:
     """Sample float (B, H, W, 3) at the sums of `_source_axes`: (B, 3, crop, crop)."""
-    points = (across + down).permute(1, 2, 3, 0)
-    return F.grid_sample(
-        source.permute(0, 3, 1, 2), points, mode=mode, padding_mode="border", align_corners=False
-    )
+    images, points = source.permute(0, 3, 1, 2), (across + down).permute(1, 2, 3, 0)
+    return F.grid_sample(images, points, mode, padding_mode="border", align_corners=False)
 
 
 def apply_to_boxes(boxes: Tensor, params: TransformParams, *, crop: int) -> tuple[Tensor, Tensor]:

@@ -42,10 +42,8 @@ class Detections(TensorRows):
     def __post_init__(self) -> None:
         shape = self.confidence.shape
         if len(shape) != 2 or self.boxes.shape != (*shape, 4):
-            raise ValueError(
-                f"boxes {tuple(self.boxes.shape)} and confidence {tuple(shape)} do not fit; "
-                "give (B, M, 4) and (B, M)"
-            )
+            given = f"boxes {tuple(self.boxes.shape)} and confidence {tuple(shape)}"
+            raise ValueError(f"{given} do not fit; give (B, M, 4) and (B, M)")
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:
@@ -68,8 +66,7 @@ def area(boxes: Tensor) -> Tensor:
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the elementwise intersection over union (...); 0 for two empty boxes."""
-    intersection, union = _intersection_and_union(boxes, others)
-    return _ratio(intersection, union)
+    return _ratio(*_intersection_and_union(boxes, others))
 
 
 def giou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -87,10 +84,8 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 def clip(boxes: Tensor, *, height: float, width: float) -> Tensor:
     """Clip boxes (..., 4) to an image; one that is entirely outside becomes empty, on the edge."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack(
-        (x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)), -1
-    )
+    x, y = boxes[..., ::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x, y), -1).flatten(-2)
 
 
 def kept_share(boxes: Tensor, *, height: float, width: float) -> Tensor:
@@ -124,8 +119,7 @@ def decode(
         side: of the training image, in pixels of the canvas.
         height, width: of the canvas in pixels.
 
-    Raises:
-        ValueError: `decoding` is not in DECODINGS.
+    Raises ValueError when `decoding` is not in DECODINGS.
     """
     if decoding not in DECODINGS:
         raise ValueError(f"the decoding is {decoding!r}; allowed: {', '.join(DECODINGS)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ _ROUNDING = 1e-10  # an IoU of exactly the threshold counts, as in COCO's evalua
 _Array = TypeVar("_Array", Tensor, npt.NDArray[np.float64])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Localization:
     """Metrics of one box per image over `num_images` images with true boxes; all in 0..1."""
 
@@ -41,7 +41,7 @@ class Localization:
     mean_iou: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DetectionCounts:
     """Metrics of all boxes accepted from confidence `threshold` on; NaN where nothing counts."""
 
@@ -53,9 +53,8 @@ class DetectionCounts:
     false_positives: float  # per image: accepted boxes that match no object, duplicates included
     recall: float  # share of objects that an accepted box matches
     recall_at_1_fppi: float  # the same, accepted from `threshold_at_1_fppi` on
-    threshold_at_1_fppi: (
-        float  # the lowest with at most 1 false positive per image, over all images
-    )
+    # the lowest with at most 1 false positive per image, over all images
+    threshold_at_1_fppi: float
 
 
 def is_found(ious: _Array, threshold: float = FOUND_IOU) -> _Array:
@@ -67,14 +66,10 @@ def check_detections(detections: Detections, gt_boxes: Tensor) -> None:
     """Raise ValueError where shapes do not fit, or a box or confidence is not a valid number."""
     boxes, confidence, num = detections.boxes, detections.confidence, len(detections)
     if gt_boxes.ndim != 3 or (len(gt_boxes), gt_boxes.shape[-1]) != (num, 4):
-        raise ValueError(
-            f"gt_boxes {tuple(gt_boxes.shape)} do not fit detections of {num} images; "
-            f"give ({num}, G, 4)"
-        )
+        given = f"gt_boxes {tuple(gt_boxes.shape)}"
+        raise ValueError(f"{given} do not fit detections of {num} images; give ({num}, G, 4)")
     if not bool(((confidence >= 0) & (confidence <= 1)).all()):
-        raise ValueError(
-            "confidences reach outside 0..1 or hold a NaN; give probabilities, 0 for no box"
-        )
+        raise ValueError("confidences reach outside 0..1 or hold a NaN; give probabilities")
     if not bool(boxes[confidence > 0].isfinite().all()):
         raise ValueError("a box with a confidence above 0 is not finite; the model is broken")
 
@@ -114,17 +109,10 @@ def localization(ious: Tensor) -> Localization:
         raise ValueError("no image has a true box; there is nothing to localize")
     num = len(ious)
     found = [int(is_found(ious, threshold).sum()) for threshold in (0.3, FOUND_IOU, 0.7)]
-    missed_low, missed_high = wilson_interval(num - found[1], num)
-    return Localization(
-        num_images=num,
-        loc30=found[0] / num,
-        loc50=found[1] / num,
-        loc70=found[2] / num,
-        loc50_low=1 - missed_high,
-        loc50_high=1 - missed_low,
-        box_acc_v2=sum(found) / (3 * num),
-        mean_iou=float(ious.mean()),
-    )
+    low, high = (1 - missed for missed in reversed(wilson_interval(num - found[1], num)))
+    loc30, loc50, loc70 = (count / num for count in found)
+    mean_iou = float(ious.mean())
+    return Localization(num, loc30, loc50, loc70, low, high, sum(found) / (3 * num), mean_iou)
 
 
 def localization_error(logits: Tensor, labels: Tensor, ious: Tensor, k: int) -> float:
@@ -188,25 +176,18 @@ def count_detections(
     accepted = (confidence >= threshold) & (confidence > 0)
     num_objects = has_gt_box(gt_boxes).sum(1)
     duplicates = _count_duplicates(detections.boxes, accepted, gt_boxes)
+    of_images = (accepted.sum(1) == num_objects, duplicates, (accepted & ~matched).sum(1))
     found_at_1 = (matched & (confidence >= threshold_at_1)).sum(1)
+    of_objects = ((accepted & matched).sum(1), found_at_1)
 
     def over(images: Tensor) -> DetectionCounts:
-        images_total, objects_total = int(images.sum()), int(num_objects[images].sum())
-
-        def ratio(values: Tensor, total: int) -> float:
-            return float(values[images].sum()) / total if total else math.nan
-
-        return DetectionCounts(
-            num_images=images_total,
-            num_objects=objects_total,
-            threshold=threshold,
-            count_accuracy=ratio(accepted.sum(1) == num_objects, images_total),
-            duplicates=ratio(duplicates, images_total),
-            false_positives=ratio((accepted & ~matched).sum(1), images_total),
-            recall=ratio((accepted & matched).sum(1), objects_total),
-            recall_at_1_fppi=ratio(found_at_1, objects_total),
-            threshold_at_1_fppi=threshold_at_1,
+        totals = (int(images.sum()), int(num_objects[images].sum()))
+        per_image, per_object = (
+            [float(part[images].sum()) / total if total else math.nan for part in parts]
+            for total, parts in zip(totals, (of_images, of_objects), strict=True)
         )
+        values: list[Any] = [*totals, threshold, *per_image, *per_object, threshold_at_1]
+        return DetectionCounts(*values)
 
     by_number = {n: over(num_objects == n) for n in sorted(set(num_objects.tolist()))}
     return over(num_objects > 0), by_number

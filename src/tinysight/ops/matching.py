@@ -30,10 +30,8 @@ MIN_IOU = 0.25
 def overlaps(boxes_cxcywh: Tensor, gt_boxes_cxcywh: Tensor, *, rule: str = "iou") -> Tensor:
     """Return elementwise whether boxes (..., 4) overlap gt_boxes (..., 4): bool (...).
 
-    Nothing overlaps a true box of NaN, which is padding.
-
-    Raises:
-        ValueError: `rule` is not in OVERLAPS.
+    Nothing overlaps a true box of NaN, which is padding. Raises ValueError when `rule` is not in
+    OVERLAPS.
     """
     if rule == "iou":
         return iou(from_cxcywh(boxes_cxcywh), from_cxcywh(gt_boxes_cxcywh)) >= MIN_IOU

@@ -23,9 +23,8 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     never scores.
     """
     if not 1 <= k <= logits.shape[1]:
-        raise ValueError(
-            f"top-{k} of {logits.shape[1]} classes: choose k from 1 to {logits.shape[1]}"
-        )
+        most = logits.shape[1]
+        raise ValueError(f"top-{k} of {most} classes: choose k from 1 to {most}")
     own = logits.gather(1, labels[:, None])  # (B, 1)
     earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
@@ -89,9 +88,7 @@ def expected_calibration_error(probabilities: Tensor, correct: Tensor, bins: int
         raise ValueError("no prediction to calibrate: give at least one")
     probability = probabilities.double()
     if not bool(((probability >= 0) & (probability <= 1)).all()):
-        raise ValueError(
-            "probabilities reach outside 0..1 or hold a NaN: pass the softmax of the logits"
-        )
+        raise ValueError("probabilities reach outside 0..1 or hold a NaN: pass a softmax")
     borders = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=probability.device)
     index = torch.bucketize(probability, borders[1:-1])
     gap = torch.zeros(bins, dtype=torch.float64, device=probability.device)

@@ -144,22 +144,14 @@ def _beta(uniform: Tensor, alpha: float) -> Tensor:
 
 def _window(center_x: Tensor, center_y: Tensor, *, width: Tensor, height: Tensor) -> Tensor:
     """Return windows (N, 4) in shares of the image's sides, clipped; all arguments are (N,)."""
-    near_x, near_y = center_x - width / 2, center_y - height / 2
-    far_x, far_y = center_x + width / 2, center_y + height / 2
-    return torch.stack((near_x, near_y, far_x, far_y), -1).clamp(0, 1)
+    center, half = torch.stack((center_x, center_y), -1), torch.stack((width, height), -1) / 2
+    return torch.cat((center - half, center + half), -1).clamp(0, 1)
 
 
 def _mask(windows: Tensor, *, height: int, width: int) -> Tensor:
     """Return the pixels in windows (N, 4), rounded to whole pixels: bool (N, height, width)."""
-    x0, y0, x1, y1 = windows.unbind(-1)
-    x0, x1, y0, y1 = (
-        (x0 * width).round(),
-        (x1 * width).round(),
-        (y0 * height).round(),
-        (y1 * height).round(),
-    )
-    columns = torch.arange(width, device=windows.device)
-    rows = torch.arange(height, device=windows.device)
-    across = (columns >= x0[:, None]) & (columns < x1[:, None])
-    down = (rows >= y0[:, None]) & (rows < y1[:, None])
+    x0, y0, x1, y1 = windows[..., None].unbind(1)
+    columns, rows = (torch.arange(side, device=windows.device) for side in (width, height))
+    across = (columns >= (x0 * width).round()) & (columns < (x1 * width).round())
+    down = (rows >= (y0 * height).round()) & (rows < (y1 * height).round())
     return down[:, :, None] & across[:, None, :]

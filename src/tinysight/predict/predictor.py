@@ -41,12 +41,7 @@ class Preprocessing:
     @classmethod
     def of(cls, metadata: ModelMetadata) -> Preprocessing:
         """Return the preprocessing that a model was trained for."""
-        return cls(
-            image_size=metadata.image_size,
-            crop=metadata.crop,
-            input_size=metadata.input_size,
-            flip_average=metadata.flip_average,
-        )
+        return cls(**{name: getattr(metadata, name) for name in cls.__dataclass_fields__})
 
     def center(self, images: Tensor, runtime: Runtime) -> Tensor:
         """Images uint8 (B, S, S, 3) -> center windows (B, 3, input, input) on the device."""
@@ -126,7 +121,7 @@ def detect(
     return logits, nms(detections, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Prediction:
     """The most probable classes of one image, and a localizer's boxes by falling confidence.
 
@@ -186,10 +181,8 @@ class Predictor:
         self.runtime = runtime or CPU
         self.path = source / "weights.safetensors" if source.is_dir() else source
         if source.is_dir() and not self.path.exists():
-            raise ValueError(
-                f"{source} has no weights.safetensors: the run is not finished; "
-                "see `tinysight resume`"
-            )
+            reason = "the run is not finished; see `tinysight resume`"
+            raise ValueError(f"{source} has no weights.safetensors: {reason}")
         model, self.metadata = load_weights(self.path)
         model.to(self.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.localizer = model if isinstance(model, Localizer) else None
@@ -208,17 +201,15 @@ class Predictor:
     def detect(self, images: UInt8) -> tuple[Tensor, Detections]:
         """Images (B, S, S, 3), of any S -> logits (B, K) and boxes; see `detect`.
 
-        Raises:
-            ValueError: the model is a classifier.
+        Raises ValueError when the model is a classifier.
         """
         if self.localizer is None or self.decoding is None:
             raise ValueError(
                 f"{self.path} is a classifier, which finds no boxes; train a localizer, as by "
                 "`tinysight train localizer-joint`"
             )
-        return detect(
-            self.localizer, _tensor(images), self.preprocessing, self.decoding, self.runtime
-        )
+        how = (self.preprocessing, self.decoding, self.runtime)
+        return detect(self.localizer, _tensor(images), *how)
 
     def views(self, images: UInt8) -> Tensor:
         """Images (B, S, S, 3), S the metadata's image_size -> the classifier's input, in 0..255."""
@@ -242,8 +233,7 @@ class Predictor:
             canvas: of a localizer, the side in pixels that images are resized to, in place of the
                 metadata's image_size: a larger one keeps small objects large enough to be found.
 
-        Raises:
-            ValueError: an image cannot be read, or a canvas that the model cannot take.
+        Raises ValueError when an image cannot be read, or a canvas that the model cannot take.
         """
         one = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
         one = one or (isinstance(images, np.ndarray) and images.ndim <= 3)
@@ -288,10 +278,9 @@ class Predictor:
     def _detect_each(
         self, images: Iterable[Source], top: int, canvas: int
     ) -> Iterator[Prediction | ValueError]:
-        if not self.metadata.image_size <= canvas <= MAX_CANVAS:
-            raise ValueError(
-                f"the canvas is {canvas} pixels; give {self.metadata.image_size} to {MAX_CANVAS}"
-            )
+        smallest = self.metadata.image_size
+        if not smallest <= canvas <= MAX_CANVAS:
+            raise ValueError(f"the canvas is {canvas} pixels; give {smallest} to {MAX_CANVAS}")
         for source in images:
             try:
                 image = read_image(source)
@@ -314,12 +303,12 @@ class Predictor:
     def _prediction(self, source: Source, probabilities: Tensor, top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(probabilities)))
         chosen = indices.tolist()
-        return Prediction(
-            path=str(source) if isinstance(source, str | Path) else "",
-            class_names=tuple(self.metadata.class_names[i] for i in chosen),
-            class_ids=tuple(self.metadata.class_ids[i] for i in chosen),
-            probabilities=tuple(values.tolist()),
+        path = str(source) if isinstance(source, str | Path) else ""
+        metadata = self.metadata
+        names, ids = (
+            tuple(own[i] for i in chosen) for own in (metadata.class_names, metadata.class_ids)
         )
+        return Prediction(path, names, ids, tuple(values.tolist()))
 
 
 def load_model(
@@ -331,15 +320,12 @@ def load_model(
 ) -> Predictor:
     """Load a run's folder or a weights file; None: the bundled model. See `Predictor`.
 
-    Raises:
-        ValueError: the file is missing or damaged.
+    Raises ValueError when the file is missing or damaged.
     """
     if source is None and not BUNDLED.is_file():
-        raise ValueError(
-            f"this installation of tinysight lacks {BUNDLED.name}; install it again, or name a run"
-        )
-    source = BUNDLED if source is None else source
-    return Predictor(source, runtime=runtime, threshold=threshold, decoding=decoding)
+        what = "install tinysight again, or name a run"
+        raise ValueError(f"this installation of tinysight lacks {BUNDLED.name}; {what}")
+    return Predictor(source or BUNDLED, runtime=runtime, threshold=threshold, decoding=decoding)
 
 
 def _tensor(images: UInt8) -> Tensor:

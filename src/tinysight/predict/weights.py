@@ -18,14 +18,9 @@ from tinysight.models.classifier import Classifier
 from tinysight.models.localizer import Localizer
 
 FORMAT = 3
+# of a metadata's `localizer`
 DECODING_SETTINGS = ("decoding", "threshold", "nms_iou")
-HEAD_SETTINGS = (
-    "head",
-    "grid",
-    "num_steps",
-    "feedback",
-    "shared",
-)  # of a metadata's `localizer`: what the head is built with
+HEAD_SETTINGS = ("head", "grid", "num_steps", "feedback", "shared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +40,12 @@ class ModelMetadata:
     version: str
     commit: str = ""
     results: dict[str, Any] = field(default_factory=dict)
-    localizer: dict[str, Any] = field(
-        default_factory=dict
-    )  # head and decoding; empty: a classifier
+    # head and decoding; empty: a classifier
+    localizer: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classifies(self) -> bool:
-        """Whether the logits were trained: those of a localizer with localizer.class_loss_weight=0
-        were not.
-        """
+        """Whether the logits were trained; with localizer.class_loss_weight=0 they were not."""
         return bool(self.localizer.get("class_loss_weight", 1.0) > 0)
 
     def describe(self) -> str:
@@ -87,10 +79,8 @@ def weights_bytes(model: nn.Module, metadata: ModelMetadata, *, half: bool = Fal
     """Return the content of a weights file: state and metadata, with a checksum over both.
 
     With `half`, matrices and kernels are stored as float16, vectors (norms, biases, normalization)
-    as float32; `load_weights` returns float32 either way.
-
-    Raises:
-        ValueError: with `half`, a weight lies outside float16's range of +-65504.
+    as float32; `load_weights` returns float32 either way. Raises ValueError for a weight outside
+    float16's range of +-65504.
     """
     state = model.state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
@@ -109,13 +99,11 @@ def weights_bytes(model: nn.Module, metadata: ModelMetadata, *, half: bool = Fal
 def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
     """Read a model, ready to use (eval mode, on the CPU), and its metadata.
 
-    Raises:
-        ValueError: the file is missing, not a weights file of tinysight, or damaged.
+    Raises ValueError when the file is missing, not a weights file of tinysight, or damaged.
     """
     if not path.is_file():
-        raise ValueError(
-            f"{path} is not a file; expected a run folder or a weights file (.safetensors)"
-        )
+        expected = "expected a run folder or a weights file (.safetensors)"
+        raise ValueError(f"{path} is not a file; {expected}")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("tinysight")
@@ -127,11 +115,10 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
             f"{path} has no metadata of tinysight; expected weights that `tinysight train` wrote"
         )
     metadata = _read_metadata(path, text, tensors)
-    model: Classifier | Localizer = models.create_model(
-        metadata.model, len(metadata.class_names), **metadata.options
-    )
-    if metadata.localizer:
-        model = _with_head(model, metadata.localizer, path)
+    num_classes = len(metadata.class_names)
+    classifier = models.create_model(metadata.model, num_classes, **metadata.options)
+    head = metadata.localizer
+    model = _with_head(classifier, head, path) if head else classifier
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -143,10 +130,8 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
 def _read_metadata(path: Path, text: str, tensors: dict[str, Tensor]) -> ModelMetadata:
     try:
         header = json.loads(text)
-        if header["format"] != FORMAT:
-            raise ValueError(
-                f"{path} has format {header['format']}; this version reads format {FORMAT}"
-            )
+        if (found := header["format"]) != FORMAT:
+            raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
         values = header["metadata"]
         if header["sha256"] != _digest(tensors, values):
             raise ValueError(f"{path} is damaged: its SHA-256 differs; copy the file again")
@@ -155,10 +140,7 @@ def _read_metadata(path: Path, text: str, tensors: dict[str, Tensor]) -> ModelMe
         raise ValueError(f"{path} has damaged metadata ({error!r}); copy the file again") from None
 
 
-def _with_head(
-    classifier: Classifier | Localizer, settings: dict[str, Any], path: Path
-) -> Localizer:
-    assert not isinstance(classifier, Localizer)
+def _with_head(classifier: Classifier, settings: dict[str, Any], path: Path) -> Localizer:
     try:
         if missing := [name for name in DECODING_SETTINGS if name not in settings]:
             raise ValueError(f"without {missing[0]}")

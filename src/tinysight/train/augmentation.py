@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,39 +30,20 @@ def sample(
     count: int, *, settings: AugmentConfig, source_size: int, crop: int, generator: torch.Generator
 ) -> AugmentParams:
     """Draw the parameters of `count` images, on the CPU, from `generator`."""
-    draws = augment.sample(
-        count,
-        source_size=source_size,
-        crop=crop,
-        generator=generator,
-        flip=settings.flip,
-        shift=settings.shift,
-        rotation=settings.rotation,
-        contrast=settings.contrast,
-        gamma=settings.gamma,
-        probability=settings.probability,
-    )
-    operations = (
-        trivial_augment.sample(count, generator=generator) if settings.trivial_augment else None
-    )
-    if operations is not None:
+    names = ("flip", "shift", "rotation", "contrast", "gamma", "probability")
+    own: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    draws = augment.sample(count, source_size=source_size, crop=crop, generator=generator, **own)
+    operations = erasures = mixes = None
+    if settings.trivial_augment:
+        operations = trivial_augment.sample(count, generator=generator)
         draws = trivial_augment.add_geometry(draws, operations, size=crop)
-    return AugmentParams(
-        draws=draws,
-        operations=operations,
-        erasures=mixing.sample_erase(count, generator=generator, probability=settings.erase)
-        if settings.erase
-        else None,
-        mixes=mixing.sample_mix(
-            count,
-            generator=generator,
-            mixup=settings.mixup,
-            cutmix=settings.cutmix,
-            probability=settings.mix_probability,
-        )
-        if settings.mixes
-        else None,
-    )
+    if settings.erase:
+        erasures = mixing.sample_erase(count, generator=generator, probability=settings.erase)
+    if settings.mixes:
+        own = {"mixup": settings.mixup, "cutmix": settings.cutmix}
+        own["probability"] = settings.mix_probability
+        mixes = mixing.sample_mix(count, generator=generator, **own)
+    return AugmentParams(draws, operations, erasures, mixes)
 
 
 def apply(

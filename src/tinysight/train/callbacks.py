@@ -5,41 +5,26 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from tinysight.progress import can_animate
 from tinysight.run import duration
 
 
-class Callback(Protocol):
-    """What the training loop calls; `values` are those of a line of the log."""
-
-    def on_start(self, *, step: int, total: int) -> None: ...
-    def on_step(self, step: int, values: dict[str, Any] | None) -> None: ...
-    def on_end(self) -> None: ...
-
-
-class NullReporter:
-    """A callback that does nothing."""
+class Callback:
+    """What the training loop calls, doing nothing; `values` are those of a line of the log."""
 
     def on_start(self, *, step: int, total: int) -> None:
-        """Do nothing."""
+        """Called before the first step."""
 
     def on_step(self, step: int, values: dict[str, Any] | None) -> None:
-        """Do nothing."""
+        """Called after each step and each epoch."""
 
     def on_end(self) -> None:
-        """Do nothing."""
+        """Called at the end, however the training ends."""
 
 
 class _Console(Console):
@@ -50,7 +35,7 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-class ProgressBar:
+class ProgressBar(Callback):
     """A bar on the error stream, or a line twice a minute where no bar can move.
 
     With `quiet` (every process but the main one) it prints nothing.
@@ -58,8 +43,8 @@ class ProgressBar:
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or _Console(stderr=True, quiet=quiet, highlight=False)
-        self.progress: Progress | None = None
-        self.task = TaskID(0)
+        self.progress: progress.Progress | None = None
+        self.task = progress.TaskID(0)
         self._start_step = self._total = 0
         self._started_at = self._printed_at = 0.0
 
@@ -69,14 +54,14 @@ class ProgressBar:
         self._printed_at = 0.0
         if can_animate(self.console) and not self.console.quiet:
             columns = (  # 80 columns wide with the longest description
-                TextColumn("{task.percentage:>3.0f} %"),
-                BarColumn(bar_width=10),
-                TextColumn("{task.description}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                progress.TextColumn("{task.percentage:>3.0f} %"),
+                progress.BarColumn(bar_width=10),
+                progress.TextColumn("{task.description}"),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
             )
-            self.progress = Progress(*columns, console=self.console, refresh_per_second=2)
+            self.progress = progress.Progress(*columns, console=self.console, refresh_per_second=2)
             self.task = self.progress.add_task("first step", total=total, completed=step)
             self.progress.start()
 
@@ -100,18 +85,16 @@ class ProgressBar:
         elif time.monotonic() - self._printed_at > 30 or step == self._total:
             self._printed_at = time.monotonic()
             speed = f"{values['images_per_s']:.0f} images/s"
-            self._print(f"step {step}/{self._total}: {line}, {speed}, {self._times(step)}")
+            elapsed = time.monotonic() - self._started_at
+            left = elapsed * (self._total - step) / max(1, step - self._start_step)
+            times = f"{duration(elapsed)} elapsed, {duration(left)} left"
+            self._print(f"step {step}/{self._total}: {line}, {speed}, {times}")
 
     def on_end(self) -> None:
         """Remove the bar."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
-
-    def _times(self, step: int) -> str:
-        elapsed = time.monotonic() - self._started_at
-        left = elapsed * (self._total - step) / max(1, step - self._start_step)
-        return f"{duration(elapsed)} elapsed, {duration(left)} left"
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

@@ -25,7 +25,6 @@ from safetensors.torch import save as save_tensors
 from tinysight.files import sync_folder, write_durable
 
 FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})$")
 _OLD = ".tmp-old-"  # marks a state moved aside while a new one of its step takes its name
 _DAMAGED = ".damaged"
 
@@ -41,18 +40,14 @@ class State:
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """Return the tensors of a part ("model", "random|0"), by their names in it."""
         prefix = f"{name}|"
-        return {
-            path.removeprefix(prefix): value
-            for path, value in self.tensors.items()
-            if path.startswith(prefix)
-        }
+        own = {path: value for path, value in self.tensors.items() if path.startswith(prefix)}
+        return {path.removeprefix(prefix): value for path, value in own.items()}
 
 
 def save(state: State, folder: Path) -> Path:
     """Write `state` durably under `folder`, in place of one of that step, and return its path.
 
-    Raises:
-        OSError: the disk is full or not writable; earlier states are untouched.
+    Raises OSError when the disk is full or not writable; earlier states are untouched.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True)
@@ -99,16 +94,10 @@ def load(path: Path) -> State:
         sums = manifest["sha256"]
         if content != _canonical(manifest):
             raise ValueError(f"{path / 'manifest.json'} is damaged: its bytes differ")
-        if manifest["format"] != FORMAT:
-            raise ValueError(
-                f"{path} has format {manifest['format']}; this version reads format {FORMAT}"
-            )
-        named = _NAME.match(path.name)
-        if (
-            sorted(sums) != ["state.json", "state.safetensors"]
-            or named is None
-            or int(named[1]) != manifest["step"]
-        ):
+        if (found := manifest["format"]) != FORMAT:
+            raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
+        files = sorted(sums) == ["state.json", "state.safetensors"]
+        if not files or _step(path) != manifest["step"]:
             raise ValueError(f"{path / 'manifest.json'} does not describe {path.name}")
     except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path / 'manifest.json'} is missing or damaged ({error})") from None
@@ -129,19 +118,20 @@ def load(path: Path) -> State:
 
 def saved(folder: Path) -> list[Path]:
     """List the checkpoints under `folder`, oldest first, by name only."""
-    if not folder.is_dir():
-        return []
-    named = ((match, path) for path in folder.iterdir() if (match := _NAME.match(path.name)))
-    return [path for _, path in sorted(named, key=lambda pair: int(pair[0].group(1)))]
+    found = [path for path in folder.glob("step-*") if _step(path) is not None]
+    return sorted(found, key=lambda path: _step(path) or 0)
+
+
+def _step(path: Path) -> int | None:
+    match = re.fullmatch(r"step-(\d{8,})", path.name)
+    return int(match[1]) if match else None
 
 
 def load_newest(folder: Path) -> tuple[State | None, list[str]]:
     """Return the newest intact state (None: none was saved), and a message per damaged newer one.
 
-    The damaged ones are renamed, so that they neither count as kept ones nor are read again.
-
-    Raises:
-        ValueError: there are states, and every one is damaged.
+    The damaged ones are renamed, so that they neither count as kept ones nor are read again. Raises
+    ValueError when there are states, and every one is damaged.
     """
     _put_back(folder)
     damaged: dict[Path, str] = {}
@@ -157,9 +147,8 @@ def load_newest(folder: Path) -> tuple[State | None, list[str]]:
         return state, list(damaged.values())
     if damaged:
         reason = next(iter(damaged.values()))
-        raise ValueError(
-            f"no state in {folder} is intact; remove it to train from the start ({reason})"
-        )
+        where = f"no state in {folder} is intact; remove it to train from the start"
+        raise ValueError(f"{where} ({reason})")
     return None, []
 
 

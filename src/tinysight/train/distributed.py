@@ -78,12 +78,12 @@ def join_processes(timeout_s: float = 600.0) -> Iterator[DistributedContext]:
     if size == 1:
         yield DistributedContext()
         return
-    distributed = DistributedContext(
-        rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0"))
-    )
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    distributed = DistributedContext(rank=rank, size=size, local_rank=local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-    _control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(backend, timeout=timeout)
+    _control = dist.new_group(backend="gloo", timeout=timeout)
     logger = logging.getLogger("tinysight")
     logger.disabled = not distributed.is_main  # one process prints
     try:

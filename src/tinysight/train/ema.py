@@ -25,8 +25,7 @@ class EMA:
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         shadow, current = self.model.state_dict(), model.state_dict()
         floating = [name for name, value in shadow.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [shadow[name] for name in floating], [current[name] for name in floating], weight
-        )
+        averages, values = ([state[name] for name in floating] for state in (shadow, current))
+        torch._foreach_lerp_(averages, values, weight)
         for name in shadow.keys() - set(floating):
             shadow[name].copy_(current[name])

@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tinysight.run import Run, read_lines
@@ -30,7 +29,15 @@ class RunLogger:
     def __init__(self, run: Run, *, step: int, log_bytes: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
 
-        self._log = _continue(run.log_path, log_bytes)
+        self._log: Any = run.log_path.open("ab")
+        if self._log.tell() < log_bytes:
+            self._log.close()
+            raise ValueError(
+                f"{run.log_path} is shorter than at the checkpoint ({log_bytes} bytes); "
+                "restore the file or train a new run"
+            )
+        self._log.truncate(log_bytes)
+        self._log.seek(log_bytes)
         timing = run.timing_path
         try:
             before = read_lines(timing)
@@ -54,15 +61,12 @@ class RunLogger:
         self, kind: str, step: int, values: dict[str, Any], *, images_per_s: float | None = None
     ) -> None:
         """Write the values of a step; `kind` is "train" or "epoch"."""
-        line = {"kind": kind, "step": step, **values}
-        self._log.write(json.dumps(line).encode() + b"\n")
-        self._log.flush()
-        timing: dict[str, Any] = {"kind": kind, "step": step, "seconds": round(self.seconds, 3)}
-        if images_per_s is not None:
-            timing["images_per_s"] = round(images_per_s, 1)
-        self._timing.write(json.dumps(timing).encode() + b"\n")
-        self._timing.flush()
         speed = {} if images_per_s is None else {"images_per_s": images_per_s}
+        rounded = {name: round(value, 1) for name, value in speed.items()}
+        timing = {"seconds": round(self.seconds, 3), **rounded}
+        for file, own in ((self._log, values), (self._timing, timing)):
+            file.write(json.dumps({"kind": kind, "step": step, **own}).encode() + b"\n")
+            file.flush()
         for name, value in {**values, **speed}.items():
             if isinstance(value, int | float) and name != "epoch":
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -85,19 +89,5 @@ class RunLogger:
 
     def close(self) -> None:
         """Close all files."""
-        self._log.close()
-        self._timing.close()
-        self._board.close()
-
-
-def _continue(path: Path, num_bytes: int) -> Any:
-    file = path.open("ab")
-    if file.tell() < num_bytes:
-        file.close()
-        raise ValueError(
-            f"{path} is shorter than at the checkpoint ({num_bytes} bytes); "
-            "restore the file or train a new run"
-        )
-    file.truncate(num_bytes)
-    file.seek(num_bytes)
-    return file
+        for file in (self._log, self._timing, self._board):
+            file.close()

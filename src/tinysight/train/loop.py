@@ -29,14 +29,14 @@ from tinysight.files import write_atomic
 from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run, new_folder, versions
 from tinysight.train import checkpoint, setup
-from tinysight.train.callbacks import Callback, NullReporter
+from tinysight.train.callbacks import Callback
 from tinysight.train.distributed import DistributedContext
 from tinysight.train.log import RunLogger
 from tinysight.train.trainer import Trainer
 
 logger = logging.getLogger("tinysight")
 ALONE = DistributedContext()
-SILENT = NullReporter()
+SILENT = Callback()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -80,26 +80,20 @@ def train(
         name: of the run, or its folder; None: recipe and data, with the next free number.
         command: what run.json records as the command.
 
-    Raises:
-        ValueError: the folder is taken, or the config does not fit the data or the machine.
-        Interrupted, TimeUp, NonFinite, OSError: see `run_loop`.
+    Raises ValueError when the folder is taken, or the config does not fit the data or the machine;
+    and what `run_loop` raises.
     """
-    wanted = config.train
-    runtime: Runtime = distributed.broadcast_object(
-        select_device(wanted.device, wanted.precision, local_rank=distributed.local_rank)
-    )
+    wanted, rank = config.train, distributed.local_rank
+    own = select_device(wanted.device, wanted.precision, local_rank=rank)
+    runtime: Runtime = distributed.broadcast_object(own)
     if runtime.device.type == "cuda":  # each process has its own
         precision = "bf16" if runtime.bf16 else "fp32"
-        runtime = select_device(wanted.device, precision, local_rank=distributed.local_rank)
+        runtime = select_device(wanted.device, precision, local_rank=rank)
     setup.check(config, dataset, distributed)  # before anything is written
     folder = distributed.broadcast_object(new_folder(config, name) if distributed.is_main else None)
-    run = Run(
-        folder=folder,
-        config=config,
-        data_digest=dataset.digest,
-        machine=setup.machine(runtime, distributed),
-        command=command,
-    )
+    machine = setup.machine(runtime, distributed)
+    about: dict[str, Any] = {"data_digest": dataset.digest, "machine": machine}
+    run = Run(folder=folder, config=config, command=command, **about)
     with setup.locked(run, distributed):
         if distributed.is_main:
             run.write()
@@ -119,14 +113,9 @@ def resume(
 ) -> Run:
     """Continue a run from its newest intact checkpoint.
 
-    Args:
-        settings: changes from here on, `section.field=value`; run.json then has them, and its
-            command the step.
-
-    Raises:
-        ValueError: it is finished, another process works on it, its data have changed since, or a
-            setting cannot change.
-        Interrupted, TimeUp, NonFinite, OSError: see `run_loop`.
+    `settings` are changes from here on, `section.field=value`; run.json then has them, and its
+    command the step. Raises ValueError when it is finished, another process works on it, its data
+    have changed since, or a setting cannot change; and what `run_loop` raises.
     """
     changed = setup.changed_run(run, settings)
     if run.is_finished:
@@ -136,11 +125,8 @@ def resume(
             f"the data {dataset.name} are not those that {run.folder} began with; "
             "prepare those again, or train a new run"
         )
-    runtime = select_device(
-        run.config.train.device,
-        "bf16" if run.machine["bf16"] else "fp32",
-        local_rank=distributed.local_rank,
-    )
+    wanted, precision = run.config.train.device, "bf16" if run.machine["bf16"] else "fp32"
+    runtime = select_device(wanted, precision, local_rank=distributed.local_rank)
     now = versions()
     setup.warn_of_differences(run, {**setup.machine(runtime, distributed), **now})
     states = checkpoint.saved(run.checkpoints_path)
@@ -166,12 +152,9 @@ def run_loop(
 ) -> None:
     """Train in the run's folder from the newest intact checkpoint there, or from the start.
 
-    Raises:
-        Interrupted: SIGTERM or SIGINT came; the step was finished and the state saved.
-        TimeUp: `train.stop_after_minutes` are over; likewise.
-        NonFinite: loss or gradient was not finite; the last good checkpoint stays.
-        ValueError: the config does not fit the data.
-        OSError: something could not be written; the last good checkpoint stays.
+    Raises Interrupted (SIGTERM or SIGINT) and TimeUp (`train.stop_after_minutes`) when the step was
+    finished and the state saved; NonFinite, and OSError where something cannot be written, with the
+    last good checkpoint kept; ValueError when the config does not fit the data.
     """
     minutes = run.config.train.stop_after_minutes
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
@@ -194,20 +177,16 @@ class _Requests:
     non_finite: int
 
 
+@dataclass
 class _TrainingLoop:
     """The loop of one process, until the last epoch or an interruption."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        run: Run,
-        callback: Callback,
-        received: Callable[[], int],
-        deadline: float,
-    ) -> None:
-        self.trainer, self.run, self.callback = trainer, run, callback
-        self.received, self.deadline = received, deadline
-        self.logger: RunLogger | None = None
+    trainer: Trainer
+    run: Run
+    callback: Callback
+    received: Callable[[], int]
+    deadline: float
+    logger: RunLogger | None = None
 
     def run_to_end(self) -> None:
         trainer, is_main = self.trainer, self.trainer.distributed.is_main
@@ -232,13 +211,12 @@ class _TrainingLoop:
     def _restore(self) -> int:
         """Restore the newest intact state in every process; return the log's length then."""
         distributed = self.trainer.distributed
-        state, newest = None, None
+        state = None
         if distributed.is_main:
             state, complaints = checkpoint.load_newest(self.run.checkpoints_path)
             for complaint in complaints:
                 logger.warning("%s; using the state before it", complaint)
-            newest = None if state is None else state.step
-        newest = distributed.broadcast_object(newest)
+        newest = distributed.broadcast_object(None if state is None else state.step)
         if newest is None:
             self.trainer.load_encoder()
             return 0
@@ -315,10 +293,12 @@ class _TrainingLoop:
         if trainer.epochs_done in config.snapshot_epochs() and trainer.distributed.is_main:
             path = self.run.snapshot_path(trainer.epochs_done)
             path.parent.mkdir(exist_ok=True)
-            results = {"steps": trainer.step_number, "epochs": trainer.epochs_done}
-            metadata = trainer.metadata(self.run.versions, results)
-            write_atomic(path, weights_bytes(trainer.eval_model, metadata))
+            self._write_model(path, {"steps": trainer.step_number, "epochs": trainer.epochs_done})
         self._save()
+
+    def _write_model(self, path: Path, results: dict[str, Any]) -> None:
+        metadata = self.trainer.metadata(self.run.versions, results)
+        write_atomic(path, weights_bytes(self.trainer.eval_model, metadata))
 
     def _evaluate(self) -> None:
         trainer = self.trainer
@@ -334,8 +314,8 @@ class _TrainingLoop:
         if trainer.best_error is None or error < trainer.best_error:
             trainer.best_error, trainer.best_step = error, trainer.step_number
         trainer.epochs_done += 1
-        values: dict[str, Any] = {"epoch": trainer.epochs_done, "loss": metrics.loss}
-        values |= {"top1_error": metrics.top1_error, "top5_error": metrics.top5_error}
+        values: dict[str, Any] = {"epoch": trainer.epochs_done}
+        values |= {name: getattr(metrics, name) for name in ("loss", "top1_error", "top5_error")}
         if found is not None:
             values |= {"loc50": found.loc50, "mean_iou": found.mean_iou}
         self._log("epoch", values)
@@ -373,32 +353,27 @@ class _TrainingLoop:
         if trainer.runtime.device.type == "cuda":  # found when the log was due
             where = f"{max(1, step + 1 - trainer.config.train.log_every)} to {step}"
         kept = f"the last good state is {states[-1].name}" if states else "no state was saved yet"
+        what = f"epoch {trainer.loader.epoch_of(step) + 1}, lr {trainer.lr_at(step):.3g}"
         raise NonFinite(
-            f"loss or gradient was not finite at step {where} (epoch "
-            f"{trainer.loader.epoch_of(step) + 1}, lr {trainer.lr_at(step):.3g}); {kept}; "
+            f"loss or gradient was not finite at step {where} ({what}); {kept}; "
             "try a lower optimizer.lr"
         )
 
     def _write_weights(self, seconds: float) -> None:
         """Write summary and final weights: the last, or the best on the monitored split."""
         trainer, config = self.trainer, self.trainer.config
-        model = trainer.eval_model
         if config.train.keep_weights == "best" and trainer.best_step is not None:
             try:
                 best = checkpoint.load(self.run.checkpoint_path(trainer.best_step))
-                model.load_state_dict(best.part("model" if trainer.ema is None else "ema"))
+                state = best.part("model" if trainer.ema is None else "ema")
+                trainer.eval_model.load_state_dict(state)
             except ValueError as error:
                 logger.warning("%s; keeping the last weights in place of the best", error)
-        results = {
-            "steps": trainer.step_number,
-            "epochs": config.train.epochs,
-            "best_monitored_error": trainer.best_error,
-        }
+        results: dict[str, Any] = {"steps": trainer.step_number, "epochs": config.train.epochs}
+        results["best_monitored_error"] = trainer.best_error
         content = json.dumps({**results, "seconds": round(seconds, 1)}, indent=1)
         write_atomic(self.run.summary_path, content.encode())
-        metadata = trainer.metadata(self.run.versions, results)
-        # last: a run with weights is a finished one
-        write_atomic(self.run.weights_path, weights_bytes(model, metadata))
+        self._write_model(self.run.weights_path, results)  # last: with weights a run is finished
 
 
 @contextmanager

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from tinysight.config import LocalizerConfig
 from tinysight.models.localizer import LocalizerOutput
-from tinysight.ops import mixing
+from tinysight.ops import detection_losses, mixing
 from tinysight.ops.boxes import HeadOutput
-from tinysight.ops.detection_losses import (
-    DetectionLosses,
-    centernet_loss,
-    hungarian_loss,
-    single_box_loss,
-)
+from tinysight.ops.detection_losses import DetectionLosses
 
 
 class Losses(NamedTuple):
@@ -56,9 +51,8 @@ def localization(
     share = len(candidates.logits) / len(labels)  # the parts are means over complete images
     loss = settings.loss_weight * share * (losses.confidence + settings.box_weight * losses.box)
     if settings.class_loss_weight:
-        loss = loss + settings.class_loss_weight * F.cross_entropy(
-            output.logits.float(), labels, label_smoothing=label_smoothing
-        )
+        of_class = classification(output.logits, labels, None, label_smoothing=label_smoothing)
+        loss = loss + settings.class_loss_weight * of_class
     return Losses(loss, losses.box.detach() * share, losses.confidence.detach() * share)
 
 
@@ -68,14 +62,10 @@ def _detection_losses(
     if not len(gt_boxes):  # all were lost: a zero that still has the graph
         zero = candidates.logits.sum() + candidates.boxes_cxcywh.sum()
         return DetectionLosses(zero, zero)
+    giou_weight = settings.giou_weight
     if settings.head == "mlp":
-        return single_box_loss(candidates, gt_boxes, giou_weight=settings.giou_weight)
+        return detection_losses.single_box_loss(candidates, gt_boxes, giou_weight=giou_weight)
     if settings.head == "centernet":
-        return centernet_loss(candidates, gt_boxes, giou_weight=settings.giou_weight)
-    return hungarian_loss(
-        candidates,
-        gt_boxes,
-        overlap=settings.overlap,
-        giou_weight=settings.giou_weight,
-        cell_scale=settings.cell_scale,
-    )
+        return detection_losses.centernet_loss(candidates, gt_boxes, giou_weight=giou_weight)
+    rule: dict[str, Any] = {"overlap": settings.overlap, "cell_scale": settings.cell_scale}
+    return detection_losses.hungarian_loss(candidates, gt_boxes, giou_weight=giou_weight, **rule)

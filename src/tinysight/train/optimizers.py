@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,10 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
     `found_inf`, a float tensor on the device, is not 0: a GPU's host need not wait to know.
     """
 
-    def __init__(
-        self,
-        parameters: Any,
-        *,
-        lr: float,
-        decay: float = 0.9,
-        epsilon: float = 1.0,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-    ) -> None:
-        defaults = {"lr": lr, "decay": decay, "epsilon": epsilon, "momentum": momentum}
-        super().__init__(parameters, {**defaults, "weight_decay": weight_decay})
+    DEFAULTS: ClassVar = {"decay": 0.9, "epsilon": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+
+    def __init__(self, parameters: Any, *, lr: float, **settings: float) -> None:
+        super().__init__(parameters, {"lr": lr, **self.DEFAULTS, **settings})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -87,23 +79,12 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         groups: parameter groups, each with "kernels" True or False.
-        lr: of the kernels.
-        sgd_ratio: the learning rate of the others, in `lr`.
         bf16: compute the orthogonal matrix in bfloat16, which is precise enough.
+        settings: lr of the kernels; sgd_ratio, the rate of the others in `lr`; momentum; nesterov.
     """
 
-    def __init__(
-        self,
-        groups: Any,
-        *,
-        lr: float,
-        sgd_ratio: float,
-        momentum: float,
-        nesterov: bool,
-        bf16: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "sgd_ratio": sgd_ratio, "momentum": momentum, "nesterov": nesterov}
-        super().__init__(groups, {**defaults, "weight_decay": 0.0})
+    def __init__(self, groups: Any, *, bf16: bool = False, **settings: Any) -> None:
+        super().__init__(groups, {**settings, "weight_decay": 0.0})
         self.dtype = torch.bfloat16 if bf16 else torch.float32
 
     @torch.no_grad()
@@ -180,40 +161,29 @@ def build(
     if settings.name == "muon":
         kernels = [p for name, p in named if _is_kernel(name, p, model)]
     others = [p for name, p in named if not any(p is kernel for kernel in kernels)]
-    decay, common = settings.weight_decay, {"kernels": False}
-    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": decay, **common}]
+    parts = [(others, settings.weight_decay)]
     if not settings.decay_all:
         matrices, vectors = ([p for p in others if (p.ndim > 1) == wide] for wide in (True, False))
-        groups = [
-            {"params": matrices, "weight_decay": decay, **common},
-            {"params": vectors, "weight_decay": 0.0, **common},
-        ]
+        parts = [(matrices, settings.weight_decay), (vectors, 0.0)]
+    groups: list[dict[str, Any]] = [
+        {"params": own, "weight_decay": decay, "kernels": False} for own, decay in parts
+    ]
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: getattr(settings, name) for name in names}
+
     if settings.name == "muon":
-        groups = [{"params": kernels, "kernels": True}, *groups]
-        return Muon(
-            [group for group in groups if group["params"]],
-            lr=settings.lr,
-            sgd_ratio=settings.sgd_ratio,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            bf16=bf16,
-        )
+        groups = [
+            group for group in ({"params": kernels, "kernels": True}, *groups) if group["params"]
+        ]
+        return Muon(groups, bf16=bf16, **chosen("lr", "sgd_ratio", "momentum", "nesterov"))
     if settings.name == "rmsprop":
-        return TensorFlowRMSprop(
-            groups,
-            lr=settings.lr,
-            decay=settings.decay,
-            epsilon=settings.epsilon,
-            momentum=settings.momentum,
-        )
+        return TensorFlowRMSprop(groups, **chosen("lr", "decay", "epsilon", "momentum"))
     fused = all(p.device.type in ("cpu", "cuda") for p in others)
     if settings.name == "adam":
-        return torch.optim.Adam(
-            groups, lr=settings.lr, betas=settings.betas, eps=settings.epsilon, fused=fused
-        )
-    return torch.optim.SGD(
-        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
-    )
+        own = chosen("lr", "betas")
+        return torch.optim.Adam(groups, eps=settings.epsilon, fused=fused, **own)
+    return torch.optim.SGD(groups, fused=fused, **chosen("lr", "momentum", "nesterov"))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -243,9 +213,8 @@ def restore_optimizer(
         name, _, key = path.rpartition("|")
         parameter = parameters[name]
         if tensor.shape == parameter.shape:
-            restored = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(
-                tensor
-            )
+            restored = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
+            restored.copy_(tensor)
         else:  # a count of steps
             restored = tensor.to(parameter.device, copy=True)
         optimizer.state[parameter][key] = restored

@@ -20,7 +20,7 @@ QUANTITIES = ("max", "mean", "std", "min", "sparsity")
 SAMPLE = 16_384
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Recorded:
     """One layer at one step: statistics by name, and a sample of its values (n,) on the host."""
 
@@ -45,15 +45,13 @@ class Recorder:
             yield
             return
         found: dict[str, tuple[Tensor, Tensor]] = {}
+        names = {module: name for name, module in self._modules.items()}
 
-        def keep(name: str, output: object) -> None:
+        def keep(module: nn.Module, _: object, output: object) -> None:
             if isinstance(output, Tensor):
-                found[name] = describe(output)
+                found[names[module]] = describe(output)
 
-        hooks = [
-            module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-            for name, module in self._modules.items()
-        ]
+        hooks = [module.register_forward_hook(keep) for module in names]
         try:
             yield
         finally:
@@ -65,13 +63,8 @@ class Recorder:
         """Return what was recorded since the last call, moved to the host."""
         waiting, self._waiting = self._waiting, []
         return [
-            Recorded(
-                step=step,
-                layer=layer,
-                statistics=dict(zip(QUANTITIES, statistics.tolist(), strict=True)),
-                sample=sample.cpu(),
-            )
-            for step, layer, statistics, sample in waiting
+            Recorded(step, layer, dict(zip(QUANTITIES, values.tolist(), strict=True)), sample.cpu())
+            for step, layer, values, sample in waiting
         ]
 
 

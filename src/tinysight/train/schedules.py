@@ -61,11 +61,8 @@ class LRSchedule:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
-        return {
-            "scale": self.scale,
-            "best": None if math.isinf(self.best) else self.best,
-            "waited": self.waited,
-        }
+        best = None if math.isinf(self.best) else self.best
+        return {"scale": self.scale, "best": best, "waited": self.waited}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore `state()`."""

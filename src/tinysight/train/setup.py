@@ -25,7 +25,7 @@ from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
-from tinysight.predict.weights import load_weights
+from tinysight.predict.weights import HEAD_SETTINGS, load_weights
 from tinysight.run import Run
 from tinysight.train import checkpoint
 from tinysight.train.distributed import DistributedContext
@@ -46,16 +46,13 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
     _check_sizes(config, dataset, distributed)
     _check_monitored(config, dataset)
     rows = chosen_rows(dataset, config.data.train, config.data.fraction)
-    if len(rows) < 2 * distributed.size:
-        raise ValueError(
-            f"{dataset.name} has {len(rows)} training images; "
-            f"a training needs at least {2 * distributed.size}"
-        )
+    name, fewest = dataset.name, 2 * distributed.size
+    if len(rows) < fewest:
+        raise ValueError(f"{name} has {len(rows)} training images; a training needs {fewest}")
     if config.localizer.finds and not np.diff(dataset.box_offsets)[rows].any():
         raise ValueError(
-            f"no training image of {dataset.name} has a box, so there is nothing to learn to find; "
-            "use data with boxes (tiny-imagenet, shapes, your own by --boxes), or "
-            "localizer.head=none"
+            f"no training image of {name} has a box, so there is nothing to learn to find; use "
+            "data with boxes (tiny-imagenet, shapes, your own by --boxes), or localizer.head=none"
         )
     return rows
 
@@ -67,36 +64,31 @@ def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedConte
             f"augment.crop is {crop}, but the images of {dataset.name} have {size} pixels; "
             f"set augment.crop to {size} or less"
         )
-    if config.augment.mixes and batch_size % (2 * distributed.size):
+    pair, processes = (2 if config.augment.mixes else 1), distributed.size
+    if batch_size % (pair * processes):
+        what = " in pairs, which mixing takes," if pair == 2 else ""
         raise ValueError(
-            f"train.batch_size {batch_size} gives each of {distributed.size} processes an odd "
-            "share or none, and mixing takes images in pairs; "
-            f"set a multiple of {2 * distributed.size}"
-        )
-    if batch_size % distributed.size:
-        raise ValueError(
-            f"train.batch_size {batch_size} cannot be shared evenly by {distributed.size} "
-            f"processes; set a multiple of {distributed.size}"
+            f"train.batch_size {batch_size}{what} cannot be shared evenly by {processes} "
+            f"processes; set a multiple of {pair * processes}"
         )
     if config.localizer.finds and crop not in (0, size):
         raise ValueError(
-            f"augment.crop is {crop}, but a localizer sees uncropped images; set augment.crop=0"
+            f"augment.crop is {crop}; a localizer sees entire images; set augment.crop=0"
         )
 
 
 def _check_monitored(config: Config, dataset: Dataset) -> None:
     split = config.data.monitor
     rows = list(dataset.rows(split)) if split in dataset.splits else []
-    instead = "data.monitor=none, with train.keep_weights=last and a schedule other than plateau"
+    lacking = ""
     if split != "none" and not (dataset.labels[rows] >= 0).any():
+        lacking = f"{dataset.name} has no labeled image in {split}, so there is no error"
+    elif config.localizer.finds and rows and not np.diff(dataset.box_offsets)[rows].any():
+        lacking = f"no image of {split} of {dataset.name} has a box, so there is nothing"
+    if lacking:
         raise ValueError(
-            f"{dataset.name} has no labeled image in {split}, so there is no error to monitor; "
-            f"set {instead}"
-        )
-    if config.localizer.finds and rows and not np.diff(dataset.box_offsets)[rows].any():
-        raise ValueError(
-            f"no image of {split} of {dataset.name} has a box, so there is nothing to monitor; "
-            f"set {instead}"
+            f"{lacking} to monitor; set data.monitor=none, with train.keep_weights=last and a "
+            "schedule other than plateau"
         )
 
 
@@ -116,16 +108,8 @@ def create_model(config: Config, num_classes: int) -> Classifier | Localizer:
     settings = config.localizer
     if not settings.finds:
         return classifier
-    return Localizer(
-        classifier,
-        head=settings.head,
-        grid=settings.grid,
-        num_steps=settings.num_steps,
-        feedback=settings.feedback,
-        shared=settings.shared,
-        frozen=settings.frozen,
-        classifies=settings.class_loss_weight > 0,
-    )
+    own = {name: getattr(settings, name) for name in (*HEAD_SETTINGS, "frozen")}
+    return Localizer(classifier, classifies=settings.class_loss_weight > 0, **own)
 
 
 def initialize(
@@ -150,15 +134,14 @@ def initialize(
 def encoder_weights(source: Path, model: ModelConfig) -> dict[str, Tensor]:
     """Return the state of a run's or weights file's classifier, or of its localizer's encoder.
 
-    Raises:
-        ValueError: there is none, or it is of another model.
+    Raises ValueError when there is none, or it is of another model.
     """
     trained, metadata = load_weights(source / "weights.safetensors" if source.is_dir() else source)
-    if (metadata.model, metadata.options) != (model.name, model.options):
-        wanted = f'model.name={metadata.model} "model.options={metadata.options}"'
+    name, options = metadata.model, metadata.options
+    if (name, options) != (model.name, model.options):
         raise ValueError(
-            f"localizer.encoder {source} is {metadata.model} {metadata.options or ''}, and the "
-            f"run's model is {model.name} {model.options or ''}; give the run {wanted}"
+            f"localizer.encoder {source} is another model than {model.name} {model.options or ''}; "
+            f'give the run model.name={name} "model.options={options}"'
         )
     return (trained.encoder if isinstance(trained, Localizer) else trained).state_dict()
 
@@ -175,14 +158,13 @@ def warn_of_crowded_images(config: Config, dataset: Dataset) -> None:
     """Warn where images have more objects than the head has predictions."""
     rows = dataset.rows(config.data.train)
     most = int(np.diff(dataset.box_offsets)[rows.start : rows.stop].max(initial=0))
-    if config.localizer.finds and most > config.localizer.num_predictions:
-        logger.warning(
+    predictions = config.localizer.num_predictions
+    if config.localizer.finds and most > predictions:
+        message = (
             "some images of %s have %d objects, and the head has %d predictions: the rest is never "
-            "learned; for more set localizer.num_steps or localizer.grid",
-            dataset.name,
-            most,
-            config.localizer.num_predictions,
+            "learned; for more set localizer.num_steps or localizer.grid"
         )
+        logger.warning(message, dataset.name, most, predictions)
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:
@@ -204,19 +186,18 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
     if not settings:
         return run
     changes = parse_assignments(list(settings))
-    if fixed := [name for name in changes if name not in (*CHANGEABLE, *OPERATIONAL)]:
+    allowed = (*CHANGEABLE, *OPERATIONAL)
+    if fixed := [name for name in changes if name not in allowed]:
         raise ValueError(
-            f"{fixed[0]} cannot change during a training; these can: "
-            f"{', '.join((*CHANGEABLE, *OPERATIONAL))}; for all others train a new run"
+            f"{fixed[0]} cannot change during a training; these can: {', '.join(allowed)}; "
+            "for all others train a new run"
         )
     states = checkpoint.saved(run.checkpoints_path)
     scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
     config = override(run.config, dict(changes))
-    if "train.epochs" in changes and config.train.epochs <= scalars["epochs_done"]:
-        raise ValueError(
-            f"train.epochs is {config.train.epochs}, but {scalars['epochs_done']} are done; "
-            "set more"
-        )
+    epochs, done = config.train.epochs, scalars["epochs_done"]
+    if "train.epochs" in changes and epochs <= done:
+        raise ValueError(f"train.epochs is {epochs}, but {done} are done; set more")
     if set(changes) <= set(OPERATIONAL):
         return replace(run, config=config)
     words = shlex.join(["tinysight", "resume", run.folder.name, *settings])
@@ -244,17 +225,14 @@ def warn_of_differences(run: Run, now: dict[str, Any]) -> None:
         if key not in ("python", "pillow", "safetensors") and before.get(key) != value
     ]
     if differing:
-        logger.warning(
-            "not as it began (%s): the result will be alike, not the same bytes",
-            "; ".join(differing),
-        )
+        message = "not as it began (%s): the result will be alike, not the same bytes"
+        logger.warning(message, "; ".join(differing))
 
 
 @contextmanager
 def locked(run: Run, distributed: DistributedContext) -> Iterator[None]:
     """Hold the run's lock; raise ValueError in every process when another training holds it."""
-    lock = FileLock(run.lock_path)
-    taken = 0
+    lock, taken = FileLock(run.lock_path), 0
     if distributed.is_main:
         try:
             lock.acquire(timeout=0)

@@ -61,19 +61,11 @@ class Trainer:
         self.forward = self._wrapped(self.model)
         self.optimizer = optimizers.build(self.model, config.optimizer, bf16=runtime.bf16)
         self.ema = EMA(self.model, config.train.ema_decay) if config.train.ema_decay else None
-        steps_per_epoch = self.loader.num_rows / self.loader.batch_size
-        self.lr_schedule = LRSchedule(
-            name=config.schedule.name,
-            total=self.total_steps,
-            epoch=steps_per_epoch,
-            warmup=round(config.schedule.warmup * steps_per_epoch),
-            factor=config.schedule.factor,
-            patience=config.schedule.patience,
-            cycles=config.schedule.cycles,
-        )
+        per_epoch = self.loader.num_rows / self.loader.batch_size
+        own = asdict(config.schedule) | {"warmup": round(config.schedule.warmup * per_epoch)}
+        self.lr_schedule = LRSchedule(total=self.total_steps, epoch=per_epoch, **own)
         self.recorder = Recorder(self.model, config.train.record, every=config.train.record_every)
-        self.step_number = 0
-        self.epochs_done = 0
+        self.step_number = self.epochs_done = 0
         self.best_step: int | None = None
         self.best_error: float | None = None
         # sums since the last line of the log: loss, wrong images, images; box, confidence loss
@@ -98,12 +90,9 @@ class Trainer:
         )
 
     def _sample(self, count: int, generator: torch.Generator) -> AugmentParams:
+        settings, size = self.config.augment, self.dataset.image_size
         return augmentation.sample(
-            count,
-            settings=self.config.augment,
-            source_size=self.dataset.image_size,
-            crop=self.crop,
-            generator=generator,
+            count, settings=settings, source_size=size, crop=self.crop, generator=generator
         )
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
@@ -133,10 +122,8 @@ class Trainer:
 
     def size_at(self, step: int) -> int:
         """Return the pixels that the network sees at `step`: growing resolution, or the crop."""
-        sizes = [
-            pixels for start, pixels in self.config.train.sizes if start * self.total_steps <= step
-        ]
-        return sizes[-1] if sizes else self.crop
+        sizes, total = self.config.train.sizes, self.total_steps
+        return next((size for start, size in sizes[::-1] if start * total <= step), self.crop)
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -144,13 +131,10 @@ class Trainer:
 
     def step(self, batch: Batch[AugmentParams]) -> Tensor:
         """Take one step where loss and gradient are finite; return whether they are (a bool)."""
+        mixing_on = self.step_number < self.config.augment.mix_until * self.total_steps
+        inputs, size = (batch.images, batch.labels, batch.draws), self.size_at(self.step_number)
         images, targets = augmentation.apply(
-            batch.images,
-            batch.labels,
-            batch.draws,
-            crop=self.crop,
-            size=self.size_at(self.step_number),
-            mixing_on=self.step_number < self.config.augment.mix_until * self.total_steps,
+            *inputs, crop=self.crop, size=size, mixing_on=mixing_on
         )
         with self.runtime.autocast():
             with self.recorder.watch(self.step_number + 1):
@@ -185,16 +169,11 @@ class Trainer:
             loss = losses.classification(output, batch.labels, targets, label_smoothing=smoothing)
             return output, Losses(loss)
         assert batch.boxes is not None
-        gt_boxes, complete = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
-        terms = losses.localization(
-            output,
-            batch.labels,
-            gt_boxes,
-            complete,
-            settings=self.config.localizer,
-            label_smoothing=smoothing,
+        true = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
+        settings = self.config.localizer
+        return output.logits, losses.localization(
+            output, batch.labels, *true, settings=settings, label_smoothing=smoothing
         )
-        return output.logits, terms
 
     def _skip_unless(self, finite: Tensor) -> None:
         """Make this and all later updates empty once something was not finite.
@@ -251,8 +230,7 @@ class Trainer:
     def evaluate(self, stop: Callable[[], bool]) -> tuple[Metrics, Localization | None]:
         """Evaluate the monitored split, each process its share, and return metrics of all of it.
 
-        Raises:
-            Stopped: `stop()` was true in some process.
+        Raises Stopped when `stop()` was true in some process.
         """
         split, distributed = self.config.data.monitor, self.distributed
         rows = self.dataset.rows(split)
@@ -294,20 +272,14 @@ class Trainer:
             "ema": {} if self.ema is None else self.ema.model.state_dict(),
         }
         parts |= {f"random|{rank}": states for rank, states in enumerate(random_states)}
-        tensors = {
-            f"{part}|{name}": value
-            for part, state in parts.items()
-            for name, value in state.items()
-        }
-        scalars = {
-            "step": self.step_number,
-            "epochs_done": self.epochs_done,
-            "best_step": self.best_step,
-            "best_error": self.best_error,
-            "lr_schedule": self.lr_schedule.state(),
-            "log_bytes": log_bytes,
-        }
+        named = ((part, *item) for part, own in parts.items() for item in own.items())
+        tensors = {f"{part}|{name}": value for part, name, value in named}
         tensors["sums"] = torch.tensor(sums)
+        scalars: dict[str, Any] = {"step": self.step_number, "log_bytes": log_bytes}
+        scalars |= {
+            name: getattr(self, name) for name in ("epochs_done", "best_step", "best_error")
+        }
+        scalars["lr_schedule"] = self.lr_schedule.state()
         return checkpoint.State(step=self.step_number, tensors=tensors, scalars=scalars)
 
     def restore(self, state: checkpoint.State) -> None:
@@ -316,10 +288,10 @@ class Trainer:
         optimizers.restore_optimizer(self.optimizer, self.model, state.part("optimizer"))
         if self.ema is not None:
             self.ema.model.load_state_dict(state.part("ema"))
-        self.step_number = state.scalars["step"]
-        self.epochs_done = state.scalars["epochs_done"]
-        self.best_step, self.best_error = state.scalars["best_step"], state.scalars["best_error"]
-        self.lr_schedule.restore(state.scalars["lr_schedule"])
+        scalars = state.scalars
+        self.step_number, self.epochs_done = scalars["step"], scalars["epochs_done"]
+        self.best_step, self.best_error = scalars["best_step"], scalars["best_error"]
+        self.lr_schedule.restore(scalars["lr_schedule"])
         sums, rank, size = state.tensors["sums"], self.distributed.rank, self.distributed.size
         self.sums.copy_(sums[rank] if len(sums) == size else sums.sum(0) / size)
         _restore_random_state(state.part(f"random|{rank}"), self.runtime.device)
