@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,11 @@ class _PathIn:
 
     def __get__(self, run: Run, owner: type[Run]) -> Path:
         return run.folder / self.name
+
+
+def _path_of(name: str) -> Callable[[Run, str], Path]:
+    """Return a method that gives the path of a file about a split, by its label."""
+    return lambda run, label: run.folder / name.format(label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +80,11 @@ class Run:
     def scores_path(self, label: str, suffix: str = "") -> Path:
         return self.folder / "scores" / f"{label}{suffix}.safetensors"
 
-    def evaluation_path(self, label: str) -> Path:
-        return self.folder / f"evaluation-{label}.json"
-
-    def localization_path(self, label: str) -> Path:
-        return self.folder / f"localization-{label}.json"
-
-    def predictions_path(self, label: str) -> Path:
-        return self.folder / f"predictions-{label}.png"
-
-    def boxes_path(self, label: str) -> Path:
-        return self.folder / f"boxes-{label}.png"
-
-    def ensemble_path(self, label: str) -> Path:
-        return self.folder / f"ensemble-{label}.json"
+    evaluation_path = _path_of("evaluation-{}.json")
+    localization_path = _path_of("localization-{}.json")
+    predictions_path = _path_of("predictions-{}.png")
+    boxes_path = _path_of("boxes-{}.png")
+    ensemble_path = _path_of("ensemble-{}.json")
 
     def snapshot_path(self, epochs: int) -> Path:
         return self.folder / "snapshots" / f"epoch-{epochs:04d}.safetensors"
@@ -201,14 +198,9 @@ def read_run(folder: Path) -> Run:
         content = json.loads(path.read_bytes())
         found = content["format"]
         if found == FORMAT:
-            return Run(
-                folder=folder,
-                config=from_dict(content["config"]),
-                data_digest=content["data_digest"],
-                machine=dict(content["machine"]),
-                versions=dict(content["versions"]),
-                command=content["command"],
-            )
+            own: dict[str, Any] = {name: dict(content[name]) for name in ("machine", "versions")}
+            own |= {name: content[name] for name in ("data_digest", "command")}
+            return Run(folder=folder, config=from_dict(content["config"]), **own)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error})") from None
     raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
@@ -241,8 +233,7 @@ def duration(seconds: float) -> str:
 def versions() -> dict[str, str]:
     """Return the versions that decide a training's arithmetic, and a source checkout's commit."""
     found = {"tinysight": __version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "pillow", "safetensors"):
-        found[package] = metadata.version(package)
+    found |= {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "safetensors")}
     commit = _commit(Path(__file__).parent)
     return {**found, "commit": commit} if commit else found
 

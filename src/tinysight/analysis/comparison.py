@@ -168,13 +168,9 @@ def _pair(
 
 def _differing_settings(runs: Sequence[RunResults]) -> list[tuple[str, list[object]]]:
     """List the settings in which the runs differ, with each run's value."""
-    flat = [
-        {
-            f"{section}.{key}": value
-            for section, values in summary(run)["settings"].items()
-            for key, value in values.items()
-        }
-        for run in runs
-    ]
+    flat = []
+    for run in runs:
+        sections = summary(run)["settings"].items()
+        flat.append({f"{name}.{key}": own[key] for name, own in sections for key in own})
     keys = [key for key in flat[0] if any(values.get(key) != flat[0][key] for values in flat[1:])]
     return [(key, [values.get(key) for values in flat]) for key in keys]

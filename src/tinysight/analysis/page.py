@@ -60,13 +60,9 @@ class Page:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tinysight.analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader, strict = jinja2.PackageLoader("tinysight.analysis"), jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, undefined=strict, **options)
     folder = resources.files("tinysight.analysis") / "templates"
     environment.globals["css"] = Markup((folder / "style.css").read_text("utf-8"))
     environment.globals["js"] = Markup((folder / "page.js").read_text("utf-8"))

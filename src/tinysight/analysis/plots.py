@@ -37,27 +37,18 @@ _STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # a class may be named "$"
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": QUIET,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), QUIET),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
+    **dict.fromkeys(("axes.axisbelow", "axes.grid"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "axes.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
     "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
+    "grid.color": GRID,
     "svg.fonttype": "none",  # text stays text, which can be searched and read aloud
     "svg.hashsalt": "tinysight",  # the same figure is the same file
 }
@@ -317,11 +308,8 @@ def read_distributions(log: Lines) -> dict[str, dict[str, Floats]]:
         for name, values in line["layers"].items():
             row = [line["step"], *(values[quantity] for quantity in QUANTITIES)]
             layers.setdefault(name, []).append(row)
-    columns = ("step", *QUANTITIES)
-    return {
-        name: dict(zip(columns, np.array(rows, float).T, strict=True))
-        for name, rows in layers.items()
-    }
+    series = {name: np.array(rows, float).T for name, rows in layers.items()}
+    return {n: dict(zip(("step", *QUANTITIES), own, strict=True)) for n, own in series.items()}
 
 
 def borders(series: dict[str, Floats]) -> Floats:

@@ -31,7 +31,8 @@ def write_report(
     """
     trained = any(line["kind"] == "train" for line in run.log)
     if run.results is None and not trained:
-        raise ValueError(f"{run.run.folder} has neither scores nor a line of a training to report")
+        missing = "neither scores nor a line of a training yet"
+        raise ValueError(f"{run.run.folder} has {missing}; there is nothing to report")
     page = Page(out)
     results = run.results if run.classifies else None
     values: dict[str, Any] = {

@@ -87,7 +87,7 @@ def holm(p_values: Floats) -> Floats:
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Difference:
     """The second model's error minus the first's on the same images, with a 95 % interval."""
 
@@ -104,17 +104,10 @@ def paired_difference(first_correct: Bools, second_correct: Bools) -> Difference
     first, second = torch.from_numpy(first_correct), torch.from_numpy(second_correct)
     value, low, high = metrics.paired_difference(first, second)
     only_first, only_second = int((second & ~first).sum()), int((first & ~second).sum())
-    return Difference(
-        value=value,
-        low=low,
-        high=high,
-        only_first_wrong=only_first,
-        only_second_wrong=only_second,
-        p_value=mcnemar(only_first, only_second),
-    )
+    return Difference(value, low, high, only_first, only_second, mcnemar(only_first, only_second))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Summary:
     """A sample's mean, standard deviation (n - 1; None for a single value) and extremes."""
 
@@ -144,9 +137,7 @@ def summarize(values: Sequence[float]) -> Summary:
     if not values:
         raise ValueError("there is no value to summarize: give at least one")
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Summary(
-        count=len(values), mean=float(np.mean(values)), sd=sd, low=min(values), high=max(values)
-    )
+    return Summary(len(values), float(np.mean(values)), sd, min(values), max(values))
 
 
 def paired(values: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> Paired:

@@ -170,10 +170,9 @@ def evaluate_model(
     batch_size: int = 250,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Evaluate a model, which is in eval mode meanwhile, on a split or consecutive rows of it.
+    """Evaluate a model, in eval mode meanwhile, on a split or consecutive rows of it.
 
-    Args:
-        decoding: of a localizer, which then sees uncropped images.
+    With `decoding`, a localizer sees uncropped images.
     """
     rows = dataset.rows(split) if rows is None else rows
     was_training = model.training

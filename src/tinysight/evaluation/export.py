@@ -44,11 +44,8 @@ def export(
     The metadata's `results["val"]` holds the fields of `Metrics`, the dataset's name and, of a
     localizer, `loc50` and `mean_iou` of the most confident boxes.
 
-    Args:
-        dataset: the one that the run was trained on.
-        half: store matrices and kernels as float16.
-
-    Raises ValueError when the run is not finished or not evaluated on val, or of another dataset.
+    With `half`, matrices and kernels are stored as float16. Raises ValueError when the run is not
+    finished or not evaluated on val, or of another dataset.
     """
     predictor = Predictor(run.folder)
     if dataset.name != predictor.metadata.data:

@@ -13,15 +13,10 @@ class Classifier(nn.Module):
     A subclass is created by `Model(num_classes, *, option=default, ...)`. It sets `head` and
     `num_features`, and implements `forward_features`, and `forward_head` where the head takes
     other input than the mean of the features.
-
-    Attributes:
-        normalize: subtracts the mean and divides by the deviation of the training data.
-        head: the layers that turn features into logits; a localizer or other classes replace them.
-        num_features: channels of `forward_features`.
     """
 
-    head: nn.Module
-    num_features: int
+    head: nn.Module  # turns features into logits
+    num_features: int  # channels of `forward_features`
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,21 +6,16 @@ differences:
 - Two kinds of module and one reduction, n x A and 2n x B, where the paper has three kinds, two
   reductions and 5 x A, 10 x B, 5 x C. At 200 classes n = 1, 2, 3 give 5,617,192, 8,101,256 and
   10,585,320 parameters without the stem; the published 8.3 M leaves n = 2.
-- A batch norm after every convolution, including the linear 1x1 at a module's end. The paper omits
-  it on top of the summed activations.
+- A batch norm after every convolution, including the linear 1x1 at a module's end.
 - B has 1152 channels, the sum of what the reduction gives (384 + 384 + 384); the paper prints 1154.
-- The residual is scaled by 0.1 in A and B; the paper recommends 0.1 to 0.3.
-- The last dropout keeps 0.5, the paper's 0.8.
-- Three halvings in place of five, as images are five times smaller: the first convolution has
-  stride 1. Convolutions and pools pad, so that a size is halved and rounded up and no pixel is
-  lost: 56 -> 28 -> 14 (A) -> 7 (B). They pad both sides alike, where TensorFlow's "SAME" pads an
-  even size at the end only: maps are shifted by one pixel.
+- The residual is scaled by 0.1 in A and B; the last dropout keeps 0.5, the paper's 0.8.
+- Three halvings in place of five: the first convolution has stride 1. Convolutions and pools pad
+  both sides alike, so that a size is halved and rounded up: 56 -> 28 -> 14 (A) -> 7 (B).
 - `stem="v4"` is the paper's stem with those strides and paddings (8,706,984 parameters).
-  `stem="report"` drops its first pooled step and its last convolution (8,307,048). The report
-  describes the stem in words only: parallel branches, concatenated, and 1x7 and 7x1 in place of
-  7x7. The count then leaves no weights for the step from 192 channels to the 384 of A, so this
-  stem does its second halving in the branches' last convolutions (96 + 96) and concatenates them
-  with the max-pooled maps that they and the stem's trunk start from (3 x 64). That is our reading.
+  `stem="report"` drops its first pooled step and its last convolution (8,307,048): the report's
+  words and count leave no weights for the step from 192 channels to the 384 of A, so that the
+  branches' last convolutions (96 + 96) do the second halving and are concatenated with the
+  max-pooled maps that they and the stem's trunk start from (3 x 64). That is our reading.
 """
 
 from __future__ import annotations

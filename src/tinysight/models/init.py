@@ -25,13 +25,8 @@ def variance_scaling(model: nn.Module, *, generator: Generator) -> None:
 def xavier(model: nn.Module, *, generator: Generator) -> None:
     """Draw weights from U(-1 / sqrt(n + m), 1 / sqrt(n + m)); biases 0.
 
-    n is the inputs of one output and m the outputs that one input reaches at stride 1, both
-    including the kernel's area: n = in x k x k and m = out x k x k for a convolution, the two
-    widths for a linear layer.
-
-    Source: Wu et al. 2017, section 4.5. This is narrower by sqrt(6) than Glorot and Bengio 2010,
-    whose bound sqrt(6 / (n + m)) torch's `xavier_uniform_` uses: the variance is 1 / (3 (n + m)),
-    not 2 / (n + m).
+    n and m are the layer's inputs and outputs times the kernel's area. Source: Wu et al. 2017,
+    section 4.5; narrower by sqrt(6) than Glorot and Bengio 2010, which is `xavier_uniform_`.
     """
     for layer in _weighted(model):
         bound = 1 / math.sqrt(layer.weight[0].numel() + layer.weight[:, 0].numel())

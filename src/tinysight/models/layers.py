@@ -30,14 +30,9 @@ class Normalize(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution that is trained by `ops.conv.convolve` in bf16 on a CPU where that is faster.
+    """A convolution that is trained by `ops.conv.convolve` in bf16 on a CPU where that is faster."""
 
-    Measured (benchmarks/README.md): from MIN_CHANNELS input channels on, for outputs of at most
-    MAX_PIXELS pixels.
-    """
-
-    MIN_CHANNELS = 128
-    MAX_PIXELS = 64
+    MIN_CHANNELS, MAX_PIXELS = 128, 64  # of inputs and outputs, measured: benchmarks/README.md
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._trains_by_matmul(x):

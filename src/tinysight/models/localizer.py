@@ -3,9 +3,7 @@
 The encoder is any classifier; its logits come from the same pass. The head divides the image into
 `grid` x `grid` cells, more on a larger canvas: it is fully convolutional. With `grid=1` the cell is
 the entire image, the literal reading of section 3.5; with `grid=4` each of 16 cells is an example
-of its own for one shared decoder, as in the method's paper (Stewart et al. 2016, arXiv:1506.04878)
-and its code. The cell of `grid=1` sees 4 x 4 positions of the features, one of `grid=4` its own and
-the neighboring ones.
+of its own for one shared decoder, as in the method's paper (Stewart et al. 2016, arXiv:1506.04878).
 
 Heads: `mlp`, one box per cell, the baseline; `lstm`, the report's, 250 hidden units, 5 steps;
 `centernet`, a map of centers (Zhou et al. 2019, arXiv:1904.07850), a later alternative. The width
@@ -15,7 +13,7 @@ of the heads and the 3x3 convolution in front of them are ours.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +56,22 @@ class Cells(nn.Module):
         return split.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows, columns, -1)
 
 
-class MlpHead(nn.Module):
+class _OneBoxHead(nn.Module):
+    """A head with one box per cell, read from a vector per cell."""
+
+    box: nn.Linear
+    confidence: nn.Linear
+
+    def read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Read boxes relative to their cell (B, R, C, 1, 4) and logits (B, R, C, 1)."""
+        return _in_float32(self.box, hidden)[..., None, :], _in_float32(self.confidence, hidden)
+
+    def initialize(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
+        """Start at `mean_box` (4,), relative to the cell, and a confidence of `prior`."""
+        _set_constant(self.box, self.confidence, mean_box, prior)
+
+
+class MlpHead(_OneBoxHead):
     """One box per cell, by one hidden layer."""
 
     def __init__(self, num_in: int, *, grid: int) -> None:
@@ -69,13 +82,7 @@ class MlpHead(nn.Module):
         self.confidence = nn.Linear(HIDDEN, 1)
 
     def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Features -> boxes relative to their cell (B, R, C, 1, 4) and logits (B, R, C, 1)."""
-        hidden = F.relu(self.hidden(self.cells(features, rows, columns)))
-        return _in_float32(self.box, hidden)[..., None, :], _in_float32(self.confidence, hidden)
-
-    def initialize(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
-        """Start at `mean_box` (4,), relative to the cell, and a confidence of `prior`."""
-        _set_constant(self.box, self.confidence, mean_box, prior)
+        return self.read(F.relu(self.hidden(self.cells(features, rows, columns))))
 
 
 class LstmHead(nn.Module):
@@ -126,7 +133,7 @@ class LstmHead(nn.Module):
             _set_constant(box, confidence, mean_box, prior)
 
 
-class CenterHead(nn.Module):
+class CenterHead(_OneBoxHead):
     """A confidence and a box at each position of a finer map, upsampled from the features."""
 
     def __init__(self, num_in: int, *, grid: int) -> None:
@@ -138,19 +145,10 @@ class CenterHead(nn.Module):
         self.confidence = nn.Linear(64, 1)
 
     def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Features -> boxes relative to their cell (B, R, C, 1, 4) and logits (B, R, C, 1)."""
-        x = self.coarse(features)
-        for layer, size in (
-            (self.middle, (-(-rows // 2), -(-columns // 2))),
-            (self.fine, (rows, columns)),
-        ):
+        x, half = self.coarse(features), (-(-rows // 2), -(-columns // 2))
+        for layer, size in ((self.middle, half), (self.fine, (rows, columns))):
             x = layer(F.interpolate(x, size=size, mode="bilinear", align_corners=False))
-        x = x.permute(0, 2, 3, 1)
-        return _in_float32(self.box, x)[..., None, :], _in_float32(self.confidence, x)
-
-    def initialize(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
-        """Start at `mean_box` (4,), relative to the cell, and a confidence of `prior`."""
-        _set_constant(self.box, self.confidence, mean_box, prior)
+        return self.read(x.permute(0, 2, 3, 1))
 
 
 class Localizer(nn.Module):
@@ -187,9 +185,8 @@ class Localizer(nn.Module):
         if head == "mlp":
             self.head = MlpHead(num_in, grid=grid)
         elif head == "lstm":
-            self.head = LstmHead(
-                num_in, grid=grid, num_steps=num_steps, feedback=feedback, shared=shared
-            )
+            steps: dict[str, Any] = {"num_steps": num_steps, "feedback": feedback}
+            self.head = LstmHead(num_in, grid=grid, shared=shared, **steps)
         elif head == "centernet":
             self.head = CenterHead(num_in, grid=grid)
         else:

@@ -4,24 +4,16 @@ Configurations D (16 layers) and E (19 layers) of Simonyan and Zisserman 2014 (a
 with these differences:
 
 - A batch norm and a PReLU, one slope per channel (He et al. 2015, arXiv:1502.01852), after every
-  convolution and after both hidden linear layers. The convolutions keep their biases, redundant
-  before a norm: the published count includes them.
-- The hidden layers have 2048 units in place of 4096, and the last max-pool is gone. The others
-  halve the size and round it up: 56 -> 28 -> 14 -> 7 -> 4. Windows that reach over the edge see
-  fewer pixels; no zero enters their maximum, as in TensorFlow's padding "SAME", which the report
-  used.
+  convolution, which keeps its bias, and after both hidden linear layers.
+- The hidden layers have 2048 units, and the last max-pool is gone. The others halve the size and
+  round it up, as TensorFlow's padding "SAME" does: 56 -> 28 -> 14 -> 7 -> 4.
 - Dropout on the input of each of the three linear layers.
-- `linear_convolutions` adds a 1x1 convolution at the end of blocks 3, 4 and 5 (256, 512, 512
-  channels): "1x1 convolutional filters are used to linearly transform the input". By the
-  published count each has its bias, batch norm and PReLU like all others; in configuration C of
-  Simonyan and Zisserman they take the place of 3x3 ones.
-- The first linear layer takes 4x4 maps, as of images of 49 to 64 pixels. Maps of other sizes
-  are resized by adaptive average pooling, so that weights and counts are the same at every size.
+- `linear_convolutions` adds a 1x1 convolution, with norm and PReLU, at the end of blocks 3, 4, 5.
+- The first linear layer takes 4x4 maps; others are resized by adaptive average pooling.
 
 Parameters at 200 classes: 16 layers 36,720,008, the published 36.7 M; without the 1x1
 convolutions 36,125,064; 19 layers without them 41,438,600, with them 42,033,544. No reading we
-know gives the published 40.2 M of VGG-19: E has 5.31 M parameters more than D, and the published
-difference is 3.5 M.
+know gives the published 40.2 M of VGG-19.
 """
 
 from __future__ import annotations

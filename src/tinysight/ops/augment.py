@@ -1,27 +1,14 @@
 """Geometry and tone of a batch of images; random parameters are sampled apart from applying them.
 
-The six methods of Wu et al. 2017, section 3.1 and Fig. 1: a crop of 56 pixels (random in training,
-central in testing), horizontal flip, translation, rotation, contrast scaling and gamma correction.
-"Every augmentation method is applied randomly to this image" is read as: each method
-independently, to each image, with probability 0.5.
+The six methods of Wu et al. 2017, section 3.1 and Fig. 1, each applied independently to each image
+with probability 0.5. Where the report leaves room: tone comes before geometry, and contrast scales
+about mid-gray, so that both methods of tone are one table of 256 entries per image; translation and
+rotation go to 4 pixels and 10 degrees.
 
-Where the report leaves room:
-
-* Contrast scales about mid-gray, 127.5, not about the image's own mean. Both methods of tone then
-  map a value to a value, so that together they are one table of 256 entries per image. Contrast
-  comes first, clipped to [0, 255]; then gamma, 255 * (v / 255) ** gamma.
-* Tone is applied to the source's pixels, before the geometry.
-* No bounds are given for translation and rotation: 4 pixels and 10 degrees here.
-
-Geometry is ONE resampling. In the order of what is seen: cut the crop window out of the source,
-flip it, rotate it about its center (positive angles turn counter-clockwise), shift it (positive to
-the right and down). All four compose into one affine map from an output pixel to a point of the
-source, which is read by bilinear interpolation; a rotation or a shift therefore brings in the
-source around the window, where it has any. Where an image is not rotated and moves by an integer
-number of pixels, source values come out exactly.
-
-Beyond the source's edge its nearest pixel repeats: no straight black edge for a network to learn.
-(Reflection would make the warp a third slower, for the few output pixels that lie outside.)
+Geometry is one bilinear resampling: cut the crop window out of the source, flip it, rotate it about
+its center (counter-clockwise), shift it (right and down). A rotation or a shift brings in the
+source around the window; beyond the source's edge its nearest pixel repeats (reflection would make
+the warp a third slower). Without a rotation, moves by whole pixels give source values exactly.
 """
 
 from __future__ import annotations
@@ -306,18 +293,13 @@ def panels(image: Tensor, crop: int | None = None) -> list[tuple[str, Tensor]]:
     """
     crop = image.shape[0] if crop is None else crop
     neutral, one = center(1, image.shape[0], crop), torch.ones(1)
-    methods: list[tuple[str, dict[str, Tensor]]] = [
-        ("original", {}),
-        ("contrast 1.3", {"contrast": 1.3 * one}),
-        ("contrast 0.7", {"contrast": 0.7 * one}),
-        ("gamma 0.93", {"gamma": 0.93 * one}),
-        ("gamma 1.06", {"gamma": 1.06 * one}),
-        ("flipped", {"flip": one.bool()}),
-        ("rotated 10°", {"angle": 10 * one}),
-        ("translated 4 px", {"shift_x": 4 * one, "shift_y": 4 * one}),
-    ]
+    methods: dict[str, dict[str, Tensor]] = {"original": {}}
+    methods |= {f"contrast {factor}": {"contrast": factor * one} for factor in (1.3, 0.7)}
+    methods |= {f"gamma {exponent}": {"gamma": exponent * one} for exponent in (0.93, 1.06)}
+    methods |= {"flipped": {"flip": one.bool()}, "rotated 10°": {"angle": 10 * one}}
+    methods["translated 4 px"] = {"shift_x": 4 * one, "shift_y": 4 * one}
     result = []
-    for caption, changes in methods:
+    for caption, changes in methods.items():
         transformed = apply(image[None], replace(neutral, **changes), crop=crop)[0]
         result.append((caption, transformed.permute(1, 2, 0).round().byte().contiguous()))
     return result

@@ -115,11 +115,8 @@ def decode(
     the first below the threshold, as in the report: each gets the lowest confidence up to it, so
     that any threshold stops there.
 
-    Args:
-        side: of the training image, in pixels of the canvas.
-        height, width: of the canvas in pixels.
-
-    Raises ValueError when `decoding` is not in DECODINGS.
+    `side` is that of the training image, in pixels of the canvas; `height` and `width` are those of
+    the canvas. Raises ValueError when `decoding` is not in DECODINGS.
     """
     if decoding not in DECODINGS:
         raise ValueError(f"the decoding is {decoding!r}; allowed: {', '.join(DECODINGS)}")
@@ -141,11 +138,8 @@ def nms(detections: Detections, *, max_iou: float, max_boxes: int) -> Detections
     """Apply greedy non-maximum suppression per image and sort by falling confidence.
 
     Only the MAX_CANDIDATES most confident boxes of an image are compared: a large canvas has more,
-    and memory would grow with their square. Padding has confidence 0 and a box of zeros.
-
-    Args:
-        max_iou: of two boxes with a larger IoU the less confident one goes; 1 keeps all.
-        max_boxes: M of the result.
+    and memory would grow with their square. Of two boxes with an IoU above `max_iou` the less
+    confident one goes; 1 keeps all. The result has M = `max_boxes`, padded with boxes of zeros.
     """
     confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
     candidates = max(MAX_CANDIDATES, max_boxes)

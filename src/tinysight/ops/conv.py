@@ -61,11 +61,8 @@ def convolve(
 ) -> Tensor:
     """Convolve images (B, C, H, W) with a kernel (O, C, kh, kw) as `F.conv2d` does.
 
-    Images, kernel and result (B, O, h, w), which is channels_last, have one dtype. It can be
-    differentiated once.
-
-    Args:
-        padding: rows of zeros above and below, and columns left and right.
+    Images, kernel and result (B, O, h, w), which is channels_last, have one dtype; `padding` is
+    rows and columns of zeros on each side. It can be differentiated once.
     """
     outputs: Tensor = _MatmulConvolution.apply(images, kernel, stride, padding)  # type: ignore[no-untyped-call]
     return outputs

@@ -1,9 +1,7 @@
 """Localization and detection metrics: of the most confident box per image, and of all boxes.
 
-Predictions of N images are `Detections`: boxes (N, M, 4) with confidence (N, M), where 0 is
-padding. True boxes are `gt_boxes` (N, G, 4), padded with NaN; an image may have none. Images
-without a true box never count in a share of images found: being right that there is nothing would
-hide that nothing is ever found.
+True boxes are `gt_boxes` (N, G, 4), padded with NaN; an image may have none. Images without a true
+box never count in a share of images found: it would hide that nothing is ever found.
 """
 
 from __future__ import annotations

@@ -4,15 +4,12 @@ Mixup (Zhang et al. 2018, arXiv:1710.09412) averages two images; CutMix (Yun et 
 arXiv:1905.04899) pastes a window of one into the other; random erasing (Zhong et al. 2020,
 arXiv:1708.04896) fills a window. Deliberate differences:
 
-* The partner of image i is image i ^ 1, so 0 and 1, 2 and 3, ... are pairs. Batches are in random
-  order, so this is as random as a permutation, and it does not depend on how many processes share a
-  batch (of an even share each).
-* Parameters are sampled per image; both papers' programs sample them per batch.
-* The weights of CutMix's labels are counted in the pixels that were pasted, after rounding and
-  clipping.
-* An erased window has one random color, not noise per pixel (three numbers per image, not
-  thousands), and is clipped at the image's edges, where the paper samples again until it fits: it
-  may be smaller.
+* The partner of image i is image i ^ 1: as random as a permutation, as batches are in random order,
+  and independent of how many processes share a batch.
+* Parameters are sampled per image, not per batch.
+* The weights of CutMix's labels are counted in the pixels that were pasted.
+* An erased window has one random color, not noise per pixel, and is clipped at the image's edges,
+  where the paper samples again until it fits.
 """
 
 from __future__ import annotations

@@ -111,13 +111,8 @@ def detect(
         logits = logits.float()
         if preprocessing.flip_average:
             logits = (logits + model.encoder(views.flip(-1)).float()) / 2
-    detections = decode(
-        candidates,
-        side=preprocessing.image_size,
-        height=side,
-        width=side,
-        decoding=decoding.decoding,
-    )
+    size, rule = preprocessing.image_size, decoding.decoding
+    detections = decode(candidates, side=size, height=side, width=side, decoding=rule)
     return logits, nms(detections, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)
 
 
@@ -160,13 +155,10 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model that takes images of any size.
+    """A trained model, of a run's folder or a weights file, that takes images of any size.
 
-    Args:
-        source: a run's folder or a weights file.
-        runtime: where it runs; by default the CPU in float32, which suits a few images.
-        threshold: of a localizer, the confidence from which a box is accepted; default: its own.
-        decoding: of a localizer, "filter" or "stop"; default: its own.
+    It runs on the CPU in float32 by default, which suits a few images. `threshold` (from which a
+    box is accepted) and `decoding` ("filter" or "stop") replace a localizer's own.
     """
 
     def __init__(
@@ -228,12 +220,9 @@ class Predictor:
     ) -> Prediction | list[Prediction]:
         """Predict one image, or several; see `read_image` for what an image may be.
 
-        Args:
-            top: the number of classes.
-            canvas: of a localizer, the side in pixels that images are resized to, in place of the
-                metadata's image_size: a larger one keeps small objects large enough to be found.
-
-        Raises ValueError when an image cannot be read, or a canvas that the model cannot take.
+        `canvas` is the side in pixels that a localizer's images are resized to, by default the
+        metadata's image_size: a larger one keeps small objects large enough to be found. Raises
+        ValueError when an image cannot be read, or the model cannot take the canvas.
         """
         one = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
         one = one or (isinstance(images, np.ndarray) and images.ndim <= 3)

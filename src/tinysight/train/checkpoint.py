@@ -109,11 +109,9 @@ def load(path: Path) -> State:
             raise ValueError(f"{path / name} cannot be read ({error.strerror})") from None
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ValueError(f"{path / name} is damaged: its SHA-256 differs from manifest.json")
-    return State(
-        step=manifest["step"],
-        tensors=load_tensors(contents["state.safetensors"]),
-        scalars=json.loads(contents["state.json"]),
-    )
+    tensors = load_tensors(contents["state.safetensors"])
+    scalars = json.loads(contents["state.json"])
+    return State(step=manifest["step"], tensors=tensors, scalars=scalars)
 
 
 def saved(folder: Path) -> list[Path]:

@@ -68,10 +68,9 @@ _control: Any = None  # a gloo group: agreeing does not touch a GPU's stream
 
 @contextmanager
 def join_processes(timeout_s: float = 600.0) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, by its environment variables, and leave in order.
+    """Join the processes that torchrun started, by its environment variables, and leave together.
 
-    The barrier before leaving keeps a slow process from losing its peers; one that fails leaves at
-    once, and the others end by the timeout or by torchrun rather than wait forever.
+    One that fails leaves at once, and the others end by the timeout or by torchrun.
     """
     global _control
     size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,8 +1,7 @@
 """Distributions of layers' activations during a training (Wu et al. 2017, section 4.3).
 
-On the steps that are due, hooks take exact statistics of a layer's output and a sample of it, on
-the device and without waiting for it; they move to the host when the log is written. Only this
-process's shard of a batch is recorded.
+On the steps that are due, hooks take statistics of a layer's output, of this process's shard, and a
+sample of it, without waiting for the device; they move to the host when the log is written.
 """
 
 from __future__ import annotations

@@ -11,23 +11,15 @@ from typing import Any
 class LRSchedule:
     """The factor on the peak rate, by step; `observe` and `state` matter only to the plateau.
 
-    Args:
-        name: "plateau", "exponential", "cosine", "cyclic", "linear" or "constant".
-        total: steps of the training.
-        epoch: steps per epoch, not always an integer.
-        warmup: steps of linear growth before that.
-        factor: exponential: `factor ** (step / epoch)` (Wu et al. 2017, equation 4); plateau: see
-            there.
-        patience: plateau: multiply by `factor` at an observation that is no better, after
-            `patience` such ones.
-        cycles: cyclic: cosines from 1 to 0, one after the other (Huang et al. 2017,
-            arXiv:1704.00109).
+    "exponential" is `factor ** (step / epoch)` (Wu et al. 2017, equation 4); "plateau" multiplies
+    by `factor` at an observation that is no better, after `patience` such ones; "cyclic" is `cycles`
+    cosines from 1 to 0, one after the other (Huang et al. 2017, arXiv:1704.00109).
     """
 
     name: str
-    total: int
-    epoch: float = 1.0
-    warmup: int = 0
+    total: int  # steps of the training
+    epoch: float = 1.0  # steps per epoch, not always an integer
+    warmup: int = 0  # steps of linear growth before that
     factor: float = 0.1
     patience: int = 3
     cycles: int = 1

@@ -76,18 +76,10 @@ class Trainer:
     def _create_loader(self, rows: setup.Rows) -> Loader[AugmentParams]:
         config, distributed = self.config, self.distributed
         unit = (2 if config.augment.mixes else 1) * distributed.size  # mixing takes pairs
-        batch_size = min(config.train.batch_size, len(rows) // unit * unit)
-        return Loader(
-            self.dataset.images,
-            self.dataset.labels,
-            rows,
-            draw=self._sample,
-            batch_size=batch_size,
-            seed=config.train.seed,
-            shard=distributed.shard(batch_size),
-            device=self.runtime.device,
-            boxes=self.gt_boxes,
-        )
+        size = min(config.train.batch_size, len(rows) // unit * unit)
+        own: dict[str, Any] = {"device": self.runtime.device, "boxes": self.gt_boxes}
+        own |= {"batch_size": size, "shard": distributed.shard(size), "seed": config.train.seed}
+        return Loader(self.dataset.images, self.dataset.labels, rows, draw=self._sample, **own)
 
     def _sample(self, count: int, generator: torch.Generator) -> AugmentParams:
         settings, size = self.config.augment, self.dataset.image_size
@@ -245,16 +237,10 @@ class Trainer:
 
         evaluation = None
         with suppress(Stopped):
-            evaluation = evaluate_model(
-                self.eval_model,
-                self.dataset,
-                split,
-                Preprocessing.of(metadata),
-                runtime=self.runtime,
-                decoding=Decoding.of(metadata),
-                rows=range(rows.start + share.start, rows.start + share.stop),
-                progress=check,
-            )
+            model, way = self.eval_model, Preprocessing.of(metadata)
+            how: dict[str, Any] = {"runtime": self.runtime, "decoding": Decoding.of(metadata)}
+            how["rows"] = range(rows.start + share.start, rows.start + share.stop)
+            evaluation = evaluate_model(model, self.dataset, split, way, progress=check, **how)
         shares = distributed.all_gather(evaluation)
         if any(part is None for part in shares):
             raise Stopped
@@ -298,10 +284,8 @@ class Trainer:
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
+    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
 
 
 def _restore_random_state(states: dict[str, Tensor], device: torch.device) -> None:
