@@ -65,8 +65,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def report(folder: Path, dataset: Dataset, **arguments: object) -> tuple[Path, Page]:
-    path = write_report(read_run(folder, dataset), folder / "report", **arguments)  # type: ignore[arg-type]
+def report(folder: Path, dataset: Dataset) -> tuple[Path, Page]:
+    path = write_report(read_run(folder, dataset), folder / "report")
     return path, Page(path.read_text("utf-8"))
 
 
