@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is imported: tests share few cores, and some compare bytes
-)
+# Before torch is imported: tests share few cores, and some compare bytes
+os.environ["OMP_NUM_THREADS"] = "1"
 
 if TYPE_CHECKING:
     from tinysight.config import Config
@@ -73,12 +72,23 @@ def command_line() -> Path:
 
 
 @pytest.fixture(scope="session")
-def _small_models(command_line: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("small_models", command_line)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_script() -> Callable[[Path], ModuleType]:
+    """Import a program by its path."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # dataclasses look their module up there
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def _small_models(command_line: Path, load_script: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_script(command_line)
 
 
 @pytest.fixture
@@ -97,37 +107,20 @@ def make_config(small_models: ModuleType) -> MakeConfig:
 
     5 + 4 + 5 batches of 16 in 3 epochs of 72 images, the batches 5 and 10 straddling two.
     """
-    from tinysight.config import (
-        AugmentConfig,
-        Config,
-        DataConfig,
-        ModelConfig,
-        OptimizerConfig,
-        ScheduleConfig,
-        TrainConfig,
-        override,
-    )
+    from tinysight.config import Config, ModelConfig, override
+
+    base = Config(recipe="test", model=ModelConfig(name="small", options={"dropout": 0.3}))
+    settings = {
+        "data.name": "small", "augment.crop": 24, "optimizer.lr": 0.05,
+        "optimizer.decay_all": False, "schedule.name": "plateau", "schedule.warmup": 0.5,
+        "schedule.patience": 0, "schedule.factor": 0.5, "train.epochs": 3, "train.batch_size": 16,
+        "train.ema_decay": 0.9, "train.label_smoothing": 0.1, "train.flip_average": True,
+        "train.precision": "fp32", "train.device": "cpu", "train.log_every": 4,
+    }  # fmt: skip
 
     def make(**changes: Any) -> Config:
-        config = Config(
-            recipe="test",
-            data=DataConfig(name="small"),
-            augment=AugmentConfig(crop=24),
-            model=ModelConfig(name="small", options={"dropout": 0.3}),
-            optimizer=OptimizerConfig(lr=0.05, decay_all=False),
-            schedule=ScheduleConfig(name="plateau", warmup=0.5, patience=0, factor=0.5),
-            train=TrainConfig(
-                epochs=3,
-                batch_size=16,
-                ema_decay=0.9,
-                label_smoothing=0.1,
-                flip_average=True,
-                precision="fp32",
-                device="cpu",
-                log_every=4,
-            ),
-        )
-        return override(config, {name.replace("__", "."): value for name, value in changes.items()})
+        changes = {name.replace("__", "."): value for name, value in changes.items()}
+        return override(base, settings | changes)
 
     return make
 
@@ -138,18 +131,10 @@ def make_metadata(dataset: Dataset) -> MakeMetadata:
     from tinysight.predict.weights import ModelMetadata
 
     base = ModelMetadata(
-        model="small",
-        options={},
-        class_names=dataset.class_names,
-        class_ids=dataset.class_ids,
-        image_size=32,
-        crop=24,
-        input_size=28,
-        flip_average=True,
-        recipe="test",
-        data="small",
+        model="small", options={}, class_names=dataset.class_names, class_ids=dataset.class_ids,
+        image_size=32, crop=24, input_size=28, flip_average=True, recipe="test", data="small",
         version="0",
-    )
+    )  # fmt: skip
     return lambda **changes: replace(base, **changes)
 
 

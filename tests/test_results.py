@@ -4,7 +4,6 @@ added.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -51,13 +50,8 @@ WAITING: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def results() -> ModuleType:
-    """benchmarks/results.py as a module."""
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def results(load_script: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_script(ROOT / "benchmarks" / "results.py")
 
 
 def test_the_readme_shows_what_is_recorded(results: ModuleType) -> None:

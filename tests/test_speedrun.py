@@ -4,7 +4,6 @@ them.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -29,14 +28,8 @@ CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture(scope="module")
-def speedrun() -> ModuleType:
-    """benchmarks/speedrun.py as a module."""
-    spec = importlib.util.spec_from_file_location("speedrun", ROOT / "benchmarks" / "speedrun.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["speedrun"] = module  # its dataclass looks its module up there
-    spec.loader.exec_module(module)
-    return module
+def speedrun(load_script: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_script(ROOT / "benchmarks" / "speedrun.py")
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.ops.boxes import Detections
 
-MakeDataset = Callable[..., Dataset]
-MakeFolder = Callable[..., Path]
+Made = Callable[..., tuple[Dataset, Path]]
 ReportCommand = Callable[..., tuple[int, str, str]]
 ODD_NAMES = ("<script>alert('x')</script>", '"quoted" & <b>', "=1+1", "$a_b$", "naïve 猫")
 
@@ -71,6 +70,18 @@ def report(folder: Path, dataset: Dataset) -> tuple[Path, Page]:
 
 
 @pytest.fixture
+def make(make_dataset: Callable[..., Dataset], make_folder: Callable[..., Path]) -> Made:
+    """Make a dataset, and a run's folder with the predictions of it that keywords describe."""
+
+    def both(*data: object, **folder: object) -> tuple[Dataset, Path]:
+        data_options = {name: folder.pop(name) for name in ("boxes", "counts") if name in folder}
+        dataset = make_dataset(*data, **data_options)
+        return dataset, make_folder(dataset, **folder)
+
+    return both
+
+
+@pytest.fixture
 def report_command(
     run_command: ReportCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> ReportCommand:
@@ -79,11 +90,8 @@ def report_command(
     return lambda *words: run_command("report", *words, "--data-dir", str(tmp_path / "data"))
 
 
-def test_numbers_equal_those_of_the_scores(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset(counts=(40, 30, 20))
-    folder = make_folder(dataset)
+def test_numbers_equal_those_of_the_scores(make: Made) -> None:
+    dataset, folder = make(counts=(40, 30, 20))
     run = read_run(folder, dataset)
     assert run.results is not None
     path, page = report(folder, dataset)
@@ -93,10 +101,8 @@ def test_numbers_equal_those_of_the_scores(
         rows = {row["name"]: row for row in csv.DictReader(file)}
     for label, name in enumerate(dataset.class_names):
         own = run.results.labels == label
-        assert (int(rows[name]["count"]), int(rows[name]["errors"])) == (
-            own.sum(),
-            wrong[own].sum(),
-        )
+        assert int(rows[name]["count"]) == own.sum()
+        assert int(rows[name]["errors"]) == wrong[own].sum()
         assert float(rows[name]["error"]) == pytest.approx(wrong[own].mean(), abs=1e-6)
     with (path.parent / "tables/confusions.csv").open(encoding="utf-8") as file:
         total = sum(
@@ -106,11 +112,9 @@ def test_numbers_equal_those_of_the_scores(
     assert f"{total} images are misclassified" in page.text
 
 
-def test_the_page_is_self_contained_and_well_formed(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset(counts=(9, 9, 9))
-    path, page = report(make_folder(dataset), dataset)
+def test_the_page_is_self_contained_and_well_formed(make: Made) -> None:
+    dataset, folder = make(counts=(9, 9, 9))
+    path, page = report(folder, dataset)
     assert page.faults == [] and page.open == []
     text = path.read_text("utf-8")
     assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text), "something would be fetched"
@@ -124,20 +128,13 @@ def test_the_page_is_self_contained_and_well_formed(
         name for name in ids if f"#{name}" in {link["href"] for link in page.of("a")}
     ]
     figures = {file.name for file in (path.parent / "figures").iterdir()}
-    assert {
-        "curves.png",
-        "curves.svg",
-        "classes.png",
-        "calibration.svg",
-        "confidence.png",
-    } <= figures
+    expected = "curves.png curves.svg classes.png calibration.svg confidence.png"
+    assert set(expected.split()) <= figures
 
 
-def test_odd_names_are_escaped_everywhere(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset(ODD_NAMES, (8,) * 5)
-    path, page = report(make_folder(dataset, accuracy=0.3), dataset)
+def test_odd_names_are_escaped_everywhere(make: Made) -> None:
+    dataset, folder = make(ODD_NAMES, (8,) * 5, accuracy=0.3)
+    path, page = report(folder, dataset)
     text = path.read_text("utf-8")
     assert page.faults == [] and page.open == [], "a name's <b> or <script> became an element"
     assert len(page.of("script")) == 1 and "<script>alert" not in text
@@ -151,57 +148,43 @@ def test_odd_names_are_escaped_everywhere(
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
-def test_one_class(make_dataset: MakeDataset, make_folder: MakeFolder, accuracy: float) -> None:
-    dataset = make_dataset(("only <one>",), (5,))
-    _, page = report(make_folder(dataset, accuracy=accuracy), dataset)
-    assert (
-        "0.00 %" in page.text
-        and "There are no mistakes" in page.text
-        and "nothing is confused" in page.text
-    )
+def test_one_class(make: Made, accuracy: float) -> None:
+    dataset, folder = make(("only <one>",), (5,), accuracy=accuracy)
+    _, page = report(folder, dataset)
+    for words in ("0.00 %", "There are no mistakes", "nothing is confused"):
+        assert words in page.text
 
 
-def test_no_boxes_and_few_images(make_dataset: MakeDataset, make_folder: MakeFolder) -> None:
-    dataset = make_dataset(("a", "b"), (1, 2), boxes=False)
-    _, page = report(make_folder(dataset, accuracy=0.0), dataset)
+def test_no_boxes_and_few_images(make: Made) -> None:
+    dataset, folder = make(("a", "b"), (1, 2), boxes=False, accuracy=0.0)
+    _, page = report(folder, dataset)
     assert "true box" not in page.text and "There are 1 to 2 images per class" in page.text
 
 
-def test_a_class_without_images_is_named(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset(("a", "empty one", "c"), (5, 0, 5))
-    _, page = report(make_folder(dataset), dataset)
+def test_a_class_without_images_is_named(make: Made) -> None:
+    dataset, folder = make(("a", "empty one", "c"), (5, 0, 5))
+    _, page = report(folder, dataset)
     assert "Val has no image of empty one." in page.text
     assert "nan" not in page.text.lower().split()
 
 
-def test_an_interrupted_training_gives_a_page_of_curves(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset()
-    folder = make_folder(dataset, accuracy=None, weights=False)
+def test_an_interrupted_training_gives_a_page_of_curves(make: Made) -> None:
+    dataset, folder = make(accuracy=None, weights=False)
     _, page = report(folder, dataset)
     assert "This page shows the training only." in page.text
     assert f"tinysight resume {folder}" in page.text and "2.0 of 60 epochs" in page.text
     assert len(page.of("svg")) == 1
 
 
-def test_nothing_to_report_is_a_clear_error(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset()
-    folder = make_folder(dataset, accuracy=None, weights=False, log=False)
+def test_nothing_to_report_is_a_clear_error(make: Made) -> None:
+    dataset, folder = make(accuracy=None, weights=False, log=False)
     with pytest.raises(ValueError, match="neither scores nor a line of a training yet"):
         report(folder, dataset)
 
 
-def test_an_uncertain_ranking_has_a_warning(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
+def test_an_uncertain_ranking_has_a_warning(make: Made) -> None:
     names = [f"class {index}" for index in range(12)]
-    dataset = make_dataset(names, (8,) * 12)
-    folder = make_folder(dataset)
+    dataset, folder = make(names, (8,) * 12)
     _, page = report(folder, dataset)
     assert "The ranking is uncertain." in page.text
     results = read_run(folder, dataset).results
@@ -211,27 +194,22 @@ def test_an_uncertain_ranking_has_a_warning(
     assert f"about {expected:.1f} can be expected" in page.text
 
 
-def test_recorded_distributions_are_plotted(
-    make_dataset: MakeDataset, make_folder: MakeFolder
-) -> None:
-    dataset = make_dataset()
+def test_recorded_distributions_are_plotted(make: Made) -> None:
     figures = {"max": 5.0, "mean": 1.0, "std": 0.5, "min": 0.0, "sparsity": 0.25}
     lines = [
         {"kind": "distribution", "step": step, "layers": {"<blocks>": figures | {"std": step / 10}}}
         for step in (5, 10)
     ]
-    path, page = report(make_folder(dataset, extra_lines=lines), dataset)
+    dataset, folder = make(extra_lines=lines)
+    path, page = report(folder, dataset)
     assert "<blocks> : the standard deviation goes from 0.5 to 1" in page.text
     assert (path.parent / "figures/distribution-0.svg").exists()
 
 
 @pytest.mark.parametrize("classifies", [True, False])
-def test_a_localizers_page_begins_with_its_boxes(
-    make_dataset: MakeDataset, make_folder: MakeFolder, classifies: bool
-) -> None:
-    dataset = make_dataset()
+def test_a_localizers_page_begins_with_its_boxes(make: Made, classifies: bool) -> None:
     localizer = LocalizerConfig(head="mlp", class_loss_weight=1.0 if classifies else 0.0)
-    folder = make_folder(dataset, localizer=localizer)
+    dataset, folder = make(localizer=localizer)
     scores = folder / "scores/val.safetensors"
     evaluation = Evaluation.load(scores)
     boxes = torch.tensor([[[4.0, 4, 10, 7]]]).repeat(len(evaluation.rows), 1, 1)  # half of each
@@ -252,14 +230,9 @@ def test_a_localizers_page_begins_with_its_boxes(
 
 
 def test_the_command_probes_the_model_once(
-    tmp_path: Path,
-    make_dataset: MakeDataset,
-    make_folder: MakeFolder,
-    monkeypatch: pytest.MonkeyPatch,
-    report_command: ReportCommand,
+    tmp_path: Path, make: Made, monkeypatch: pytest.MonkeyPatch, report_command: ReportCommand
 ) -> None:
-    dataset = make_dataset(("a", "b", "c"), (6, 6, 6))
-    folder = make_folder(dataset, accuracy=None)
+    _, folder = make(("a", "b", "c"), (6, 6, 6), accuracy=None)
     assert report_command("run")[0] == 0
     page = Page((folder / "report/index.html").read_text("utf-8"))
     assert "Activation map of" in str(page.of("img")) and "8 filters" not in page.text
@@ -278,13 +251,9 @@ def test_the_command_probes_the_model_once(
 
 
 def test_probes_are_computed_again_when_damaged_or_the_scores_change(
-    tmp_path: Path,
-    make_dataset: MakeDataset,
-    make_folder: MakeFolder,
-    report_command: ReportCommand,
+    make: Made, report_command: ReportCommand
 ) -> None:
-    dataset = make_dataset()
-    folder = make_folder(dataset)
+    _, folder = make()
     assert report_command("run")[0] == 0
     kept = (folder / "analysis/val.safetensors").read_bytes()
     (folder / "analysis/val.safetensors").write_bytes(kept[:100])
@@ -297,25 +266,16 @@ def test_probes_are_computed_again_when_damaged_or_the_scores_change(
     assert (folder / "analysis/val.safetensors").read_bytes() != kept
 
 
-def test_damaged_and_foreign_scores_are_one_line(
-    tmp_path: Path,
-    make_dataset: MakeDataset,
-    make_folder: MakeFolder,
-    report_command: ReportCommand,
-) -> None:
-    dataset = make_dataset()
-    folder = make_folder(dataset)
+def test_damaged_and_foreign_scores_are_one_line(make: Made, report_command: ReportCommand) -> None:
+    dataset, folder = make()
     path = folder / "scores/val.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     status, _, error = report_command(str(folder))
     assert status == 1 and "`tinysight evaluate` writes it" in error
     count = len(dataset.rows("val"))
-    rows, labels = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    good = {
-        "logits": torch.zeros(count, 3),
-        "labels": labels,
-        "rows": rows + dataset.rows("val").start,
-    }
+    labels = torch.zeros(count, dtype=torch.int64)
+    rows = torch.arange(count) + dataset.rows("val").start
+    good = {"logits": torch.zeros(count, 3), "labels": labels, "rows": rows}
     for change, reason in (
         ({"logits": torch.zeros(count, 4)}, "4 logits per image"),
         ({"logits": torch.full((count, 3), float("nan"))}, "not finite"),
@@ -334,8 +294,8 @@ def test_damaged_and_foreign_scores_are_one_line(
 
 def test_two_runs_side_by_side(
     tmp_path: Path,
-    make_dataset: MakeDataset,
-    make_folder: MakeFolder,
+    make_dataset: Callable[..., Dataset],
+    make_folder: Callable[..., Path],
     report_command: ReportCommand,
 ) -> None:
     dataset = make_dataset(("a", "b", "c"), (60, 60, 60))
@@ -343,11 +303,8 @@ def test_two_runs_side_by_side(
     make_folder(dataset, "strong", accuracy=0.9, seed=2)
     assert report_command("weak", "strong")[0] == 0
     page = Page((tmp_path / "weak/comparison/index.html").read_text("utf-8"))
-    assert (
-        page.faults == []
-        and "significantly better" in page.text
-        and "3 of 3 classes differ significantly" in page.text
-    )
+    assert page.faults == [] and "significantly better" in page.text
+    assert "3 of 3 classes differ significantly" in page.text
     first, second = (read_run(tmp_path / name, dataset).results for name in ("weak", "strong"))
     assert first is not None and second is not None
     difference = 100 * ((~second.correct).mean() - (~first.correct).mean())
@@ -357,7 +314,7 @@ def test_two_runs_side_by_side(
 
 
 def test_runs_without_a_significant_difference(
-    tmp_path: Path, make_dataset: MakeDataset, make_folder: MakeFolder
+    tmp_path: Path, make_dataset: Callable[..., Dataset], make_folder: Callable[..., Path]
 ) -> None:
     dataset = make_dataset(("a", "b", "c"), (20, 20, 20))
     folders = [
@@ -371,7 +328,7 @@ def test_runs_without_a_significant_difference(
 
 
 def test_runs_that_cannot_be_compared(
-    tmp_path: Path, make_dataset: MakeDataset, make_folder: MakeFolder
+    tmp_path: Path, make_dataset: Callable[..., Dataset], make_folder: Callable[..., Path]
 ) -> None:
     dataset = make_dataset()
     good, bare = make_folder(dataset, "good"), make_folder(dataset, "bare", accuracy=None)
@@ -383,9 +340,8 @@ def test_runs_that_cannot_be_compared(
         write_comparison([read_run(good, dataset)] * 2, tmp_path / "out")
 
 
-def test_a_damaged_summary_is_an_error(make_dataset: MakeDataset, make_folder: MakeFolder) -> None:
-    dataset = make_dataset()
-    folder = make_folder(dataset)
+def test_a_damaged_summary_is_an_error(make: Made) -> None:
+    dataset, folder = make()
     (folder / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json is damaged"):
         read_run(folder, dataset)

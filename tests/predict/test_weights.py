@@ -49,12 +49,10 @@ def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
     found, metadata = load_weights(path)
     assert metadata == CARD
     assert found.state_dict().keys() == model.state_dict().keys()
-    assert all(
-        torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items()
-    )
-    assert not found.training and not any(
-        parameter.requires_grad for parameter in found.parameters()
-    )
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    assert not found.training
+    assert not any(parameter.requires_grad for parameter in found.parameters())
 
 
 def test_a_model_without_measured_errors_is_described_without_them(
@@ -109,12 +107,8 @@ def test_a_flipped_byte_anywhere_is_refused_by_name(file: Path) -> None:
     whole = file.read_bytes()
     header = _header_bytes(whole)
     choices = random.Random(0)
-    positions = [
-        *range(8),
-        *choices.sample(range(8, header), 150),
-        *choices.sample(range(header, len(whole)), 50),
-    ]
-    for position in positions:
+    head, tail = range(8, header), range(header, len(whole))
+    for position in (*range(8), *choices.sample(head, 150), *choices.sample(tail, 50)):
         content = bytearray(whole)
         content[position] ^= choices.randrange(1, 256)
         file.write_bytes(content)
@@ -127,12 +121,8 @@ def test_a_flipped_byte_anywhere_is_refused_by_name(file: Path) -> None:
 
 def test_every_word_of_the_card_is_under_the_checksum(file: Path) -> None:
     whole = file.read_bytes()
-    for old, new in (
-        (b"ladybird", b"ladyburd"),
-        (b"56", b"48"),
-        (b"n1", b"n9"),
-        (b"0.25", b"0.15"),
-    ):
+    changes = {b"ladybird": b"ladyburd", b"56": b"48", b"n1": b"n9", b"0.25": b"0.15"}
+    for old, new in changes.items():
         assert old in whole[: _header_bytes(whole)]
         file.write_bytes(whole.replace(old, new, 1))
         with pytest.raises(ValueError, match="SHA-256"):
@@ -151,14 +141,8 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="no metadata of tinysight"):
         load_weights(path)
-    for description in (
-        "",
-        "{",
-        "[]",
-        "null",
-        "{}",
-        json.dumps({"format": weights.FORMAT, "metadata": {}, "sha256": ""}),
-    ):
+    empty = json.dumps({"format": weights.FORMAT, "metadata": {}, "sha256": ""})
+    for description in ("", "{", "[]", "null", "{}", empty):
         save_file({"weight": torch.zeros(3)}, path, metadata={"tinysight": description})
         with pytest.raises(ValueError, match=r"other\.safetensors"):
             load_weights(path)
@@ -172,12 +156,8 @@ def test_another_format_is_refused_as_such(file: Path, monkeypatch: pytest.Monke
 
 def test_weights_that_do_not_fit_their_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    path.write_bytes(
-        weights_bytes(
-            create_model("resnet", 3, **CARD.options),
-            replace(CARD, class_names=("a",), class_ids=("b",)),
-        )
-    )
+    model = create_model("resnet", 3, **CARD.options)
+    path.write_bytes(weights_bytes(model, replace(CARD, class_names=("a",), class_ids=("b",))))
     with pytest.raises(ValueError, match="does not fit model resnet") as error:
         load_weights(path)
     assert "\n" not in str(error.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,10 @@ def _model(seed: int = 0) -> nn.Sequential:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+def _build(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    return build(model, OptimizerConfig(**settings))
+
+
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     for parameter in model.parameters():
@@ -47,11 +53,8 @@ def _values(model: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_it_is_the_formula(nesterov: bool, decay_all: bool) -> None:
     model = _model()
-    optimizer = build(
-        model,
-        OptimizerConfig(
-            lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.02, decay_all=decay_all
-        ),
+    optimizer = _build(
+        model, lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.02, decay_all=decay_all
     )
     values = {name: p.detach().clone() for name, p in model.named_parameters()}
     velocity: dict[str, torch.Tensor] = {}
@@ -70,7 +73,7 @@ def test_it_is_the_formula(nesterov: bool, decay_all: bool) -> None:
 
 def test_it_is_torchs_plain_sgd() -> None:
     model, reference = _model().float(), _model().float()
-    optimizer = build(model, OptimizerConfig(lr=0.1, weight_decay=5e-4))
+    optimizer = _build(model, lr=0.1, weight_decay=5e-4)
     plain = torch.optim.SGD(
         reference.parameters(),
         lr=0.1,
@@ -90,7 +93,7 @@ def test_it_is_torchs_plain_sgd() -> None:
 def test_frozen_parameters_are_left_alone() -> None:
     model = _model()
     model[0].requires_grad_(False)
-    optimizer = build(model, OptimizerConfig(lr=0.1, weight_decay=0.1, decay_all=False))
+    optimizer = _build(model, lr=0.1, weight_decay=0.1, decay_all=False)
     before = model[0].weight.clone()  # type: ignore[operator]
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -155,9 +158,7 @@ def test_rmsprop_is_tensorflow_1s(momentum: float, epsilon: float, weight_decay:
 
 def test_rmsprop_at_the_reports_epsilon_is_not_torchs() -> None:
     ours, theirs = _model(), _model()
-    mine = build(
-        ours, OptimizerConfig(name="rmsprop", lr=0.05, epsilon=1.0, momentum=0.0, weight_decay=0.0)
-    )
+    mine = _build(ours, name="rmsprop", lr=0.05, epsilon=1.0, momentum=0.0, weight_decay=0.0)
     torchs = torch.optim.RMSprop(theirs.parameters(), lr=0.05, alpha=0.9, eps=1.0)
     before = _values(_model())
     for number in range(3):
@@ -170,9 +171,7 @@ def test_rmsprop_at_the_reports_epsilon_is_not_torchs() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_rmsprop_takes_empty_steps_once_something_was_not_finite(momentum: float) -> None:
     model = _model().float()
-    optimizer = build(
-        model, OptimizerConfig(name="rmsprop", lr=0.1, epsilon=1.0, momentum=momentum)
-    )
+    optimizer = _build(model, name="rmsprop", lr=0.1, epsilon=1.0, momentum=momentum)
     _step(model, optimizer, 0)
     before = [p.clone() for p in model.parameters()]
     optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
@@ -188,9 +187,8 @@ def test_rmsprop_takes_empty_steps_once_something_was_not_finite(momentum: float
 
 def test_adam_is_its_formula() -> None:
     model = _model()
-    optimizer = build(
-        model,
-        OptimizerConfig(name="adam", lr=0.001, epsilon=1e-8, weight_decay=0.02, decay_all=False),
+    optimizer = _build(
+        model, name="adam", lr=0.001, epsilon=1e-8, weight_decay=0.02, decay_all=False
     )
     values = {name: p.detach().clone().numpy() for name, p in model.named_parameters()}
     first = {name: np.zeros_like(value) for name, value in values.items()}
@@ -298,9 +296,8 @@ def test_muon_in_bf16_turns_kernels_nearly_the_same_way() -> None:
 
 def test_muon_turns_kernels_by_the_rate_and_keeps_their_length() -> None:
     model = _convolutional()
-    optimizer = build(
-        model,
-        OptimizerConfig(name="muon", lr=0.05, sgd_ratio=2.0, weight_decay=0.01, decay_all=False),
+    optimizer = _build(
+        model, name="muon", lr=0.05, sgd_ratio=2.0, weight_decay=0.01, decay_all=False
     )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     _step(model, optimizer, 0)
@@ -325,13 +322,13 @@ def test_muon_turns_kernels_by_the_rate_and_keeps_their_length() -> None:
 
 
 def test_muon_leaves_a_kernel_without_a_norm_behind_it_to_sgd() -> None:
-    groups = build(_convolutional(bias=True), OptimizerConfig(name="muon", lr=0.05)).param_groups
+    groups = _build(_convolutional(bias=True), name="muon", lr=0.05).param_groups
     assert not any(group["kernels"] for group in groups)
 
 
 def test_muon_takes_no_step_once_something_was_not_finite() -> None:
     model = _convolutional()
-    optimizer = build(model, OptimizerConfig(name="muon", lr=0.05))
+    optimizer = _build(model, name="muon", lr=0.05)
     _step(model, optimizer, 0)
     before = _values(model)
     optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
@@ -341,10 +338,10 @@ def test_muon_takes_no_step_once_something_was_not_finite() -> None:
 
 def test_muons_state_goes_through_a_checkpoint() -> None:
     model, other = _convolutional(), _convolutional()
-    optimizer = build(model, OptimizerConfig(name="muon", lr=0.05))
+    optimizer = _build(model, name="muon", lr=0.05)
     _step(model, optimizer, 0)
     other.load_state_dict(model.state_dict())
-    restored = build(other, OptimizerConfig(name="muon", lr=0.05))
+    restored = _build(other, name="muon", lr=0.05)
     restore_optimizer(restored, other, optimizer_tensors(optimizer, model))
     _step(model, optimizer, 1)
     _step(other, restored, 1)
