@@ -161,11 +161,9 @@ def occlude(
     for start in range(0, len(places), 125):
         chosen = places[start : start + 125]
         for inside, predicted in ((False, found.object_only), (True, found.background_only)):
-            images = [
-                blank(dataset.images[row], dataset.boxes_of(row)[0], mean, inside=inside)
-                for row in rows[chosen].tolist()
-            ]
-            predicted[chosen] = predictor.logits(np.stack(images)).argmax(dim=1).cpu().numpy()
+            pairs = [(dataset.images[n], dataset.boxes_of(n)[0]) for n in rows[chosen].tolist()]
+            images = np.stack([blank(*pair, mean, inside=inside) for pair in pairs])
+            predicted[chosen] = predictor.logits(images).argmax(dim=1).cpu().numpy()
         each_batch(start + len(chosen))
     return found
 

@@ -133,10 +133,8 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
     first = named[0][1]
     for name, other in named:
         if not (torch.equal(other.rows, first.rows) and torch.equal(other.labels, first.labels)):
-            raise ValueError(
-                f"the scores of {name} are of other images than those of {named[0][0]}; "
-                "evaluate both again"
-            )
+            where = f"{named[0][0]}; evaluate both again"
+            raise ValueError(f"the scores of {name} are of other images than those of {where}")
     labeled = first.labels >= 0
     labels = first.labels[labeled]
     if not len(labels):

@@ -142,11 +142,8 @@ class Evaluation:
 
 def _misfit(evaluation: Evaluation) -> str | None:
     logits, labels, detections = evaluation.logits, evaluation.labels, evaluation.detections
-    if (
-        logits.ndim != 2
-        or labels.shape != logits.shape[:1]
-        or evaluation.rows.shape != labels.shape
-    ):
+    one_each = labels.shape == evaluation.rows.shape == logits.shape[:1]
+    if logits.ndim != 2 or not one_each:
         return f"logits {tuple(logits.shape)} for {len(labels)} images"
     if not bool(logits.isfinite().all()):
         return "some logits are not finite"

@@ -39,9 +39,8 @@ class Convolution(nn.Conv2d):
             return super().forward(x)
         assert not isinstance(self.padding, str)
         padding = (self.padding[0], self.padding[1])
-        outputs = convolve(
-            x.bfloat16(), self.weight.bfloat16(), stride=self.stride[0], padding=padding
-        )
+        kernel = self.weight.bfloat16()
+        outputs = convolve(x.bfloat16(), kernel, stride=self.stride[0], padding=padding)
         return outputs if self.bias is None else outputs + self.bias.bfloat16().view(-1, 1, 1)
 
     def _trains_by_matmul(self, x: Tensor) -> bool:
@@ -90,6 +89,5 @@ def unit(
     num_in: int, num_out: int, kernel: int | tuple[int, int], stride: int = 1
 ) -> nn.Sequential:
     """Return a convolution, its batch norm and a ReLU."""
-    return nn.Sequential(
-        convolution(num_in, num_out, kernel, stride), nn.BatchNorm2d(num_out), nn.ReLU(inplace=True)
-    )
+    layer = convolution(num_in, num_out, kernel, stride)
+    return nn.Sequential(layer, nn.BatchNorm2d(num_out), nn.ReLU(inplace=True))

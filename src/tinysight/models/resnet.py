@@ -30,9 +30,8 @@ class ResidualUnit(nn.Module):
         self.norm2 = nn.BatchNorm2d(num_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or num_in != num_out:
-            self.shortcut = nn.Sequential(
-                convolution(num_in, num_out, 1, stride), nn.BatchNorm2d(num_out)
-            )
+            layer = convolution(num_in, num_out, 1, stride)
+            self.shortcut = nn.Sequential(layer, nn.BatchNorm2d(num_out))
 
     def forward(self, x: Tensor) -> Tensor:
         residual = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -72,12 +71,9 @@ class ResNet(Classifier):
         blocks = []
         num_in = filters[0]
         for index, num_out in enumerate(filters):
-            stride = first_stride if index == 0 else 2
-            units = [
-                ResidualUnit(num_in if k == 0 else num_out, num_out, stride if k == 0 else 1)
-                for k in range(n)
-            ]
-            blocks.append(nn.Sequential(*units))
+            first = ResidualUnit(num_in, num_out, first_stride if index == 0 else 2)
+            others = [ResidualUnit(num_out, num_out, 1) for _ in range(n - 1)]
+            blocks.append(nn.Sequential(first, *others))
             num_in = num_out
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(num_in, num_classes)

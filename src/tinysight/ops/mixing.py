@@ -116,9 +116,8 @@ def sample_erase(count: int, *, generator: torch.Generator, probability: float) 
     area = low + (high - low) * uniform[0]
     low, high = ERASED_ASPECT
     aspect = torch.exp(math.log(low) + math.log(high / low) * uniform[1])
-    window = _window(
-        uniform[2], uniform[3], width=(area / aspect).sqrt(), height=(area * aspect).sqrt()
-    )
+    width, height = (area / aspect).sqrt(), (area * aspect).sqrt()
+    window = _window(uniform[2], uniform[3], width=width, height=height)
     window = torch.where((uniform[4] < probability)[:, None], window, 0.0)
     return EraseParams(window=window, color=255 * uniform[5:].T.contiguous())
 

@@ -196,10 +196,8 @@ class Predictor:
         Raises ValueError when the model is a classifier.
         """
         if self.localizer is None or self.decoding is None:
-            raise ValueError(
-                f"{self.path} is a classifier, which finds no boxes; train a localizer, as by "
-                "`tinysight train localizer-joint`"
-            )
+            instead = "train a localizer, as by `tinysight train localizer-joint`"
+            raise ValueError(f"{self.path} is a classifier, which finds no boxes; {instead}")
         how = (self.preprocessing, self.decoding, self.runtime)
         return detect(self.localizer, _tensor(images), *how)
 

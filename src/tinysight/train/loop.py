@@ -210,8 +210,7 @@ class _TrainingLoop:
 
     def _restore(self) -> int:
         """Restore the newest intact state in every process; return the log's length then."""
-        distributed = self.trainer.distributed
-        state = None
+        distributed, state = self.trainer.distributed, None
         if distributed.is_main:
             state, complaints = checkpoint.load_newest(self.run.checkpoints_path)
             for complaint in complaints:
@@ -264,12 +263,9 @@ class _TrainingLoop:
 
     def _train_values(self) -> dict[str, Any]:
         trainer, step = self.trainer, self.trainer.step_number
-        return {
-            "epoch": round(step * trainer.loader.batch_size / trainer.loader.num_rows, 4),
-            **trainer.take_sums(),
-            "lr": trainer.lr_at(step - 1),
-            "size": trainer.size_at(step - 1),
-        }
+        epoch = round(step * trainer.loader.batch_size / trainer.loader.num_rows, 4)
+        own = {"lr": trainer.lr_at(step - 1), "size": trainer.size_at(step - 1)}
+        return {"epoch": epoch, **trainer.take_sums(), **own}
 
     def _log(self, kind: str, values: dict[str, Any], images_per_s: float | None = None) -> None:
         step = self.trainer.step_number

@@ -87,7 +87,5 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     for layer in layers:
         if layer not in known:
             close = difflib.get_close_matches(layer, known, n=3, cutoff=0.3) or known[-3:]
-            raise ValueError(
-                f"train.record names {layer!r}, which the model does not have; near it are "
-                f"{', '.join(close)}"
-            )
+            what = f"train.record names {layer!r}, which the model does not have"
+            raise ValueError(f"{what}; near it are {', '.join(close)}")

@@ -207,26 +207,21 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
 
 def machine(runtime: Runtime, distributed: DistributedContext) -> dict[str, object]:
     """Describe what the arithmetic depends on, for run.json."""
-    device = runtime.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "bf16": runtime.bf16,
-        "threads": torch.get_num_threads(),
-        "processes": distributed.size,
-    }
+    kind, processes = runtime.device.type, distributed.size
+    name = torch.cuda.get_device_name(runtime.device) if kind == "cuda" else kind
+    own = {"device": name, "bf16": runtime.bf16, "threads": torch.get_num_threads()}
+    return {**own, "processes": processes}
 
 
 def warn_of_differences(run: Run, now: dict[str, Any]) -> None:
     """Warn where machine or versions are not those that a run began with."""
     before = {**run.machine, **run.versions}
-    differing = [
-        f"{key} {before.get(key)} -> {value}"
-        for key, value in now.items()
-        if key not in ("python", "pillow", "safetensors") and before.get(key) != value
-    ]
-    if differing:
+    counted = now.keys() - {"python", "pillow", "safetensors"}
+    changed = [key for key in now if key in counted and before.get(key) != now[key]]
+    if changed:
+        differing = "; ".join(f"{key} {before.get(key)} -> {now[key]}" for key in changed)
         message = "not as it began (%s): the result will be alike, not the same bytes"
-        logger.warning(message, "; ".join(differing))
+        logger.warning(message, differing)
 
 
 @contextmanager
