@@ -132,7 +132,7 @@ def test_train_and_minival_are_sorted_and_balanced(drawn: Path) -> None:
 
 
 @pytest.mark.parametrize("top", ["tiny-imagenet-200/", "", "another/"])
-def test_archive_and_folder_are_the_same_pack(folder: Path, tmp_path: Path, top: str) -> None:
+def test_archive_and_folder_are_the_same_dataset(folder: Path, tmp_path: Path, top: str) -> None:
     (folder / ".DS_Store").write_text("")
     (folder / "train" / WNIDS[0] / "images" / ".DS_Store").write_text("")
     archive = zip_up(folder, tmp_path / "set.zip", top)
