@@ -42,7 +42,7 @@ class Source:
     def decode(self, row):
         time.sleep(pause)
         os.write(log, b"%d %d\\n" % (row, os.getpid()))
-        return np.full((8, 8, 3), row, np.uint8)
+        return np.full((8, 8, 3), row % 256, np.uint8)
 
 print("go", flush=True)
 print(build.build(Source(), home=home / "data", workers=2).digest, flush=True)
