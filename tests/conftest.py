@@ -1,6 +1,4 @@
-"""What the tests share: one thread, a small dataset of drawn shapes, small models, and runs that take
-a second.
-"""
+"""What the tests share: one thread, drawn shapes, small models, runs that take a second."""
 
 from __future__ import annotations
 

@@ -114,6 +114,8 @@ def curves_figure(
         loss.plot(*_series(epochs, "loss"), **top1, label="minival")
         for name in ("top1_error", "top5_error"):
             place = (epochs[-1]["epoch"], 100 * epochs[-1][name])
+            if name == "top5_error" and 100 * epochs[-1]["top1_error"] < place[1] + 8:
+                continue  # the two labels would overlap
             where: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points"}
             error.annotate(f"{place[1]:.1f} %", place, **where, ha="right", color=ORANGE)
     if final_error is not None:
