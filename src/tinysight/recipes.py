@@ -75,7 +75,9 @@ def inception_resnet_report() -> Config:
     return Config(
         recipe="inception-resnet-report",
         model=ModelConfig(name="inception_resnet"),
-        optimizer=OptimizerConfig(name="rmsprop", lr=0.05, decay=0.9, epsilon=1.0, momentum=0.0),
+        optimizer=OptimizerConfig(
+            name="rmsprop", lr=0.05, decay=0.9, epsilon=1.0, momentum=0.0, weight_decay=2e-4
+        ),
         schedule=ScheduleConfig(name="exponential", factor=0.9),
         train=TrainConfig(epochs=40, batch_size=128, keep_weights="best"),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -38,8 +40,26 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate.export,
     predict.ensemble,
 )
+
+
+def _with_status(command: Callable[..., None]) -> Callable[..., None]:
+    """Exit with 128 + the signal's number where a training was stopped: typer exits with 130."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as interrupt:
+            number = getattr(interrupt, "signal_number", signal.SIGINT)
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                os._exit(128 + number)  # at once: waiting for the other processes would hang
+            raise SystemExit(128 + number) from None
+
+    return run
+
+
 for command in COMMANDS:
-    app.command(context_settings=HELP)(command)
+    app.command(context_settings=HELP)(_with_status(command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,11 +108,8 @@ def main() -> None:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         _fail(ValueError("out of memory; lower train.batch_size, or choose a smaller model"))
-    except KeyboardInterrupt as interrupt:  # of a training: it has saved its state
-        status = 128 + getattr(interrupt, "signal_number", 2)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            os._exit(status)  # at once: waiting for the other processes would hang
-        sys.exit(status)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _fail(error: Exception) -> None:

@@ -30,7 +30,7 @@ class Normalize(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution that is trained by `ops.conv.convolve` in bf16 on a CPU where that is faster."""
+    """A convolution trained by `ops.conv.convolve` in bf16 on a CPU where that is faster."""
 
     MIN_CHANNELS, MAX_PIXELS = 128, 64  # of inputs and outputs, measured: benchmarks/README.md
 

@@ -12,7 +12,7 @@ class LRSchedule:
     """The factor on the peak rate, by step; `observe` and `state` matter only to the plateau.
 
     "exponential" is `factor ** (step / epoch)` (Wu et al. 2017, equation 4); "plateau" multiplies
-    by `factor` at an observation that is no better, after `patience` such ones; "cyclic" is `cycles`
+    by `factor` when an observation is not better, after `patience` such ones; "cyclic" is `cycles`
     cosines from 1 to 0, one after the other (Huang et al. 2017, arXiv:1704.00109).
     """
 

@@ -66,10 +66,10 @@ def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedConte
         )
     pair, processes = (2 if config.augment.mixes else 1), distributed.size
     if batch_size % (pair * processes):
-        what = " in pairs, which mixing takes," if pair == 2 else ""
+        why = " (mixing takes images in pairs)" if pair == 2 else ""
         raise ValueError(
-            f"train.batch_size {batch_size}{what} cannot be shared evenly by {processes} "
-            f"processes; set a multiple of {pair * processes}"
+            f"train.batch_size {batch_size} cannot be shared evenly by {processes} processes{why}; "
+            f"set a multiple of {pair * processes}"
         )
     if config.localizer.finds and crop not in (0, size):
         raise ValueError(
