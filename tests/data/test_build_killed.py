@@ -65,6 +65,7 @@ def start(home: Path, rows: int, pause: float, fingerprint: str = "1") -> subpro
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `nohup ... &` ignores it
     )
 
 
