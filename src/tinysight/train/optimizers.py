@@ -83,8 +83,18 @@ class Muon(torch.optim.Optimizer):
         settings: lr of the kernels; sgd_ratio, the rate of the others in `lr`; momentum; nesterov.
     """
 
-    def __init__(self, groups: Any, *, bf16: bool = False, **settings: Any) -> None:
-        super().__init__(groups, {**settings, "weight_decay": 0.0})
+    def __init__(
+        self,
+        groups: Any,
+        *,
+        lr: float,
+        sgd_ratio: float,
+        momentum: float,
+        nesterov: bool,
+        bf16: bool = False,
+    ) -> None:
+        settings = {"lr": lr, "sgd_ratio": sgd_ratio, "momentum": momentum, "nesterov": nesterov}
+        super().__init__(groups, settings | {"weight_decay": 0.0})
         self.dtype = torch.bfloat16 if bf16 else torch.float32
 
     @torch.no_grad()
