@@ -24,9 +24,9 @@ from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
 from tinysight.ops.boxes import HeadOutput
 from tinysight.recipes import recipe
-from tinysight.train import optimizers
-from tinysight.train.augmentation import AugmentParams, apply_to_boxes
-from tinysight.train.losses import localization
+from tinysight.training import optimizers
+from tinysight.training.augmentation import AugmentParams, apply_to_boxes
+from tinysight.training.losses import localization
 
 SIZE = 64
 

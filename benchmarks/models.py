@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tinysight import models
 from tinysight.device import Runtime, select_device, synchronize
 from tinysight.recipes import recipe
-from tinysight.train import optimizers
+from tinysight.training import optimizers
 
 RECIPES = (
     "resnet10-report",

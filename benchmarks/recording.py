@@ -19,8 +19,8 @@ from tinysight.config import Config, TrainConfig
 from tinysight.device import select_device
 from tinysight.models.resnet import ResNet
 from tinysight.run import Run
-from tinysight.train.log import RunLogger
-from tinysight.train.recording import Recorder
+from tinysight.training.log import RunLogger
+from tinysight.training.recording import Recorder
 
 LAYERS = (
     "blocks.3.0",

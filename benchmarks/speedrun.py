@@ -34,10 +34,10 @@ from tinysight.device import Runtime, select_device, synchronize
 from tinysight.evaluation.evaluate import Metrics, evaluate_model
 from tinysight.predict.predictor import Preprocessing
 from tinysight.recipes import recipe
-from tinysight.train import augmentation
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.setup import check
-from tinysight.train.trainer import Trainer
+from tinysight.training import augmentation
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.setup import check
+from tinysight.training.trainer import Trainer
 
 LEAST_SEEDS = 5  # of a record
 TARGET = 0.3756  # Wu et al. 2017, the Inception-ResNet

@@ -5,7 +5,7 @@ product.
 
 Three ways to train the same model on the same batches, in turn, in one process: (A) the plain
 loop that a tutorial shows, fp32; (B) the bare arithmetic in channels_last, its batch made once;
-(C) `tinysight.train.loop.train` as users run it: shuffled batches, augmentation, a line of the
+(C) `tinysight.training.loop.train` as users run it: shuffled batches, augmentation, a line of the
 log every 10 steps, TensorBoard, a checkpoint at the end. B, C and the matrix product that each
 round also measures are in bf16 where this machine has it, else in fp32 (emulated bf16 is
 hundreds of times slower). The first two steps of each are not counted. Medians over the rounds;
@@ -32,8 +32,8 @@ from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
 from tinysight.run import Run
-from tinysight.train.callbacks import Callback
-from tinysight.train.loop import run_loop
+from tinysight.training.callbacks import Callback
+from tinysight.training.loop import run_loop
 
 BATCH, CROP, SKIPPED = 128, 56, 2
 

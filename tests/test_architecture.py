@@ -48,7 +48,7 @@ PARTS: dict[str, set[str]] = {
         *("config", "files", "run", "device", "ops", "data", "data.batches", "models", "predict"),
         *("numpy", "torch", "safetensors"),
     },
-    "train": {
+    "training": {
         *("__init__", "config", "recipes", "run", "files", "device", "ops", "data", "data.batches"),
         *("models", "predict", "evaluation", "progress"),
         *("numpy", "torch", "safetensors", "filelock", "rich"),
@@ -60,16 +60,16 @@ PARTS: dict[str, set[str]] = {
     },
     "study": {
         *("__init__", "config", "recipes", "run", "files", "device", "ops", "data", "data.batches"),
-        *("models", "predict", "evaluation", "train", "analysis"),
+        *("models", "predict", "evaluation", "training", "analysis"),
         *("numpy", "torch", "matplotlib", "scipy", "ray"),
     },
     "api": {
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
-        *("data", "models", "predict", "evaluation", "train", "analysis", "numpy"),
+        *("data", "models", "predict", "evaluation", "training", "analysis", "numpy"),
     },
     "cli": {
         *("__init__", "api", "config", "recipes", "run", "progress", "files", "device", "images"),
-        *("ops", "data", "models", "predict", "evaluation", "train", "analysis", "study"),
+        *("ops", "data", "models", "predict", "evaluation", "training", "analysis", "study"),
         *("typer", "rich", "numpy", "torch"),
     },
 }
@@ -154,19 +154,19 @@ def test_imports_run_one_way() -> None:
         ("data.voc", "import torch", "torch"),
         ("data.voc", "from torch.nn import functional", "torch"),
         ("data.voc", "from tinysight.data.batches import Loader", "data.batches"),
-        ("data.voc", "def late():\n    from tinysight.train import loop", "train.loop"),
-        ("predict.server", "from tinysight.train import trainer", "train.trainer"),
+        ("data.voc", "def late():\n    from tinysight.training import loop", "training.loop"),
+        ("predict.server", "from tinysight.training import trainer", "training.trainer"),
         ("predict.server", "from tinysight.data.dataset import Dataset", "data.dataset"),
         ("config", "import numpy", "numpy"),
         ("recipes", "from tinysight.models import MODELS", "models"),
-        ("evaluation.evaluate", "from tinysight.train import trainer", "train.trainer"),
+        ("evaluation.evaluate", "from tinysight.training import trainer", "training.trainer"),
         ("run", "import torch", "torch"),
-        ("train.loop", "import tinysight.cli", "cli"),
-        ("train.loop", "from tinysight.analysis.plots import draw_curves", "analysis.plots"),
+        ("training.loop", "import tinysight.cli", "cli"),
+        ("training.loop", "from tinysight.analysis.plots import draw_curves", "analysis.plots"),
         ("analysis.plots", "from tinysight.study.definitions import Study", "study.definitions"),
-        ("analysis.plots", "from tinysight.train.log import RunLogger", "train.log"),
+        ("analysis.plots", "from tinysight.training.log import RunLogger", "training.log"),
         ("images", "import torch", "torch"),
-        ("device", "from tinysight import train", "train"),
+        ("device", "from tinysight import training", "training"),
     ],
 )
 def test_a_planted_violation_is_found(module: str, line: str, fault: str) -> None:

@@ -21,7 +21,7 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import evaluate
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
-from tinysight.train.loop import run_loop
+from tinysight.training.loop import run_loop
 
 ROOT = Path(__file__).parent.parent
 CPU = Runtime(device=torch.device("cpu"), bf16=False)

@@ -42,7 +42,7 @@ from tinysight.data.build import build
 from tinysight.data.shapes import Shapes
 from tinysight.predict.predictor import load_model
 from tinysight.recipes import recipe
-from tinysight.train.loop import train
+from tinysight.training.loop import train
 
 home = Path(sys.argv[1])
 if __name__ == "__main__":

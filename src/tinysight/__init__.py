@@ -7,8 +7,6 @@ docs/api.md describes them.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,19 +64,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    """This module, whose attribute `train` stays the function: there is a subpackage of "
-    "that name."""
-
-    @property
-    def train(self) -> Any:
-        return __getattr__("train")
-
-    @train.setter
-    def train(self, subpackage: ModuleType) -> None:
-        """Ignore what the import system sets when the subpackage is imported."""
-
-
-sys.modules[__name__].__class__ = _Package

@@ -31,10 +31,10 @@ from tinysight.predict import predictor as predictors
 from tinysight.predict.predictor import Predictor
 from tinysight.progress import counting
 from tinysight.run import Run, find_run, read_run, run_folder
-from tinysight.train import loop
-from tinysight.train.callbacks import ProgressBar
-from tinysight.train.distributed import join_processes
-from tinysight.train.loop import TimeUp
+from tinysight.training import loop
+from tinysight.training.callbacks import ProgressBar
+from tinysight.training.distributed import join_processes
+from tinysight.training.loop import TimeUp
 
 logger = logging.getLogger("tinysight")
 Data = Dataset | str | Path

@@ -16,7 +16,7 @@ from tinysight.evaluation import ensemble as ensembles
 from tinysight.evaluation.ensemble import evaluate_member, find_members, vote
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.run import Run
-from tinysight.train.loop import train
+from tinysight.training.loop import train
 
 MakeConfig = Callable[..., Config]
 

@@ -20,7 +20,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.ops.boxes import Detections
 from tinysight.predict.predictor import load_model
-from tinysight.train.loop import train
+from tinysight.training.loop import train
 
 FOLDER = Path(__file__).parent / "run"
 SETTINGS: dict[str, Any] = {

@@ -106,7 +106,7 @@ def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None)
     """Train what is not finished; return how many failed. Exit where the study was stopped."""
     from tinysight.study.plan import train_members
     from tinysight.study.ray import train_on_ray
-    from tinysight.train.loop import Interrupted
+    from tinysight.training.loop import Interrupted
 
     train = functools.partial(_train_member, data_dir=data_dir)
     try:

@@ -22,9 +22,9 @@ from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
 from tinysight.recipes import recipe
 from tinysight.study.definitions import Member, Study
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.setup import check as check_config
-from tinysight.train.setup import training_rows
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.setup import check as check_config
+from tinysight.training.setup import training_rows
 
 logger = logging.getLogger("tinysight")
 _OPTIONS = {

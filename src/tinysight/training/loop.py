@@ -28,11 +28,11 @@ from tinysight.evaluation.evaluate import Stopped
 from tinysight.files import write_atomic
 from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run, new_folder, versions
-from tinysight.train import checkpoint, setup
-from tinysight.train.callbacks import Callback
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.log import RunLogger
-from tinysight.train.trainer import Trainer
+from tinysight.training import checkpoint, setup
+from tinysight.training.callbacks import Callback
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.log import RunLogger
+from tinysight.training.trainer import Trainer
 
 logger = logging.getLogger("tinysight")
 ALONE = DistributedContext()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinysight.run import Run, read_lines
-from tinysight.train.recording import Recorded
+from tinysight.training.recording import Recorded
 
 
 class RunLogger:

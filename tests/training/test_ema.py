@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tinysight.train.ema import EMA
+from tinysight.training.ema import EMA
 
 
 def _train_a_little(model: nn.Module, generator: torch.Generator) -> None:

@@ -14,12 +14,12 @@ import torch
 
 from tinysight.config import override, parse_assignments
 from tinysight.files import write_atomic
-from tinysight.train import checkpoint, loop
-from tinysight.train.callbacks import Callback
-from tinysight.train.log import RunLogger
-from tinysight.train.loop import Interrupted, TimeUp
-from tinysight.train.schedules import LRSchedule
-from tinysight.train.trainer import Trainer
+from tinysight.training import checkpoint, loop
+from tinysight.training.callbacks import Callback
+from tinysight.training.log import RunLogger
+from tinysight.training.loop import Interrupted, TimeUp
+from tinysight.training.schedules import LRSchedule
+from tinysight.training.trainer import Trainer
 
 
 # 5 + 4 + 5 steps. 1: in the warm-up; 3, 6, 11: within an epoch and between lines of the log; 5, 9:

@@ -20,9 +20,9 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.predict.predictor import load_model
 from tinysight.run import read_lines, read_run
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.loop import resume, run_loop
-from tinysight.train.trainer import Trainer
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.loop import resume, run_loop
+from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 

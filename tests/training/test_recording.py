@@ -17,9 +17,9 @@ from torch import nn
 from tinysight import config
 from tinysight.config import Config, TrainConfig
 from tinysight.data.dataset import Dataset
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.recording import SAMPLE, Recorder, check_layers, describe
-from tinysight.train.setup import check
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.recording import SAMPLE, Recorder, check_layers, describe
+from tinysight.training.setup import check
 
 MakeConfig = Callable[..., Config]
 

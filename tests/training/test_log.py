@@ -9,7 +9,7 @@ import pytest
 
 from tinysight.config import Config
 from tinysight.run import Run, read_lines
-from tinysight.train.log import RunLogger
+from tinysight.training.log import RunLogger
 
 
 def _run(folder: Path) -> Run:

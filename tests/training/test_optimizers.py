@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tinysight.config import OptimizerConfig
-from tinysight.train.optimizers import (
+from tinysight.training.optimizers import (
     build,
     optimizer_tensors,
     orthogonal,

@@ -25,11 +25,11 @@ from tinysight.ops import augment
 from tinysight.ops.boxes import Detections, HeadOutput
 from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, detect
 from tinysight.run import read_lines, read_run
-from tinysight.train import augmentation, loop
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.losses import localization
-from tinysight.train.setup import check, warn_of_crowded_images
-from tinysight.train.trainer import Trainer
+from tinysight.training import augmentation, loop
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.losses import localization
+from tinysight.training.setup import check, warn_of_crowded_images
+from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 MakeConfig = Callable[..., Config]

@@ -20,10 +20,10 @@ from tinysight.data.batches import Batch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.run import Run, read_lines, read_run
-from tinysight.train import checkpoint, loop
-from tinysight.train.callbacks import Callback
-from tinysight.train.loop import Interrupted
-from tinysight.train.trainer import Trainer
+from tinysight.training import checkpoint, loop
+from tinysight.training.callbacks import Callback
+from tinysight.training.loop import Interrupted
+from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from tinysight.files import write_atomic
-from tinysight.train import checkpoint
-from tinysight.train.checkpoint import State, load, load_newest, prune, save, saved
+from tinysight.training import checkpoint
+from tinysight.training.checkpoint import State, load, load_newest, prune, save, saved
 
 Fork = Callable[[Callable[[], None]], int]
 

@@ -23,12 +23,12 @@ from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.predict.weights import load_weights
-from tinysight.train import checkpoint, loop
-from tinysight.train.callbacks import Callback
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.loop import Interrupted, NonFinite
-from tinysight.train.setup import channel_statistics, check
-from tinysight.train.trainer import Trainer
+from tinysight.training import checkpoint, loop
+from tinysight.training.callbacks import Callback
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.loop import Interrupted, NonFinite
+from tinysight.training.setup import channel_statistics, check
+from tinysight.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 

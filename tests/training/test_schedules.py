@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from tinysight.train.schedules import LRSchedule
+from tinysight.training.schedules import LRSchedule
 
 
 def test_warmup_grows_in_equal_steps_to_the_peak() -> None:

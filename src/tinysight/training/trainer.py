@@ -26,13 +26,13 @@ from tinysight.ops import mixing
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.predictor import Decoding, Preprocessing
 from tinysight.predict.weights import ModelMetadata
-from tinysight.train import augmentation, checkpoint, losses, optimizers, setup
-from tinysight.train.augmentation import AugmentParams
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.ema import EMA
-from tinysight.train.losses import Losses
-from tinysight.train.recording import Recorder
-from tinysight.train.schedules import LRSchedule
+from tinysight.training import augmentation, checkpoint, losses, optimizers, setup
+from tinysight.training.augmentation import AugmentParams
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.ema import EMA
+from tinysight.training.losses import Losses
+from tinysight.training.recording import Recorder
+from tinysight.training.schedules import LRSchedule
 
 _WEIGHTS, _RANDOM = 3, 4  # what a random stream is for; 1 and 2 are in data.batches
 

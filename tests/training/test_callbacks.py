@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from tinysight.train.callbacks import ProgressBar
+from tinysight.training.callbacks import ProgressBar
 
 VALUES = {"kind": "train", "epoch": 123.45, "loss": 12.345, "top1_error": 1.0, "images_per_s": 9999}
 

@@ -27,9 +27,9 @@ from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.weights import HEAD_SETTINGS, load_weights
 from tinysight.run import Run
-from tinysight.train import checkpoint
-from tinysight.train.distributed import DistributedContext
-from tinysight.train.recording import check_layers
+from tinysight.training import checkpoint
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.recording import check_layers
 
 logger = logging.getLogger("tinysight")
 Rows = npt.NDArray[np.int64]
