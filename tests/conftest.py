@@ -66,7 +66,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 @pytest.fixture(scope="session")
 def command_line() -> Path:
     """The program that is `tinysight` with the small models registered."""
-    return Path(__file__).parent / "train" / "command_line.py"
+    return Path(__file__).parent / "training" / "command_line.py"
 
 
 @pytest.fixture(scope="session")

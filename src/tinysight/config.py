@@ -242,6 +242,7 @@ class TrainConfig(Section):
     device: str = "auto"
     precision: str = one_of("auto", "bf16", "fp32")  # auto: bf16 where it is native
     compile: bool = False
+    cuda_graph: bool = True  # on one GPU, a classifier's steps are captured once and replayed
     log_every: int = within("[1, inf)", 50)  # steps
     checkpoint_minutes: float = within("(0, inf)", 10.0)  # also at the end of every epoch
     keep: int = within("[2, inf)", 2)  # checkpoints, in addition to the best

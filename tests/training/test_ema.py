@@ -22,7 +22,7 @@ def test_it_follows_every_tensor_as_the_plain_loop_does() -> None:
     expected = {name: value.double().clone() for name, value in model.state_dict().items()}
     for step in range(120):
         _train_a_little(model, generator)
-        average.update(model, step)
+        average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
@@ -50,5 +50,5 @@ def test_the_first_updates_leave_the_start_behind() -> None:
     with torch.no_grad():
         model.weight.fill_(100.0)
     for step in range(40):
-        average.update(model, step)
+        average.update(step)
     assert float(average.model.weight.detach()) > 99.0  # type: ignore[operator]

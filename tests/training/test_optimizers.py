@@ -168,23 +168,6 @@ def test_rmsprop_at_the_reports_epsilon_is_not_torchs() -> None:
     assert (steps[0] - steps[1]).norm() > 0.05 * steps[1].norm()
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_rmsprop_takes_empty_steps_once_something_was_not_finite(momentum: float) -> None:
-    model = _model().float()
-    optimizer = _build(model, name="rmsprop", lr=0.1, epsilon=1.0, momentum=momentum)
-    _step(model, optimizer, 0)
-    before = [p.clone() for p in model.parameters()]
-    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, float("nan"))
-    optimizer.step()
-    _step(model, optimizer, 1)
-    assert all(map(torch.equal, before, model.parameters()))
-    optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
-    _step(model, optimizer, 2)
-    assert not torch.equal(before[0], next(model.parameters()))
-
-
 def test_adam_is_its_formula() -> None:
     model = _model()
     optimizer = _build(
@@ -324,16 +307,6 @@ def test_muon_turns_kernels_by_the_rate_and_keeps_their_length() -> None:
 def test_muon_leaves_a_kernel_without_a_norm_behind_it_to_sgd() -> None:
     groups = _build(_convolutional(bias=True), name="muon", lr=0.05).param_groups
     assert not any(group["kernels"] for group in groups)
-
-
-def test_muon_takes_no_step_once_something_was_not_finite() -> None:
-    model = _convolutional()
-    optimizer = _build(model, name="muon", lr=0.05)
-    _step(model, optimizer, 0)
-    before = _values(model)
-    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
-    _step(model, optimizer, 1)
-    assert torch.equal(_values(model), before)
 
 
 def test_muons_state_goes_through_a_checkpoint() -> None:

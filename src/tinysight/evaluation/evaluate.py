@@ -164,7 +164,7 @@ def evaluate_model(
     runtime: Runtime,
     decoding: Decoding | None = None,
     rows: range | None = None,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate a model, in eval mode meanwhile, on a split or consecutive rows of it.
@@ -172,6 +172,8 @@ def evaluate_model(
     With `decoding`, a localizer sees uncropped images.
     """
     rows = dataset.rows(split) if rows is None else rows
+    if batch_size is None:  # a GPU needs more images at a time to be busy
+        batch_size = 1000 if runtime.device.type == "cuda" else 250
     was_training = model.training
     model.eval()
     logits: list[Tensor] = []

@@ -30,6 +30,11 @@ class TensorRows:
         used = self._used().items()
         return self._with({name: v.to(device, non_blocking=non_blocking) for name, v in used})
 
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that there are, in the order of the fields."""
+        nested = (v.tensors() if isinstance(v, TensorRows) else [v] for v in self._used().values())
+        return [tensor for own in nested for tensor in own]
+
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Concatenate parts that use the same fields."""

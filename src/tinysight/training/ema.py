@@ -18,14 +18,18 @@ class EMA:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        pairs = list(
+            zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
+        )
+        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._integers = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Update the average after the model's step number `step` (from 0)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        shadow, current = self.model.state_dict(), model.state_dict()
-        floating = [name for name, value in shadow.items() if value.is_floating_point()]
-        averages, values = ([state[name] for name in floating] for state in (shadow, current))
+        averages, values = map(list, zip(*self._floating, strict=True))
         torch._foreach_lerp_(averages, values, weight)
-        for name in shadow.keys() - set(floating):
-            shadow[name].copy_(current[name])
+        if self._integers:
+            copies, values = map(list, zip(*self._integers, strict=True))
+            torch._foreach_copy_(copies, values)

@@ -23,7 +23,7 @@ import torch
 from tinysight.config import Config
 from tinysight.data.batches import prefetch
 from tinysight.data.dataset import Dataset
-from tinysight.device import Runtime, keep_freed_memory, select_device
+from tinysight.device import Runtime, prepare_training, select_device
 from tinysight.evaluation.evaluate import Stopped
 from tinysight.files import write_atomic
 from tinysight.predict.weights import weights_bytes
@@ -62,7 +62,7 @@ class TimeUp(Exception):  # noqa: N818
 
 
 class NonFinite(ValueError):  # noqa: N818
-    """A loss or gradient was infinite or not a number; the step was not taken."""
+    """A loss or gradient was infinite or not a number; no state since then was saved."""
 
 
 def train(
@@ -158,8 +158,7 @@ def run_loop(
     """
     minutes = run.config.train.stop_after_minutes
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
-    if runtime.device.type == "cpu":
-        keep_freed_memory()
+    prepare_training(runtime.device)
     devices = [runtime.device] if runtime.device.type == "cuda" else []
     # the caller's random state stays as it is
     with torch.random.fork_rng(devices), _signals() as received:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,21 +20,25 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
     that momentum keeps. With the report's epsilon of 1.0 that is another optimizer: with decay 0.9
     torch's first step is 0.81 to 1.38 times as long, later ones down to 0.71 times. Weight decay is
     L2: added to the gradient.
-
-    Like torch's fused optimizers it makes this and all later steps empty when its attribute
-    `found_inf`, a float tensor on the device, is not 0: a GPU's host need not wait to know.
     """
 
-    DEFAULTS: ClassVar = {"decay": 0.9, "epsilon": 1.0, "momentum": 0.0, "weight_decay": 0.0}
-
-    def __init__(self, parameters: Any, *, lr: float, **settings: float) -> None:
-        super().__init__(parameters, {"lr": lr, **self.DEFAULTS, **settings})
+    def __init__(
+        self,
+        parameters: Any,
+        *,
+        lr: float,
+        decay: float = 0.9,
+        epsilon: float = 1.0,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        settings = {"lr": lr, "decay": decay, "epsilon": epsilon, "momentum": momentum}
+        super().__init__(parameters, settings | {"weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step by the parameters' gradients."""
         assert closure is None, "the loop computes the gradients once"
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -44,7 +48,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
                     self.state[parameter]["square_average"] = torch.ones_like(parameter)
                     if group["momentum"]:
                         self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-            gradients = [_unless(found_inf, p.grad) for p in parameters]
+            gradients: list[Tensor] = [p.grad for p in parameters]
             if group["weight_decay"]:
                 decay = group["weight_decay"]
                 gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
@@ -60,7 +64,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
                 torch._foreach_mul_(buffers, group["momentum"])
                 torch._foreach_add_(buffers, steps)
                 steps = buffers
-            torch._foreach_sub_(parameters, [_unless(found_inf, step) for step in steps])
+            torch._foreach_sub_(parameters, steps)
 
 
 class Muon(torch.optim.Optimizer):
@@ -73,9 +77,6 @@ class Muon(torch.optim.Optimizer):
     is the rotation of a kernel in radians, and no weight decay is needed. All others (the stem's
     kernel of 3 channels, the last layer, norms, biases) are trained by plain SGD at a learning rate
     of their own, which follows the schedule, too.
-
-    Like torch's fused optimizers it makes this and all later steps empty when its attribute
-    `found_inf`, a float tensor on the device, is not 0.
 
     Args:
         groups: parameter groups, each with "kernels" True or False.
@@ -101,54 +102,69 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step by the parameters' gradients."""
         assert closure is None, "the loop computes the gradients once"
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                gradient = _unless(found_inf, parameter.grad)
-                if not group["kernels"] and group["weight_decay"]:
-                    gradient = gradient.add(parameter, alpha=group["weight_decay"])
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                step = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-                if group["nesterov"]:
-                    step = gradient.add(step, alpha=group["momentum"])
-                if group["kernels"]:
-                    moved = _rotated(parameter, step, group["lr"], self.dtype)
-                else:
-                    moved = parameter.add(step, alpha=-group["lr"] * group["sgd_ratio"])
-                parameter.copy_(_unless(found_inf, moved, parameter))
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            gradients: list[Tensor] = [p.grad for p in parameters]
+            if not group["kernels"] and group["weight_decay"]:
+                decay = group["weight_decay"]
+                gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            steps = [self.state[p]["momentum_buffer"] for p in parameters]
+            torch._foreach_mul_(steps, group["momentum"])
+            torch._foreach_add_(steps, gradients)
+            if group["nesterov"]:
+                steps = list(torch._foreach_add(gradients, steps, alpha=group["momentum"]))
+            if group["kernels"]:
+                self._rotate(parameters, steps, group["lr"])
+            else:
+                rate = group["lr"] * group["sgd_ratio"]
+                torch._foreach_add_(parameters, steps, alpha=-rate)
+
+    def _rotate(self, kernels: list[Tensor], steps: list[Tensor], lr: float) -> None:
+        """Rotate kernels (O, I, H, W) by about `lr` radians against their steps, at their norms.
+
+        Kernels of one shape are one batch of matrix products: a GPU would wait for its host, one
+        small product after the other.
+        """
+        by_shape: dict[torch.Size, list[int]] = {}
+        for index, kernel in enumerate(kernels):
+            by_shape.setdefault(kernel.shape, []).append(index)
+        for shape, members in by_shape.items():
+            own = [kernels[index] for index in members]
+            before = torch.stack([kernel.flatten(1) for kernel in own])
+            matrices = torch.stack([steps[index].flatten(1) for index in members])
+            directions = orthogonal(matrices, dtype=self.dtype)
+            lengths = _norms(before)
+            moved = before - directions * (lr * lengths / min(before.shape[1:]) ** 0.5)
+            moved *= lengths / _norms(moved).clamp_min(1e-12)
+            torch._foreach_copy_(own, list(moved.view(-1, *shape)))
 
 
-def _unless(found_inf: Tensor | None, value: Tensor, otherwise: Tensor | float = 0.0) -> Tensor:
-    """Return `value`, or `otherwise` once something was not finite; the host does not wait."""
-    return value if found_inf is None else torch.where(found_inf > 0, otherwise, value)
+def _norms(matrices: Tensor) -> Tensor:
+    """Return the Frobenius norms of matrices (..., M, N): (..., 1, 1)."""
+    norms: Tensor = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True)
+    return norms
 
 
-def _rotated(kernel: Tensor, step: Tensor, lr: float, dtype: torch.dtype) -> Tensor:
-    """Rotate a kernel (O, I, H, W) by about `lr` radians against a step, at its own norm."""
-    length: Tensor = kernel.norm()
-    direction = orthogonal(step.flatten(1), dtype=dtype).view_as(step)
-    moved: Tensor = kernel - direction * (lr * length / min(step.flatten(1).shape) ** 0.5)
-    scale: Tensor = length / moved.norm().clamp_min(1e-12)
-    return moved * scale
+def orthogonal(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return nearly the orthogonal matrices closest to `matrices` (..., M, N).
 
-
-def orthogonal(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return nearly the orthogonal matrix closest to `matrix` (M, N): singular values 0.7 to 1.2.
-
-    Five iterations of an odd polynomial, which takes only matrix products, in `dtype`; the
-    coefficients are Jordan's, chosen for steepness at 0.
+    Their singular values are 0.7 to 1.2. Five iterations of an odd polynomial, which takes only
+    matrix products, in `dtype`; the coefficients are Jordan's, chosen for steepness at 0.
     """
     first, third, fifth = 3.4445, -4.7750, 2.0315
-    x = matrix.float()
-    wide = x if x.shape[0] <= x.shape[1] else x.T
-    wide = (wide / wide.norm().clamp_min(1e-12)).to(dtype)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = (matrices.mT if tall else matrices).float()
+    wide = (wide / _norms(wide).clamp_min(1e-12)).to(dtype)
     for _ in range(steps):
-        square = wide @ wide.T
+        square = wide @ wide.mT
         wide = first * wide + (third * square + fifth * square @ square) @ wide
-    nearest: Tensor = wide if x.shape[0] <= x.shape[1] else wide.T
-    return nearest.to(matrix.dtype)
+    nearest: Tensor = wide.mT if tall else wide
+    return nearest.to(matrices.dtype)
 
 
 def _is_kernel(name: str, parameter: nn.Parameter, model: nn.Module) -> bool:

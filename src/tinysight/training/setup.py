@@ -38,6 +38,7 @@ Rows = npt.NDArray[np.int64]
 CHANGEABLE = (
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.sgd_ratio"),
     *("train.epochs", "train.sizes", "train.label_smoothing", "train.flip_average"),
+    "train.cuda_graph",
 )
 
 

@@ -30,6 +30,7 @@ from tinysight.training import augmentation, checkpoint, losses, optimizers, set
 from tinysight.training.augmentation import AugmentParams
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.ema import EMA
+from tinysight.training.graph import GraphedStep, StepKind, StepResult
 from tinysight.training.losses import Losses
 from tinysight.training.recording import Recorder
 from tinysight.training.schedules import LRSchedule
@@ -65,11 +66,13 @@ class Trainer:
         own = asdict(config.schedule) | {"warmup": round(config.schedule.warmup * per_epoch)}
         self.lr_schedule = LRSchedule(total=self.total_steps, epoch=per_epoch, **own)
         self.recorder = Recorder(self.model, config.train.record, every=config.train.record_every)
+        self.graphed = self._create_graphed_step()
         self.step_number = self.epochs_done = 0
         self.best_step: int | None = None
         self.best_error: float | None = None
         # sums since the last line of the log: loss, wrong images, images; box, confidence loss
         self.sums = torch.zeros(5 if config.localizer.finds else 3, device=runtime.device)
+        self._non_finite = torch.zeros((), dtype=torch.bool, device=runtime.device)
         # for dropout; the loop restores the caller's random state
         torch.manual_seed(derived_seed(_RANDOM, config.train.seed, distributed.rank))
 
@@ -94,6 +97,17 @@ class Trainer:
             ids = [device.index] if device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
         return torch.compile(model) if self.config.train.compile else model  # type: ignore[return-value]
+
+    def _create_graphed_step(self) -> GraphedStep | None:
+        """Create what captures the steps, on one GPU, of a classifier that is not recorded.
+
+        A localizer's loss waits for the device, and gloo for the host.
+        """
+        config, on_gpu = self.config, self.runtime.device.type == "cuda"
+        fixed = not (config.localizer.finds or config.train.record)
+        if not (on_gpu and fixed and config.train.cuda_graph and self.distributed.size == 1):
+            return None
+        return GraphedStep(self._compute, self.model.parameters())
 
     def load_encoder(self) -> None:
         """Start a new training from the weights that `localizer.encoder` names, if any."""
@@ -122,9 +136,32 @@ class Trainer:
         return self.config.optimizer.lr * self.lr_schedule.at(step)
 
     def step(self, batch: Batch[AugmentParams]) -> Tensor:
-        """Take one step where loss and gradient are finite; return whether they are (a bool)."""
+        """Take one step where loss and gradient are finite; return whether they are (a bool).
+
+        A GPU takes the step in any case, so that its host need not wait: `found_non_finite` tells.
+        """
         mixing_on = self.step_number < self.config.augment.mix_until * self.total_steps
-        inputs, size = (batch.images, batch.labels, batch.draws), self.size_at(self.step_number)
+        kind = StepKind(size=self.size_at(self.step_number), mixing_on=mixing_on)
+        if self.graphed is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            result = self._compute(batch, kind)
+        else:
+            result = self.graphed(batch, kind)
+        if self.runtime.device.type == "cuda":
+            self._non_finite |= ~result.finite
+        elif not result.finite:
+            return result.finite
+        optimizers.set_lr(self.optimizer, self.lr_at(self.step_number))
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.step_number)
+        self.sums += result.sums
+        self.step_number += 1
+        return result.finite
+
+    def _compute(self, batch: Batch[AugmentParams], kind: StepKind) -> StepResult:
+        """Go forward and backward through a batch; the gradients are the parameters'."""
+        inputs, (size, mixing_on) = (batch.images, batch.labels, batch.draws), kind
         images, targets = augmentation.apply(
             *inputs, crop=self.crop, size=size, mixing_on=mixing_on
         )
@@ -132,22 +169,11 @@ class Trainer:
             with self.recorder.watch(self.step_number + 1):
                 output = self.forward(images)
             logits, terms = self._losses(output, batch, targets)
-        self.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         finite = torch.isfinite(terms.loss.detach() + nn.utils.get_total_norm(gradients))
-        if self.runtime.device.type == "cuda":
-            self._skip_unless(finite)  # on the device: the host does not wait
-        elif not finite:
-            return finite
-        optimizers.set_lr(self.optimizer, self.lr_at(self.step_number))
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.model, self.step_number)
         labels = batch.labels if targets is None else targets.main
-        self._add_to_sums(terms, logits.detach().argmax(dim=1) != labels)
-        self.step_number += 1
-        return finite
+        return StepResult(finite, _sums(terms, logits.detach().argmax(dim=1) != labels))
 
     def _losses(
         self,
@@ -167,27 +193,9 @@ class Trainer:
             output, batch.labels, *true, settings=settings, label_smoothing=smoothing
         )
 
-    def _skip_unless(self, finite: Tensor) -> None:
-        """Make this and all later updates empty once something was not finite.
-
-        Fused optimizers, and ours, read the attribute `found_inf`.
-        """
-        found = (~finite).float()
-        if (previous := getattr(self.optimizer, "found_inf", None)) is not None:
-            found = torch.maximum(previous, found)
-        self.optimizer.found_inf = found  # type: ignore[attr-defined]
-
     def found_non_finite(self) -> bool:
         """Whether a step on a GPU was not finite (this waits for the device)."""
-        flag = getattr(self.optimizer, "found_inf", None)
-        return flag is not None and bool(flag)
-
-    def _add_to_sums(self, terms: Losses, wrong: Tensor) -> None:
-        count, num_wrong = len(wrong), wrong.sum()
-        sums = [terms.loss.detach() * count, num_wrong, torch.full_like(num_wrong, count)]
-        if terms.box is not None and terms.confidence is not None:
-            sums += [terms.box * count, terms.confidence * count]
-        self.sums += torch.stack(sums)
+        return bool(self._non_finite)
 
     def take_sums(self) -> dict[str, float]:
         """Return mean losses and error since the last call, over all processes."""
@@ -281,6 +289,18 @@ class Trainer:
         sums, rank, size = state.tensors["sums"], self.distributed.rank, self.distributed.size
         self.sums.copy_(sums[rank] if len(sums) == size else sums.sum(0) / size)
         _restore_random_state(state.part(f"random|{rank}"), self.runtime.device)
+
+
+def _sums(terms: Losses, wrong: Tensor) -> Tensor:
+    """Return loss, wrong images and images of a batch, and of a localizer box and confidence loss.
+
+    The losses are summed over the images, so that means can be taken over batches.
+    """
+    count, num_wrong = len(wrong), wrong.sum()
+    sums = [terms.loss.detach() * count, num_wrong, torch.full_like(num_wrong, count)]
+    if terms.box is not None and terms.confidence is not None:
+        sums += [terms.box * count, terms.confidence * count]
+    return torch.stack(sums)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

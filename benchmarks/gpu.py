@@ -1,0 +1,139 @@
+"""What one GPU does with the published recipes, in pieces that fit a short loan of one.
+
+    python benchmarks/gpu.py speed [RECIPE ...] [--ways eager captured compiled] [--steps 60]
+    python benchmarks/gpu.py train [NAME ...] [--minutes 9] [--at-once 2]
+
+`speed` trains each recipe on drawn shapes for a few steps and prints images/s: every kernel
+started by itself (eager), the step captured (captured), the model compiled in addition
+(compiled).
+
+`train` trains the trainings named here (`TRAININGS`; without a name all, in that order) on Tiny
+ImageNet, `--at-once` of them beside each other, and evaluates each on val. After `--minutes` it
+saves and stops; the same command later goes on from there. Hardware, and what trained beside
+what, is in runs/*/run.json and in the log's times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinysight import config
+from tinysight.data.dataset import Dataset
+from tinysight.data.load import load_dataset
+from tinysight.device import Runtime, prepare_training, select_device, synchronize
+from tinysight.recipes import RECIPES, recipe
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.trainer import Trainer
+
+WARMUP_STEPS = 12
+WAYS = {"eager": {"train.cuda_graph": False}, "captured": {}, "compiled": {"train.compile": True}}
+ALL_IMAGES = ("data.train=train+minival", "data.monitor=none")
+# name: recipe and what differs from it
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "inception-resnet-report": ("inception-resnet-report", "train.epochs=30"),
+    "resnet18-report": ("resnet18-report", "train.epochs=30"),
+    "inception-resnet-modern": ("inception-resnet-modern", "train.epochs=30"),
+    "vgg16-report": ("vgg16-report", "train.epochs=30"),
+    "vgg19-report": ("vgg19-report", "train.epochs=30"),
+}
+
+
+def rate(
+    name: str, settings: dict[str, Any], dataset: Dataset, runtime: Runtime, steps: int
+) -> str:
+    """Return images/s of a recipe's steps, the seconds of the first ones, and the memory."""
+    own = {"data.name": dataset.name, "train.epochs": 200, **settings}
+    trainer = Trainer(config.override(recipe(name), own), dataset, runtime, DistributedContext())
+    seconds = []
+    for count in (WARMUP_STEPS, steps):
+        synchronize(runtime.device)
+        start = time.perf_counter()
+        for _ in range(count):
+            trainer.step(trainer.loader.batch(trainer.step_number))
+        synchronize(runtime.device)
+        seconds.append(time.perf_counter() - start)
+    images_per_s = steps * trainer.loader.batch_size / seconds[1]
+    memory = torch.cuda.max_memory_allocated() / 1e9 if runtime.device.type == "cuda" else 0.0
+    loss = trainer.take_sums()["loss"]
+    return (
+        f"{images_per_s:9.0f} images/s, first {WARMUP_STEPS} steps {seconds[0]:5.1f} s, "
+        f"{memory:.1f} GB, loss {loss:.3f}"
+    )
+
+
+def speed(names: list[str], ways: list[str], steps: int) -> None:
+    """Print a line for each recipe and way; a way that fails prints why."""
+    runtime, dataset = select_device(), load_dataset("shapes")
+    prepare_training(runtime.device)
+    print(runtime.describe(), flush=True)
+    for name in names or [name for name in RECIPES if "report" in name]:
+        for way in ways:
+            if runtime.device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            try:
+                found = rate(name, WAYS[way], dataset, runtime, steps)
+            except Exception as error:
+                found = f"{type(error).__name__}: {error}"
+            print(f"{name:24} {way:9} {found}", flush=True)
+
+
+def train(names: list[str], minutes: float, at_once: int) -> None:
+    """Train and evaluate, `at_once` at a time, until all are done or the time is over."""
+    deadline = time.monotonic() + 60 * minutes
+    if unknown := [name for name in names if name not in TRAININGS]:
+        sys.exit(f"error: no training is named {unknown[0]}; there are {', '.join(TRAININGS)}")
+    with ThreadPoolExecutor(at_once) as pool:
+        for outcome in pool.map(lambda name: _train(name, deadline), names or TRAININGS):
+            print(outcome, flush=True)
+
+
+def _train(name: str, deadline: float) -> str:
+    left = (deadline - time.monotonic()) / 60
+    if left <= 0:
+        return f"{name}: not begun"
+    recipe_name, *settings = TRAININGS[name]
+    words = ["train", recipe_name, "--data", "tiny-imagenet", "--name", name, "--resume"]
+    status = _tinysight(name, *words, "--minutes", f"{left:.3f}", *settings)
+    if status:
+        return f"{name}: status {status} (75: stopped, to be resumed)"
+    return f"{name}: trained, evaluation status {_tinysight(name, 'evaluate', name)}"
+
+
+def _tinysight(name: str, *words: str) -> int:
+    Path("runs").mkdir(exist_ok=True)
+    with Path(f"runs/{name}.out").open("a", encoding="utf-8") as out:
+        command = [sys.executable, "-m", "tinysight", *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "2"}
+        return subprocess.run(command, stdout=out, stderr=out, env=environment).returncode
+
+
+def main() -> None:
+    """Do what the first word says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("speed", "train"))
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--at-once", type=int, default=2)
+    options = parser.parse_intermixed_args()
+    if options.what == "speed":
+        speed(options.names, options.ways, options.steps)
+    else:
+        train(options.names, options.minutes, options.at_once)
+
+
+if __name__ == "__main__":
+    main()
