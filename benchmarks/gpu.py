@@ -8,8 +8,8 @@ started by itself (eager), the step captured (captured), the model compiled in a
 (compiled).
 
 `train` trains the trainings named here (`TRAININGS`; without a name all, in that order) on Tiny
-ImageNet, `--at-once` of them beside each other, and evaluates each on val. After `--minutes` it
-saves and stops; the same command later goes on from there. Hardware, and what trained beside
+ImageNet, `--at-once` of them at a time, and evaluates each on val. After `--minutes` it
+saves and stops; the same command later goes on from there. Hardware, and what trained next to
 what, is in runs/*/run.json and in the log's times.
 """
 
@@ -39,11 +39,14 @@ WAYS = {"eager": {"train.cuda_graph": False}, "captured": {}, "compiled": {"trai
 ALL_IMAGES = ("data.train=train+minival", "data.monitor=none")
 # name: recipe and what differs from it
 TRAININGS: dict[str, tuple[str, ...]] = {
-    "inception-resnet-report": ("inception-resnet-report", "train.epochs=30"),
-    "resnet18-report": ("resnet18-report", "train.epochs=30"),
-    "inception-resnet-modern": ("inception-resnet-modern", "train.epochs=30"),
-    "vgg16-report": ("vgg16-report", "train.epochs=30"),
-    "vgg19-report": ("vgg19-report", "train.epochs=30"),
+    "resnet18-light-30": ("resnet18-light", "train.epochs=30", *ALL_IMAGES),
+    **{
+        name: (name,)
+        for name in (
+            *("inception-resnet-report", "resnet18-report", "inception-resnet-modern"),
+            *("resnet18-modern", "vgg16-report", "vgg19-report", "vgg16-modern", "vgg19-modern"),
+        )
+    },
 }
 
 

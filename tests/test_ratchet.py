@@ -21,7 +21,7 @@ PAGES = [
     if path.stem not in PENDING
 ]
 
-MAX_SOURCE_LINES = 15557
+MAX_SOURCE_LINES = 15701  # raised once, for captured GPU steps
 MAX_TEST_LINES = 15497
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
