@@ -280,8 +280,9 @@ class Config:
         allowed = f"below train.epochs, which is {train.epochs}"
         _require(schedule.warmup < train.epochs, "schedule.warmup", schedule.warmup, allowed)
         if schedule.name == "plateau" or train.keep_weights == "best":
-            allowed = "minival, as schedule.name=plateau and train.keep_weights=best choose by "
-            allowed += "the monitored error"
+            allowed = "minival with schedule.name=plateau or train.keep_weights=best, which choose "
+            allowed += "by the monitored error; without it set another schedule, such as cosine, "
+            allowed += "and train.keep_weights=last"
             _require(self.data.monitor != "none", "data.monitor", "none", allowed)
         if schedule.name == "cyclic":
             allowed = f"a multiple of schedule.cycles, which is {schedule.cycles}"
