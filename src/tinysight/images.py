@@ -12,6 +12,8 @@ Decided here, once for both:
 
 from __future__ import annotations
 
+import logging
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -24,11 +26,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+logger = logging.getLogger("tinysight")
 Source = str | Path | BinaryIO | bytes | Image.Image | npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-READABLE = "JPEG, PNG and WebP files"  # FORMATS, for messages
-SIGNATURE_LENGTH = 16  # bytes at the start of a file that `format_of` needs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIC")
+READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF and AVIF files, and HEIC with the extra heic"
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+}
+SIGNATURE_LENGTH = 32  # bytes at the start of a file that `format_of` needs
 # Admits 108-megapixel phones; 480 MB once decoded. Pillow's own global limit is left alone.
 MAX_PIXELS = 120_000_000
 # A JPEG may be scaled down while it is decoded, but never below this many times the side that is
@@ -36,24 +43,32 @@ MAX_PIXELS = 120_000_000
 # gray levels on average, 3 at most.
 JPEG_MARGIN = 3
 
-_SIGNATURES = (  # offset, bytes, format
-    *((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (8, b"WEBP", "WEBP")),
-    *((0, b"GIF8", "GIF"), (0, b"BM", "BMP"), (0, b"II*\x00", "TIFF"), (0, b"MM\x00*", "TIFF")),
-    *((4, b"ftypavif", "AVIF"), (4, b"ftyp", "HEIC or MP4"), (0, b"%PDF", "PDF")),
-    *((0, b"<svg", "SVG"), (0, b"<?xml", "XML or SVG"), (0, b"<html", "HTML")),
-    *((0, b"<!DOCTYPE", "HTML"), (0, b"<!doctype", "HTML")),
+LFS_POINTER = "a Git LFS pointer"
+_SIGNATURES = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), name)
+    for pattern, name in (
+        *((rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG\r\n\x1a\n", "PNG"), (rb".{8}WEBP", "WEBP")),
+        *((rb"GIF8", "GIF"), (rb"BM.{4}\0{4}", "BMP"), (rb"II[*+]\0|MM\0[*+]", "TIFF")),
+        (rb".{4}ftyp(avi[fs]|(mif|msf)1.{4}(.{4})*avi[fs])", "AVIF"),
+        (rb".{4}ftyp(he[iv][cxms]|(mif|msf)1)", "HEIC"),
+        *((rb".{4}ftyp", "MP4"), (rb"%PDF", "PDF"), (rb"<svg", "SVG"), (rb"<\?xml", "XML or SVG")),
+        *((rb"<html|<!doctype", "HTML"), (rb"version https://git-lfs", LFS_POINTER)),
+    )
 )
+_Extrema = tuple[tuple[int, int], ...]
+_IGNORED_CHUNKS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")  # of a PNG
 
 
 def format_of(head: bytes) -> str | None:
     """Return the format that a file's first SIGNATURE_LENGTH bytes show, read or not; or None."""
-    return next((name for at, mark, name in _SIGNATURES if head[at : at + len(mark)] == mark), None)
+    return next((name for pattern, name in _SIGNATURES if pattern.match(head)), None)
 
 
 def read_image(source: Source, *, at_least: int | None = None) -> Image.Image:
-    """Read an upright RGB image from a JPEG, PNG or WebP file, a Pillow image or an array.
+    """Read an upright RGB image from a file of FORMATS, a Pillow image or an array.
 
-    Files may be given as path, stream or bytes, arrays as uint8 (H, W), (H, W, 3) or (H, W, 4).
+    Files may be given as path, stream or bytes, arrays as uint8 (H, W), (H, W, 3) or (H, W, 4). A
+    JPEG that is cut short is read as viewers do, what is missing in gray, and logged as a warning.
 
     Args:
         at_least: a JPEG may be scaled down by 2, 4 or 8 while it is decoded, as long as its shorter
@@ -65,16 +80,26 @@ def read_image(source: Source, *, at_least: int | None = None) -> Image.Image:
     if not isinstance(source, str | Path | bytes | np.ndarray | Image.Image) and not (
         hasattr(source, "read") and hasattr(source, "seekable")
     ):
-        kind = type(source).__name__
-        raise ValueError(f"cannot read a {kind}: give a path, a file, a PIL image or a uint8 array")
+        kind, how = type(source).__name__, ""
+        if kind == "Tensor":
+            how = "; of values in 0..1: image.mul(255).byte().permute(1, 2, 0).cpu().numpy()"
+        expected = f"give a path, a file, a PIL image or a uint8 array (H, W, 3){how}"
+        raise ValueError(f"cannot read a {kind}: {expected}")
     with _naming(source):
         if isinstance(source, np.ndarray):
             return to_rgb(_from_array(source))
         if isinstance(source, Image.Image):
-            return _to_upright_rgb(source.copy())
-        with _opened(source) as image:
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
+            image = source.copy()
+            image.load()
+            return _to_upright_rgb(image)
+        with _opened(source) as (image, stream):
+            _scale_down(image, at_least)
+            try:
+                image.load()
+            except OSError as error:
+                if image.format not in ("JPEG", "MPO"):
+                    raise
+                return _read_cut_short(stream, at_least, _name(source), error)
             return _to_upright_rgb(image)
 
 
@@ -83,7 +108,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
     Only a PNG is decoded for it: one may give its orientation after the pixels.
     """
-    with _naming(path), _opened(path) as image:
+    with _naming(path), _opened(path) as (image, _):
         with suppress(Exception):  # damaged EXIF does not affect the pixels
             if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
                 return image.height, image.width
@@ -92,6 +117,8 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to a new RGB one; alpha on white, 16-bit gray scaled to 8."""
+    if image.mode == "F":
+        raise _UnreadableError("its pixels are 32-bit floats; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _to_eight_bits(image)
     if not image.has_transparency_data:
@@ -143,19 +170,22 @@ def _naming(source: Source) -> Iterator[None]:
             reason = "its header is damaged or incomplete"
         elif not isinstance(error, _UnreadableError):
             reason = f"its data cannot be decoded ({reason})"
-        if isinstance(source, bytes):
-            name = f"an image of {len(source)} bytes"
-        elif isinstance(source, np.ndarray):
-            name = f"an array of {source.dtype} {source.shape}"
-        else:
-            path = source if isinstance(source, str | Path) else getattr(source, "name", "<stream>")
-            name = repr(str(path))
-        raise ValueError(f"cannot read {name}: {reason}; tinysight reads {READABLE}") from error
+        what = f"cannot read {_name(source)}: {reason}; tinysight reads {READABLE}"
+        raise ValueError(what) from error
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, bytes):
+        return f"an image of {len(source)} bytes"
+    if isinstance(source, np.ndarray):
+        return f"an array of {source.dtype} {source.shape}"
+    path = source if isinstance(source, str | Path) else getattr(source, "name", "<stream>")
+    return repr(str(path))
 
 
 @contextmanager
-def _opened(source: str | Path | BinaryIO | bytes) -> Iterator[Image.Image]:
-    """Open an image without decoding its pixels; refuse other formats and what is too large.
+def _opened(source: str | Path | BinaryIO | bytes) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Open an image without decoding its pixels, and its stream; refuse other formats and sizes.
 
     Pillow's warnings (odd EXIF, nearly too large, malformed MPO) are dropped: the image is read,
     or an error gives the reason. The filter names Pillow's modules only, as all threads share it.
@@ -165,16 +195,72 @@ def _opened(source: str | Path | BinaryIO | bytes) -> Iterator[Image.Image]:
         head = stream.read(SIGNATURE_LENGTH)
         if not head:
             raise _UnreadableError("it is empty")
-        if (found := format_of(head)) not in FORMATS:  # whatever its name is
+        found = format_of(head)  # whatever its name is
+        if found == LFS_POINTER:
+            raise _UnreadableError(f"it is {found}, not the image; fetch it by `git lfs pull`")
+        if found not in FORMATS:
             raise _UnreadableError(f"it holds {found} data" if found else "it is not an image")
         stream.seek(0)
-        with Image.open(stream, formats=FORMATS) as image:
+        if found == "PNG":
+            stream = BytesIO(_without_profile_and_text(stream.read()))
+        if found == "HEIC":
+            found = _register_heic()
+        with Image.open(stream, formats=(found,)) as image:
             if image.width * image.height > MAX_PIXELS:
                 most = f"{MAX_PIXELS // 1_000_000} million, scale it down first"
                 raise _UnreadableError(
                     f"{image.width} x {image.height} pixels are more than {most}"
                 )
-            yield image
+            yield image, stream
+
+
+def _scale_down(image: Image.Image, at_least: int | None) -> None:
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))
+
+
+def _read_cut_short(
+    stream: BinaryIO, at_least: int | None, name: str, error: OSError
+) -> Image.Image:
+    """Read what there is of a JPEG, or raise `error`; an end marker makes the decoder go on."""
+    stream.seek(0)
+    data = stream.read()
+    last_segment = max(data.rfind(b"\xff\xc4"), data.rfind(b"\xff\xda"))  # of a progressive one
+    for end in (len(data), last_segment):
+        whole = BytesIO(data[:end] + b"\xff\xd9")
+        with suppress(OSError), Image.open(whole, formats=("JPEG",)) as image:
+            _scale_down(image, at_least)
+            image.load()
+            upright = _to_upright_rgb(image)
+            if any(low < high for low, high in cast(_Extrema, upright.getextrema())):
+                logger.warning("%s is cut short; what is missing is gray", name)
+                return upright
+    raise error
+
+
+def _without_profile_and_text(png: bytes) -> bytes:
+    """Drop the chunks of a PNG that are not used, because Pillow refuses large ones."""
+    kept, at = [png[:8]], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        keyword = png[at + 8 : at + 40].lower()
+        orients = b"exif" in keyword or b"xmp" in keyword
+        if png[at + 4 : at + 8] not in _IGNORED_CHUNKS or orients:
+            kept.append(png[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _register_heic() -> str:
+    """Let Pillow read HEIC; return what it calls the format."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise _UnreadableError(
+            "it holds HEIC data, which needs an extra: pip install 'tinysight[heic]'"
+        ) from None
+    pillow_heif.register_heif_opener()
+    return "HEIF"
 
 
 @contextmanager
@@ -199,7 +285,6 @@ def _stream(source: str | Path | BinaryIO | bytes) -> Iterator[BinaryIO]:
 
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()
     with suppress(Exception):  # damaged EXIF does not affect the pixels
         ImageOps.exif_transpose(image, in_place=True)
     upright = to_rgb(image)
@@ -210,13 +295,18 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
     fits = array.size and array.ndim in (2, 3) and array.shape[2:] in ((), (3,), (4,))
     if array.dtype != np.uint8 or not fits:
-        raise _UnreadableError("it is not uint8 (H, W), (H, W, 3) or (H, W, 4)")
+        how = ""
+        if array.dtype.kind == "f":
+            how = "; of values in 0..1 make (image * 255).round().astype('uint8')"
+        raise _UnreadableError(f"it is not uint8 (H, W), (H, W, 3) or (H, W, 4){how}")
     return Image.fromarray(array)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit gray to 8 bits, where Pillow clips; keep a transparent value."""
     values = np.array(image, np.uint32)
+    if values.max(initial=0) > 65535:
+        raise _UnreadableError("its pixels have more than 16 bits; save it with 8 or 16")
     opaque = values != image.info.get("transparency", -1)
     values *= 255  # in place: one copy of a large image is large enough
     values += 32767

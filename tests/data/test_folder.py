@@ -273,9 +273,7 @@ def test_missing_folders_and_files(tmp_path: Path) -> None:
     refused(Path("a\0b"), "null")
 
 
-NO_IMAGES = (
-    r"not images of a kind that .*JPEG, PNG and WebP files.: 'cat/clip.gif', 'cat/notes.txt'"
-)
+NO_IMAGES = r"not images of a kind that .*JPEG, PNG, .*: 'cat/clip.mp4', 'cat/notes.txt'"
 REFUSED = [  # where two classes are, further files, what is refused
     (None, (), "has no class folder; expected FOLDER/<class>"),
     (None, ("a.png", "b.jpg"), r"outside of class folders \('a.png', 'b.jpg'\); expected FOLDER/"),
@@ -288,7 +286,7 @@ REFUSED = [  # where two classes are, further files, what is refused
     ("train", ("val/a.png",), "val' has images outside of class folders"),
     ("train", ("valid/cat/a.png",), "next to train/ there is 'valid'"),
     ("Training", ("Test/cat/a.png",), "'Test', 'Training' but no class folder in train/"),
-    (".", ("cat/notes.txt", "cat/clip.gif"), NO_IMAGES),
+    (".", ("cat/notes.txt", "cat/clip.mp4"), NO_IMAGES),
     ("train", ("wnids.txt",), "use: tinysight data get tiny-imagenet"),
     (".", ("cat/a\nb.png",), "line break, another control character"),
     (".", ("c\tat/a.png",), "line break, another control character"),
@@ -304,7 +302,7 @@ def test_wrong_folders_are_one_clear_line(
     if classes is not None:
         two_classes(tmp_path / classes)
     for name in files:
-        put(tmp_path, name, content=None if name.endswith(("png", "jpg")) else b"GIF89a")
+        put(tmp_path, name, content=None if name.endswith(("png", "jpg")) else b"text")
     refused(tmp_path, pattern)
 
 
@@ -382,11 +380,12 @@ def test_decode_gives_squares_of_the_size_and_can_be_sent_to_a_worker(tmp_path: 
 
 def test_all_formats_are_imported(tmp_path: Path) -> None:
     source = two_classes(tmp_path / "source", 3)
-    put(source, "cat/a.jpeg", content=picture((0, 0, 255), form="JPEG"))
-    put(source, "dog/b.webp", content=picture((0, 0, 255), form="WEBP"))
+    files = ["cat/a.jpeg", "dog/b.webp", "cat/a.bmp", "cat/b.gif", "dog/c.tif", "dog/d.avif"]
+    for file, form in zip(files, ("JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"), strict=True):
+        put(source, file, content=picture((0, 0, 255), form=form))
     dataset = imported(source, tmp_path / "home")
-    assert dataset.images.shape == (8, 8, 8, 3) and dataset.verify() == ()
-    for file in ("cat/a.jpeg", "dog/b.webp"):
+    assert dataset.images.shape == (12, 8, 8, 3) and dataset.verify() == ()
+    for file in files:
         assert (
             np.abs(dataset.images[dataset.files.index(file)].astype(int) - (0, 0, 255)).max() < 12
         )
@@ -428,3 +427,23 @@ def test_an_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> N
     dataset = build(FolderSource(source, "pets", 8), home=home, workers=1, on_unreadable="skip")
     assert len(dataset) == 20
     assert sum("broken one.jpg" in note or "page.jpg" in note for note in dataset.notes) == 2
+
+
+def test_a_class_emptied_by_leaving_out_is_an_error(tmp_path: Path) -> None:
+    source = two_classes(tmp_path / "source", 6)
+    put(source, *(f"owl/{i}.jpg" for i in range(6)), content=picture(form="JPEG")[:200])
+    with pytest.raises(ValueError, match=r"no training image of class 'owl' is readable.*owl/"):
+        build(FolderSource(source, "p", 8), home=tmp_path, workers=1, on_unreadable="skip")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_cut_short_are_read_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    source = two_classes(tmp_path / "source", 40)
+    put(source, "cat/cut.jpg", content=picture((0, 0, 255), (64, 64), "JPEG")[:-8])
+    dataset = build(FolderSource(source, "pets", 8), home=tmp_path / "home", workers=workers)
+    assert len(dataset) == 81 and not caplog.messages
+    assert dataset.notes[0] == "1 images are read with a warning"
+    assert "cat/cut.jpg' is cut short" in dataset.notes[1]
+    assert (dataset.images[dataset.files.index("cat/cut.jpg")][0, 0] // 8 == (0, 0, 31)).all()

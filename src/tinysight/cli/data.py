@@ -87,7 +87,7 @@ def import_(
     data_dir: DataDir = None,
     workers: Workers = None,
 ) -> None:
-    """Prepare your own images: one folder per class, JPEG, PNG or WebP of any size.
+    """Prepare your own images: one folder per class, of any size.
 
     Without train/ and val/ a split is made, balanced by class, and kept. With --boxes localizers
     can learn from them, too: every image has its boxes there, or is named without one.

@@ -38,7 +38,6 @@ Canvas = Annotated[
         show_default="those it was trained on",
     ),
 ]
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def predict(
@@ -46,7 +45,7 @@ def predict(
         list[str],
         Argument(
             metavar="[RUN|WEIGHTS] IMAGE",
-            help="JPEG, PNG or WebP of any size, after a run or a weights file (.safetensors).",
+            help="Images of any size, after a run or a weights file (.safetensors).",
         ),
     ],
     model: Model = None,
@@ -103,11 +102,13 @@ def _model_and_images(paths: Sequence[str], model: str | None) -> tuple[str | No
 
     The first path names a model unless it is a file, or has an image's suffix, and is not weights.
     """
+    from tinysight.images import SUFFIXES
+
     images = [Path(path) for path in paths]
     if model is not None:
         return model, images
     first = images[0]
-    like_image = first.suffix.lower() in IMAGE_SUFFIXES and not first.is_dir()
+    like_image = first.suffix.lower() in SUFFIXES and not first.is_dir()
     if first.suffix != ".safetensors" and (like_image or first.is_file()):
         return None, images
     if len(images) == 1:

@@ -40,13 +40,13 @@ from tinysight.data.dataset import (
     make_manifest,
     open_dataset,
 )
-from tinysight.data.decode import Failure, decode_rows
+from tinysight.data.decode import Message, decode_rows
 from tinysight.files import read_at, reserve, sync_folder, write_at, write_durable
 
 logger = logging.getLogger("tinysight")
 
 Bytes = npt.NDArray[np.uint8]
-Decoded = tuple[Bytes, list[Failure]]
+Decoded = tuple[Bytes, list[Message], list[Message]]
 OnUnreadable = Literal["stop", "skip"]
 _ARRAYS = ("labels", "boxes", "box_labels", "box_offsets")
 _FILES = {f"{name}.npy" for name in ("images", "digests", *_ARRAYS)}
@@ -258,7 +258,7 @@ def _write_images(
         reserve(file.fileno(), HEADER_BYTES + num * row_bytes)
         file.write(images_header(num, size))
         most = None if skip else FEW
-        digests, failures = decode(num, size, path, HEADER_BYTES, max_failures=most)
+        digests, failures, logged = decode(num, size, path, HEADER_BYTES, max_failures=most)
         if failures and not skip:
             reasons = few([why.removeprefix("cannot read ") for _, why in failures], "; ")
             raise ValueError(f"cannot read {reasons}; repair, remove or skip (--skip-unreadable)")
@@ -267,13 +267,29 @@ def _write_images(
                 raise ValueError(f"all {num} images are unreadable; the first: {failures[0][1]}")
             keep = np.ones(num, bool)
             keep[[row for row, _ in failures]] = False
+            _check_classes(index, keep, failures)
             notes = [f"{len(failures)} unreadable images were left out"]
             notes += [f"left out: {why}" for _, why in failures]
             index, digests = index.keep_rows(keep, tuple(notes)), digests[keep]
             _remove_rows(file.fileno(), keep, row_bytes)
             write_at(file.fileno(), [memoryview(images_header(len(digests), size))], 0)
         os.fsync(file.fileno())
+    if logged:
+        noted = (f"{len(logged)} images are read with a warning", *(why for _, why in logged))
+        index = dataclasses.replace(index, notes=index.notes + noted)
     return index, digests
+
+
+def _check_classes(
+    index: DatasetIndex, keep: npt.NDArray[np.bool_], failures: list[Message]
+) -> None:
+    """Raise ValueError where no image of a class is left to learn from."""
+    rows = slice(*index.splits.get("train", (0, 0)))
+    labels, kept = index.labels[rows], index.labels[rows][keep[rows]]
+    if lost := sorted(set(labels[labels >= 0].tolist()) - set(kept.tolist())):
+        reason = next(why for row, why in failures if index.labels[row] == lost[0])
+        names = few(repr(index.class_names[label]) for label in lost)
+        raise ValueError(f"no training image of class {names} is readable; the first: {reason}")
 
 
 def _remove_rows(descriptor: int, keep: npt.NDArray[np.bool_], row_bytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,9 +25,10 @@ import numpy.typing as npt
 from tinysight.data.dataset import Decode, Progress
 from tinysight.files import write_at
 
-Failure = tuple[int, str]  # row, reason
+logger = logging.getLogger("tinysight")
+Message = tuple[int, str]  # row, and why it failed or what is odd about it
 Chunk = tuple[int, int]  # rows start to stop
-Result = tuple[Chunk, bytes, list[Failure]]  # rows, their digests, failures
+Result = tuple[Chunk, bytes, list[Message], list[Message]]  # rows, digests, failures, warnings
 
 CHUNK_ROWS = 256  # rows per task of a worker
 # Bytes per write: they stay in the cache, and malloc neither maps nor trims (9 % of the time)
@@ -43,12 +45,13 @@ def decode_rows(
     workers: int | None = None,
     max_failures: int | None = None,
     progress: Progress | None = None,
-) -> tuple[npt.NDArray[np.uint8], list[Failure]]:
-    """Write the images of all rows into a file from byte `offset`; return SHA-256s (N, 32).
+) -> tuple[npt.NDArray[np.uint8], list[Message], list[Message]]:
+    """Write the images of all rows into a file from byte `offset`.
 
-    A row for which `decode` raises ValueError is written as zeros and returned among the failures;
-    after `max_failures` of them the remaining rows are skipped. Any other exception of `decode` is
-    raised here; a dead worker is a ChildProcessError. The data is not yet durable.
+    Return their SHA-256s (N, 32), failures, and what `decode` logged. A row for which it raises
+    ValueError is written as zeros and is a failure; after `max_failures` of them the remaining rows
+    are skipped. Any other exception of `decode` is raised here; a dead worker is a
+    ChildProcessError. The data is not yet durable.
     """
     num_workers = min(workers or usable_cores(), -(-num_rows // max(1, CHUNK_ROWS // 8)))
     # Small enough that a few hundred photographs keep all cores busy
@@ -56,18 +59,20 @@ def decode_rows(
     chunks = [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
     job = _Job(decode, path, offset, image_size)
     digests = np.zeros((num_rows, 32), np.uint8)
-    failures: list[Failure] = []
+    failures: list[Message] = []
+    logged: list[Message] = []
     done = 0
     with _results(job, chunks, num_workers) as results:
-        for (start, stop), chunk_digests, chunk_failures in results:
+        for (start, stop), chunk_digests, chunk_failures, chunk_logged in results:
             digests[start:stop] = np.frombuffer(chunk_digests, np.uint8).reshape(-1, 32)
             failures += chunk_failures
+            logged += chunk_logged
             done += stop - start
             if progress is not None:
                 progress(done, num_rows)
             if max_failures is not None and len(failures) >= max_failures:
                 break
-    return digests, sorted(failures)
+    return digests, sorted(failures), sorted(logged)
 
 
 def usable_cores() -> int:
@@ -92,12 +97,14 @@ class _Job:
         shape = (self.image_size, self.image_size, 3)
         row_bytes = self.image_size * self.image_size * 3
         pending: list[memoryview] = []
-        digests, failures = [], []
+        digests, failures, logged = [], [], []
         for row in range(*chunk):
             if stop.value:
                 break
             try:
-                image = self.decode(row)
+                with _held_back() as messages:
+                    image = self.decode(row)
+                logged += [(row, message) for message in messages]
             except ValueError as error:
                 failures.append((row, str(error)))
                 image = np.zeros(shape, np.uint8)
@@ -110,7 +117,23 @@ class _Job:
             if len(pending) * row_bytes >= WRITE_BYTES or row + 1 == chunk[1]:
                 write_at(descriptor, pending, self.offset + (row + 1 - len(pending)) * row_bytes)
                 pending = []
-        return chunk, b"".join(digests), failures
+        return chunk, b"".join(digests), failures, logged
+
+
+@contextmanager
+def _held_back() -> Iterator[list[str]]:
+    """Collect what is logged meanwhile: a worker's messages reach nobody."""
+    messages: list[str] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        return False
+
+    logger.addFilter(hold)
+    try:
+        yield messages
+    finally:
+        logger.removeFilter(hold)
 
 
 @contextmanager

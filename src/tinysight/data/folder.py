@@ -39,7 +39,7 @@ from tinysight.data.dataset import (
     source_fingerprint,
     split_ranges,
 )
-from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, format_of, load_square
+from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, SUFFIXES, format_of, load_square
 
 LAYOUT = (
     "expected FOLDER/<class>/<image>, or FOLDER/train/<class>/<image> and "
@@ -48,7 +48,6 @@ LAYOUT = (
 MAX_IMAGE_SIZE = 1024
 MINIVAL_SHARE, VAL_SHARE = 0.1, 0.2
 
-_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}  # trusted; other files are opened
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -360,7 +359,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     if not entry.is_file():
         what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
         raise ValueError(f"{entry.path!r} is {what}; remove it")
-    if Path(entry.name).suffix.lower() in _SUFFIXES:
+    if Path(entry.name).suffix.lower() in SUFFIXES:
         return True
     with Path(entry.path).open("rb") as file:
         return format_of(file.read(SIGNATURE_LENGTH)) in FORMATS
