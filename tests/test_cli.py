@@ -16,6 +16,7 @@ from PIL import Image
 from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
 from tinysight.data.shapes import Shapes
+from tinysight.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,10 @@ def test_ensembles_of_snapshots_and_of_runs(
         ("train quickstart epochs=3", "did you mean train.epochs?"),
         ("train quickstart train.epochs", "expected section.field=value"),
         ("train quickstart train.epochs=many", "expected a whole number"),
-        ("train quickstart train.epochs=0", "at least 1"),
+        ("train quickstart train.epochs=-1", "at least 0"),
+        ("train quickstart train.batch_size=1", "2 or more, or 0: automatic"),
+        ("train small", "give --data"),
+        ("recipes smal", "did you mean small?"),
         ("train quickstart model.name=resnext --data shapes", "did you mean resnet?"),
         ("train quickstart model.options.depth=3", "there are n, filters, first_stride"),
         ("train quickstart model.options.n=deep", "expected a value like 2"),
@@ -289,7 +293,6 @@ def test_ensembles_of_snapshots_and_of_runs(
             "train quickstart 'model.options.filters=(8,'\"'\"'a'\"'\"')'",
             "expected a value like (64, 128, 256, 512)",
         ),
-        ("train quickstart schedule.warmup=12", "below train.epochs, which is 10"),
         ("train quickstart --data shapes data.name=pets", "give one of them"),
         ("train quickstart train.device=meta", "expected auto, cpu, cuda"),
         ("train quickstart augment.crop=65", "set augment.crop to 64 or less"),
@@ -412,8 +415,9 @@ def test_version_is_an_option(tinysight: Tinysight) -> None:
 
 def test_recipes_are_listed(tinysight: Tinysight) -> None:
     out = tinysight.ok("recipes")
-    names = "resnet18-report resnet10-report quickstart resnet18-modern Source Hardware Result"
-    assert [word for word in names.split() if word not in out] == []
+    assert [name for name in RECIPES if f"\n{name} " not in f"\n{out}"] == []
+    described = tinysight.ok("recipes", "resnet18-report")
+    assert described.startswith("Train the report's 18-layer ResNet") and "Result: " in described
 
 
 def test_studies_are_listed(tinysight: Tinysight) -> None:

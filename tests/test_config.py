@@ -62,7 +62,7 @@ OUT_OF_RANGE: dict[type, list[tuple[str, object]]] = {
         *(("name", "cosinus"), ("warmup", -1.0), ("factor", 1.0), ("patience", -1), ("cycles", 0))
     ],
     TrainConfig: [
-        *(("epochs", 0), ("batch_size", 1), ("label_smoothing", 1.0), ("ema_decay", 1.0)),
+        *(("epochs", -1), ("batch_size", 1), ("label_smoothing", 1.0), ("ema_decay", 1.0)),
         *(("sizes", ((0.1, 32),)), ("sizes", ((0.0, 32), (0.0, 40))), ("sizes", ((0.0, 7),))),
         *(("sizes", ((0.0, 32), (1.0, 40))), ("keep_weights", "first"), ("snapshots", -1)),
         *(("snapshot_every", 0), ("seed", -1), ("seed", 2**31), ("precision", "fp16")),
@@ -187,7 +187,7 @@ def test_settings_are_parsed_by_the_type_of_the_field(
         ("train.sizes=(0,40)", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
         ("train.sizes=32", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
         ("train.epochs={[]:1}", "expected a whole number"),
-        ("train.epochs=0", "allowed: at least 1"),
+        ("train.epochs=-1", "allowed: at least 0"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line(setting: str, message: str) -> None:

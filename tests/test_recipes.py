@@ -29,7 +29,7 @@ def test_the_model_of_a_recipe_can_be_created(name: str) -> None:
     config = recipe(name)
     with torch.device("meta"):
         model = create_model(config.model.name, 200, **config.model.options)
-    small = ("quickstart", "localizer-goldfish", "localizer-scenes", "localizer-shapes")
+    small = ("quickstart", "small", "localizer-goldfish", "localizer-scenes", "localizer-shapes")
     assert model.num_features >= 512 or name in small
 
 
@@ -38,7 +38,7 @@ def test_the_docstring_of_a_recipe_has_its_labeled_lines_in_order(name: str) -> 
     text = inspect.getdoc(RECIPES[name]) or ""
     assert text.splitlines()[0].endswith(".")
     labels = re.findall(r"^(\w+): \S", text, flags=re.MULTILINE)
-    assert labels == ["Source", "Hardware", "Time", "Result"]
+    assert labels == ["Source", "Images", "Hardware", "Time", "Result"]
     time, result = text.partition("Time:")[2].split("Result:")
     assert re.search(r"\d", time)
     assert re.search(r"\d", result) or "ot yet run" in result

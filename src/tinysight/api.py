@@ -35,6 +35,7 @@ from tinysight.training import loop
 from tinysight.training.callbacks import ProgressBar
 from tinysight.training.distributed import join_processes
 from tinysight.training.loop import TimeUp
+from tinysight.training.scaling import scaled_as
 
 logger = logging.getLogger("tinysight")
 Data = Dataset | str | Path
@@ -91,12 +92,15 @@ def train(
             data = Path(data).expanduser().absolute()
         wanted = data.name if isinstance(data, Dataset) else str(data)
         config = replace(config, data=replace(config.data, name=wanted))
+    if not config.data.name:
+        raise ValueError(f"{config.recipe} needs data: give --data (data=...), a name or a folder")
     if resume:
         if name is None:
             raise ValueError("to resume needs the run's name; give --name (name=...), too")
         folder = run_folder(name)
         if (folder / "run.json").is_file():
             run = read_run(folder)
+            config = scaled_as(config, run.config)
             if differing := run.mismatch(config):
                 raise ValueError(f"{differing}; choose another --name")
             if run.is_finished:

@@ -227,8 +227,13 @@ class ScheduleConfig(Section):
 class TrainConfig(Section):
     """How long to train, in which steps, and what to keep."""
 
-    epochs: int = within("[1, inf)", 60)
-    batch_size: int = within("[2, inf)", 128)  # over all processes together
+    # 0 for either: by the number of images, see training.scaling
+    epochs: int = within("[0, inf)", 60)
+    batch_size: int = within("[0, inf)", 128)  # over all processes together
+    # epochs without a better monitored error after which the training ends; 0: never
+    early_stopping: int = within("[0, inf)", 0)
+    # weight of a class's images in the loss, 1 / share of the class to this power
+    class_balance: float = within("[0, 1]", 0.0)
     label_smoothing: float = within("[0, 1)", 0.0)
     ema_decay: float = within("[0, 1)", 0.0)  # of the averaged weights; 0: no averaging
     # growing resolution: (share of the training, pixels); (): always the crop
@@ -253,6 +258,7 @@ class TrainConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.batch_size != 1, "train.batch_size", 1, "2 or more, or 0: automatic")
         starts = [start for start, _ in self.sizes]
         growing = starts == sorted(set(starts)) and (not starts or starts[0] == 0)
         valid = growing and all(0 <= start < 1 and pixels >= 8 for start, pixels in self.sizes)
@@ -277,12 +283,10 @@ class Config:
 
     def __post_init__(self) -> None:
         train, schedule, augment = self.train, self.schedule, self.augment
-        allowed = f"below train.epochs, which is {train.epochs}"
-        _require(schedule.warmup < train.epochs, "schedule.warmup", schedule.warmup, allowed)
-        if schedule.name == "plateau" or train.keep_weights == "best":
-            allowed = "minival with schedule.name=plateau or train.keep_weights=best, which choose "
-            allowed += "by the monitored error; without it set another schedule, such as cosine, "
-            allowed += "and train.keep_weights=last"
+        if schedule.name == "plateau" or train.keep_weights == "best" or train.early_stopping:
+            allowed = "minival with schedule.name=plateau, train.keep_weights=best or "
+            allowed += "train.early_stopping, which choose by the monitored error; without it set "
+            allowed += "another schedule, such as cosine, and train.keep_weights=last"
             _require(self.data.monitor != "none", "data.monitor", "none", allowed)
         if schedule.name == "cyclic":
             allowed = f"a multiple of schedule.cycles, which is {schedule.cycles}"
@@ -291,7 +295,7 @@ class Config:
             every = train.snapshot_every
             _require(every == 1, "train.snapshot_every", every, allowed)
         allowed = f"fewer, or more epochs: they do not fit in train.epochs={train.epochs}"
-        fit = not train.snapshots or self.snapshot_epochs()[0] >= 1
+        fit = not (train.snapshots and train.epochs) or self.snapshot_epochs()[0] >= 1
         _require(fit, "train.snapshots", train.snapshots, allowed)
         if self.localizer.finds:
             allowed = "0 with a localizer.head, as mixed images' boxes cannot be mixed"

@@ -21,7 +21,7 @@ from tinysight.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from tinysight.evaluation.evaluate import Metrics
+    from tinysight.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -51,13 +51,13 @@ def evaluate(
     options: dict[str, Any] = {"threshold": threshold, "decoding": decoding, "device": device}
     result = api.evaluate_files(run, split, data=data, data_dir=data_dir, **options)
     evaluation = result.evaluation
-    metrics = evaluation.metrics if result.classifies else None
     if as_json:
+        metrics = evaluation.metrics if result.classifies else None
         boxes = {} if result.boxes is None else {"localization": result.boxes}
         print(json.dumps((asdict(metrics) if metrics else {}) | boxes, indent=1))
         return
-    if metrics is not None:
-        print_metrics(metrics, evaluation.data, split)
+    if result.classifies:
+        print_metrics(evaluation)
     if result.boxes is not None:
         print(boxes_table(result.boxes))
     for what, path in result.files.items():
@@ -95,21 +95,24 @@ def export(
     runtime = select_device(device, "fp32")
     with counting("evaluating val") as progress:
         made = export_run(found, out, dataset, runtime=runtime, half=half, progress=progress)
-    print_metrics(made.val.metrics, dataset.name, "val")
+    print_metrics(made.val)
     if (boxes := made.localization) is not None:
         print(f"  boxes found        {100 * boxes.loc50:6.2f} %, mean IoU {boxes.mean_iou:.4f}")
     print(f"  the run's own      {100 * made.run_top1_error:6.2f} % top-1 error")
     print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 
-def print_metrics(metrics: Metrics, data: str, split: str) -> None:
-    """Print errors with their intervals, loss and calibration error."""
-    print(f"{data} {split}, {metrics.num_images:,} images")
+def print_metrics(evaluation: Evaluation) -> None:
+    """Print errors with their intervals next to the simplest guess, loss and calibration error."""
+    metrics = evaluation.metrics
+    print(f"{evaluation.data} {evaluation.split}, {metrics.num_images:,} images")
     for name, error, low, high in (
         ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
         ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),
     ):
         interval = f"(95 %: {100 * low:.2f} to {100 * high:.2f} %)"
         print(f"  {name} error        {100 * error:6.2f} %   {interval}")
+    guess = 100 * evaluation.majority_error
+    print(f"  one class always   {guess:6.2f} %   (the most frequent one)")
     print(f"  loss               {metrics.loss:6.3f} nats")
     print(f"  calibration error  {100 * metrics.calibration_error:6.2f} %")

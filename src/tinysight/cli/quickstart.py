@@ -37,7 +37,7 @@ def quickstart(
     command = f"tinysight quickstart --name {name}"
     run = api.train("quickstart", dataset, name=name, data_dir=data_dir, command=command, **changes)
     print(f"trained  {run.weights_path}")
-    print_metrics(api.evaluate(run, data=dataset).metrics, dataset.name, "val")
+    print_metrics(api.evaluate(run, data=dataset))
 
     print("predictions for images it has not seen:")
     predictor = api.load_model(run)

@@ -20,25 +20,37 @@ if TYPE_CHECKING:
 STOPPED_BY_TIME = 75  # exit status while work is left: "try again" of sysexits.h
 
 
-def recipes() -> None:
-    """List the recipes: what each trains, on what hardware, how long, and its results.
+def recipes(
+    name: Annotated[str | None, Argument(help="Show everything about this one.")] = None,
+) -> None:
+    """List the recipes, or describe one: what it trains, on what, how long, and its results.
 
     \b
     Examples:
       tinysight recipes
+      tinysight recipes small
     """
     import inspect
+    import shutil
+    import textwrap
 
-    from rich.console import Console
-    from rich.table import Table
+    from tinysight.recipes import RECIPES, labeled, recipe
 
-    from tinysight.recipes import RECIPES
-
-    table = Table("recipe", "description", show_lines=True)
-    for name, function in RECIPES.items():
-        table.add_row(name, inspect.getdoc(function))
-    Console().print(table)
-    print("Train one with: tinysight train RECIPE --data NAME [field=value ...]")
+    if name is not None:
+        recipe(name)  # an error for a name that there is not
+        print(inspect.getdoc(RECIPES[name]))
+        return
+    for known, function in RECIPES.items():
+        trains = (inspect.getdoc(function) or "").partition("\n")[0].removeprefix("Train ")
+        parts = labeled(known)
+        needs = f"images: {parts['Images'].rstrip('.')}; {parts['Hardware'].rstrip('.')}"
+        for text, indent in ((trains.rstrip("."), ""), (needs, "  ")):
+            label = known if not indent else ""
+            width = shutil.get_terminal_size().columns
+            lines = textwrap.wrap(indent + text, width - 26, subsequent_indent="  ")
+            print("\n".join(f"{label if not i else '':<25} {line}" for i, line in enumerate(lines)))
+    print("\nyour own pictures   tinysight train small --data FOLDER")
+    print("more about one      tinysight recipes NAME")
 
 
 def train(

@@ -26,7 +26,12 @@ from tinysight.files import write_atomic
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import Detections
 from tinysight.ops.detection_metrics import Localization, localization, top_box_iou
-from tinysight.ops.metrics import expected_calibration_error, topk_correct, wilson_interval
+from tinysight.ops.metrics import (
+    expected_calibration_error,
+    majority_error,
+    topk_correct,
+    wilson_interval,
+)
 from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, classify, detect
 from tinysight.predict.weights import ModelMetadata
 from tinysight.run import Run
@@ -92,6 +97,11 @@ class Evaluation:
     def top1_error(self) -> float:
         """The share of labeled images whose most probable class is wrong."""
         return self.metrics.top1_error
+
+    @property
+    def majority_error(self) -> float:
+        """The error of always predicting the most frequent class."""
+        return majority_error(self.labels)
 
     def localization(self, gt_boxes: Tensor) -> Localization:
         """Measure the most confident boxes against those of all rows of the dataset (N_all, G, 4).

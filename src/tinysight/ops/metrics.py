@@ -114,3 +114,9 @@ def majority_vote(logits: Sequence[Tensor]) -> Tensor:
         votes = member.argmax(dim=1, keepdim=True)
         scores.scatter_add_(1, votes, torch.ones_like(votes, dtype=scores.dtype))
     return scores
+
+
+def majority_error(labels: Tensor) -> float:
+    """Return the error of always predicting the most frequent class of labels (N,), -1: none."""
+    labeled = labels[labels >= 0]
+    return 1.0 - int(torch.bincount(labeled).max()) / len(labeled)

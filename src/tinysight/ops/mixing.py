@@ -99,10 +99,16 @@ def mix(images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Targ
     return torch.where(pasted, others, mixed), targets
 
 
-def cross_entropy(logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy of logits (B, K) with two weighted labels, each smoothed."""
+def cross_entropy(
+    logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Return the mean cross-entropy of logits (B, K) with two weighted labels, each smoothed.
+
+    `weights` (K,) are factors on each label's part.
+    """
     of_labels, of_partners = (
         F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        * (1.0 if weights is None else weights[labels])
         for labels in (targets.labels, targets.partners)
     )
     return torch.lerp(of_partners, of_labels, targets.weight).mean()

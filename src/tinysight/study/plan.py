@@ -107,7 +107,7 @@ def plan(
 def _shortened(config: Config, epochs: int | None) -> Config:
     if epochs is None:
         return config
-    warmup = config.schedule.warmup * epochs / config.train.epochs
+    warmup = config.schedule.warmup * epochs / (config.train.epochs or epochs)
     return configs.override(config, {"schedule.warmup": warmup, "train.epochs": epochs})
 
 

@@ -20,18 +20,21 @@ from typing import Any
 
 import torch
 
+from tinysight import recipes
 from tinysight.config import Config
-from tinysight.data.batches import prefetch
+from tinysight.data.batches import chosen_rows, prefetch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime, prepare_training, select_device
-from tinysight.evaluation.evaluate import Stopped
+from tinysight.evaluation.evaluate import Metrics, Stopped
 from tinysight.files import write_atomic
+from tinysight.ops.metrics import majority_error
 from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run, new_folder, versions
-from tinysight.training import checkpoint, setup
+from tinysight.training import checkpoint, health, setup
 from tinysight.training.callbacks import Callback
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.log import RunLogger
+from tinysight.training.scaling import scaled
 from tinysight.training.trainer import Trainer
 
 logger = logging.getLogger("tinysight")
@@ -84,6 +87,10 @@ def train(
     and what `run_loop` raises.
     """
     wanted, rank = config.train, distributed.local_rank
+    num_images = len(chosen_rows(dataset, config.data.train, config.data.fraction))
+    config = scaled(config, num_images)
+    if better := recipes.better_for(config.recipe, num_images):
+        logger.info("%s has %d training images; %s", dataset.name, num_images, better)
     own = select_device(wanted.device, wanted.precision, local_rank=rank)
     runtime: Runtime = distributed.broadcast_object(own)
     if runtime.device.type == "cuda":  # each process has its own
@@ -186,6 +193,7 @@ class _TrainingLoop:
     received: Callable[[], int]
     deadline: float
     logger: RunLogger | None = None
+    has_complained: bool = False
 
     def run_to_end(self) -> None:
         trainer, is_main = self.trainer, self.trainer.distributed.is_main
@@ -194,7 +202,7 @@ class _TrainingLoop:
             self.logger = RunLogger(self.run, step=trainer.step_number, log_bytes=log_bytes)
         try:
             self.callback.on_start(step=trainer.step_number, total=trainer.total_steps)
-            while trainer.epochs_done < trainer.config.train.epochs:
+            while trainer.epochs_done < trainer.config.train.epochs and not trainer.stops_early():
                 end = trainer.loader.epoch_end(trainer.epochs_done)
                 if trainer.step_number < end:
                     self._steps_until(end)
@@ -309,11 +317,29 @@ class _TrainingLoop:
         if trainer.best_error is None or error < trainer.best_error:
             trainer.best_error, trainer.best_step = error, trainer.step_number
         trainer.epochs_done += 1
+        self._warn_of_poor_health(metrics)
         values: dict[str, Any] = {"epoch": trainer.epochs_done}
         values |= {name: getattr(metrics, name) for name in ("loss", "top1_error", "top5_error")}
         if found is not None:
             values |= {"loc50": found.loc50, "mean_iou": found.mean_iou}
         self._log("epoch", values)
+
+    def _warn_of_poor_health(self, metrics: Metrics) -> None:
+        """Say once that the training does not learn, of a classifier."""
+        trainer, config = self.trainer, self.trainer.config
+        if self.has_complained or config.localizer.finds:
+            return
+        epochs = max(health.MIN_EPOCHS, health.PATIENCE * config.train.epochs)
+        text = health.complaint(
+            metrics,
+            majority_error(trainer.monitored_labels),
+            num_classes=len(trainer.dataset.class_names),
+            done=trainer.epochs_done / epochs,
+            lr=config.optimizer.lr,
+        )
+        if text:
+            self.has_complained = True
+            logger.warning("epoch %d: %s", trainer.epochs_done, text)
 
     def _save(self) -> None:
         trainer, config = self.trainer, self.trainer.config
@@ -364,7 +390,7 @@ class _TrainingLoop:
                 trainer.eval_model.load_state_dict(state)
             except ValueError as error:
                 logger.warning("%s; keeping the last weights in place of the best", error)
-        results: dict[str, Any] = {"steps": trainer.step_number, "epochs": config.train.epochs}
+        results: dict[str, Any] = {"steps": trainer.step_number, "epochs": trainer.epochs_done}
         results["best_monitored_error"] = trainer.best_error
         content = json.dumps({**results, "seconds": round(seconds, 1)}, indent=1)
         write_atomic(self.run.summary_path, content.encode())

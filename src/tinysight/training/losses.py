@@ -23,12 +23,24 @@ class Losses(NamedTuple):
 
 
 def classification(
-    logits: Tensor, labels: Tensor, targets: mixing.Targets | None, *, label_smoothing: float
+    logits: Tensor,
+    labels: Tensor,
+    targets: mixing.Targets | None,
+    *,
+    label_smoothing: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean cross-entropy of logits (B, K) with labels (B,) or mixed images' targets."""
-    if targets is None:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-    return mixing.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    """Return the mean cross-entropy of logits (B, K) with labels (B,) or mixed images' targets.
+
+    `weights` (K,) are those of each label's losses in the mean over the images.
+    """
+    logits, smoothing = logits.float(), label_smoothing
+    if targets is not None:
+        return mixing.cross_entropy(logits, targets, weights=weights, label_smoothing=smoothing)
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return (each * weights[labels]).mean()
 
 
 def localization(

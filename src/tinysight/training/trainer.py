@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,6 +34,7 @@ from tinysight.training.ema import EMA
 from tinysight.training.graph import GraphedStep, StepKind, StepResult
 from tinysight.training.losses import Losses
 from tinysight.training.recording import Recorder
+from tinysight.training.scaling import warmup_steps
 from tinysight.training.schedules import LRSchedule
 
 _WEIGHTS, _RANDOM = 3, 4  # what a random stream is for; 1 and 2 are in data.batches
@@ -63,8 +65,10 @@ class Trainer:
         self.optimizer = optimizers.build(self.model, config.optimizer, bf16=runtime.bf16)
         self.ema = EMA(self.model, config.train.ema_decay) if config.train.ema_decay else None
         per_epoch = self.loader.num_rows / self.loader.batch_size
-        own = asdict(config.schedule) | {"warmup": round(config.schedule.warmup * per_epoch)}
+        own: dict[str, Any] = asdict(config.schedule)
+        own["warmup"] = warmup_steps(own["warmup"], per_epoch=per_epoch, total=self.total_steps)
         self.lr_schedule = LRSchedule(total=self.total_steps, epoch=per_epoch, **own)
+        self.class_weights = self._class_weights(rows)
         self.recorder = Recorder(self.model, config.train.record, every=config.train.record_every)
         self.graphed = self._create_graphed_step()
         self.step_number = self.epochs_done = 0
@@ -75,6 +79,16 @@ class Trainer:
         self._non_finite = torch.zeros((), dtype=torch.bool, device=runtime.device)
         # for dropout; the loop restores the caller's random state
         torch.manual_seed(derived_seed(_RANDOM, config.train.seed, distributed.rank))
+
+    def _class_weights(self, rows: setup.Rows) -> Tensor | None:
+        """Return the weight of each class's images in the loss (K,), 1 on average over images."""
+        if not (power := self.config.train.class_balance):
+            return None
+        labels = torch.from_numpy(self.dataset.labels[rows])
+        counts = torch.bincount(labels[labels >= 0], minlength=len(self.dataset.class_names))
+        weights = counts.clamp_min(1).double().pow(-power)
+        weights *= counts.sum() / (weights * counts).sum()
+        return weights.float().to(self.runtime.device)
 
     def _create_loader(self, rows: setup.Rows) -> Loader[AugmentParams]:
         config, distributed = self.config, self.distributed
@@ -120,6 +134,12 @@ class Trainer:
     def eval_model(self) -> nn.Module:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.model if self.ema is None else self.ema.model
+
+    @property
+    def monitored_labels(self) -> Tensor:
+        """The labels of the monitored split (N,), -1 where there is none."""
+        rows = self.dataset.rows(self.config.data.monitor)
+        return torch.from_numpy(np.array(self.dataset.labels[rows.start : rows.stop]))
 
     @property
     def final_size(self) -> int:
@@ -184,8 +204,8 @@ class Trainer:
         """Return the logits (B, K) in a network's output, and the losses."""
         smoothing = self.config.train.label_smoothing
         if isinstance(output, Tensor):
-            loss = losses.classification(output, batch.labels, targets, label_smoothing=smoothing)
-            return output, Losses(loss)
+            own: dict[str, Any] = {"label_smoothing": smoothing, "weights": self.class_weights}
+            return output, Losses(losses.classification(output, batch.labels, targets, **own))
         assert batch.boxes is not None
         true = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
         settings = self.config.localizer
@@ -255,6 +275,14 @@ class Trainer:
         joined = Evaluation.join(shares)
         found = None if self.gt_boxes is None else joined.localization(self.gt_boxes)
         return joined.metrics, found
+
+    def stops_early(self) -> bool:
+        """Whether the monitored error has not got better for `train.early_stopping` epochs."""
+        patience = self.config.train.early_stopping
+        if not patience or self.best_step is None:
+            return False
+        waited = (self.step_number - self.best_step) * self.loader.batch_size / self.loader.num_rows
+        return round(waited) >= patience
 
     def state(self, *, log_bytes: int) -> checkpoint.State:
         """Gather everything that the next step depends on; every process must call this."""

@@ -1,0 +1,49 @@
+"""What depends on the number of training images, decided in one place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tinysight.config import Config
+
+# Images that a training sees in all, and the limits of its epochs, where `train.epochs` is 0:
+# 21 epochs of 1,442 hand signs, 100 of a hundred photographs, 10 of 12,500 drawings
+NUM_SEEN = 30_000
+EPOCHS = (10, 100)
+# Batches, where `train.batch_size` is 0: large enough for batch norm, small enough for many steps
+BATCH_SIZES = (8, 16, 32)
+MIN_BATCHES = 20  # per epoch, where the batch may get smaller
+MAX_WARMUP = 0.25  # share of the steps; a longer warm-up is shortened
+
+
+def scaled(config: Config, num_images: int) -> Config:
+    """Return a config with the automatic epochs and batch size decided for a number of images.
+
+    The learning rate is meant for the largest of `BATCH_SIZES`, and shrinks with the batch.
+    """
+    train, optimizer = config.train, config.optimizer
+    if not train.epochs:
+        low, high = EPOCHS
+        epochs = min(max(round(NUM_SEEN / max(1, num_images)), low), high)
+        train = replace(train, epochs=epochs)
+    if not train.batch_size:
+        fitting = [size for size in BATCH_SIZES if size * MIN_BATCHES <= num_images]
+        train = replace(train, batch_size=max(fitting, default=BATCH_SIZES[0]))
+        optimizer = replace(optimizer, lr=optimizer.lr * train.batch_size / BATCH_SIZES[-1])
+    return replace(config, train=train, optimizer=optimizer)
+
+
+def scaled_as(config: Config, known: Config) -> Config:
+    """Return a config with what is automatic in it as in `known`, its scaled form."""
+    train, optimizer = config.train, config.optimizer
+    if not train.epochs:
+        train = replace(train, epochs=known.train.epochs)
+    if not train.batch_size:
+        train = replace(train, batch_size=known.train.batch_size)
+        optimizer = replace(optimizer, lr=known.optimizer.lr)
+    return replace(config, train=train, optimizer=optimizer)
+
+
+def warmup_steps(warmup: float, *, per_epoch: float, total: int) -> int:
+    """Return the steps of a warm-up of so many epochs, at most `MAX_WARMUP` of the training."""
+    return min(round(warmup * per_epoch), int(total * MAX_WARMUP))
