@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tinysight.data.annotations import Annotations, read_annotations
+from tinysight.data.annotation_formats import read_annotations
+from tinysight.data.annotations import Annotations, BoxRules
+from tinysight.data.boxed_folder import BoxedFolderSource
 from tinysight.data.build import OnUnreadable, build
 from tinysight.data.dataset import Dataset
 from tinysight.data.folder import FolderSource
@@ -92,9 +95,11 @@ def as_coco(path: Path) -> Path:
 
 
 def imported(
-    folder: Path, boxes: Path | None, home: Path, on_unreadable: OnUnreadable = "stop"
+    folder: Path, boxes: Path | None, home: Path, on_unreadable: OnUnreadable = "stop", **rules: Any
 ) -> Dataset:
-    source = FolderSource(folder, "pets", boxes=boxes)
+    source = FolderSource(folder, "pets")
+    if boxes is not None:
+        source = BoxedFolderSource(folder, "pets", boxes=boxes, rules=BoxRules(**rules))
     return build(source, home=home, workers=1, on_unreadable=on_unreadable)
 
 
@@ -148,8 +153,8 @@ def test_objects_at_the_edge_of_the_center_square(
     assert len(dataset) == len(PHOTOS) - (outcome == "cut")
     if outcome == "cut":
         assert "cats/one.png" not in found
-        assert dataset.notes[0].startswith("1 images whose center square shows less than half")
-        assert dataset.notes[1] == "left out: cats/one.png"
+        assert dataset.notes[1].startswith("1 images whose center square shows less than half")
+        assert dataset.notes[2] == "left out: cats/one.png"
     else:
         assert len(found["cats/one.png"]) == 1 + (outcome == "kept")
         assert not any("left out" in note for note in dataset.notes)
@@ -213,9 +218,9 @@ LAST = len(PHOTOS) + 2  # the line after all others
         ("cats/one.png,a,b,c,d", f"line {LAST} of boxes.csv has the box 'a,b,c,d'"),
         ("cats/one.png,10,10,10.0000001,20", f"line {LAST} of boxes.csv has the box"),
         (",1,1,5,5", f"line {LAST} of boxes.csv has a box and no name"),
-        ("cats/one.png,200,10,220,20", "extends beyond its 160 x 80 pixels"),
-        ("cats/one.png,100,10,162,20", "extends beyond its 160 x 80 pixels"),
-        ("cats/one.png,0,-1e9,100,20", "extends beyond its 160 x 80 pixels"),
+        ("cats/one.png,200,10,220,20", "extends beyond the 160 x 80 pixels of 'cats/one.png'"),
+        ("cats/one.png,100,10,162,20", "extends beyond the 160 x 80 pixels of 'cats/one.png'"),
+        ("cats/one.png,0,-1e9,100,20", "extends beyond the 160 x 80 pixels of 'cats/one.png'"),
         ('"cats/one.png,1,1,5,5' + "x" * 140_000, "is not a readable CSV"),
     ],
 )
@@ -240,27 +245,29 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("[]", "not in COCO's form"),
-        ("{", "not in COCO's form"),
-        ("[" * 100_000, "not in COCO's form"),
-        ('{"images": [{"id": 1}], "annotations": []}', "not in COCO's form"),
-        (COCO.replace('"image_id": 4', '"image_id": [4]') % "[0, 0, 1, 1]", "not in COCO's form"),
-        (COCO.replace("}]", '}, {"id": 4, "file_name": "b"}]', 1) % "[0, 0, 1, 1]", "with id 4"),
+        ("[]", "is JSON, and neither COCO"),
+        ('[{"id": 1, "annotations": []}]', "Label Studio, CreateML and most other programs export"),
+        ("{", "not in the form of COCO"),
+        ("[" * 100_000, "not in the form of COCO"),
+        ('{"images": [{"id": 1}], "annotations": []}', "of COCO, LabelMe or VIA (KeyError: 'file_"),
+        (COCO.replace("}]", '}, {"id": 4, "file_name": "b"}]', 1) % "[0, 0, 1, 1]", "with id '4'"),
         (
             COCO.replace("}]", '}, {"id": 5, "file_name": "a"}]', 1) % "[0, 0, 1, 1]",
             "2 images with",
         ),
         (
             COCO.replace('"id": 4', '"id": 5') % "[0, 0, 1, 1]",
-            "annotation 3 of boxes.json is for an",
+            "annotation 3 of boxes.json is for image 4, which is not among its images",
         ),
-        (COCO % "[0, 0, 1]", "has the bbox [0, 0, 1]; expected numbers x, y, width, height"),
-        (COCO % "[10, 20, -1, 1]", "has the bbox [10, 20, -1, 1]; expected"),
-        (COCO % '[0, 0, "1", 1]', "has the bbox [0, 0, '1', 1]; expected"),
-        (COCO % "null", "has the bbox None; expected"),
-        (COCO % f"[0, 0, 1{'0' * 400}, 1]", "has the bbox [0, 0, 1000"),
         (COCO.replace('"a"', '"a", "width": "w", "height": 3') % "[0, 0, 5, 5]", "states 'w' x 3"),
-        (COCO % "[0.2, 0.2, 0.5, 0.5]", "all boxes of boxes.json lie within 0 to 1"),
+        (COCO.replace('"a"', '"a", "width": Infinity, "height": 3') % "[0, 0, 5, 5]", "inf x 3"),
+        (
+            COCO.replace('"image_id"', '"category_id": 0, "image_id"').replace(
+                '{"images"', '{"categories": [{"id": 1, "name": "cat"}], "images"'
+            )
+            % "[0, 0, 5, 5]",
+            "annotation 3 of boxes.json has category_id 0, and its categories are 1: cat",
+        ),
     ],
 )
 def test_faults_of_a_coco_file_are_named(tmp_path: Path, content: str, complaint: str) -> None:
@@ -297,10 +304,20 @@ def test_files_that_are_not_annotations(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("name,left\ncats/one.png,3\n")
     (tmp_path / "latin.csv").write_bytes("file,x0,y0,x1,y1\né.png".encode("latin-1"))
     (tmp_path / "boxes.xml").write_text("<a/>")
+    (tmp_path / "entity.xml").write_text(
+        '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
+    )
+    (tmp_path / "half.xml").write_text("<annotation><object>")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "nothing").mkdir()
     for name, complaint in (
         ("boxes.csv", "expected file,x0,y0,x1,y1"),
         ("latin.csv", "not UTF-8 text"),
-        ("boxes.xml", "are read from a .csv file or COCO's .json"),
+        ("boxes.xml", "is XML of <a>, not of boxes; give a CSV, COCO"),
+        ("entity.xml", "declares a document type"),
+        ("half.xml", "is not readable XML"),
+        ("empty.csv", "is empty"),
+        ("nothing", "it holds none of these; give a CSV"),
         ("nothing.csv", "No such file"),
     ):
         with pytest.raises(ValueError, match=complaint):
@@ -316,7 +333,8 @@ def test_files_and_names_of_other_systems(tmp_path: Path, end: str) -> None:
     ]
     file = tmp_path / "boxes.csv"
     file.write_bytes(end.join(lines).encode())
-    assert read_annotations(file).boxes == {"cats/é.png": [(1, 2, 3.5, 4, "cat")]}
+    (image,) = read_annotations(file).images
+    assert image.names == ("cats/é.png",) and image.boxes[0][:2] == ((1, 2, 3.5, 4), "cat")
 
 
 def test_accents_may_be_encoded_either_way(folder: Path, tmp_path: Path) -> None:
@@ -351,8 +369,11 @@ def test_a_single_class_is_ignored_and_crowds_are_left_out(folder: Path, tmp_pat
     content["categories"] = [{"id": 1, "name": "animal"}]
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    dataset = imported(folder, file, tmp_path)
-    assert len(dataset.boxes) == len(PHOTOS) - 2
+    with pytest.raises(ValueError, match=r"does not mention 1 images: 'cats/one.png'"):
+        imported(folder, file, tmp_path)  # not an image that shows nothing
+    dataset = imported(folder, file, tmp_path, unlabeled="skip")
+    assert len(dataset.boxes) == len(PHOTOS) - 2 and "cats/one.png" not in dataset.files
+    assert "1 annotations are marked as crowds and were left out" in dataset.notes
     assert {dataset.class_names[label] for label in dataset.box_labels} == {"cats", "dogs"}
 
 

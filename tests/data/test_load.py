@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tinysight.data import load
+from tinysight.data.boxed_folder import BoxedFolderSource
 from tinysight.data.build import build
 from tinysight.data.dataset import Dataset, list_datasets
 from tinysight.data.folder import FolderSource
@@ -119,7 +120,7 @@ def test_a_changed_folder_with_boxes_needs_its_boxes_again(tmp_path: Path) -> No
     folder = put_pets(tmp_path / "pets")
     lines = [f"{name}/{n}.png,5,0,15,10" for name in ("cat", "dog") for n in range(3)]
     (tmp_path / "boxes.csv").write_text("\n".join(["file,x0,y0,x1,y1", *lines]))
-    source = FolderSource(folder, "pets", 32, boxes=tmp_path / "boxes.csv")
+    source = BoxedFolderSource(folder, "pets", 32, boxes=tmp_path / "boxes.csv")
     boxed = build(source, home=tmp_path / "home", workers=1)
     assert load_dataset(folder, home=tmp_path / "home").digest == boxed.digest
     put_pets(folder, 4)

@@ -75,13 +75,28 @@ def get(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, Argument(help="FOLDER/<class>/*, or with train/ and val/ between.")],
+    folder: Annotated[
+        Path,
+        Argument(help="FOLDER/<class>/*, or with train/ and val/ between; any images by --boxes."),
+    ],
     name: Annotated[str, Option(help="Name of the dataset.")],
     size: Annotated[int, Option(min=8, max=1024, help="Pixels per side after a center crop.")] = 64,
     boxes: Annotated[
         Path | None,
-        Option(help="Where the objects are: a .csv (file,x0,y0,x1,y1) or COCO's .json."),
+        Option(
+            help="Where the objects are: CSV, COCO, Pascal VOC, YOLO, LabelMe, CVAT or VIA; a file "
+            "or folder."
+        ),
     ] = None,
+    unlabeled: Annotated[
+        str, Option(help="Images without an annotation: error, skip, or empty (no object).")
+    ] = "error",
+    skip_bad_boxes: Annotated[
+        bool, Option("--skip-bad-boxes", help="Leave out boxes that cannot be used, and name them.")
+    ] = False,
+    boxes_origin: Annotated[
+        str, Option(help="Whether coordinates count from 0 or 1: auto, 0 or 1.")
+    ] = "auto",
     skip_unreadable: SkipUnreadable = False,
     replace: Replace = False,
     data_dir: DataDir = None,
@@ -90,18 +105,26 @@ def import_(
     """Prepare your own images: one folder per class, of any size.
 
     Without train/ and val/ a split is made, balanced by class, and kept. With --boxes localizers
-    can learn from them, too: every image has its boxes there, or is named without one.
+    can learn from them, too; then class folders are not needed, as boxes have classes.
 
     \b
     Examples:
       tinysight data import ~/Pictures/pets --name pets
       tinysight data import flowers --name flowers96 --size 96
       tinysight data import birds --name birds --boxes birds.csv
+      tinysight data import kangaroo/images --name kangaroo --boxes kangaroo/annots
+      tinysight data import cells-yolo --name cells --boxes cells-yolo/data.yaml
     """
+    from tinysight.data.annotations import BoxRules
+    from tinysight.data.boxed_folder import BoxedFolderSource
     from tinysight.data.folder import FolderSource
 
-    boxes = boxes and boxes.expanduser()
-    source = FolderSource(folder.expanduser(), name, size, boxes=boxes)
+    folder, rules = folder.expanduser(), BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
+    source = FolderSource(folder, name, size)
+    if boxes is not None:
+        source = BoxedFolderSource(folder, name, size, boxes=boxes.expanduser(), rules=rules)
+    elif rules != BoxRules():
+        raise ValueError("--unlabeled, --skip-bad-boxes and --boxes-origin go with --boxes")
     _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
 
 
@@ -246,12 +269,18 @@ def _build(source: str | Source | None, data_dir: Path | None, skip: bool, **opt
 
 
 def _describe(dataset: Dataset, *, full: bool = False) -> None:
+    from tinysight.data.dataset import FEW
+
     size, classes = dataset.image_size, dataset.class_names
     print(f"{dataset.name}: {len(dataset):,} images of {size}x{size}, {len(classes)} classes")
     counts = (f"{split} {stop - start:,}" for split, (start, stop) in dataset.splits.items())
     print(f"  {', '.join(count for count in counts if not count.endswith(' 0'))}")
+    listed = [note for note in dataset.notes if note.startswith("left out: ")]
     for note in dataset.notes:
-        print(f"  note: {note}")
+        if full or note not in listed[FEW:]:
+            print(f"  note: {note}")
+    if listed[FEW:] and not full:
+        print(f"  note: and {len(listed) - FEW} more; all: tinysight data info {dataset.name}")
     if dataset.path is not None:
         print(f"  {dataset.path}")
     if not full:

@@ -1,29 +1,24 @@
-"""Boxes of your own images: from a CSV file, or from COCO's JSON, which most tools export.
+"""Boxes of your own images: what annotation files state, checked against the images.
 
-CSV with a header line, `file,x0,y0,x1,y1` (or `filename`, `xmin` to `ymax`; `class`, `width` and
-`height` are read if present, other columns ignored), then one line per box; an image that shows no
-object has one line with its name alone. COCO: `images`, and `annotations` with `bbox` (x, y, width,
-height); an image without one shows no object, and what is marked as a crowd is skipped.
+`annotation_formats` reads the files. Here their names are matched with images, shares and
+coordinates that count from 1 become half-open pixels of the upright image, what cannot be right is
+collected, and boxes are moved into the square that is kept of an image.
 
-Boxes are half-open, in pixels of the upright image, as viewers show it. A name is an image's path
-below the folder of classes, or any end of the path that no other image has; how accents are encoded
-does not matter.
+A name is an image's path below the folder or the end of one, with or without its suffix, as long as
+it fits one image only; of an absolute path, the longest end that fits one counts. How accents are
+encoded does not matter.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import math
+import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from io import StringIO
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,37 +28,83 @@ from tinysight.images import center_square, upright_size
 
 MIN_SIDE = 0.1  # pixels of a box
 OVERSHOOT = 1.0  # pixels by which a box may extend beyond its image: tools round
+SHARE_OVERSHOOT = 0.01  # the same where all boxes are shares of the image's sides
 MIN_KEPT = 0.5  # share of its area that a box keeps in the center square, as in training
-_COLUMNS = (("file", "filename"), ("x0", "xmin"), ("y0", "ymin"), ("x1", "xmax"), ("y1", "ymax"))
 
-Sizes = dict[str, tuple[int, int]]  # name -> width, height
+UNLABELED = ("error", "skip", "empty")
+ORIGINS = ("auto", "0", "1")
+Corners = npt.NDArray[np.float64]  # (N, 4): x0, y0, x1, y1
 
 
 class AnnotatedBox(NamedTuple):
-    """A box as the file states it, with its class ("": none stated)."""
+    """A box as it is stated, with its class ("": none stated)."""
 
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    class_name: str = ""
+    corners: tuple[float, float, float, float]  # x0, y0, x1, y1; NaN where it is not readable
+    class_name: str
+    where: str  # "line 3 of a.csv has the box '1,2,3,4'"
+
+
+class AnnotatedImage(NamedTuple):
+    """All that is stated about one image; without a box it shows no object."""
+
+    names: tuple[str, ...]  # the first that fits an image counts
+    boxes: tuple[AnnotatedBox, ...]
+    size: tuple[int, int] | None = None  # width and height, where they are stated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """The content of a file or folder of boxes."""
+
+    name: str  # of the file or folder, for messages
+    form: str  # "Pascal VOC"
+    digest: str  # of the content
+    images: tuple[AnnotatedImage, ...]
+    shares: bool = False  # the format states shares of the image's sides, not pixels
+    counts_from_one: bool = False  # the format counts pixels from 1, where it is kept to
+    notes: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All classes that are stated, sorted."""
+        found = {box.class_name for image in self.images for box in image.boxes}
+        return tuple(sorted(found - {""}))
 
 
 @dataclass(frozen=True)
-class Annotations:
-    """The content of a file of boxes, by the names it uses."""
+class BoxRules:
+    """What to do where annotations and images do not agree.
 
-    name: str  # of the file, for messages
-    digest: str  # of its content
-    boxes: dict[str, list[AnnotatedBox]]
-    sizes: Sizes  # where the file states them
+    Images without an annotation are an error, left out, or taken as showing no object; unusable
+    boxes are an error, or left out; coordinates count from 0, from 1, or as the data shows.
+    """
+
+    unlabeled: str = "error"
+    skip_bad: bool = False
+    origin: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("unlabeled", self.unlabeled, UNLABELED),
+            ("boxes-origin", self.origin, ORIGINS),
+        ):
+            if value not in known:
+                raise ValueError(f"--{name} is {value!r}; expected {', '.join(known)}")
 
 
 class ImageBoxes(NamedTuple):
-    """The boxes of one image in its center square."""
+    """The boxes of one image in pixels of the upright image, not clipped."""
+
+    boxes: Corners
+    class_names: tuple[str, ...]  # N, "" if not stated
+    size: tuple[int, int]  # width and height of the image; 0, 0 if it has no box
+
+
+class SquareBoxes(NamedTuple):
+    """The boxes of one image in its square."""
 
     boxes: npt.NDArray[np.float32]  # (N, 4), clipped
-    class_names: tuple[str, ...]  # N, "" if not stated
+    class_names: tuple[str, ...]
     cut: bool  # the square cuts most of an object away, but not all of it
 
 
@@ -72,189 +113,208 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def read_annotations(path: Path) -> Annotations:
-    """Read a CSV or COCO file; a ValueError names the line or entry of anything wrong."""
-    readers, name = {".csv": _from_csv, ".json": _from_coco}, repr(str(path))
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"boxes are read from a .csv file or COCO's .json, not from {name}")
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"cannot read {name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read {name}: it is not UTF-8 text; save it as UTF-8") from error
-    boxes, sizes = readers[path.suffix.lower()](path.name, text)
-    if max((max(box[:4]) for image in boxes.values() for box in image), default=2.0) <= 1:
-        raise ValueError(f"all boxes of {path.name} lie within 0 to 1; expected pixels")
-    return Annotations(path.name, hashlib.sha256(content).hexdigest(), boxes, sizes)
+def match_boxes(
+    annotations: Annotations,
+    root: Path,
+    images: Sequence[str],
+    rules: BoxRules,
+    *,
+    optional: Collection[str] = (),
+) -> tuple[dict[str, ImageBoxes], tuple[str, ...]]:
+    """Return the boxes of each image (a path below `root`) that is kept, and what to know of them.
 
-
-def boxes_of(
-    annotations: Annotations, root: Path, images: Sequence[str], side: int
-) -> list[ImageBoxes]:
-    """Return the boxes of each image (a path below `root`) in its center square of `side` pixels.
-
-    Raises ValueError if the file's names and the images do not match, a stated size is not an
-    image's, or a box lies outside of its image.
+    Images in `optional` need no annotation. An unreadable image has no boxes: decoding reports it.
+    Raises ValueError where names and images do not fit together, for unusable boxes (outside of
+    their image, without extent) unless `rules` skips these, and if no box remains.
     """
-    names = _match_names(annotations, images)
-    found = [ImageBoxes(np.zeros((0, 4), np.float32), (), False)] * len(images)
-    for place, image in enumerate(images):
-        if boxes := annotations.boxes[names[image]]:
-            try:
-                size = upright_size(root / image)
-            except ValueError:
-                continue  # decoding reports it, and stops or skips it
-            _check(annotations, names[image], size)
-            found[place] = _in_square(boxes, size, side)
-    return found
+    matched, notes = _match_names(annotations, root, images, rules, optional)
+    sizes: dict[str, tuple[int, int]] = {}
+    for image, entry in matched.items():
+        if entry.boxes:
+            with suppress(ValueError):
+                sizes[image] = upright_size(root / image)
+    corners, origin, how = _to_pixels(annotations, matched, sizes, rules.origin)
+    faults: list[str] = []
+    found: dict[str, ImageBoxes] = {}
+    repeated = 0
+    for image, entry in matched.items():
+        if image not in sizes:
+            found[image] = ImageBoxes(np.zeros((0, 4)), (), (0, 0))
+            continue
+        reasons = _faults(image, entry, corners[image], sizes[image], origin)
+        faults += [why for why in dict.fromkeys(reasons) if why]
+        good = [not why for why in reasons]
+        places = {box[:2]: place for place, box in enumerate(entry.boxes) if good[place]}
+        repeated += sum(good) - len(places)
+        if kept := list(places.values()):
+            classes = tuple(entry.boxes[place].class_name for place in kept)
+            found[image] = ImageBoxes(corners[image][kept], classes, sizes[image])
+    if faults and not rules.skip_bad:
+        raise ValueError(
+            f"{len(faults)} boxes cannot be used: {few(faults, '; ')}; correct them, or leave them "
+            "out (--skip-bad-boxes)"
+        )
+    if not any(len(own.boxes) for own in found.values()):
+        raise ValueError(f"{annotations.name} has no usable box of a readable image in {root}")
+    notes = [f"boxes: {annotations.form}, {how}", *annotations.notes, *notes]
+    if repeated:
+        notes.append(f"{repeated} boxes are stated twice and count once")
+    if faults:
+        notes.append(f"{len(faults)} boxes that cannot be used were left out")
+        notes += [f"left out: {why}" for why in faults]
+    if lost := [repr(image) for image in matched if image not in found]:
+        notes.append(f"{len(lost)} images without a usable box were left out: {few(lost)}")
+    return found, tuple(notes)
 
 
-def _in_square(boxes: Sequence[AnnotatedBox], size: tuple[int, int], side: int) -> ImageBoxes:
+def in_square(found: ImageBoxes, side: int) -> SquareBoxes:
     """Move an image's boxes into its center square, resized to `side`."""
-    left, top, shorter = center_square(*size)
-    moved = (np.array([box[:4] for box in boxes]) - (left, top, left, top)) * (side / shorter)
+    if not len(found.boxes):
+        return SquareBoxes(np.zeros((0, 4), np.float32), (), False)
+    left, top, shorter = center_square(*found.size)
+    moved = (found.boxes - (left, top, left, top)) * (side / shorter)
     clipped = moved.clip(0, side)
     area, whole = ((corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (clipped, moved))
     kept = area / whole >= MIN_KEPT
-    class_names = tuple(box.class_name for box in compress(boxes, kept))
     cut = bool(((area > 0) & ~kept).any())
-    return ImageBoxes(clipped[kept].astype(np.float32), class_names, cut)
+    class_names = tuple(compress(found.class_names, kept))
+    return SquareBoxes(clipped[kept].astype(np.float32), class_names, cut)
 
 
-def _match_names(annotations: Annotations, images: Sequence[str]) -> dict[str, str]:
-    """Map each image to the name that the file uses for it; see `boxes_of` for what is refused."""
-    where = annotations.name
-    by_path = {nfc(image): image for image in images}
-    by_end: dict[str, list[str]] = {}
-    for key, image in by_path.items():
-        parts = key.split("/")
-        for start in range(1, len(parts)):
-            by_end.setdefault("/".join(parts[start:]), []).append(image)
-    by_end |= {name: [image] for name, image in by_path.items()}
-    if unknown := [name for name in annotations.boxes if name not in by_end]:
-        raise ValueError(
-            f"{where} names {len(unknown)} images that are not among the labeled ones: "
-            f"{few(map(repr, unknown))}; expected paths below the folder, or the ends of these"
-        )
-    names: dict[str, str] = {}
-    for name in annotations.boxes:
-        image, *more = by_end[name]
-        if more:
-            found = few(map(repr, by_end[name]))
+def _match_names(
+    annotations: Annotations,
+    root: Path,
+    images: Sequence[str],
+    rules: BoxRules,
+    optional: Collection[str],
+) -> tuple[dict[str, AnnotatedImage], list[str]]:
+    """Return what is stated of each image, and notes; see `match_boxes` for what is refused."""
+    where, notes, unknown = annotations.name, [], []
+    candidates = _ends_of_paths(images, (root.parent.name, root.name))
+    stated: dict[str, AnnotatedImage] = {}
+    used: dict[str, str] = {}
+    for entry in annotations.images:
+        name, fitting = _fitting(entry.names, candidates)
+        if len(fitting) > 1:
+            found = few(map(repr, fitting))
             raise ValueError(f"{where} names {name!r}, which may be {found}; give the full path")
-        if (other := names.setdefault(image, name)) != name:
+        if not fitting:
+            unknown.append(repr(name))
+            continue
+        if (other := used.setdefault(fitting[0], name)) != name or fitting[0] in stated:
             raise ValueError(f"{where} names one image twice, as {other!r} and {name!r}")
-    if missing := [image for image in images if image not in names]:
-        raise ValueError(
-            f"{where} does not mention {len(missing)} images: {few(map(repr, missing))}; "
-            "give them boxes, or only their name if they show no object"
-        )
-    return names
-
-
-def _check(annotations: Annotations, name: str, size: tuple[int, int]) -> None:
-    """Raise ValueError if the file states another size than the image's, or a box lies outside."""
-    where, (width, height) = annotations.name, size
-    stated = annotations.sizes.get(name, size)
-    if stated != size:
-        raise ValueError(
-            f"{where} states {stated[0]} x {stated[1]} pixels for {name!r}, the image has "
-            f"{width} x {height}, upright; give the boxes in its pixels"
-        )
-    for x0, y0, x1, y1, _ in annotations.boxes[name]:
-        far = max(-x0, -y0, x1 - width, y1 - height) > OVERSHOOT
-        if far or x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        stated[fitting[0]] = entry
+    if unknown:
+        what = f"names {len(unknown)} images that are not among the labeled ones: {few(unknown)}"
+        if not stated or not rules.skip_bad:
             raise ValueError(
-                f"{where}: the box {x0:g},{y0:g},{x1:g},{y1:g} of {name!r} extends beyond its "
-                f"{width} x {height} pixels; expected x0,y0,x1,y1 in pixels of the upright image"
+                f"{where} {what}; expected paths below the folder, or the ends of these; correct "
+                "them, or leave them out (--skip-bad-boxes)"
             )
+        notes.append(f"{where} {what}; these were left out")
+    if missing := [image for image in images if image not in stated and image not in optional]:
+        names = few(map(repr, missing))
+        if rules.unlabeled == "error":
+            raise ValueError(
+                f"{where} does not mention {len(missing)} images: {names}; give them boxes, or "
+                "only their name if they show no object; or choose --unlabeled skip to leave them "
+                "out, --unlabeled empty if none shows an object"
+            )
+        how = "left out" if rules.unlabeled == "skip" else "taken as showing no object"
+        notes.append(f"{len(missing)} images without an annotation are {how}: {names}")
+    empty = {*missing, *optional} if rules.unlabeled == "empty" else {*optional}
+    blank = AnnotatedImage((), ())
+    kept = ((image, stated.get(image)) for image in images)
+    return {i: e or blank for i, e in kept if e is not None or i in empty}, notes
 
 
-def _from_csv(where: str, text: str) -> tuple[dict[str, list[AnnotatedBox]], Sizes]:
-    rows = csv.DictReader(StringIO(text, newline=None), skipinitialspace=True)
-    boxes: dict[str, list[AnnotatedBox]] = {}
-    sizes: Sizes = {}
-    try:
-        header = rows.fieldnames or ()
-        columns = [next((name for name in names if name in header), "") for names in _COLUMNS]
-        if not all(columns):
-            first = f"the first line of {where} is {','.join(header)!r}"
-            raise ValueError(f"{first}; expected file,x0,y0,x1,y1")
-        for row in rows:
-            line = f"line {rows.line_num} of {where}"
-            name, *numbers = (row[column] or "" for column in columns)
-            if not any([name, *numbers]):
-                continue  # spreadsheets end like this
-            if not name:
-                raise ValueError(f"{line} has a box and no name; expected file,x0,y0,x1,y1")
-            of_image = boxes.setdefault(_path(name), [])
-            if any(numbers):
-                problem = f"{line} has the box {','.join(numbers)!r}; expected x0,y0,x1,y1"
-                of_image.append(_box(numbers, row.get("class"), problem))
-            if row.get("width") and row.get("height"):
-                sizes[_path(name)] = _size(row["width"], row["height"], line)
-    except csv.Error as error:
-        raise ValueError(f"{where} is not a readable CSV, line {rows.line_num}: {error}") from error
-    return boxes, sizes
+def _ends_of_paths(images: Sequence[str], above: Sequence[str]) -> dict[str, list[str]]:
+    """Map full paths and their ends, with and without suffix, to the images that they fit.
+
+    Paths may begin with the names of the folders `above`, too.
+    """
+    entire: dict[str, list[str]] = {}
+    ends: dict[str, list[str]] = {}
+    for image in images:
+        parts = [*above, *nfc(image).split("/")]
+        for start in range(len(parts)):
+            end = "/".join(parts[start:])
+            for name in dict.fromkeys((end, end.removesuffix(Path(end).suffix))):
+                (entire if start == len(above) else ends).setdefault(name, []).append(image)
+    return ends | entire
 
 
-def _from_coco(where: str, text: str) -> tuple[dict[str, list[AnnotatedBox]], Sizes]:
-    try:
-        content = json.loads(text)
-        images = [(entry["id"], _path(entry["file_name"]), entry) for entry in content["images"]]
-        file_names = {number: name for number, name, _ in images}
-        categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
-        kept = [entry for entry in content["annotations"] if not entry.get("iscrowd")]
-        owners = [file_names.get(entry["image_id"]) for entry in kept]
-        classes = [categories.get(entry.get("category_id")) for entry in kept]
-        bboxes = [entry["bbox"] for entry in kept]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{where} is not in COCO's form ({type(error).__name__}: {error}); expected images "
-            "with id and file_name, and annotations with image_id and bbox"
-        ) from error
-    for place, what in enumerate(("id", "file_name")):
-        for value, count in Counter(image[place] for image in images).most_common(1):
-            if count > 1:
-                raise ValueError(f"{where} has {count} images with {what} {value!r}; expected one")
-    boxes: dict[str, list[AnnotatedBox]] = {name: [] for name in file_names.values()}
-    for entry, name, bbox, class_name in zip(kept, owners, bboxes, classes, strict=True):
-        title = f"annotation {entry.get('id')} of {where}"
-        if name is None:
-            raise ValueError(f"{title} is for an image that is not among its images")
-        numeric = isinstance(bbox, list) and all(isinstance(value, int | float) for value in bbox)
-        corners = []
-        if numeric and len(bbox) == 4:
-            corners = [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]]
-        problem = f"{title} has the bbox {bbox}; expected numbers x, y, width, height"
-        boxes[name].append(_box(corners, class_name, problem))
-    sizes = {
-        name: _size(entry["width"], entry["height"], f"image {number} of {where}")
-        for number, name, entry in images
-        if entry.get("width") and entry.get("height")
+def _fitting(names: Sequence[str], candidates: dict[str, list[str]]) -> tuple[str, list[str]]:
+    """Return the first name that fits one image, with it; else the last, with all that it fits."""
+    best: tuple[str, list[str]] = (names[-1], [])
+    for name in names:
+        tries = [name]
+        if re.match(r"/|[A-Za-z]:/", name):  # the path on the machine of whoever drew the boxes
+            parts = name.split("/")
+            tries = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        found = next((candidates[end] for end in tries if end in candidates), [])
+        if len(found) == 1:
+            return name, found
+        best = (name, found) if found else best
+    return best
+
+
+def _to_pixels(
+    annotations: Annotations,
+    matched: dict[str, AnnotatedImage],
+    sizes: dict[str, tuple[int, int]],
+    origin: str,
+) -> tuple[dict[str, Corners], int, str]:
+    """Return corners (N, 4) in half-open pixels per image; the origin, 0 or 1; and what was done.
+
+    Where it is not given, the origin follows from the data: Pascal VOC counts from 1 and includes
+    the last pixel, and many programs that write it count from 0.
+    """
+    stated = {
+        image: np.array([box.corners for box in matched[image].boxes], np.float64)
+        for image in sizes
     }
-    return boxes, sizes
+    values = np.concatenate([*stated.values(), np.zeros((0, 4))])
+    values = values[np.isfinite(values).all(axis=1)]
+    within = (-SHARE_OVERSHOOT, 1 + SHARE_OVERSHOOT)
+    small = len(values) > 0 and within[0] <= values.min() and values.max() <= within[1]
+    if annotations.shares or small:
+        scaled = {image: own * np.tile(sizes[image], 2) for image, own in stated.items()}
+        return scaled, 0, "as shares of the image's sides"
+    first, why = int(origin == "1"), "given"
+    if origin == "auto":
+        first, why = 0, "as this format has it"
+        if annotations.counts_from_one:
+            at_end = sum(int((own[:, 2:] == sizes[i]).sum()) for i, own in stated.items())
+            low = len(values) > 0 and values[:, :2].min() < 1
+            first = int(not low)
+            ends = f"{at_end or 'none'} of xmax and ymax are an image's width or height"
+            why = "some begin before 1" if low else f"none begins before 1, {ends}"
+            why += "" if low or at_end else "; otherwise --boxes-origin 0"
+    shifted = {image: own - (first, first, 0, 0) for image, own in stated.items()}
+    return shifted, first, f"in pixels counted from {first} ({why})"
 
 
-def _box(corners: Sequence[Any], class_name: str | None, problem: str) -> AnnotatedBox:
-    """Make a box from four numbers; anything else is a ValueError that begins with `problem`."""
-    try:
-        x0, y0, x1, y1 = map(float, corners)
-    except (TypeError, ValueError, OverflowError):
-        x0 = y0 = x1 = y1 = math.nan
-    if not (MIN_SIDE <= x1 - x0 < math.inf and MIN_SIDE <= y1 - y0 < math.inf):
-        raise ValueError(f"{problem}, of at least {MIN_SIDE} pixels per side")
-    return AnnotatedBox(x0, y0, x1, y1, nfc(class_name or ""))
-
-
-def _size(width: Any, height: Any, where: str) -> tuple[int, int]:
-    try:
-        return int(width), int(height)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} states {width!r} x {height!r}; expected integers") from None
-
-
-def _path(name: str) -> str:
-    return nfc(name.strip().replace("\\", "/").removeprefix("./"))
+def _faults(
+    image: str, entry: AnnotatedImage, corners: Corners, size: tuple[int, int], origin: int
+) -> list[str]:
+    """Return why each box of an image cannot be used, "" where it can."""
+    width, height = size
+    if entry.size is not None and entry.size != size:
+        states = f"states {entry.size[0]} x {entry.size[1]} pixels for {image!r}"
+        why = f"{entry.boxes[0].where} and {states}, the image has {width} x {height}, upright"
+        return [why] * len(entry.boxes)
+    reasons = []
+    for box, (x0, y0, x1, y1) in zip(entry.boxes, corners.tolist(), strict=True):
+        why = ""
+        if not np.isfinite((x0, y0, x1, y1)).all():
+            why = "which is not four numbers"
+        elif min(x1 - x0, y1 - y0) - origin < MIN_SIDE:
+            why = f"of less than {MIN_SIDE} pixels per side"
+        elif (
+            max(-x0, -y0, x1 - width, y1 - height) > OVERSHOOT
+            or max(x0 - width, y0 - height, -x1, -y1) >= 0
+        ):
+            why = f"which extends beyond the {width} x {height} pixels of {image!r}"
+        reasons.append(why and f"{box.where}, {why}")
+    return reasons

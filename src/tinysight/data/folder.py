@@ -29,16 +29,8 @@ from unicodedata import category
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.data.annotations import Annotations, boxes_of, nfc, read_annotations
-from tinysight.data.dataset import (
-    FEW,
-    SPLITS,
-    DatasetIndex,
-    few,
-    offsets,
-    source_fingerprint,
-    split_ranges,
-)
+from tinysight.data.annotations import nfc
+from tinysight.data.dataset import FEW, SPLITS, DatasetIndex, few, source_fingerprint, split_ranges
 from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, SUFFIXES, format_of, load_square
 
 LAYOUT = (
@@ -60,8 +52,8 @@ class FolderSource:
     """A folder of images, as a `build.Source`.
 
     Shares are of each class's images (of train, if val is given), rounded, at least 1; see
-    `split_counts` for tiny classes. `boxes` is a file for `annotations.read_annotations`. Every
-    property raises ValueError in one line for what a folder or its annotations can have wrong.
+    `split_counts` for tiny classes. Every property raises ValueError in one line for what
+    a folder can have wrong.
     """
 
     folder: Path
@@ -69,7 +61,6 @@ class FolderSource:
     image_size: int = 64
     minival_share: float = MINIVAL_SHARE
     val_share: float = VAL_SHARE
-    boxes: Path | None = None
 
     @cached_property
     def root(self) -> Path:
@@ -84,11 +75,6 @@ class FolderSource:
         return root
 
     @cached_property
-    def annotations(self) -> Annotations | None:
-        """The content of the file of boxes."""
-        return None if self.boxes is None else read_annotations(self.boxes)
-
-    @cached_property
     def origin(self) -> dict[str, Any]:
         """Path, fingerprint and settings."""
         root, size, minival, val = self.root, self.image_size, self.minival_share, self.val_share
@@ -98,26 +84,22 @@ class FolderSource:
             given = f"minival_share {minival} and val_share {val}"
             raise ValueError(f"{given} must not be negative and together be under 1")
         settings: dict[str, Any] = {"image_size": size, "minival_share": minival, "val_share": val}
-        if self.annotations is not None:
-            settings["boxes"] = self.annotations.digest
         try:
             fingerprint = source_fingerprint(root)
         except OSError as error:
-            raise _inaccessible(error) from error
+            raise inaccessible(error) from error
         origin = {"kind": "folder", "path": str(root), "fingerprint": fingerprint}
         return origin | {"settings": settings}
 
     @cached_property
     def index(self) -> DatasetIndex:
-        """The images with their classes, splits and boxes."""
+        """The images with their classes and splits."""
         try:
             class_names, rows = self._rows()
-            index = _assemble(class_names, rows, self.image_size)
-            if self.annotations is not None:
-                index = _with_boxes(index, self.annotations, self.root)
-            return index
+            index = assemble(class_names, rows, self.image_size)
+            return dataclasses.replace(index, notes=_notes(class_names, rows))
         except OSError as error:
-            raise _inaccessible(error) from error
+            raise inaccessible(error) from error
 
     def decode(self, row: int) -> npt.NDArray[np.uint8]:
         """Read one image as uint8 (S, S, 3)."""
@@ -139,12 +121,12 @@ class FolderSource:
         for label, class_name in enumerate(class_names):
             images = train[class_name]
             shares = (self.minival_share, 0 if "val" in given else self.val_share)
-            for split, part in _split(images, 2 if split_names else 1, *shares).items():
+            for split, part in split_images(images, 2 if split_names else 1, *shares).items():
                 rows[split] += [(label, image) for image in part]
             for split, classes in given.items():
                 rows[split] += [(label, image) for image in classes.get(class_name, [])]
         if "test" in given:
-            rows["test"] += [(-1, image) for image in _images_below(root, "test", recurse=False)]
+            rows["test"] += [(-1, image) for image in images_below(root, "test", recurse=False)]
         for split in SPLITS:
             rows[split].sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))  # unlabeled last
         return class_names, rows
@@ -163,7 +145,7 @@ def split_counts(num_images: int, *, minival_share: float, val_share: float) -> 
     return min(count(minival_share), num_images - 1 - num_val), num_val
 
 
-def _split(images: list[str], depth: int, minival: float, val: float) -> dict[str, list[str]]:
+def split_images(images: list[str], depth: int, minival: float, val: float) -> dict[str, list[str]]:
     """Divide a class's images; `depth` folders are above a name inside the class folder."""
     num_minival, num_val = split_counts(len(images), minival_share=minival, val_share=val)
 
@@ -176,7 +158,8 @@ def _split(images: list[str], depth: int, minival: float, val: float) -> dict[st
     return {"train": ranked[num_val:first], "minival": ranked[first:], "val": ranked[:num_val]}
 
 
-def _assemble(class_names: tuple[str, ...], rows: Rows, image_size: int) -> DatasetIndex:
+def assemble(class_names: tuple[str, ...], rows: Rows, image_size: int) -> DatasetIndex:
+    """Make an index of labeled images without boxes."""
     ordered = [row for split in SPLITS for row in rows[split]]
     return DatasetIndex(
         image_size=image_size,
@@ -188,7 +171,6 @@ def _assemble(class_names: tuple[str, ...], rows: Rows, image_size: int) -> Data
         boxes=np.zeros((0, 4), np.float32),
         box_labels=np.zeros(0, np.int64),
         box_offsets=np.zeros(len(ordered) + 1, np.int64),
-        notes=_notes(class_names, rows),
     )
 
 
@@ -201,52 +183,6 @@ def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
             count = f"{len(missing)} of {len(class_names)}"
             notes.append(f"no image in {split} for {count} classes: {few(missing)}")
     return tuple(notes)
-
-
-def _with_boxes(index: DatasetIndex, annotations: Annotations, root: Path) -> DatasetIndex:
-    """Add the boxes of labeled images; drop images whose object the center square cuts in two."""
-    labeled = np.flatnonzero(index.labels >= 0).tolist()
-    found = boxes_of(annotations, root, [index.files[row] for row in labeled], index.image_size)
-    counts = np.zeros(len(index.files), np.int64)
-    counts[labeled] = [len(image.boxes) for image in found]
-    stated = [name for image in found for name in image.class_names]
-    image_labels = np.repeat(index.labels, counts)
-    index = dataclasses.replace(
-        index,
-        boxes=np.concatenate([image.boxes for image in found]),
-        box_labels=_box_labels(annotations, index.class_names, stated, image_labels),
-        box_offsets=offsets(counts),
-    )
-    cut = [row for row, image in zip(labeled, found, strict=True) if image.cut]
-    if not cut:
-        return index
-    what = "images whose center square shows less than half of an object"
-    keep = np.ones(len(index.files), bool)
-    keep[cut] = False
-    if not keep.any():
-        raise ValueError(f"all {len(cut)} are {what}; the first: {index.files[cut[0]]}")
-    dropped = (f"left out: {index.files[row]}" for row in cut)
-    return index.keep_rows(keep, (f"{len(cut)} {what} were left out", *dropped))
-
-
-def _box_labels(
-    annotations: Annotations,
-    class_names: tuple[str, ...],
-    stated: list[str],
-    image_labels: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
-    """Label boxes (N,) by the file's classes if it has several, else by their images (N,)."""
-    known = {box.class_name for boxes in annotations.boxes.values() for box in boxes} - {""}
-    if len(known) < 2:
-        return image_labels
-    labels = {name: label for label, name in enumerate(class_names)}
-    if unknown := sorted(known - set(class_names)):
-        raise ValueError(
-            f"{annotations.name} has boxes of {few(map(repr, unknown))}, and the folder's classes "
-            f"are {few(map(repr, labels))}; leave other boxes out of the file, or their class"
-        )
-    pairs = zip(stated, image_labels.tolist(), strict=True)
-    return np.array([labels.get(name, label) for name, label in pairs], np.int64)
 
 
 def _split_folders(root: Path) -> tuple[str, ...]:
@@ -284,7 +220,7 @@ def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes
                 f"the class folders {other!r} and {entry.name!r} in {where!r} differ only by case "
                 "or in how accents are encoded, and are one on other systems; rename one"
             )
-        classes[class_name] = _images_below(root, f"{inside}/{entry.name}".lstrip("/"))
+        classes[class_name] = images_below(root, f"{inside}/{entry.name}".lstrip("/"))
     if empty := [repr(name) for name, images in classes.items() if not images and not allow_empty]:
         raise ValueError(f"no image in the class folder {few(empty)} of {where!r}; fill or remove")
     return classes
@@ -311,8 +247,13 @@ def _check_known(split: str, classes: Classes, train: Classes) -> None:
             raise ValueError(f"{what}; classes need images in train/{where}")
 
 
-def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]:
-    """List the images in `root/folder`, relative to root; other files are a ValueError."""
+def images_below(
+    root: Path, folder: str, *, recurse: bool = True, only_images: bool = False
+) -> list[str]:
+    """List the images in `root/folder`, relative to root.
+
+    Other files are a ValueError, or ignored where the folder may hold more than images.
+    """
     images: list[str] = []
     unknown: list[str] = []
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
@@ -323,13 +264,13 @@ def _images_below(root: Path, folder: str, *, recurse: bool = True) -> list[str]
         if identity in above:
             raise ValueError(f"{str(root / here)!r} is a link to a folder that contains it")
         for entry in _visible(root / here):
-            path = f"{here}/{entry.name}"
+            path = f"{here}/{entry.name}".lstrip("/")
             if entry.is_dir():
                 if recurse:
                     pending.append((path, above | {identity}))
             elif _is_image(entry):
                 images.append(path)
-            else:
+            elif not only_images:
                 unknown.append(repr(path))
     if unknown:
         raise ValueError(
@@ -365,5 +306,6 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return format_of(file.read(SIGNATURE_LENGTH)) in FORMATS
 
 
-def _inaccessible(error: OSError) -> ValueError:
+def inaccessible(error: OSError) -> ValueError:
+    """Return the error that names a file or folder that cannot be read."""
     return ValueError(f"cannot read {error.filename!r}: {error.strerror}; repair or remove it")

@@ -1,0 +1,223 @@
+"""Your own images with boxes: class folders, or any folder of images where boxes state classes.
+
+In class folders an image has its folder's class, as in `folder`, and a box its image's, unless the
+annotations state several classes, which then must be among the folder's. Everywhere else the
+classes are those of the boxes, in code-point order, and an image has the class of its boxes if they
+are all of one, else none (-1). Files that are not images are ignored there, as labels lie next to
+images. Splits are those of folders called train, val (valid, validation) and test (testing) above
+an image; without such folders, images with the same classes are divided as a class is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinysight.data.annotation_formats import read_annotations
+from tinysight.data.annotations import (
+    Annotations,
+    BoxRules,
+    ImageBoxes,
+    SquareBoxes,
+    in_square,
+    match_boxes,
+    nfc,
+)
+from tinysight.data.dataset import SPLITS, DatasetIndex, few, offsets
+from tinysight.data.folder import (
+    FolderSource,
+    Rows,
+    assemble,
+    images_below,
+    inaccessible,
+    split_images,
+)
+
+ONLY_CLASS = "object"  # where no class is stated
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class BoxedFolderSource(FolderSource):
+    """A folder of images with boxes, as a `build.Source`.
+
+    `boxes` is a file or folder for `annotation_formats.read_annotations`. Every property raises
+    ValueError in one line for what a folder or its annotations can have wrong.
+    """
+
+    boxes: Path = field(kw_only=True)
+    rules: BoxRules = field(default=BoxRules(), kw_only=True)
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """The content of the file or folder of boxes."""
+        return read_annotations(self.boxes)
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """Path, fingerprint and settings."""
+        origin = super().origin
+        own = {"boxes": self.annotations.digest, **dataclasses.asdict(self.rules)}
+        return origin | {"settings": origin["settings"] | own}
+
+    @cached_property
+    def index(self) -> DatasetIndex:
+        """The images with their classes, splits and boxes."""
+        try:
+            images = images_below(self.root, "", only_images=True)
+            if _has_class_folders(images, set(self.annotations.class_names)):
+                return self._of_class_folders()
+            return self._of_boxes(images)
+        except OSError as error:
+            raise inaccessible(error) from error
+
+    def _of_class_folders(self) -> DatasetIndex:
+        """Add the boxes of labeled images to those of class folders."""
+        index = super().index
+        labeled = [
+            file for file, label in zip(index.files, index.labels, strict=True) if label >= 0
+        ]
+        found, notes = match_boxes(self.annotations, self.root, labeled, self.rules)
+        known = self.annotations.class_names
+        names = dict(zip(index.class_names, range(len(index.class_names)), strict=True))
+        if len(known) < 2:
+            names = {}  # a box has its image's class
+        elif unknown := sorted(set(known) - set(names)):
+            raise ValueError(
+                f"{self.annotations.name} has boxes of {few(map(repr, unknown))}, and the folder's "
+                f"classes are {few(map(repr, names))}; leave other boxes out of the file, or their "
+                "class"
+            )
+        kept = np.array([file in found for file in index.files]) | (index.labels < 0)
+        index = index.keep_rows(kept, notes)
+        return _with_boxes(index, found, names)
+
+    def _of_boxes(self, images: list[str]) -> DatasetIndex:
+        """Make an index of images whose classes are those of their boxes."""
+        splits = _given_splits(images)
+        optional = {image for image in images if splits.get(image) == "test"}
+        rules, where = self.rules, self.annotations.name
+        found, notes = match_boxes(self.annotations, self.root, images, rules, optional=optional)
+        stated = {name for own in found.values() for name in own.class_names}
+        if "" in stated:
+            if len(stated) > 1:
+                raise ValueError(f"{where} states a class for some boxes and not for others")
+            notes = (*notes, f"no class is stated; the boxes are of the class {ONLY_CLASS!r}")
+            found = {
+                image: own._replace(class_names=(ONLY_CLASS,) * len(own.boxes))
+                for image, own in found.items()
+            }
+        class_names = tuple(sorted(stated - {""})) or (ONLY_CLASS,)
+        names = {name: label for label, name in enumerate(class_names)}
+        rows = self._divide(found, splits, names)
+        index = _with_boxes(assemble(class_names, rows, self.image_size), found, names)
+        return dataclasses.replace(index, notes=(*notes, *index.notes, *_absent(index)))
+
+    def _divide(
+        self, found: dict[str, ImageBoxes], splits: dict[str, str], names: dict[str, int]
+    ) -> Rows:
+        """Label every image and give it a split."""
+        rows: Rows = {split: [] for split in SPLITS}
+        groups: dict[tuple[str, ...], list[str]] = {}
+        labels = {}
+        for image, own in found.items():
+            classes = tuple(sorted(set(own.class_names)))
+            labels[image] = names[classes[0]] if len(classes) == 1 else -1
+            if splits.get(image, "train") == "train":
+                groups.setdefault(classes, []).append(image)
+            else:
+                rows[splits[image]].append((labels[image], image))
+        shares = (self.minival_share, 0 if "val" in splits.values() else self.val_share)
+        for images in groups.values():
+            for split, part in split_images(images, 0, *shares).items():
+                rows[split] += [(labels[image], image) for image in part]
+        for own_rows in rows.values():
+            own_rows.sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))
+        return rows
+
+
+def _has_class_folders(images: list[str], stated: set[str]) -> bool:
+    """Whether images lie in several folders that can be classes; see the module."""
+    folders, loose = set(), False
+    for image in images:
+        *above, _ = image.split("/")
+        split = _SPLIT_FOLDERS.get(above[0].lower()) if above else None
+        inner = above[1:] if split else above
+        if inner:
+            folders.add(nfc(inner[0]))
+        loose |= not inner and split != "test"
+    several = len(folders) > 1
+    return several and (bool(stated & folders) or (len(stated) < 2 and not loose))
+
+
+def _given_splits(images: list[str]) -> dict[str, str]:
+    """Return the split of each image by the folders above it; none if there are no such folders."""
+    splits = {}
+    for image in images:
+        folders = (folder.lower() for folder in image.split("/")[:-1])
+        split = next((_SPLIT_FOLDERS[name] for name in folders if name in _SPLIT_FOLDERS), None)
+        if split is not None:
+            splits[image] = split
+    if splits and (outside := [repr(image) for image in images if image not in splits]):
+        raise ValueError(
+            f"{len(outside)} images are in none of the folders train, val and test: {few(outside)}"
+        )
+    if splits and "train" not in splits.values():
+        raise ValueError("there are images for val or test, and none in a folder train")
+    return splits
+
+
+def _with_boxes(
+    index: DatasetIndex, found: dict[str, ImageBoxes], names: dict[str, int]
+) -> DatasetIndex:
+    """Add boxes; drop images whose object the center square cuts in two.
+
+    A box has the label in `names` of its class, or its image's.
+    """
+    none = SquareBoxes(np.zeros((0, 4), np.float32), (), False)
+    squares = [
+        in_square(found[file], index.image_size) if file in found else none for file in index.files
+    ]
+    box_labels = [
+        names.get(name, label)
+        for square, label in zip(squares, index.labels.tolist(), strict=True)
+        for name in square.class_names
+    ]
+    index = dataclasses.replace(
+        index,
+        boxes=np.concatenate([square.boxes for square in squares]),
+        box_labels=np.array(box_labels, np.int64),
+        box_offsets=offsets([len(square.boxes) for square in squares]),
+    )
+    cut = np.array([square.cut for square in squares])
+    if cut.any():
+        what = "images whose center square shows less than half of an object"
+        files = [index.files[row] for row in np.flatnonzero(cut)]
+        if cut.all():
+            raise ValueError(f"all {len(files)} are {what}; the first: {files[0]}")
+        dropped = (f"left out: {file}" for file in files)
+        index = index.keep_rows(~cut, (f"{len(files)} {what} were left out", *dropped))
+    if not len(index.boxes):
+        raise ValueError("no object lies in the center square of its image")
+    return index
+
+
+def _absent(index: DatasetIndex) -> list[str]:
+    """Name the classes without a box in a split."""
+    notes = []
+    for split, (start, stop) in index.splits.items():
+        labels = index.box_labels[index.box_offsets[start] : index.box_offsets[stop]]
+        absent = sorted(set(range(len(index.class_names))) - set(labels.tolist()))
+        if absent and split != "test":
+            missing = few(repr(index.class_names[label]) for label in absent)
+            notes.append(f"no box in {split} of {len(absent)} classes: {missing}")
+    return notes
