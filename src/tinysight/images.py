@@ -103,12 +103,12 @@ def read_image(source: Source, *, at_least: int | None = None) -> Image.Image:
             return _to_upright_rgb(image)
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(source: str | Path | BinaryIO | bytes) -> tuple[int, int]:
     """Return width and height of the image that `read_image` makes of a file; ValueError as there.
 
     Only a PNG is decoded for it: one may give its orientation after the pixels.
     """
-    with _naming(path), _opened(path) as (image, _):
+    with _naming(source), _opened(source) as (image, _):
         with suppress(Exception):  # damaged EXIF does not affect the pixels
             if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
                 return image.height, image.width

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import unicodedata
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -175,6 +176,53 @@ def test_given_train_alone_is_split_as_the_class_folders_would_be(tmp_path: Path
     assert inside.splits == plain.splits
 
 
+@pytest.mark.parametrize("names", [("Train", "valid", "TEST"), ("training", "Validation", "test")])
+def test_splits_under_their_other_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    two_classes(tmp_path / names[0])
+    made = listed(put(tmp_path, f"{names[1]}/cat/v.png", f"{names[2]}/t.png"))
+    assert made.splits == {"train": (0, 18), "minival": (18, 20), "val": (20, 21), "test": (21, 22)}
+    assert made.files[20:] == (f"{names[1]}/cat/v.png", f"{names[2]}/t.png")
+    assert made.notes[:2] == (f"{names[0]!r} is read as train", f"{names[1]!r} is read as val")
+
+
+@pytest.mark.parametrize("outer", ["pets", "pets/photos"])
+def test_single_folders_around_everything_are_entered(tmp_path: Path, outer: str) -> None:
+    plain = listed(two_classes(tmp_path / "plain"))
+    inside = listed(two_classes(tmp_path / "zipped" / outer).parents[outer.count("/")])
+    assert inside.files == tuple(f"{outer}/{file}" for file in plain.files)
+    assert inside.splits == plain.splits
+    assert len(inside.notes) == 1 + outer.count("/") and "'pets'" in inside.notes[0]
+
+
+def test_folders_above_and_below_the_given_one_are_noted(tmp_path: Path) -> None:
+    put(tmp_path / "data", *(f"{name}/2024/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    assert "only folders in the class 'cat' ('2024'); 'dog'" in listed(tmp_path / "data").notes[-1]
+    put(two_classes(tmp_path / "train").parent, "valid/cat/v.png")
+    assert "'valid' next to it is not used" in listed(tmp_path / "train").notes[0]
+
+
+def zipped(root: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(root.rglob("*")):
+            archive.write(file, file.relative_to(root.parent))
+    return path
+
+
+def test_zip_is_imported_as_the_folder_in_it(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pets" / "Train", 40)
+    put(tmp_path / "pets", "val/cat/v.jpg", ".DS_Store", "Train/cat/._1.png")
+    path = zipped(tmp_path / "pets", tmp_path / "pets.zip")
+    folder, home = imported(tmp_path / "pets", tmp_path / "one"), tmp_path / "two"
+    made = build(FolderSource(path, "pets", 8), home=home, workers=2)
+    assert np.array_equal(made.images, folder.images)
+    assert made.files == tuple(f"pets/{file}" for file in folder.files)
+    assert made.splits == folder.splits and made.source_state() == "same"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../outside.png", b"")
+    assert made.source_state() == "changed"
+    refused(path, "outside.png' has '..'")
+
+
 def test_class_that_val_lacks_is_noted(tmp_path: Path) -> None:
     two_classes(tmp_path / "train")
     (tmp_path / "val/dog").mkdir(parents=True)
@@ -268,24 +316,32 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
 
 def test_missing_folders_and_files(tmp_path: Path) -> None:
     refused(tmp_path / "no such", "no such.*No such file.*expected FOLDER/<class>")
-    refused(put(tmp_path, "pets.zip", content=b"PK") / "pets.zip", "is a file.*unpack")
+    refused(put(tmp_path, "pets.rar", content=b"RA") / "pets.rar", "neither a folder nor a .zip")
     refused(Path("x" * 5000), "too long")
     refused(Path("a\0b"), "null")
 
 
 NO_IMAGES = r"not images of a kind that .*JPEG, PNG, .*: 'cat/clip.mp4', 'cat/notes.txt'"
+MIXED = (
+    r"in the class 'Dataset' \('0', '1'\), and images in 'Examples'.*import \S+/Dataset --name pets"
+)
 REFUSED = [  # where two classes are, further files, what is refused
     (None, (), "has no class folder; expected FOLDER/<class>"),
     (None, ("a.png", "b.jpg"), r"outside of class folders \('a.png', 'b.jpg'\); expected FOLDER/"),
     (".", ("loose.png",), r"outside of class folders \('loose.png'\)"),
     (".", ("emu/.DS_Store", "fox/.x"), "no image in the class folder 'emu', 'fox'"),
     (None, ("cat/a.png",), "only one class, 'cat'; a classifier needs at least two"),
-    ("unpacked", (), "did you mean its folder 'unpacked', with 'cat', 'dog'"),
     ("train", ("val/cats/a.png",), r"val/cats is not a class of train/ \(did you mean 'cat'\?\)"),
     ("train", ("test/images/a.png",), "test/images is not a class.*into test/ itself"),
     ("train", ("val/a.png",), "val' has images outside of class folders"),
-    ("train", ("valid/cat/a.png",), "next to train/ there is 'valid'"),
-    ("Training", ("Test/cat/a.png",), "'Test', 'Training' but no class folder in train/"),
+    ("train", ("extra/cat/a.png",), "next to train/ there is 'extra'"),
+    ("train", ("val/cat/a.png", "Valid/cat/b.png"), "'Valid' and 'val', which both mean val"),
+    (None, ("Train/a.png", "Test/cat/a.png"), "'Test', 'Train' but no class folder in train/"),
+    (None, ("Examples/x.png", "Dataset/0/a.png", "Dataset/1/b.png"), MIXED),
+    (None, ("a.png",), "is it one class of several. Then give its parent"),
+    ("images", ("annots/a.xml",), r"Pascal VOC.*'annots'; use: .* --boxes \S+/annots"),
+    (None, ("train/images/a.png", "train/labels/a.txt", "valid/images/b.png"), "looks like YOLO"),
+    (None, ("images/a.png", "annotations/all.json"), r"COCO.*--boxes \S+/annotations/all.json"),
     (".", ("cat/notes.txt", "cat/clip.mp4"), NO_IMAGES),
     ("train", ("wnids.txt",), "use: tinysight data get tiny-imagenet"),
     (".", ("cat/a\nb.png",), "line break, another control character"),

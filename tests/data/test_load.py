@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def test_a_folder_is_imported_once_under_its_own_name(
     put_pets(folder, 4)
     changed = load_dataset(folder, home=home)
     assert (len(changed), changed.image_size) == (8, 32)  # as before
+
+
+def test_a_zip_is_imported_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(put_pets(tmp_path / "pets").parent)
+    shutil.make_archive("animals", "zip", tmp_path, "pets")
+    made = [load_dataset(name, home=tmp_path) for name in ("animals.zip", Path("animals.zip"))]
+    assert made[0].name == "animals" and made[0].digest == made[1].digest
+    assert made[0].class_names == ("cat", "dog")
 
 
 def test_a_changed_folder_with_boxes_needs_its_boxes_again(tmp_path: Path) -> None:

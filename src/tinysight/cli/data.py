@@ -77,7 +77,9 @@ def get(
 def import_(
     folder: Annotated[
         Path,
-        Argument(help="FOLDER/<class>/*, or with train/ and val/ between; any images by --boxes."),
+        Argument(
+            help="FOLDER/<class>/*, train/ and val/ above these, or a zip; any images by --boxes."
+        ),
     ],
     name: Annotated[str, Option(help="Name of the dataset.")],
     size: Annotated[int, Option(min=8, max=1024, help="Pixels per side after a center crop.")] = 64,

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.dataset import few
+from tinysight.data.tree import Tree
 from tinysight.images import center_square, upright_size
 
 MIN_SIDE = 0.1  # pixels of a box
@@ -115,24 +116,24 @@ def nfc(text: str) -> str:
 
 def match_boxes(
     annotations: Annotations,
-    root: Path,
+    tree: Tree,
     images: Sequence[str],
     rules: BoxRules,
     *,
     optional: Collection[str] = (),
 ) -> tuple[dict[str, ImageBoxes], tuple[str, ...]]:
-    """Return the boxes of each image (a path below `root`) that is kept, and what to know of them.
+    """Return the boxes of each image (a path in `tree`) that is kept, and what to know of them.
 
     Images in `optional` need no annotation. An unreadable image has no boxes: decoding reports it.
     Raises ValueError where names and images do not fit together, for unusable boxes (outside of
     their image, without extent) unless `rules` skips these, and if no box remains.
     """
-    matched, notes = _match_names(annotations, root, images, rules, optional)
+    matched, notes = _match_names(annotations, tree, images, rules, optional)
     sizes: dict[str, tuple[int, int]] = {}
     for image, entry in matched.items():
         if entry.boxes:
             with suppress(ValueError):
-                sizes[image] = upright_size(root / image)
+                sizes[image] = upright_size(tree.read(image))
     corners, origin, how = _to_pixels(annotations, matched, sizes, rules.origin)
     faults: list[str] = []
     found: dict[str, ImageBoxes] = {}
@@ -155,7 +156,7 @@ def match_boxes(
             "out (--skip-bad-boxes)"
         )
     if not any(len(own.boxes) for own in found.values()):
-        raise ValueError(f"{annotations.name} has no usable box of a readable image in {root}")
+        raise ValueError(f"{annotations.name} has no usable box of a readable image in {tree.path}")
     notes = [f"boxes: {annotations.form}, {how}", *annotations.notes, *notes]
     if repeated:
         notes.append(f"{repeated} boxes are stated twice and count once")
@@ -183,14 +184,14 @@ def in_square(found: ImageBoxes, side: int) -> SquareBoxes:
 
 def _match_names(
     annotations: Annotations,
-    root: Path,
+    tree: Tree,
     images: Sequence[str],
     rules: BoxRules,
     optional: Collection[str],
 ) -> tuple[dict[str, AnnotatedImage], list[str]]:
     """Return what is stated of each image, and notes; see `match_boxes` for what is refused."""
     where, notes, unknown = annotations.name, [], []
-    candidates = _ends_of_paths(images, (root.parent.name, root.name))
+    candidates = _ends_of_paths(images, (tree.path.parent.name, tree.path.name))
     stated: dict[str, AnnotatedImage] = {}
     used: dict[str, str] = {}
     for entry in annotations.images:

@@ -29,21 +29,11 @@ from tinysight.data.annotations import (
     nfc,
 )
 from tinysight.data.dataset import SPLITS, DatasetIndex, few, offsets
-from tinysight.data.folder import (
-    FolderSource,
-    Rows,
-    assemble,
-    images_below,
-    inaccessible,
-    split_images,
-)
+from tinysight.data.folder import FolderSource, Rows, assemble, inaccessible, split_images
+from tinysight.data.layout import SPLIT_NAMES
+from tinysight.data.tree import images_below
 
 ONLY_CLASS = "object"  # where no class is stated
-_SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ class BoxedFolderSource(FolderSource):
     def index(self) -> DatasetIndex:
         """The images with their classes, splits and boxes."""
         try:
-            images = images_below(self.root, "", only_images=True)
+            images = images_below(self.tree, "", only_images=True)
             if _has_class_folders(images, set(self.annotations.class_names)):
                 return self._of_class_folders()
             return self._of_boxes(images)
@@ -86,7 +76,7 @@ class BoxedFolderSource(FolderSource):
         labeled = [
             file for file, label in zip(index.files, index.labels, strict=True) if label >= 0
         ]
-        found, notes = match_boxes(self.annotations, self.root, labeled, self.rules)
+        found, notes = match_boxes(self.annotations, self.tree, labeled, self.rules)
         known = self.annotations.class_names
         names = dict(zip(index.class_names, range(len(index.class_names)), strict=True))
         if len(known) < 2:
@@ -106,7 +96,7 @@ class BoxedFolderSource(FolderSource):
         splits = _given_splits(images)
         optional = {image for image in images if splits.get(image) == "test"}
         rules, where = self.rules, self.annotations.name
-        found, notes = match_boxes(self.annotations, self.root, images, rules, optional=optional)
+        found, notes = match_boxes(self.annotations, self.tree, images, rules, optional=optional)
         stated = {name for own in found.values() for name in own.class_names}
         if "" in stated:
             if len(stated) > 1:
@@ -150,7 +140,7 @@ def _has_class_folders(images: list[str], stated: set[str]) -> bool:
     folders, loose = set(), False
     for image in images:
         *above, _ = image.split("/")
-        split = _SPLIT_FOLDERS.get(above[0].lower()) if above else None
+        split = SPLIT_NAMES.get(above[0].lower()) if above else None
         inner = above[1:] if split else above
         if inner:
             folders.add(nfc(inner[0]))
@@ -164,7 +154,7 @@ def _given_splits(images: list[str]) -> dict[str, str]:
     splits = {}
     for image in images:
         folders = (folder.lower() for folder in image.split("/")[:-1])
-        split = next((_SPLIT_FOLDERS[name] for name in folders if name in _SPLIT_FOLDERS), None)
+        split = next((SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES), None)
         if split is not None:
             splits[image] = split
     if splits and (outside := [repr(image) for image in images if image not in splits]):

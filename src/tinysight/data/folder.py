@@ -4,11 +4,10 @@
 `FOLDER/val/<class>/*` keeps its val, and minival is taken from train. `FOLDER/test/` may hold loose
 images without labels, or class folders. With `train/` but no `val/`, val is taken from it too.
 
-- Folders inside a class folder belong to the class; links are followed. Hidden entries and
-  leftovers of systems (.DS_Store, Thumbs.db, __MACOSX, ...) are ignored. Any other file in a class
-  folder that is not an image is an error.
-- Classes are in code-point order of their names, normalized to NFC, so that macOS and Linux agree;
-  rows of a split are ordered by (class, file). A class's id is its name.
+- Folders inside a class folder belong to the class; a file there that is not an image is an error.
+  `layout` has what else is understood or refused. A zip may take the folder's place.
+- Classes are in code-point order of their names; rows of a split are ordered by (class, file). A
+  class's id is its name.
 - A file's split follows from the SHA-256 of its name inside the class folder: the lowest are val,
   the highest minival. So a split depends on neither the order of files nor the machine, and adding
   an image moves at most one image of its class across each border.
@@ -17,39 +16,30 @@ images without labels, or class folders. With `train/` but no `val/`, val is tak
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.annotations import nfc
-from tinysight.data.dataset import FEW, SPLITS, DatasetIndex, few, source_fingerprint, split_ranges
-from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, SUFFIXES, format_of, load_square
+from tinysight.data.dataset import SPLITS, DatasetIndex, few, source_fingerprint, split_ranges
+from tinysight.data.layout import EXPECTED, read_layout
+from tinysight.data.tree import Tree, open_tree
+from tinysight.images import load_square
 
-LAYOUT = (
-    "expected FOLDER/<class>/<image>, or FOLDER/train/<class>/<image> and "
-    "FOLDER/val/<class>/<image>"
-)
 MAX_IMAGE_SIZE = 1024
 MINIVAL_SHARE, VAL_SHARE = 0.1, 0.2
 
-_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
-_SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "test", "testing"}
-
-Classes = dict[str, list[str]]  # NFC name -> its images below FOLDER, as spelled on disk
 Rows = dict[str, list[tuple[int, str]]]  # split -> (label, image), in row order
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of images, as a `build.Source`.
+    """A folder of images, or a zip of one, as a `build.Source`.
 
     Shares are of each class's images (of train, if val is given), rounded, at least 1; see
     `split_counts` for tiny classes. Every property raises ValueError in one line for what
@@ -64,15 +54,20 @@ class FolderSource:
 
     @cached_property
     def root(self) -> Path:
-        """The folder, resolved."""
+        """The folder or zip, resolved."""
         try:
             root = self.folder.resolve(strict=True)
         except (OSError, ValueError, RuntimeError) as error:  # too long, no rights, a NUL, a loop
             reason = getattr(error, "strerror", None) or str(error)
-            raise ValueError(f"cannot open {str(self.folder)!r}: {reason}; {LAYOUT}") from error
-        if not root.is_dir():
-            raise ValueError(f"{str(root)!r} is a file; unpack an archive first; {LAYOUT}")
+            raise ValueError(f"cannot open {str(self.folder)!r}: {reason}; {EXPECTED}") from error
+        if not root.is_dir() and root.suffix.lower() != ".zip":
+            raise ValueError(f"{str(root)!r} is neither a folder nor a .zip; {EXPECTED}")
         return root
+
+    @cached_property
+    def tree(self) -> Tree:
+        """What is in the folder or zip."""
+        return open_tree(self.root)
 
     @cached_property
     def origin(self) -> dict[str, Any]:
@@ -95,41 +90,31 @@ class FolderSource:
     def index(self) -> DatasetIndex:
         """The images with their classes and splits."""
         try:
-            class_names, rows = self._rows()
+            class_names, rows, notes = self._rows()
             index = assemble(class_names, rows, self.image_size)
-            return dataclasses.replace(index, notes=_notes(class_names, rows))
+            return dataclasses.replace(index, notes=notes + _notes(class_names, rows))
         except OSError as error:
             raise inaccessible(error) from error
 
     def decode(self, row: int) -> npt.NDArray[np.uint8]:
         """Read one image as uint8 (S, S, 3)."""
-        return load_square(self.root / self.index.files[row], self.image_size)
+        return load_square(self.tree.read(self.index.files[row]), self.image_size)
 
-    def _rows(self) -> tuple[tuple[str, ...], Rows]:
-        """List every image with its label, by split."""
-        root = self.root
-        split_names = _split_folders(root)
-        train = _images_of_classes(root, "train" if split_names else "", allow_empty=False)
-        if len(train) < 2:
-            raise ValueError(f"{_only_class(root, train)}; a classifier needs at least two")
-        others = [split for split in split_names if split != "train"]
-        given = {split: _images_of_classes(root, split, allow_empty=True) for split in others}
-        for split, classes in given.items():
-            _check_known(split, classes, train)
-        class_names = tuple(sorted(train))
+    def _rows(self) -> tuple[tuple[str, ...], Rows, tuple[str, ...]]:
+        """List the classes, every image with its label by split, and notes."""
+        layout = read_layout(self.tree, self.name)
+        class_names = tuple(sorted(layout.splits["train"]))
+        shares = (self.minival_share, 0 if "val" in layout.splits else self.val_share)
         rows: Rows = {split: [] for split in SPLITS}
         for label, class_name in enumerate(class_names):
-            images = train[class_name]
-            shares = (self.minival_share, 0 if "val" in given else self.val_share)
-            for split, part in split_images(images, 2 if split_names else 1, *shares).items():
-                rows[split] += [(label, image) for image in part]
-            for split, classes in given.items():
-                rows[split] += [(label, image) for image in classes.get(class_name, [])]
-        if "test" in given:
-            rows["test"] += [(-1, image) for image in images_below(root, "test", recurse=False)]
+            given = {split: own.get(class_name, []) for split, own in layout.splits.items()}
+            given = split_images(given.pop("train"), layout.depth, *shares) | given
+            for split, images in given.items():
+                rows[split] += [(label, image) for image in images]
+        rows["test"] += [(-1, image) for image in layout.unlabeled]
         for split in SPLITS:
             rows[split].sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))  # unlabeled last
-        return class_names, rows
+        return class_names, rows, layout.notes
 
 
 def split_counts(num_images: int, *, minival_share: float, val_share: float) -> tuple[int, int]:
@@ -183,127 +168,6 @@ def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
             count = f"{len(missing)} of {len(class_names)}"
             notes.append(f"no image in {split} for {count} classes: {few(missing)}")
     return tuple(notes)
-
-
-def _split_folders(root: Path) -> tuple[str, ...]:
-    """Return which of train/, val/ and test/ exist; none if FOLDER holds the class folders."""
-    where = repr(str(root))
-    if (root / "wnids.txt").is_file():
-        command = "tinysight data get tiny-imagenet --source FOLDER"
-        raise ValueError(f"{where} looks like Tiny ImageNet; use: {command}")
-    folders = [entry.name for entry in _visible(root) if entry.is_dir()]
-    if "train" in folders and any(entry.is_dir() for entry in _visible(root / "train")):
-        if unknown := [repr(name) for name in folders if name not in ("train", "val", "test")]:
-            raise ValueError(f"next to train/ there is {few(unknown)} in {where}; {LAYOUT}")
-        return tuple(split for split in SPLITS if split in folders)
-    if folders and {name.lower() for name in folders} <= _SPLIT_LIKE:
-        found = few(map(repr, folders))
-        raise ValueError(f"{where} has {found} but no class folder in train/; {LAYOUT}")
-    return ()
-
-
-def _images_of_classes(root: Path, inside: str, *, allow_empty: bool) -> Classes:
-    """List the images of every class folder in `root/inside`; only test/ may have loose images."""
-    entries = _visible(root / inside)
-    where = str(root / inside)
-    loose = [repr(e.name) for e in entries if not e.is_dir() and _is_image(e)]
-    if loose and inside != "test":
-        raise ValueError(f"{where!r} has images outside of class folders ({few(loose)}); {LAYOUT}")
-    spelled: dict[str, str] = {}  # lower-case NFC -> as on disk
-    classes: Classes = {}
-    for entry in entries:
-        if not entry.is_dir():
-            continue
-        class_name = nfc(entry.name)
-        if (other := spelled.setdefault(class_name.lower(), entry.name)) != entry.name:
-            raise ValueError(
-                f"the class folders {other!r} and {entry.name!r} in {where!r} differ only by case "
-                "or in how accents are encoded, and are one on other systems; rename one"
-            )
-        classes[class_name] = images_below(root, f"{inside}/{entry.name}".lstrip("/"))
-    if empty := [repr(name) for name, images in classes.items() if not images and not allow_empty]:
-        raise ValueError(f"no image in the class folder {few(empty)} of {where!r}; fill or remove")
-    return classes
-
-
-def _only_class(root: Path, classes: Classes) -> str:
-    """Describe a folder of at most one class, and where its classes may be."""
-    if not classes:
-        return f"{str(root)!r} has no class folder; {LAYOUT}"
-    (only,) = classes
-    inner = sorted({image.split("/")[1] for image in classes[only] if image.count("/") > 1})
-    names = few(map(repr, inner))
-    hint = f" (did you mean its folder {only!r}, with {names}?)" if inner else ""
-    return f"{str(root)!r} has only one class, {only!r}{hint}"
-
-
-def _check_known(split: str, classes: Classes, train: Classes) -> None:
-    for name in classes:
-        if name not in train:
-            near = difflib.get_close_matches(name, train, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            where = "; put test images without a label into test/ itself" if split == "test" else ""
-            what = f"{split}/{name} is not a class of train/{hint}"
-            raise ValueError(f"{what}; classes need images in train/{where}")
-
-
-def images_below(
-    root: Path, folder: str, *, recurse: bool = True, only_images: bool = False
-) -> list[str]:
-    """List the images in `root/folder`, relative to root.
-
-    Other files are a ValueError, or ignored where the folder may hold more than images.
-    """
-    images: list[str] = []
-    unknown: list[str] = []
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
-    while pending and len(unknown) < FEW:
-        here, above = pending.pop()
-        stat = (root / here).stat()
-        identity = stat.st_dev, stat.st_ino
-        if identity in above:
-            raise ValueError(f"{str(root / here)!r} is a link to a folder that contains it")
-        for entry in _visible(root / here):
-            path = f"{here}/{entry.name}".lstrip("/")
-            if entry.is_dir():
-                if recurse:
-                    pending.append((path, above | {identity}))
-            elif _is_image(entry):
-                images.append(path)
-            elif not only_images:
-                unknown.append(repr(path))
-    if unknown:
-        raise ValueError(
-            f"{str(root)!r} holds files that are not images of a kind that tinysight reads "
-            f"({READABLE}): {few(unknown)}; convert, move or remove them"
-        )
-    return images
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """List a folder's entries by name, without hidden ones; names that break output are errors."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] == "." or name.lower() in _SYSTEM_FILES:
-                continue
-            if not name.isprintable() and {"Cc", "Cs", "Zl", "Zp"} & set(map(category, name)):
-                what = "a line break, another control character or bytes that are not UTF-8"
-                raise ValueError(f"the name {name!r} in {str(folder)!r} has {what}; rename it")
-            found.append(entry)
-    return sorted(found, key=lambda entry: entry.name)
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Trust the suffixes of images; open any other file. Anything but a file is a ValueError."""
-    if not entry.is_file():
-        what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
-        raise ValueError(f"{entry.path!r} is {what}; remove it")
-    if Path(entry.name).suffix.lower() in SUFFIXES:
-        return True
-    with Path(entry.path).open("rb") as file:
-        return format_of(file.read(SIGNATURE_LENGTH)) in FORMATS
 
 
 def inaccessible(error: OSError) -> ValueError:

@@ -59,7 +59,7 @@ def load_dataset(
         return build(Shapes(name=name, objects=(fewest, most)), home=home, progress=progress)
     if (view := _view(name, home, progress)) is not None:
         return view
-    if Path(name).is_dir():
+    if Path(name).is_dir() or _is_zip(Path(name)):
         return _from_folder(Path(name), home, image_size, progress)
     return open_dataset(name, home=home)  # raises, and names the nearest
 
@@ -94,13 +94,17 @@ def _base(view: str, name: str, home: Path, progress: Progress | None) -> Datase
 def _from_folder(
     folder: Path, home: Path, image_size: int | None, progress: Progress | None
 ) -> Dataset:
-    """Open a prepared dataset's folder, or import a folder of images under its own name."""
-    if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is not a folder; expected a name, or class folders")
+    """Open a prepared dataset's folder, or import a folder or zip of images under its own name."""
+    if not folder.is_dir() and not _is_zip(folder):
+        expected = "expected a name, class folders or a .zip of these"
+        raise ValueError(f"{str(folder)!r} is not a folder; {expected}")
     if (folder / "manifest.json").is_file():
         return open_dataset(folder, home=home)
     root = folder.resolve()
-    name = re.sub(r"[^\w .+-]", "-", root.name).strip(" .+-") or "images"
+    name = (
+        re.sub(r"[^\w .+-]", "-", root.stem if _is_zip(root) else root.name).strip(" .+-")
+        or "images"
+    )
     source = FolderSource(root, name, image_size or 64)
     if image_size is None and name in list_datasets(home):
         dataset = open_dataset(name, home=home)
@@ -115,3 +119,7 @@ def _from_folder(
                 )
             source = FolderSource(root, name, **known["settings"])
     return build(source, home=home, progress=progress)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
