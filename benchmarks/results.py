@@ -232,8 +232,8 @@ def _portable_line(command: str) -> str:
             continue
         elif word == "--name":
             kept += [word, name]
-        elif word.startswith("localizer.encoder=") and "/" in word:
-            kept.append(f"localizer.encoder=runs/{word.rpartition('/')[2]}")
+        elif word.startswith("model.pretrained=") and "/" in word:
+            kept.append(f"model.pretrained=runs/{word.rpartition('/')[2]}")
         else:
             kept.append(word)
     if "--name" not in kept:

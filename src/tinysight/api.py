@@ -36,6 +36,7 @@ from tinysight.training.callbacks import ProgressBar
 from tinysight.training.distributed import join_processes
 from tinysight.training.loop import TimeUp
 from tinysight.training.scaling import scaled_as
+from tinysight.training.setup import with_pretrained_network
 
 logger = logging.getLogger("tinysight")
 Data = Dataset | str | Path
@@ -86,7 +87,10 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; the state was saved, and `resume=True` continues.
     """
     config = recipes.recipe(config) if isinstance(config, str) else config
-    config = configs.override(config, _full_names(config, settings))
+    changes = _full_names(config, settings)
+    config = configs.override(config, changes)
+    if not any(name.startswith(("model.name", "model.options")) for name in changes):
+        config = with_pretrained_network(config)
     if data is not None:
         if not isinstance(data, Dataset) and is_path(data):
             data = Path(data).expanduser().absolute()

@@ -141,6 +141,8 @@ class ModelConfig(Section):
     name: str = "resnet"
     options: dict[str, OptionValue] = field(default_factory=dict)
     init: str = one_of("variance_scaling", "xavier", "torch")
+    # weights to start from: a run folder, a weights file, or `bundled`; "": none
+    pretrained: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +167,7 @@ class LocalizerConfig(Section):
     decoding: str = one_of("filter", "stop")
     threshold: float = within("(0, 1)", 0.5)  # confidence from which a box is accepted
     nms_iou: float = within("(0, 1]", 0.5)  # larger IoUs are duplicates; 1: keep all
-    encoder: str = ""  # run folder or weights file to initialize the encoder from
-    frozen: bool = False  # the encoder keeps those weights
+    frozen: bool = False  # the encoder keeps the weights of model.pretrained
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,8 +175,6 @@ class LocalizerConfig(Section):
         _require(self.head != "mlp" or grid == 1, name, grid, "1 with localizer.head=mlp")
         allowed = "8 or more with localizer.head=centernet"
         _require(self.head != "centernet" or grid >= 8, name, grid, allowed)
-        allowed = "false without localizer.encoder"
-        _require(not self.frozen or bool(self.encoder), "localizer.frozen", True, allowed)
 
     @property
     def finds(self) -> bool:
@@ -297,6 +296,8 @@ class Config:
         allowed = f"fewer, or more epochs: they do not fit in train.epochs={train.epochs}"
         fit = not (train.snapshots and train.epochs) or self.snapshot_epochs()[0] >= 1
         _require(fit, "train.snapshots", train.snapshots, allowed)
+        frozen, allowed = self.localizer.frozen, "false without model.pretrained"
+        _require(not frozen or bool(self.model.pretrained), "localizer.frozen", True, allowed)
         if self.localizer.finds:
             allowed = "0 with a localizer.head, as mixed images' boxes cannot be mixed"
             for name in ("mixup", "cutmix") if augment.mixes else ():

@@ -278,7 +278,7 @@ def localizer_joint() -> Config:
     """Train class and box together on all of Tiny ImageNet.
 
     Source: ours, after Wu et al. 2017, section 3.5. From a trained classifier:
-        localizer.encoder=RUN, and its model.options; localizer.frozen=true freezes its features,
+        model.pretrained=RUN, and its model.options; localizer.frozen=true freezes its features,
         optimizer.lr=0.0003 fine-tunes them.
     Images: 10,000 or more, with a box each.
     Hardware: 2 CPU cores.
@@ -297,6 +297,27 @@ def localizer_joint() -> Config:
         localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.5),
         optimizer=ADAM,
         train=replace(base.train, epochs=4, sizes=((0.0, 40), (0.6, 48), (0.85, 56))),
+    )
+
+
+def localizer_small() -> Config:
+    """Train a localizer on your own pictures with boxes, from the bundled weights.
+
+    Source: ours: the bundled network and box head, trained on.
+    Images: 50 or more, with boxes.
+    Hardware: any.
+    Time: 30 to 60 epochs.
+    Result: not yet run in full.
+    """
+    base = localizer_joint()
+    return replace(
+        base,
+        recipe="localizer-small",
+        data=DataConfig(name=""),
+        model=replace(base.model, pretrained="bundled"),
+        optimizer=replace(base.optimizer, lr=0.0005),
+        schedule=ScheduleConfig(name="cosine", warmup=2.0),
+        train=replace(base.train, epochs=0, batch_size=0, sizes=(), log_every=20),
     )
 
 
@@ -390,6 +411,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
             small,
             localizer_goldfish,
             localizer_joint,
+            localizer_small,
             localizer_scenes,
             localizer_shapes,
         ),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.config import AugmentConfig, Config
+from tinysight.config import AugmentConfig, Config, override
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
@@ -23,12 +23,15 @@ from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
 from tinysight.ops.boxes import Detections, HeadOutput
-from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, detect
+from tinysight.predict.predictor import BUNDLED, Decoding, Predictor, Preprocessing, detect
+from tinysight.predict.weights import load_weights
+from tinysight.recipes import recipe
 from tinysight.run import read_lines, read_run
 from tinysight.training import augmentation, loop
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.losses import localization
-from tinysight.training.setup import check, warn_of_crowded_images
+from tinysight.training.scaling import scaled
+from tinysight.training.setup import check, warn_of_crowded_images, with_pretrained_network
 from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
@@ -127,10 +130,10 @@ def test_an_encoder_begins_with_a_runs_weights(
 ) -> None:
     classifier = Predictor(found).model.state_dict()
     for frozen in (False, True):
-        config = make_config(**FINDING, localizer__encoder=str(found), localizer__frozen=frozen)
+        config = make_config(**FINDING, model__pretrained=str(found), localizer__frozen=frozen)
         check(config, dataset, DistributedContext())
         training = Trainer(config, dataset, CPU, DistributedContext())
-        training.load_encoder()
+        training.load_pretrained()
         assert isinstance(training.model, Localizer)
         own = training.model.encoder.state_dict()
         assert all(torch.equal(own[name], classifier[name]) for name in classifier)
@@ -141,10 +144,42 @@ def test_an_encoder_begins_with_a_runs_weights(
         assert "head.weight" not in kept
 
 
+@pytest.mark.parametrize(("grid", "taken"), [(1, True), (2, False)])
+def test_a_localizer_begins_with_a_box_head_of_the_same_settings(
+    grid: int, taken: bool, make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    trained = loop.train(
+        make_config(**FINDING, localizer__grid=1, train__epochs=1), dataset, name=tmp_path / "run"
+    )
+    source = {"model__pretrained": str(trained.folder), "localizer__grid": grid}
+    training = Trainer(make_config(**FINDING, **source), dataset, CPU, DistributedContext())
+    training.load_pretrained()
+    weights, _ = load_weights(trained.weights_path)
+    assert isinstance(training.model, Localizer) and isinstance(weights, Localizer)
+    pairs = zip(training.model.head.parameters(), weights.head.parameters(), strict=False)
+    assert all(one.equal(other) for one, other in pairs) is taken
+    encoder = zip(training.model.encoder.parameters(), weights.encoder.parameters(), strict=True)
+    assert all(one.equal(other) for one, other in encoder)
+
+
+def test_a_classifier_begins_with_the_encoder_of_the_bundled_localizer(dataset: Dataset) -> None:
+    config = with_pretrained_network(
+        override(recipe("small"), {"model.pretrained": "bundled", "train.epochs": 1})
+    )
+    assert config.model.options["stem_kernel"] == 5  # not the network of `small`
+    training = Trainer(scaled(config, 72), dataset, CPU, DistributedContext())
+    training.load_pretrained()
+    weights, _ = load_weights(BUNDLED)
+    assert isinstance(weights, Localizer)
+    own, bundled = training.model.state_dict(), weights.encoder.state_dict()
+    differing = {name for name in own if not own[name].equal(bundled[name])}
+    assert differing == {"head.weight", "head.bias"}  # of other classes
+
+
 def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
     make_config: MakeConfig, dataset: Dataset, found: Path, tmp_path: Path
 ) -> None:
-    encoder = {"localizer__encoder": str(found), "localizer__frozen": True}
+    encoder = {"model__pretrained": str(found), "localizer__frozen": True}
     config = make_config(**FINDING, **encoder, train__epochs=1)
     loop.train(config, dataset, name=tmp_path / "run")
     before, after = (Predictor(folder).model.state_dict() for folder in (found, tmp_path / "run"))
@@ -155,11 +190,11 @@ def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
 def test_what_does_not_fit_is_refused(
     make_config: MakeConfig, dataset: Dataset, found: Path, tmp_path: Path
 ) -> None:
-    other = {"model__options": {"norm": True}, "localizer__encoder": str(found)}
+    other = {"model__options": {"norm": True}, "model__pretrained": str(found)}
     for changes, complaint in (
         (other, r"""give the run model.name=small "model.options=\{'dropout': 0.3\}\""""),
         ({"train__record": ("norm",)}, "norm"),
-        ({"localizer__encoder": str(tmp_path / "none")}, "is not a file"),
+        ({"model__pretrained": str(tmp_path / "none")}, "is not a file"),
         ({"augment__crop": 24}, r"set augment\.crop=0"),
     ):
         with pytest.raises(ValueError, match=complaint):
@@ -173,7 +208,7 @@ def test_what_does_not_fit_is_refused(
         ({"localizer__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
         ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
         ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),
-        ({"localizer__frozen": True}, "false without localizer.encoder"),
+        ({"localizer__frozen": True}, "false without model.pretrained"),
         ({"localizer__threshold": 1.0}, "above 0, below 1"),
         ({"localizer__overlap": "l1"}, "iou, center"),
     ):

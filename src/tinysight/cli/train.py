@@ -58,6 +58,9 @@ def train(
     settings: Settings = None,
     data: Annotated[str | None, Option(help="Name or folder.", show_default="the recipe's")] = None,
     name: Annotated[str | None, Option(help="Name or folder.", show_default="RECIPE-DATA")] = None,
+    pretrained: Annotated[
+        str | None, Option("--from", help="Weights to start from: a run, a file, or `bundled`.")
+    ] = None,
     resume: Annotated[bool, Option("--resume", help="With --name: continue if begun.")] = False,
     show: Annotated[bool, Option("--show", help="Print the resolved config only.")] = False,
     minutes: Minutes = 0.0,
@@ -73,6 +76,8 @@ def train(
       tinysight train quickstart --data shapes
       tinysight train resnet18-modern --data pets train.epochs=30 optimizer.lr=0.05
       tinysight train resnet18-modern --data pets --name pets-1 --resume
+      tinysight train localizer-small --data birds
+      tinysight train small --data pets --from bundled
       torchrun --nproc-per-node 2 -m tinysight train resnet18-report --data tiny-imagenet
     """
     from tinysight import config as configs
@@ -83,15 +88,17 @@ def train(
         raise ValueError(f"--data is {data}, data.name is {changes['data.name']}; give one of them")
     if minutes:
         changes["train.stop_after_minutes"] = minutes
-    config = configs.override(recipe_named(recipe), changes)
+    if pretrained is not None:
+        changes["model.pretrained"] = pretrained
+    config = recipe_named(recipe)
     if show:
-        print(json.dumps(asdict(config), indent=1))
+        print(json.dumps(asdict(configs.override(config, changes)), indent=1))
         return
     from tinysight import api
 
     options: dict[str, Any] = {"name": name, "resume": resume, "data_dir": data_dir}
     options["command"] = shlex.join(["tinysight", *sys.argv[1:]])
-    _print_outcome(lambda: api.train(config, **options))
+    _print_outcome(lambda: api.train(config, **options, **changes))
 
 
 def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) -> None:

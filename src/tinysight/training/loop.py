@@ -224,7 +224,7 @@ class _TrainingLoop:
                 logger.warning("%s; using the state before it", complaint)
         newest = distributed.broadcast_object(None if state is None else state.step)
         if newest is None:
-            self.trainer.load_encoder()
+            self.trainer.load_pretrained()
             return 0
         if state is None:
             state = checkpoint.load(self.run.checkpoint_path(newest))

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinysight import models
-from tinysight.config import OPERATIONAL, Config, ModelConfig, override, parse_assignments
+from tinysight.config import OPERATIONAL, Config, override, parse_assignments
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
@@ -25,7 +25,8 @@ from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
-from tinysight.predict.weights import HEAD_SETTINGS, load_weights
+from tinysight.predict.predictor import BUNDLED
+from tinysight.predict.weights import HEAD_SETTINGS, ModelMetadata, load_weights
 from tinysight.run import Run
 from tinysight.training import checkpoint
 from tinysight.training.distributed import DistributedContext
@@ -98,8 +99,8 @@ def check(config: Config, dataset: Dataset, distributed: DistributedContext) -> 
     training_rows(config, dataset, distributed)
     with torch.device("meta"):
         model = create_model(config, len(dataset.class_names))
-    if config.localizer.encoder:
-        encoder_weights(Path(config.localizer.encoder), config.model)
+    if config.model.pretrained:
+        pretrained_weights(config)
     check_layers(model, config.train.record)
 
 
@@ -132,27 +133,52 @@ def initialize(
         model.initialize(mean, prior=min(max(prior, 0.01), 0.5), generator=generator)
 
 
-def encoder_weights(source: Path, model: ModelConfig) -> dict[str, Tensor]:
-    """Return the state of a run's or weights file's classifier, or of its localizer's encoder.
+def pretrained_model(source: str) -> tuple[Classifier | Localizer, ModelMetadata]:
+    """Read the model of `model.pretrained`: a run folder, a weights file or "bundled"."""
+    path = BUNDLED if source == "bundled" else Path(source).expanduser()
+    return load_weights(path / "weights.safetensors" if path.is_dir() else path)
 
-    Raises ValueError when there is none, or it is of another model.
+
+def with_pretrained_network(config: Config) -> Config:
+    """Return a config with the network of the weights that it starts from."""
+    if not config.model.pretrained:
+        return config
+    _, metadata = pretrained_model(config.model.pretrained)
+    model = replace(config.model, name=metadata.model, options=metadata.options)
+    return replace(config, model=model)
+
+
+def pretrained_weights(config: Config) -> dict[str, Tensor]:
+    """Return the state to start from, under the names that the model of `config` has.
+
+    Of a classifier a localizer gets the encoder; of a localizer a classifier gets the encoder, and
+    a localizer the box head too where it has the same settings. Raises ValueError when there are no
+    weights, or they are of another network.
     """
-    trained, metadata = load_weights(source / "weights.safetensors" if source.is_dir() else source)
+    model = config.model
+    trained, metadata = pretrained_model(model.pretrained)
     name, options = metadata.model, metadata.options
     if (name, options) != (model.name, model.options):
         raise ValueError(
-            f"localizer.encoder {source} is another model than {model.name} {model.options or ''}; "
-            f'give the run model.name={name} "model.options={options}"'
+            f"model.pretrained {model.pretrained} is another network than {model.name} "
+            f'{model.options or ""}; give the run model.name={name} "model.options={options}"'
         )
-    return (trained.encoder if isinstance(trained, Localizer) else trained).state_dict()
+    encoder = trained.encoder if isinstance(trained, Localizer) else trained
+    if not config.localizer.finds:
+        return encoder.state_dict()
+    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    own = {key: getattr(config.localizer, key) for key in HEAD_SETTINGS}
+    if isinstance(trained, Localizer) and own == {k: metadata.localizer[k] for k in HEAD_SETTINGS}:
+        state |= {f"head.{key}": value for key, value in trained.head.state_dict().items()}
+    return state
 
 
-def load_encoder(model: Localizer, config: Config) -> None:
-    """Load `localizer.encoder`; where the classes are others, the last layer stays as it is."""
-    weights = encoder_weights(Path(config.localizer.encoder), config.model)
-    own = model.encoder.state_dict()
-    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
-    model.encoder.load_state_dict(own | fitting)
+def load_pretrained(model: nn.Module, config: Config) -> None:
+    """Load `model.pretrained`; a last layer for other classes stays as it is initialized."""
+    own = model.state_dict()
+    weights = pretrained_weights(config)
+    fitting = {key: value for key, value in weights.items() if value.shape == own[key].shape}
+    model.load_state_dict(own | fitting)
 
 
 def warn_of_crowded_images(config: Config, dataset: Dataset) -> None:

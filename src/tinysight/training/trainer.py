@@ -22,7 +22,7 @@ from tinysight.data.batches import Batch, Loader, derived_seed
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Metrics, Stopped, evaluate_model
-from tinysight.models.localizer import Localizer, LocalizerOutput
+from tinysight.models.localizer import LocalizerOutput
 from tinysight.ops import mixing
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.predictor import Decoding, Preprocessing
@@ -123,10 +123,10 @@ class Trainer:
             return None
         return GraphedStep(self._compute, self.model.parameters())
 
-    def load_encoder(self) -> None:
-        """Start a new training from the weights that `localizer.encoder` names, if any."""
-        if self.config.localizer.encoder and isinstance(self.model, Localizer):
-            setup.load_encoder(self.model, self.config)
+    def load_pretrained(self) -> None:
+        """Start a new training from the weights that `model.pretrained` names, if any."""
+        if self.config.model.pretrained:
+            setup.load_pretrained(self.model, self.config)
             if self.ema is not None:
                 self.ema.model.load_state_dict(self.model.state_dict())
 
@@ -229,7 +229,7 @@ class Trainer:
     def metadata(self, versions: dict[str, str], results: dict[str, Any]) -> ModelMetadata:
         """Describe the weights, for their file."""
         config, dataset = self.config, self.dataset
-        localizer = asdict(replace(config.localizer, encoder="", frozen=False))
+        localizer = asdict(replace(config.localizer, frozen=False))
         return ModelMetadata(
             model=config.model.name,
             options=config.model.options,
