@@ -87,10 +87,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; the state was saved, and `resume=True` continues.
     """
     config = recipes.recipe(config) if isinstance(config, str) else config
-    changes = _full_names(config, settings)
-    config = configs.override(config, changes)
-    if not any(name.startswith(("model.name", "model.options")) for name in changes):
-        config = with_pretrained_network(config)
+    config = with_pretrained_network(configs.override(config, _full_names(config, settings)))
     if data is not None:
         if not isinstance(data, Dataset) and is_path(data):
             data = Path(data).expanduser().absolute()

@@ -90,15 +90,15 @@ def train(
         changes["train.stop_after_minutes"] = minutes
     if pretrained is not None:
         changes["model.pretrained"] = pretrained
-    config = recipe_named(recipe)
+    config = configs.override(recipe_named(recipe), changes)
     if show:
-        print(json.dumps(asdict(configs.override(config, changes)), indent=1))
+        print(json.dumps(asdict(config), indent=1))
         return
     from tinysight import api
 
     options: dict[str, Any] = {"name": name, "resume": resume, "data_dir": data_dir}
     options["command"] = shlex.join(["tinysight", *sys.argv[1:]])
-    _print_outcome(lambda: api.train(config, **options, **changes))
+    _print_outcome(lambda: api.train(config, **options))
 
 
 def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) -> None:

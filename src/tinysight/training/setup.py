@@ -27,6 +27,7 @@ from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.predictor import BUNDLED
 from tinysight.predict.weights import HEAD_SETTINGS, ModelMetadata, load_weights
+from tinysight.recipes import RECIPES, recipe
 from tinysight.run import Run
 from tinysight.training import checkpoint
 from tinysight.training.distributed import DistributedContext
@@ -140,12 +141,13 @@ def pretrained_model(source: str) -> tuple[Classifier | Localizer, ModelMetadata
 
 
 def with_pretrained_network(config: Config) -> Config:
-    """Return a config with the network of the weights that it starts from."""
-    if not config.model.pretrained:
+    """Return a config with the network of the weights to start from, unless it names its own."""
+    model, known = config.model, config.recipe in RECIPES
+    given = known and replace(recipe(config.recipe).model, pretrained=model.pretrained) != model
+    if given or not model.pretrained:
         return config
-    _, metadata = pretrained_model(config.model.pretrained)
-    model = replace(config.model, name=metadata.model, options=metadata.options)
-    return replace(config, model=model)
+    _, metadata = pretrained_model(model.pretrained)
+    return replace(config, model=replace(model, name=metadata.model, options=metadata.options))
 
 
 def pretrained_weights(config: Config) -> dict[str, Tensor]:
