@@ -52,7 +52,6 @@ OUT_OF_RANGE: dict[type, list[tuple[str, object]]] = {
         *(("head", "detr"), ("grid", 0), ("grid", 33), ("num_steps", 51), ("overlap", "l1")),
         *(("cell_scale", 0.9), ("loss_weight", 0.0), ("box_weight", 0.0), ("giou_weight", -1.0)),
         *(("class_loss_weight", -1.0), ("decoding", "all"), ("threshold", 1.0), ("nms_iou", 0.0)),
-        ("frozen", True),
     ],
     OptimizerConfig: [
         *(("name", "sdg"), ("lr", 0.0), ("lr", math.nan), ("momentum", 1.0), ("momentum", 0.0)),
