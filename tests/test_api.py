@@ -73,7 +73,7 @@ def test_train_returns_the_finished_run_and_resume_leaves_it_alone(run: ts.Run) 
         ({"train.epocs": 3}, r"train\.epochs"),
         ({"name_": "x"}, "name_"),
         ({"rate": 1}, "no field is named rate"),
-        ({"epochs": 0}, r"train\.epochs is 0"),
+        ({"epochs": -1}, r"train\.epochs is -1"),
         ({"epochs": "many"}, r"train\.epochs is 'many'"),
         ({"init": "zeros"}, r"model\.init is 'zeros'"),
         ({"resume": True}, "name=..."),
