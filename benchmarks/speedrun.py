@@ -108,7 +108,7 @@ def _warm_up(training: Trainer) -> float:
     the clock."""
     begun = time.perf_counter()
     state = {name: value.clone() for name, value in training.model.state_dict().items()}
-    sizes = dict.fromkeys(pixels for _, pixels in training.config.train.sizes) or [training.crop]
+    sizes = dict.fromkeys(pixels for _, pixels in training.input_sizes)
     batch = training.loader.batch(training.total_steps)
     with torch.random.fork_rng(_cuda(training.runtime)):  # dropout draws
         for size in sizes:

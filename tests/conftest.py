@@ -109,7 +109,7 @@ def make_config(small_models: ModuleType) -> MakeConfig:
 
     base = Config(recipe="test", model=ModelConfig(name="small", options={"dropout": 0.3}))
     settings = {
-        "data.name": "small", "augment.crop": 24, "optimizer.lr": 0.05,
+        "data.name": "small", "augment.crop": 0.75, "optimizer.lr": 0.05,
         "optimizer.decay_all": False, "schedule.name": "plateau", "schedule.warmup": 0.5,
         "schedule.patience": 0, "schedule.factor": 0.5, "train.epochs": 3, "train.batch_size": 16,
         "train.ema_decay": 0.9, "train.label_smoothing": 0.1, "train.flip_average": True,

@@ -25,7 +25,7 @@ SMALL = {
     "epochs": 1,
     "batch_size": 32,
     "device": "cpu",
-    "crop": 32,
+    "crop": 1.0,
     "model.options.filters": (4, 8),
 }
 
@@ -58,7 +58,7 @@ def run(home: Path) -> ts.Run:
 
 def test_train_returns_the_finished_run_and_resume_leaves_it_alone(run: ts.Run) -> None:
     assert run.is_finished and run.folder == Path("runs/first")
-    assert (run.config.train.epochs, run.config.augment.crop) == (1, 32)
+    assert (run.config.train.epochs, run.config.augment.crop) == (1, 1.0)
     assert run.curves_path.stat().st_size > 0
     again = ts.train("quickstart", ts.load_dataset("shapes"), name="first", resume=True, **SMALL)
     assert again == run
@@ -164,7 +164,7 @@ def test_the_examples_of_the_page_run(
     small = recipes.replace(
         small,
         model=recipes.replace(small.model, options={"n": 1, "filters": (4, 8)}),
-        augment=recipes.replace(small.augment, crop=32),
+        augment=recipes.replace(small.augment, crop=1.0),
     )
     monkeypatch.setitem(recipes.RECIPES, "quickstart", lambda: small)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)

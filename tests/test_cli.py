@@ -55,7 +55,7 @@ def tiny(tmp_path: Path) -> Dataset:
 
 
 SMALL = ["train.epochs=1", "train.batch_size=32", "model.options.filters=(4,8)"]
-SMALL += ["train.device=cpu", "augment.crop=32"]
+SMALL += ["train.device=cpu", "augment.crop=1"]
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -295,7 +295,7 @@ def test_ensembles_of_snapshots_and_of_runs(
         ),
         ("train quickstart --data shapes data.name=pets", "give one of them"),
         ("train quickstart train.device=meta", "expected auto, cpu, cuda"),
-        ("train quickstart augment.crop=65", "set augment.crop to 64 or less"),
+        ("train quickstart augment.crop=0.1", "set larger shares in augment.crop"),
         ("train quickstart train.device=gpu", "expected auto, cpu, cuda"),
         ("train quickstart --data shapez", "shapes"),
         ("train quickstart data.monitor=val", "val is for reports"),
@@ -313,7 +313,7 @@ def test_ensembles_of_snapshots_and_of_runs(
         ("study models --data shapes --recipes new", "expected published or modern"),
         ("study depth --data shapes --ray --minutes 9", "give one of them"),
         ("study depth --data shapes train.seed=3", "use --seeds"),
-        ("study depth --data shapes augment.crop=65", "set augment.crop to 64 or less"),
+        ("study depth --data shapes augment.crop=65", "augment.crop is 65.0; allowed: above 0"),
         ("study depth --data shapes --report-only", "study-depth-shapes is finished yet"),
         ("ensemble nothing", "no run is named 'nothing'"),
         (
@@ -443,9 +443,9 @@ def test_train_with_resume_continues_the_same_run_only(
     status, _, err = tinysight(*words)
     assert (status, "resuming after step" in err) == (0, True), err
     assert weights.read_bytes() == trained
-    status, _, err = tinysight(*words[:-1], "augment.crop=40")
+    status, _, err = tinysight(*words[:-1], "augment.crop=0.9")
     assert status == 1
-    assert "holds another run: it has augment.crop=32; choose another --name" in err
+    assert "holds another run: it has augment.crop=1.0; choose another --name" in err
 
 
 def test_show_prints_the_config_and_trains_nothing(tinysight: Tinysight, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tinysight.recipes import RECIPES, recipe
 CONFIG = Config(
     recipe="any",
     model=ModelConfig(options={"n": 1, "filters": (4, 8)}),
-    train=TrainConfig(sizes=((0.0, 16), (0.5, 24))),
+    train=TrainConfig(sizes=((0.0, 0.5), (0.5, 0.75))),
 )
 PATHS = [f"{section}.{name}" for section, v in asdict(CONFIG).items() if v != "any" for name in v]
 
@@ -43,7 +43,7 @@ OUT_OF_RANGE: dict[type, list[tuple[str, object]]] = {
         *(("fraction", 0.0), ("fraction", 1.01), ("prefetch", -1)),
     ],
     AugmentConfig: [
-        *(("crop", -1), ("flip", 1.5), ("probability", -0.1), ("shift", -1), ("rotation", 181.0)),
+        *(("crop", 0), ("flip", 1.5), ("probability", -0.1), ("shift", -1), ("rotation", 181.0)),
         *(("contrast", (1.1, 0.9)), ("gamma", (0.0, 1.0)), ("gamma", (1.0,)), ("erase", 1.01)),
         *(("mix_probability", -0.5), ("mix_until", 2.0), ("mixup", -1.0), ("cutmix", 1e9)),
     ],
@@ -62,8 +62,8 @@ OUT_OF_RANGE: dict[type, list[tuple[str, object]]] = {
     ],
     TrainConfig: [
         *(("epochs", -1), ("batch_size", 1), ("label_smoothing", 1.0), ("ema_decay", 1.0)),
-        *(("sizes", ((0.1, 32),)), ("sizes", ((0.0, 32), (0.0, 40))), ("sizes", ((0.0, 7),))),
-        *(("sizes", ((0.0, 32), (1.0, 40))), ("keep_weights", "first"), ("snapshots", -1)),
+        *(("sizes", ((0.1, 0.5),)), ("sizes", ((0.0, 0.5), (0.0, 1))), ("sizes", ((0.0, 40),))),
+        *(("sizes", ((0.0, 0.5), (1.0, 1.0))), ("keep_weights", "first"), ("snapshots", -1)),
         *(("snapshot_every", 0), ("seed", -1), ("seed", 2**31), ("precision", "fp16")),
         *(("log_every", 0), ("checkpoint_minutes", 0.0), ("stop_after_minutes", -1.0), ("keep", 1)),
     ],
@@ -97,6 +97,18 @@ def test_intervals(
     assert all(value in Interval(interval) for value in inside)
     assert not any(value in Interval(interval) for value in outside)
     assert str(Interval(interval)) == text
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "sizes"), [(64, 56, (32, 48)), (128, 112, (64, 96)), (32, 28, (16, 24))]
+)
+def test_shares_of_the_image_become_pixels(
+    image_size: int, crop: int, sizes: tuple[int, int]
+) -> None:
+    """The recipes' shares give the pixels that they were measured with at 64."""
+    assert CONFIG.crop_side(image_size) == crop
+    assert CONFIG.input_sizes(image_size) == ((0.0, sizes[0]), (0.5, sizes[1]))
+    assert Config(recipe="any").input_sizes(image_size) == ((0.0, crop),)
 
 
 def test_choices_by_an_error_that_is_not_monitored_are_refused() -> None:
@@ -150,7 +162,7 @@ def test_a_config_survives_json() -> None:
         ("optimizer.nesterov=False", "optimizer.nesterov", False),
         ("data.name=8", "data.name", "8"),
         ("augment.gamma=1,1.5", "augment.gamma", (1.0, 1.5)),
-        ("train.sizes=((0,40),(0.7,56))", "train.sizes", ((0.0, 40), (0.7, 56))),
+        ("train.sizes=((0,0.5),(0.7,1))", "train.sizes", ((0.0, 0.5), (0.7, 1.0))),
         ("train.sizes=()", "train.sizes", ()),
         ("model.options={}", "model.options", {}),
         ("model.options.n=2", "model.options", {"n": 2, "filters": (4, 8)}),
@@ -183,8 +195,8 @@ def test_settings_are_parsed_by_the_type_of_the_field(
         ("optimizer.lr=1e999", "expected a number"),
         ("optimizer.nesterov=1", "expected true or false"),
         ("augment.gamma=1", "expected two numbers, as 0.9,1.08"),
-        ("train.sizes=(0,40)", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
-        ("train.sizes=32", "expected pairs (share, pixels), as ((0,40),(0.7,56))"),
+        ("train.sizes=(0,40)", "expected pairs of shares, as ((0,0.625),(0.7,0.875))"),
+        ("train.sizes=32", "expected pairs of shares, as ((0,0.625),(0.7,0.875))"),
         ("train.epochs={[]:1}", "expected a whole number"),
         ("train.epochs=-1", "allowed: at least 0"),
     ],
@@ -252,7 +264,7 @@ def test_a_difference_lists_only_what_differs() -> None:
         data=replace(base.data, name="true"),
         model=replace(base.model, options=options),
         optimizer=replace(base.optimizer, nesterov=False, weight_decay=1e-05),
-        train=replace(base.train, sizes=((0.0, 40), (0.7, 56))),
+        train=replace(base.train, sizes=((0.0, 0.5), (0.7, 1.0))),
     )
     assignments = difference(config, base)
     assert assignments == [
@@ -265,7 +277,7 @@ def test_a_difference_lists_only_what_differs() -> None:
         "model.options.share=1e-07",
         "optimizer.nesterov=False",
         "optimizer.weight_decay=1e-05",
-        "train.sizes=((0.0, 40), (0.7, 56))",
+        "train.sizes=((0.0, 0.5), (0.7, 1.0))",
     ]
     changed = override(base, parse_assignments(assignments))
     assert changed == config

@@ -38,7 +38,7 @@ def config(make_config: Callable[..., Config]) -> Config:
     return make_config(
         data__monitor="none",
         schedule__name="linear",
-        train__sizes=((0.0, 16), (0.5, 24)),
+        train__sizes=((0.0, 0.5), (0.5, 0.75)),
         model__options={"dropout": 0.3, "seconds": 0.01},
     )
 
@@ -107,7 +107,7 @@ def test_the_command_writes_a_row(
         "train.epochs=1",
         "train.batch_size=24",
         "train.device=cpu",
-        "augment.crop=24",
+        "augment.crop=0.75",
     ]
     words = [
         "speedrun.py",

@@ -54,7 +54,7 @@ if __name__ == "__main__":
     assert dataset.verify() == ()
     config = override(
         recipe("quickstart"),
-        {"data.name": "small", "train.epochs": 1, "train.batch_size": 16, "augment.crop": 24,
+        {"data.name": "small", "train.epochs": 1, "train.batch_size": 16, "augment.crop": 0.75,
          "model.options.filters": (4, 8), "train.device": "cpu", "train.precision": "fp32"},
     )
     run = train(config, dataset, name=home / "run")

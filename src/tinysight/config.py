@@ -26,7 +26,7 @@ _EXPECTED: dict[Any, str] = {
     bool: "true or false",
     str: "a word",
     tuple[float, float]: "two numbers, as 0.9,1.08",
-    tuple[tuple[float, int], ...]: "pairs (share, pixels), as ((0,40),(0.7,56))",
+    tuple[tuple[float, float], ...]: "pairs of shares, as ((0,0.625),(0.7,0.875))",
     dict[str, OptionValue]: "options, as {'n': 2}",
 }
 
@@ -103,8 +103,8 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Training-time augmentation; see `ops.augment`, `ops.mixing` and `ops.trivial_augment`."""
 
-    # side in pixels of the window, random in training, central in evaluation; 0: the entire image
-    crop: int = within("[0, inf)", 56)
+    # side of the window, random in training, central in evaluation, as a share of the image's side
+    crop: float = within("(0, 1]", 0.875)
     flip: float = within("[0, 1]", 0.5)  # probability of a horizontal flip
     shift: int = within("[0, inf)", 4)  # largest translation in pixels
     rotation: float = within("[0, 180]", 10.0)  # largest angle in degrees
@@ -235,8 +235,9 @@ class TrainConfig(Section):
     class_balance: float = within("[0, 1]", 0.0)
     label_smoothing: float = within("[0, 1)", 0.0)
     ema_decay: float = within("[0, 1)", 0.0)  # of the averaged weights; 0: no averaging
-    # growing resolution: (share of the training, pixels); (): always the crop
-    sizes: tuple[tuple[float, int], ...] = ()
+    # growing resolution: (share of the training, share of the image's side that the crop is
+    # resized to); (): always the crop
+    sizes: tuple[tuple[float, float], ...] = ()
     flip_average: bool = False  # evaluate on the image and its mirror image
     # weights kept for an ensemble, at the end of the last cycles or epochs
     snapshots: int = within("[0, inf)", 0)
@@ -260,8 +261,9 @@ class TrainConfig(Section):
         _require(self.batch_size != 1, "train.batch_size", 1, "2 or more, or 0: automatic")
         starts = [start for start, _ in self.sizes]
         growing = starts == sorted(set(starts)) and (not starts or starts[0] == 0)
-        valid = growing and all(0 <= start < 1 and pixels >= 8 for start, pixels in self.sizes)
-        allowed = "pairs (share, pixels), shares growing from 0 up to 1, as '((0,40),(0.7,56))'"
+        valid = growing and all(0 <= start < 1 and 0 < share <= 4 for start, share in self.sizes)
+        allowed = "pairs (share of the training, growing from 0 up to 1; share of the image's side,"
+        allowed += " at most 4), as '((0,0.625),(0.7,0.875))'"
         _require(valid, "train.sizes", self.sizes, allowed)
         allowed = "false while train.record names layers"
         _require(not (self.record and self.compile), "train.compile", True, allowed)
@@ -303,10 +305,22 @@ class Config:
             for name in ("mixup", "cutmix") if augment.mixes else ():
                 value = getattr(augment, name)
                 _require(not value, f"augment.{name}", value, allowed)
+            allowed = "1 with a localizer.head, which sees entire images"
+            _require(augment.crop == 1, "augment.crop", augment.crop, allowed)
             allowed = "at most 5 with a localizer.head: the box around a rotated box gets too large"
             _require(augment.rotation <= 5, "augment.rotation", augment.rotation, allowed)
             allowed = "false with a localizer.head, as it rotates by more than 5 degrees"
             _require(not augment.trivial_augment, "augment.trivial_augment", True, allowed)
+
+    def crop_side(self, image_size: int) -> int:
+        """Return the side in pixels of the window that is cut out of images."""
+        return max(1, round(self.augment.crop * image_size))
+
+    def input_sizes(self, image_size: int) -> tuple[tuple[float, int], ...]:
+        """Return the pixels that the network sees, from which share of the training on."""
+        if not self.train.sizes:
+            return ((0.0, self.crop_side(image_size)),)
+        return tuple((start, round(share * image_size)) for start, share in self.train.sizes)
 
     def snapshot_epochs(self) -> list[int]:
         """Return the numbers of finished epochs, ascending, after which snapshots are kept."""

@@ -195,7 +195,7 @@ def resnet10_laptop() -> Config:
     Time: 10 epochs: 65 minutes, 47 of them on one core.
     Result: 47.40 % top-1 error on val, learning from train and minival, one seed (experiments/001).
     """
-    sizes = ((0.0, 40), (0.6, 48), (0.8, 56))
+    sizes = ((0.0, 0.625), (0.6, 0.75), (0.8, 0.875))
     return Config(
         recipe="resnet10-laptop",
         augment=CROP_AND_FLIP,
@@ -220,7 +220,7 @@ def resnet10_light() -> Config:
         (experiments/006).
     """
     base = resnet10_laptop()
-    sizes = ((0.0, 32), (0.28, 40), (0.64, 48), (0.86, 56))
+    sizes = ((0.0, 0.5), (0.28, 0.625), (0.64, 0.75), (0.86, 0.875))
     return replace(
         base,
         recipe="resnet10-light",
@@ -265,7 +265,7 @@ def localizer_goldfish() -> Config:
     return Config(
         recipe="localizer-goldfish",
         data=DataConfig(name="tiny-imagenet.goldfish"),
-        augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
+        augment=replace(CROP_AND_FLIP, crop=1.0, shift=6, probability=1.0),
         model=ModelConfig(name="resnet", options={"n": 1, "filters": filters, **LIGHT_STEM}),
         localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.2),
         optimizer=OptimizerConfig(lr=0.05, weight_decay=5e-4, decay_all=False),
@@ -292,11 +292,11 @@ def localizer_joint() -> Config:
     return replace(
         base,
         recipe="localizer-joint",
-        augment=replace(CROP_AND_FLIP, crop=0, shift=6, probability=1.0),
+        augment=replace(CROP_AND_FLIP, crop=1.0, shift=6, probability=1.0),
         model=RESNET10_LIGHT,
         localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.5),
         optimizer=ADAM,
-        train=replace(base.train, epochs=4, sizes=((0.0, 40), (0.6, 48), (0.85, 56))),
+        train=replace(base.train, epochs=4, sizes=((0.0, 0.625), (0.6, 0.75), (0.85, 0.875))),
     )
 
 
@@ -374,7 +374,7 @@ def quickstart() -> Config:
     return Config(
         recipe="quickstart",
         data=DataConfig(name="shapes"),
-        augment=replace(CROP_AND_FLIP, crop=0),  # the crop would cut objects at the edges
+        augment=replace(CROP_AND_FLIP, crop=1.0),  # the crop would cut objects at the edges
         model=ModelConfig(name="resnet", options={"n": 1, "filters": (16, 32, 64, 128)}),
         optimizer=OptimizerConfig(lr=0.1, weight_decay=5e-4, decay_all=False),
         schedule=ScheduleConfig(name="cosine", warmup=0.5),

@@ -25,7 +25,7 @@ from tinysight.training.loop import train
 FOLDER = Path(__file__).parent / "run"
 SETTINGS: dict[str, Any] = {
     "data.name": "random",
-    "augment.crop": 28,
+    "augment.crop": 0.875,
     "model.name": "resnet",
     "model.options": {"n": 1, "filters": (4, 4)},
     "optimizer.lr": 0.02,

@@ -34,7 +34,7 @@ def small(**options):
     train = dict(batch_size=16, epochs=3, device="cpu", precision="fp32", log_every=1)
     model = ModelConfig(name="small", options=options)
     train = replace(base.train, **train)
-    return replace(base, model=model, train=train, augment=AugmentConfig(crop=24))
+    return replace(base, model=model, train=train, augment=AugmentConfig(crop=0.75))
 
 
 def study():
@@ -239,7 +239,7 @@ def test_a_study_on_a_local_ray_saves_when_stopped_and_is_the_study_here(
 ) -> None:
     import ray
 
-    small = ("model.options.filters=(4,8)", "train.batch_size=16", "augment.crop=24")
+    small = ("model.options.filters=(4,8)", "train.batch_size=16", "augment.crop=0.75")
     words = ("study", "depth", "--data", "small", "--epochs", "8", *small, "train.device=cpu")
     folder = folder.parent / "study-depth-small"
     try:

@@ -108,10 +108,10 @@ def test_what_does_not_fit_the_data_or_the_folders_is_refused(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     def jobs(**options: Any) -> list[plan.Job]:
-        return plan.plan(PAIR, tmp_path, data="small", settings=["augment.crop=24"], **options)
+        return plan.plan(PAIR, tmp_path, data="small", settings=["augment.crop=0.75"], **options)
 
-    with pytest.raises(ValueError, match=r"One thing: augment\.crop is 56"):
-        plan.check(planned(), dataset)
+    with pytest.raises(ValueError, match=r"One thing: .* 3 pixels of the 32 of small"):
+        plan.check(planned(settings=["augment.crop=0.1"]), dataset)
     plan.check(jobs(), dataset)
     first = jobs()[0]
     first.folder.mkdir(parents=True)

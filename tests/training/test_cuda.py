@@ -52,7 +52,7 @@ def test_captured_steps_are_the_steps_taken_one_by_one(
     trained = {}
     for captured in (True, False):
         own = {"optimizer.name": optimizer, "optimizer.epsilon": 1.0, "optimizer.lr": 0.02}
-        own["train.sizes"] = ((0.0, 16), (0.5, 24))
+        own["train.sizes"] = ((0.0, 0.5), (0.5, 0.75))
         changed = override(config, own | {"train.cuda_graph": captured})
         trainer = _trainer(changed, dataset)
         assert (trainer.graphed is not None) is captured
@@ -74,7 +74,7 @@ def test_dropout_and_mixing_are_drawn_anew_in_captured_steps(
     own |= {"augment.trivial_augment": True, "optimizer.lr": 1e-9, "train.ema_decay": 0.0}
     changed = override(config, own)
     changed = replace(changed, model=recipe("vgg16-report").model)
-    changed = override(changed, {"model.options.filters": (8, 8, 8, 8, 8), "augment.crop": 32})
+    changed = override(changed, {"model.options.filters": (8, 8, 8, 8, 8), "augment.crop": 1.0})
     trainer = _trainer(changed, dataset, bf16=True)
     losses = []
     batch = trainer.loader.batch(0)

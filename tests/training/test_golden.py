@@ -40,18 +40,18 @@ BASE = {
 CLASSIFIER = {
     "optimizer.name": "muon",
     "optimizer.lr": 0.02,
-    "augment.crop": 24,
+    "augment.crop": 0.75,
     "augment.trivial_augment": True,
     "augment.erase": 0.5,
     "augment.mixup": 0.4,
     "augment.cutmix": 1.0,
     "augment.mix_until": 0.6,
     "train.label_smoothing": 0.1,
-    "train.sizes": ((0.0, 16), (0.5, 24)),
+    "train.sizes": ((0.0, 0.5), (0.5, 0.75)),
 }
 LOCALIZER = {
     "optimizer.lr": 0.02,
-    "augment.crop": 0,
+    "augment.crop": 1.0,
     "augment.rotation": 5.0,
     "localizer.head": "lstm",
     "localizer.grid": 4,

@@ -36,7 +36,7 @@ from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 MakeConfig = Callable[..., Config]
-FINDING = {"localizer__head": "lstm", "augment__crop": 0, "augment__rotation": 0.0}
+FINDING = {"localizer__head": "lstm", "augment__crop": 1.0, "augment__rotation": 0.0}
 FINDING |= {"optimizer__lr": 0.01}
 
 
@@ -195,7 +195,6 @@ def test_what_does_not_fit_is_refused(
         (other, r"""give the run model.name=small "model.options=\{'dropout': 0.3\}\""""),
         ({"train__record": ("norm",)}, "norm"),
         ({"model__pretrained": str(tmp_path / "none")}, "is not a file"),
-        ({"augment__crop": 24}, r"set augment\.crop=0"),
     ):
         with pytest.raises(ValueError, match=complaint):
             check(make_config(**{**FINDING, **changes}), dataset, DistributedContext())
@@ -204,6 +203,7 @@ def test_what_does_not_fit_is_refused(
     for changes, complaint in (
         ({"augment__mixup": 0.2}, "boxes cannot be mixed"),
         ({"augment__rotation": 6.0}, "at most 5"),
+        ({"augment__crop": 0.75}, r"augment\.crop is 0\.75; allowed: 1 with a localizer\.head"),
         ({"augment__trivial_augment": True}, "augment.trivial_augment is True; allowed: false"),
         ({"localizer__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
         ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
@@ -267,7 +267,7 @@ def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
     images = torch.zeros(40, 64, 64, 3, dtype=torch.uint8)
     images[:, 20:44, 10:30] = 255
     settings = AugmentConfig(
-        crop=0, shift=6, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0), probability=1.0
+        crop=1.0, shift=6, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0), probability=1.0
     )
     drawn = augmentation.sample(40, settings=settings, source_size=64, crop=64, generator=generator)
     pixels, _ = augmentation.apply(

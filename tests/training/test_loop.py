@@ -112,7 +112,7 @@ def test_no_thread_is_left_after_a_stop_or_an_error(lr: float, ending: Any, tria
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"augment__crop": 40}, "augment.crop is 40, but the images of small have 32 pixels"),
+        ({"augment__crop": 0.2}, "see 6 pixels of the 32 of small, and needs 8; set larger shares"),
         ({"model__name": "resnett"}, "did you mean resnet"),
         ({"model__options": {"nn": 1}}, "no option 'nn'"),
         ({"train__device": "cuda:77"}, "the device is .*cuda:77"),
@@ -313,7 +313,7 @@ def test_gradients_lie_in_memory_as_their_parameters_do(
 
 
 def test_the_log_has_epoch_and_size_of_each_step(trial: Any) -> None:
-    trial.at(train__sizes=((0.0, 16), (0.5, 24))).go()
+    trial.at(train__sizes=((0.0, 0.5), (0.5, 0.75))).go()
     lines, steps = trial.lines("train"), [4, 5, 8, 9, 12, 14]
     assert [line["step"] for line in lines] == steps
     assert [line["size"] for line in lines] == [16, 16, 24, 24, 24, 24]

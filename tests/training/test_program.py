@@ -19,13 +19,13 @@ from tinysight.run import read_lines
 
 Start = Callable[..., subprocess.Popen[bytes]]
 SETTINGS = (
-    "data.name=small augment.crop=24 model.name=small train.batch_size=16 train.log_every=4 "
+    "data.name=small augment.crop=0.75 model.name=small train.batch_size=16 train.log_every=4 "
     "train.device=cpu train.precision=fp32 schedule.warmup=0 train.ema_decay=0.9"
 )
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 TOGETHER = ("train.epochs=3", "model.options={'norm': False, 'seconds': 0.03}")
 LOCALIZER = (
-    "augment.crop=0 localizer.head=lstm localizer.grid=4 localizer.box_weight=1 optimizer.lr=0.01"
+    "augment.crop=1 localizer.head=lstm localizer.grid=4 localizer.box_weight=1 optimizer.lr=0.01"
 )
 
 

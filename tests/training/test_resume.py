@@ -35,14 +35,14 @@ def test_resume_after_a_signal_is_bitwise_identical(step: int, trial: Any) -> No
     "settings",
     [
         "schedule.name=cosine train.ema_decay=0",
-        "train.keep_weights=best train.sizes=((0,16),(0.5,24)) data.fraction=0.5",
+        "train.keep_weights=best train.sizes=((0,0.5),(0.5,0.75)) data.fraction=0.5",
         "data.train=train+minival data.monitor=none schedule.name=linear data.prefetch=0",
         "model.options={'norm':False} optimizer.decay_all=True train.flip_average=False",
         "optimizer.name=rmsprop optimizer.epsilon=1 schedule.name=exponential schedule.factor=0.9 "
         "augment.trivial_augment=True augment.erase=0.5",
         "optimizer.name=adam optimizer.lr=0.001 schedule.name=cyclic schedule.cycles=3 "
         "train.snapshots=3 augment.mixup=0.4 augment.cutmix=1 augment.mix_until=0.6",
-        "localizer.head=lstm localizer.grid=4 localizer.giou_weight=0.5 augment.crop=0 "
+        "localizer.head=lstm localizer.grid=4 localizer.giou_weight=0.5 augment.crop=1 "
         "augment.rotation=5 optimizer.name=muon optimizer.lr=0.02 train.keep_weights=best",
     ],
 )

@@ -79,8 +79,7 @@ def summary(run: RunResults) -> dict[str, Any]:
 
 def _size_of(config: Config, num_classes: int, image_size: int) -> tuple[int, int]:
     """Return parameters and multiply-adds per image, without allocating the model's tensors."""
-    sizes = config.train.sizes
     with torch.device("meta"):
         model = models.create_model(config.model.name, num_classes, **config.model.options)
-    size = sizes[-1][1] if sizes else config.augment.crop or image_size
+    size = config.input_sizes(image_size)[-1][1]
     return models.count_parameters(model), models.count_multiply_adds(model, size)

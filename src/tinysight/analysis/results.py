@@ -117,7 +117,7 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
         if not bool(kept.any()):
             raise ValueError(f"no image in {path} has a label; there is nothing to analyze")
         own = {name: getattr(evaluation, name)[kept] for name in ("logits", "labels", "rows")}
-        crop = run.config.augment.crop or dataset.image_size
+        crop = run.config.crop_side(dataset.image_size)
         results = EvalResults(dataset, split, replace(evaluation, detections=None, **own), crop)
     detections = evaluation.detections if evaluation is not None else None
     return RunResults(run, run.log(), run.summary(), dataset, split, results, detections)

@@ -35,6 +35,7 @@ from tinysight.training.recording import check_layers
 
 logger = logging.getLogger("tinysight")
 Rows = npt.NDArray[np.int64]
+MIN_INPUT = 8  # pixels per side
 # What else may change when a run is resumed: neither the order of images nor the state's form
 # depends on it.
 CHANGEABLE = (
@@ -61,11 +62,11 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
 
 
 def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedContext) -> None:
-    crop, size, batch_size = config.augment.crop, dataset.image_size, config.train.batch_size
-    if crop > size:
+    size, batch_size = dataset.image_size, config.train.batch_size
+    if (smallest := min(side for _, side in config.input_sizes(size))) < MIN_INPUT:
         raise ValueError(
-            f"augment.crop is {crop}, but the images of {dataset.name} have {size} pixels; "
-            f"set augment.crop to {size} or less"
+            f"the network would see {smallest} pixels of the {size} of {dataset.name}, and needs "
+            f"{MIN_INPUT}; set larger shares in augment.crop and train.sizes"
         )
     pair, processes = (2 if config.augment.mixes else 1), distributed.size
     if batch_size % (pair * processes):
@@ -73,10 +74,6 @@ def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedConte
         raise ValueError(
             f"train.batch_size {batch_size} cannot be shared evenly by {processes} processes{why}; "
             f"set a multiple of {pair * processes}"
-        )
-    if config.localizer.finds and crop not in (0, size):
-        raise ValueError(
-            f"augment.crop is {crop}; a localizer sees entire images; set augment.crop=0"
         )
 
 

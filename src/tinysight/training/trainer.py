@@ -48,7 +48,8 @@ class Trainer:
     ) -> None:
         self.config, self.dataset = config, dataset
         self.runtime, self.distributed = runtime, distributed
-        self.crop = config.augment.crop or dataset.image_size
+        self.crop = config.crop_side(dataset.image_size)
+        self.input_sizes = config.input_sizes(dataset.image_size)
         rows = setup.training_rows(config, dataset, distributed)
         # the true boxes (N, G, 4) of all rows, padded with NaN
         self.gt_boxes = None
@@ -144,12 +145,12 @@ class Trainer:
     @property
     def final_size(self) -> int:
         """The pixels that the network sees last; evaluation at another size costs 9 points."""
-        return self.config.train.sizes[-1][1] if self.config.train.sizes else self.crop
+        return self.input_sizes[-1][1]
 
     def size_at(self, step: int) -> int:
         """Return the pixels that the network sees at `step`: growing resolution, or the crop."""
-        sizes, total = self.config.train.sizes, self.total_steps
-        return next((size for start, size in sizes[::-1] if start * total <= step), self.crop)
+        total = self.total_steps
+        return next(size for start, size in self.input_sizes[::-1] if start * total <= step)
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step."""
