@@ -54,8 +54,8 @@ PARTS: dict[str, set[str]] = {
         *("numpy", "torch", "safetensors", "filelock", "rich"),
     },
     "analysis": {
-        *("__init__", "config", "run", "files", "device", "ops", "data", "data.batches", "models"),
-        *("predict", "evaluation"),
+        *("__init__", "config", "run", "files", "device", "images", "ops", "data"),
+        *("data.batches", "models", "predict", "evaluation"),
         *("numpy", "torch", "PIL", "matplotlib", "safetensors", "jinja2", "markupsafe", "scipy"),
     },
     "study": {

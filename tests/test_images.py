@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tinysight.images import FORMATS, format_of, load_square, read_image, to_square
+from tinysight.images import (
+    FITS,
+    FORMATS,
+    Fit,
+    Frame,
+    format_of,
+    frame_of,
+    frame_side,
+    load_square,
+    read_image,
+    to_square,
+)
 
 # top left, top right, bottom left, bottom right
 QUADRANTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 0))
@@ -357,6 +368,58 @@ def test_shrinking_does_not_alias() -> None:
 def test_tiny_and_elongated_images_are_enlarged(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (10, 200, 30))
     assert np.array_equal(load_square(encoded(image), 64), np.full((64, 64, 3), (10, 200, 30)))
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "pad"),
+    [
+        ((160, 80), Frame(40, 0, 80, 80), Frame(0, -40, 160, 160)),
+        ((80, 161), Frame(0, 40, 80, 80), Frame(-41, 0, 161, 161)),
+        ((1, 5000), Frame(0, 2499, 1, 1), Frame(-2500, 0, 5000, 5000)),
+        ((7, 7), Frame(0, 0, 7, 7), Frame(0, 0, 7, 7)),
+    ],
+)
+def test_frames_are_centered_squares_or_the_image(
+    size: tuple[int, int], crop: Frame, pad: Frame, tmp_path: Path
+) -> None:
+    assert [frame_of(*size, fit) for fit in FITS] == [crop, pad, Frame(0, 0, *size)]
+    (tmp_path / "image.png").write_bytes(encoded(Image.new("RGB", size)))
+    sides = [frame_side(tmp_path / "image.png", fit) for fit in FITS]
+    assert sides == [min(size), max(size), min(size)]
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("size", [(301, 200), (97, 160), (50, 33), (200, 200), (1, 90), (90, 1)])
+def test_boxes_follow_the_pixels_and_come_back(size: tuple[int, int], fit: Fit) -> None:
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    box = np.array([[width // 3, height // 3, width - width // 3, height - height // 4]])
+    x0, y0, x1, y1 = box[0]
+    pixels[y0:y1, x0:x1] = 255
+    frame = frame_of(width, height, fit)
+    moved = frame.to_square(box, 120)
+    rows, columns = np.nonzero(to_square(Image.fromarray(pixels), 120, fit)[..., 0] > 170)
+    seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert seen == pytest.approx(moved[0].clip(0, 120), abs=1.01)
+    assert frame.to_image(moved, 120) == pytest.approx(box)
+
+
+@pytest.mark.parametrize("size", [(64, 40), (40, 64), (64, 1)])
+def test_padding_keeps_every_pixel_and_has_the_mean_color(size: tuple[int, int]) -> None:
+    pixels = noise(size[1], size[0])
+    square = to_square(Image.fromarray(pixels), 64, "pad")
+    frame = frame_of(*size, "pad")
+    rows, columns = slice(-frame.top, size[1] - frame.top), slice(-frame.left, size[0] - frame.left)
+    assert np.array_equal(square[rows, columns], pixels)
+    outside = np.ones((64, 64), bool)
+    outside[rows, columns] = False
+    assert np.unique(square[outside], axis=0).tolist() == [pixels.mean((0, 1)).round().tolist()]
+
+
+def test_stretching_resizes_both_sides() -> None:
+    image = Image.fromarray(noise(30, 50))
+    plain = np.asarray(image.resize((40, 40), Image.Resampling.BICUBIC))
+    assert np.array_equal(to_square(image, 40, "stretch"), plain)
 
 
 def test_to_square_takes_other_modes_and_refuses_no_size() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tinysight import config as configs
 from tinysight import recipes
@@ -27,6 +27,7 @@ from tinysight.device import Runtime, select_device
 from tinysight.evaluation import evaluate as evaluations
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.files import write_atomic
+from tinysight.images import Fit
 from tinysight.predict import predictor as predictors
 from tinysight.predict.predictor import Predictor
 from tinysight.progress import counting
@@ -48,16 +49,24 @@ def list_recipes() -> dict[str, str]:
     return {name: (make.__doc__ or "").partition("\n")[0] for name, make in recipes.RECIPES.items()}
 
 
-def load_dataset(data: Data, *, data_dir: Folder | None = None) -> Dataset:
+def load_dataset(
+    data: Data,
+    *,
+    data_dir: Folder | None = None,
+    image_size: int | Literal["auto"] | None = None,
+    fit: Fit | None = None,
+) -> Dataset:
     """Return a dataset by name or folder; it is made first where its name alone defines it.
 
     Args:
         data: a name such as "shapes" or "tiny-imagenet", or a folder of class folders; a `Dataset`
             is returned as it is.
         data_dir: where prepared datasets are kept; None: the default.
+        image_size, fit: of a folder that is imported; see `data.load.load_dataset`.
     """
+    own: dict[str, Any] = {"home": data_dir, "image_size": image_size, "fit": fit}
     with counting(f"preparing {data}") as progress:
-        return load_without_bar(data, home=data_dir, progress=progress)
+        return load_without_bar(data, progress=progress, **own)
 
 
 def train(

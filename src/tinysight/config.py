@@ -103,8 +103,7 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Training-time augmentation; see `ops.augment`, `ops.mixing` and `ops.trivial_augment`."""
 
-    # side of the window, random in training, central in evaluation, as a share of the image's side
-    crop: float = within("(0, 1]", 0.875)
+    crop: float = within("(0, 1]", 0.875)  # side of the window, as a share of the image's side
     flip: float = within("[0, 1]", 0.5)  # probability of a horizontal flip
     shift: int = within("[0, inf)", 4)  # largest translation in pixels
     rotation: float = within("[0, 180]", 10.0)  # largest angle in degrees
@@ -235,8 +234,7 @@ class TrainConfig(Section):
     class_balance: float = within("[0, 1]", 0.0)
     label_smoothing: float = within("[0, 1)", 0.0)
     ema_decay: float = within("[0, 1)", 0.0)  # of the averaged weights; 0: no averaging
-    # growing resolution: (share of the training, share of the image's side that the crop is
-    # resized to); (): always the crop
+    # growing resolution: (share of the training, of the image's side); (): always the crop
     sizes: tuple[tuple[float, float], ...] = ()
     flip_average: bool = False  # evaluate on the image and its mirror image
     # weights kept for an ensemble, at the end of the last cycles or epochs
@@ -262,8 +260,7 @@ class TrainConfig(Section):
         starts = [start for start, _ in self.sizes]
         growing = starts == sorted(set(starts)) and (not starts or starts[0] == 0)
         valid = growing and all(0 <= start < 1 and 0 < share <= 4 for start, share in self.sizes)
-        allowed = "pairs (share of the training, growing from 0 up to 1; share of the image's side,"
-        allowed += " at most 4), as '((0,0.625),(0.7,0.875))'"
+        allowed = "pairs of shares, the first growing from 0 up to 1, as '((0,0.625),(0.7,0.875))'"
         _require(valid, "train.sizes", self.sizes, allowed)
         allowed = "false while train.record names layers"
         _require(not (self.record and self.compile), "train.compile", True, allowed)
@@ -293,8 +290,9 @@ class Config:
             allowed = f"a multiple of schedule.cycles, which is {schedule.cycles}"
             _require(train.epochs % schedule.cycles == 0, "train.epochs", train.epochs, allowed)
             allowed = "1 with schedule.name=cyclic, as snapshots are taken at the ends of cycles"
-            every = train.snapshot_every
-            _require(every == 1, "train.snapshot_every", every, allowed)
+            _require(
+                train.snapshot_every == 1, "train.snapshot_every", train.snapshot_every, allowed
+            )
         allowed = f"fewer, or more epochs: they do not fit in train.epochs={train.epochs}"
         fit = not (train.snapshots and train.epochs) or self.snapshot_epochs()[0] >= 1
         _require(fit, "train.snapshots", train.snapshots, allowed)
@@ -305,8 +303,7 @@ class Config:
             for name in ("mixup", "cutmix") if augment.mixes else ():
                 value = getattr(augment, name)
                 _require(not value, f"augment.{name}", value, allowed)
-            allowed = "1 with a localizer.head, which sees entire images"
-            _require(augment.crop == 1, "augment.crop", augment.crop, allowed)
+            _require(augment.crop == 1, "augment.crop", augment.crop, "1 with a localizer.head")
             allowed = "at most 5 with a localizer.head: the box around a rotated box gets too large"
             _require(augment.rotation <= 5, "augment.rotation", augment.rotation, allowed)
             allowed = "false with a localizer.head, as it rotates by more than 5 degrees"

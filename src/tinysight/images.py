@@ -5,9 +5,12 @@ Decided here, once for both:
 - Alpha is composited on white: most cut-outs were made for a white page, and the colors under full
   transparency are arbitrary. Of an animation the first frame is used. EXIF orientation is applied.
   Color profiles are ignored: values are taken as sRGB.
-- The center square is resized with Pillow's bicubic filter, which widens its support when it
-  shrinks, so it does not alias. It keeps as much detail as Lanczos and overshoots less at the
-  hard edges of drawings and cut-outs.
+- A fit gives the frame that becomes the square: "crop" the largest centered square in the image,
+  "pad" the smallest around it, "stretch" the image itself. Padding has the image's own mean color:
+  the mean over a dataset stays that of its pictures, and no edge is harder than in a picture.
+- The frame is resized with Pillow's bicubic filter, which widens its support when it shrinks, so it
+  does not alias. It keeps as much detail as Lanczos and overshoots less at the hard edges of
+  drawings and cut-outs.
 """
 
 from __future__ import annotations
@@ -18,16 +21,21 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
 
 logger = logging.getLogger("tinysight")
 Source = str | Path | BinaryIO | bytes | Image.Image | npt.NDArray[np.uint8]
+Fit = Literal["crop", "pad", "stretch"]
+Boxes = npt.NDArray[np.floating]
+
+FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIC")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF and AVIF files, and HEIC with the extra heic"
@@ -129,30 +137,84 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    """Resize the shorter side to `size` and crop the center: uint8 (size, size, 3), RGB, a copy.
+@dataclass(frozen=True)
+class Frame:
+    """The rectangle of an image that becomes a square, in whole pixels: halves blur.
 
-    Only the center square of the source is resampled, so an image of 1 x 5000 costs no more than
-    its middle pixel. An image whose shorter side is `size` keeps its exact pixels.
+    Where it pads, it extends beyond the image.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def to_square(self, boxes: Boxes, size: int) -> Boxes:
+        """Move boxes (N, 4) from pixels of the image to those of its square; nothing is clipped."""
+        return (boxes - self._corners) * size / self._sides
+
+    def to_image(self, boxes: Boxes, size: int) -> Boxes:
+        """Move boxes (N, 4) from pixels of the square to those of its image."""
+        return boxes * self._sides / size + self._corners
+
+    @property
+    def _corners(self) -> tuple[int, int, int, int]:
+        return (self.left, self.top, self.left, self.top)
+
+    @property
+    def _sides(self) -> tuple[int, int, int, int]:
+        return (self.width, self.height, self.width, self.height)
+
+
+def frame_of(width: int, height: int, fit: Fit) -> Frame:
+    """Return the frame of an image: see the head of this module."""
+    if fit == "stretch":
+        return Frame(0, 0, width, height)
+    side = {"crop": min, "pad": max}[fit](width, height)
+    return Frame((width - side) // 2, (height - side) // 2, side, side)
+
+
+def frame_side(source: str | Path | BinaryIO | bytes, fit: Fit) -> int:
+    """Return the shorter side of a file's frame, in pixels, from its header alone."""
+    with _naming(source), _opened(source) as (image, _):  # turning it upright changes no side
+        frame = frame_of(*image.size, fit)
+        return min(frame.width, frame.height)
+
+
+def to_square(image: Image.Image, size: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
+    """Resize the frame of an image: uint8 (size, size, 3), RGB, a copy.
+
+    Only the frame is resampled, so a crop of 1 x 5000 costs no more than the middle pixel. A frame
+    of `size` keeps its exact pixels.
     """
     if size < 1:
         raise ValueError(f"image size {size} is not possible; choose 1 or more pixels")
     if image.mode != "RGB":
         image = to_rgb(image)
-    left, top, side = center_square(*image.size)
-    box = (left, top, left + side, top + side)
+    frame = frame_of(*image.size, fit)
+    if fit == "pad":
+        image = _padded(image, frame, size)
+        frame = Frame(0, 0, *image.size)
+    box = (frame.left, frame.top, frame.left + frame.width, frame.top + frame.height)
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-def center_square(width: int, height: int) -> tuple[int, int, int]:
-    """Return left, top and side of the largest centered square, in whole pixels: halves blur."""
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side
+def _padded(image: Image.Image, frame: Frame, size: int) -> Image.Image:
+    """Resize the longer side to `size`, then pad the other: 1 x 5000 never becomes 5000 x 5000."""
+    wide = image.width > image.height
+    shape, canvas = (image.width, size), (frame.width, size)
+    if wide:
+        shape, canvas = (size, image.height), (size, frame.height)
+    image = image.resize(shape, Image.Resampling.BICUBIC)
+    color = tuple(round(mean) for mean in ImageStat.Stat(image).mean)
+    padded = Image.new("RGB", canvas, color)
+    padded.paste(image, (0, -frame.top) if wide else (-frame.left, 0))
+    return padded
 
 
-def load_square(source: Source, size: int) -> npt.NDArray[np.uint8]:
+def load_square(source: Source, size: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
     """Read an image as uint8 (size, size, 3); see `read_image` and `to_square`."""
-    return to_square(read_image(source, at_least=JPEG_MARGIN * size), size)
+    return to_square(read_image(source, at_least=JPEG_MARGIN * size), size, fit)
 
 
 class _UnreadableError(Exception):

@@ -27,6 +27,7 @@ from tinysight.analysis.pictures import (
 )
 from tinysight.analysis.plots import AMBER, SKY
 from tinysight.data.dataset import Dataset
+from tinysight.images import Frame
 from tinysight.ops.boxes import Detections
 
 BOX = np.array([[4.0, 5, 10, 11]])
@@ -221,7 +222,7 @@ def test_a_split_without_boxes_cannot_be_shown(make_dataset: Callable[..., Datas
 def test_boxes_of_photos_are_moved_into_their_squares() -> None:
     arguments: dict[str, Any] = {"captions": [""], "threshold": 0.5}
     moved = pictures.photos_sheet(
-        [flat(128, 256, 256)], [(100, 0, 512)], boxes=[[[120, 20, 300, 200]]],
+        [flat(128, 256, 256)], [Frame(100, 0, 512, 512)], boxes=[[[120, 20, 300, 200]]],
         confidence=[[0.9]], **arguments,
     )  # fmt: skip
     direct = detections_sheet(

@@ -17,6 +17,7 @@ from tinysight.data.boxed_folder import BoxedFolderSource
 from tinysight.data.build import OnUnreadable, build
 from tinysight.data.dataset import Dataset
 from tinysight.data.folder import FolderSource
+from tinysight.images import FITS, Fit
 
 RED = (220, 20, 20)
 COCO = (
@@ -95,11 +96,17 @@ def as_coco(path: Path) -> Path:
 
 
 def imported(
-    folder: Path, boxes: Path | None, home: Path, on_unreadable: OnUnreadable = "stop", **rules: Any
+    folder: Path,
+    boxes: Path | None,
+    home: Path,
+    on_unreadable: OnUnreadable = "stop",
+    fit: Fit = "pad",
+    **rules: Any,
 ) -> Dataset:
     source = FolderSource(folder, "pets")
     if boxes is not None:
-        source = BoxedFolderSource(folder, "pets", boxes=boxes, rules=BoxRules(**rules))
+        rule = BoxRules(**rules)
+        source = BoxedFolderSource(folder, "pets", fit=fit, boxes=boxes, rules=rule)
     return build(source, home=home, workers=1, on_unreadable=on_unreadable)
 
 
@@ -111,13 +118,14 @@ def boxes_by_file(dataset: Dataset) -> dict[str, list[list[float]]]:
     }
 
 
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("form", ["file,x0,y0,x1,y1", "filename,xmin,ymin,xmax,ymax", "coco"])
-def test_boxes_are_where_the_objects_are(folder: Path, tmp_path: Path, form: str) -> None:
+def test_boxes_are_where_the_objects_are(folder: Path, tmp_path: Path, form: str, fit: Fit) -> None:
     if form == "coco":
         file = as_coco(tmp_path / "boxes.json")
     else:
         file = as_csv(tmp_path / "boxes.csv", form)
-    dataset = imported(folder, file, tmp_path)
+    dataset = imported(folder, file, tmp_path, fit=fit)
     found = boxes_by_file(dataset)
     for row, name in enumerate(dataset.files):
         assert len(found[name]) == (PHOTOS[name][0] is not None)
@@ -148,7 +156,11 @@ def test_objects_at_the_edge_of_the_center_square(
     file = as_csv(tmp_path / "boxes.csv")
     with file.open("a") as stream:
         stream.write(f"cats/one.png,{box}\n")
-    dataset = imported(folder, file, tmp_path)
+    for fit in (FITS[1], FITS[2]):
+        complete = imported(folder, file, tmp_path, fit=fit)
+        assert complete.fit == fit and len(complete) == len(PHOTOS)
+        assert len(complete.boxes) == len(PHOTOS)  # one shows nothing, one has two
+    dataset = imported(folder, file, tmp_path, fit="crop")
     found = boxes_by_file(dataset)
     assert len(dataset) == len(PHOTOS) - (outcome == "cut")
     if outcome == "cut":

@@ -17,6 +17,7 @@ from PIL import Image
 from tinysight.data.build import build, check_index
 from tinysight.data.dataset import Dataset, DatasetIndex
 from tinysight.data.folder import FolderSource, split_counts
+from tinysight.images import Fit
 
 
 def picture(
@@ -43,7 +44,7 @@ def two_classes(root: Path, num: int = 10) -> Path:
 
 
 def listed(root: Path) -> DatasetIndex:
-    index = FolderSource(root, "pets").index
+    index = FolderSource(root, "pets", image_size=8).index
     check_index("pets", index)
     return index
 
@@ -471,6 +472,29 @@ def test_name_taken_by_another_folder(tmp_path: Path) -> None:
     imported(two_classes(tmp_path / "one", 3), tmp_path / "home")
     with pytest.raises(ValueError, match="made from another source"):
         imported(two_classes(tmp_path / "two", 3), tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("sides", "fit", "expected"),
+    [
+        ((32, 32), "crop", 32),
+        ((60, 90), "crop", 64),
+        ((60, 90), "pad", 96),
+        ((900, 600), "stretch", 128),
+        ((3, 5), "crop", 32),
+    ],
+)
+def test_auto_is_the_size_next_to_the_images_own(
+    tmp_path: Path, sides: tuple[int, int], fit: Fit, expected: int
+) -> None:
+    two_classes(tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        Image.new("RGB", sides).save(path)
+    assert FolderSource(tmp_path, "pets", "auto", fit=fit).index.image_size == expected
+    for size, times in ((expected, None), (expected * 2, "4.0 times"), (expected // 2, None)):
+        notes = FolderSource(tmp_path, "pets", size, fit=fit).index.notes
+        assert len(notes) == bool(times)
+        assert not times or (times in notes[0] and f"as at {expected} (--size auto)" in notes[0])
 
 
 def test_an_unreadable_file_stops_or_is_left_out_and_listed(tmp_path: Path) -> None:

@@ -112,9 +112,11 @@ def test_a_folder_is_imported_once_under_its_own_name(
         for same in (folder, str(folder), "my 🐈 pets", first.path, str(first.path), first.name):
             assert load_dataset(same, home=home).digest == first.digest
     assert load_dataset(folder, home=home, image_size=32).image_size == 32
+    stretched = load_dataset(folder, home=home, image_size="auto", fit="stretch")
+    assert (first.fit, stretched.fit, stretched.image_size) == ("crop", "stretch", 32)
     put_pets(folder, 4)
     changed = load_dataset(folder, home=home)
-    assert (len(changed), changed.image_size) == (8, 32)  # as before
+    assert (len(changed), changed.image_size, changed.fit) == (8, 32, "stretch")  # as before
 
 
 def test_a_zip_is_imported_under_its_own_name(

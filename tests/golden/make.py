@@ -44,7 +44,7 @@ class RandomDataset:
 
     def __init__(self) -> None:
         generator = np.random.Generator(np.random.Philox(7))
-        self.name, self.image_size, self.digest = "random", 32, "none"
+        self.name, self.image_size, self.fit, self.digest = "random", 32, "crop", "none"
         self.class_names = self.class_ids = ("a", "b", "c", "d")
         self.splits = {"train": (0, 72), "minival": (72, 96), "val": (72, 96)}
         self.images = generator.integers(0, 256, (96, 32, 32, 3), dtype=np.uint8)

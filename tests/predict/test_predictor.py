@@ -8,19 +8,22 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tinysight.data.dataset import Dataset
 from tinysight.data.tiny_imagenet import prepare
 from tinysight.evaluation.evaluate import evaluate
+from tinysight.images import FITS, Fit, frame_of
 from tinysight.models import create_model
+from tinysight.ops.boxes import Detections
 from tinysight.predict import predictor as predictor_module
-from tinysight.predict.predictor import Prediction, Predictor, load_model
+from tinysight.predict.predictor import Decoding, Prediction, Predictor, load_model
 from tinysight.predict.weights import ModelMetadata, weights_bytes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -114,6 +117,36 @@ def test_more_classes_than_there_are_give_all(
     assert sorted(found.class_ids) == sorted(dataset.class_ids)
     assert sum(found.probabilities) == pytest.approx(1.0, abs=1e-5)
     assert list(found.probabilities) == sorted(found.probabilities, reverse=True)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("turn", [1, 6])
+def test_boxes_are_in_pixels_of_the_upright_picture_and_within_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: Fit, turn: int
+) -> None:
+    def detect(self: Predictor, images: np.ndarray) -> tuple[torch.Tensor, Detections]:
+        rows, columns = np.nonzero(images[0][..., 0] > 170)
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        boxes = torch.tensor([[found, [0, 0, 128, 128], [0, 0, 4, 128]]], dtype=torch.float32)
+        return torch.zeros(1, 24), Detections(boxes, torch.tensor([[0.9, 0.8, 0.7]]))
+
+    pixels = np.zeros((160, 90, 3), np.uint8)
+    pixels[60:110, 10:70] = 255
+    stored = Image.fromarray(pixels).rotate(90 if turn == 6 else 0, expand=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    stored.save(tmp_path / "photo.png", exif=exif)
+    model = Predictor(run)
+    model.metadata = replace(model.metadata, fit=fit)
+    model.decoding = Decoding(decoding="filter", threshold=0.5, nms_iou=1.0)
+    monkeypatch.setattr(Predictor, "detect", detect)
+    found = model.predict(tmp_path / "photo.png", canvas=128)
+    assert found.boxes[0] == pytest.approx((10, 60, 70, 110), abs=1.3)
+    everything = (0, 35, 90, 125) if fit == "crop" else (0, 0, 90, 160)
+    assert found.boxes[1] == pytest.approx(everything, abs=1e-3)
+    # the third box lies in the padding alone
+    assert len(found.boxes) == len(found.confidences) == (2 if fit == "pad" else 3)
+    assert found.frame == frame_of(90, 160, fit)
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:

@@ -182,6 +182,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("options", []),
         ("flip_average", 1),
         ("model", 3),
+        ("fit", "squash"),
     ],
 )
 def test_a_card_that_no_training_writes_is_refused(name: str, value: object) -> None:

@@ -253,6 +253,21 @@ def test_a_smaller_dataset_than_the_training_images_is_refused(
         check_data(replace(metadata, image_size=48, crop=48), dataset)
 
 
+def test_the_fit_of_the_data_goes_into_the_weights_and_another_is_warned_of(
+    make_config: MakeConfig, dataset: Dataset, messages: list[str]
+) -> None:
+    padded = Dataset(dataset.path, dataset.manifest | {"extra": {"fit": "pad"}})
+    trainer = Trainer(make_config(), padded, CPU, DistributedContext())
+    metadata = trainer.metadata({}, {})
+    check_data(metadata, padded)
+    assert metadata.fit == "pad" and messages == []
+    check_data(metadata, dataset)
+    assert messages == [
+        "warning: small was imported with --fit crop, and the model learned from images with "
+        "--fit pad"
+    ]
+
+
 def test_another_threshold_and_decoding_may_be_asked_for(found: Path, dataset: Dataset) -> None:
     images = np.array(dataset.images[:4])
     _, filtered = Predictor(found, threshold=0.2).detect(images)

@@ -31,6 +31,7 @@ from torch import Tensor
 from tinysight.analysis.plots import AMBER, INK, QUIET, SKY, new_figure, style
 from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
+from tinysight.images import Frame
 from tinysight.ops.boxes import Detections, pairwise_iou
 
 Pixels = npt.NDArray[np.uint8]
@@ -194,20 +195,17 @@ def localization_sheet(
 
 def photos_sheet(
     squares: Sequence[Pixels],
-    frames: Sequence[tuple[int, int, int]],
+    frames: Sequence[Frame],
     *,
     boxes: Sequence[Sequence[Sequence[float]]],
     confidence: Sequence[Sequence[float]],
     captions: Sequence[str],
     threshold: float,
 ) -> Figure:
-    """Show the detections of photos on the squares (S, S, 3) of them that the model saw.
-
-    `frames` are left, top and side of each square in pixels of the photo, as are the boxes.
-    """
+    """Show the detections of photos, in their pixels, on the squares (S, S, 3) of their frames."""
     moved = [
-        (np.array(own, np.float64).reshape(-1, 4) - [left, top, left, top]) * len(square) / side
-        for square, (left, top, side), own in zip(squares, frames, boxes, strict=True)
+        frame.to_square(np.array(own, np.float64).reshape(-1, 4), len(square))
+        for square, frame, own in zip(squares, frames, boxes, strict=True)
     ]
     scores = [np.array(own, np.float64) for own in confidence]
     look: dict[str, Any] = {"captions": captions, "threshold": threshold, "side": len(squares[0])}

@@ -82,7 +82,16 @@ def import_(
         ),
     ],
     name: Annotated[str, Option(help="Name of the dataset.")],
-    size: Annotated[int, Option(min=8, max=1024, help="Pixels per side after a center crop.")] = 64,
+    size: Annotated[
+        str, Option(help="Pixels per side, or auto: what fits the images, 32 to 128.")
+    ] = "64",
+    fit: Annotated[
+        str | None,
+        Option(
+            help="How images become square: crop the center, pad the shorter side, or stretch it.",
+            show_default="pad with --boxes, else crop",
+        ),
+    ] = None,
     boxes: Annotated[
         Path | None,
         Option(
@@ -121,10 +130,14 @@ def import_(
     from tinysight.data.boxed_folder import BoxedFolderSource
     from tinysight.data.folder import FolderSource
 
+    if size != "auto" and not size.isdecimal():
+        raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
+    own: dict[str, Any] = {"image_size": size if size == "auto" else int(size)}
+    own |= {} if fit is None else {"fit": fit}
     folder, rules = folder.expanduser(), BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
-    source = FolderSource(folder, name, size)
+    source = FolderSource(folder, name, **own)
     if boxes is not None:
-        source = BoxedFolderSource(folder, name, size, boxes=boxes.expanduser(), rules=rules)
+        source = BoxedFolderSource(folder, name, boxes=boxes.expanduser(), rules=rules, **own)
     elif rules != BoxRules():
         raise ValueError("--unlabeled, --skip-bad-boxes and --boxes-origin go with --boxes")
     _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)

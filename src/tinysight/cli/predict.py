@@ -24,6 +24,7 @@ from tinysight.cli.arguments import (
 
 if TYPE_CHECKING:
     from tinysight.evaluation.ensemble import Ensemble
+    from tinysight.images import Fit
     from tinysight.predict.predictor import Prediction, Predictor
 
 Model = Annotated[
@@ -92,7 +93,7 @@ def predict(
         found = [_plain(prediction, predictor) for prediction in predictions]
         print(json.dumps(found, indent=1, ensure_ascii=False))
     if draw is not None and predictions:
-        _draw_boxes(predictions, draw)
+        _draw_boxes(predictions, draw, predictor.metadata.fit)
     if len(predictions) < len(images):
         raise typer.Exit(1)
 
@@ -150,12 +151,12 @@ def _plain(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _draw_boxes(predictions: list[Prediction], path: Path) -> None:
+def _draw_boxes(predictions: list[Prediction], path: Path, fit: Fit) -> None:
     from tinysight.analysis.pictures import photos_sheet, save_figure
     from tinysight.images import load_square
 
     figure = photos_sheet(
-        [load_square(Path(p.path), 512) for p in predictions],
+        [load_square(Path(p.path), 512, fit) for p in predictions],
         frames=[p.frame for p in predictions],
         boxes=[p.boxes for p in predictions],
         confidence=[p.confidences for p in predictions],

@@ -25,12 +25,12 @@ import numpy.typing as npt
 
 from tinysight.data.dataset import few
 from tinysight.data.tree import Tree
-from tinysight.images import center_square, upright_size
+from tinysight.images import Fit, frame_of, upright_size
 
 MIN_SIDE = 0.1  # pixels of a box
 OVERSHOOT = 1.0  # pixels by which a box may extend beyond its image: tools round
 SHARE_OVERSHOOT = 0.01  # the same where all boxes are shares of the image's sides
-MIN_KEPT = 0.5  # share of its area that a box keeps in the center square, as in training
+MIN_KEPT = 0.5  # share of its area that a box keeps in the square, as in training
 
 UNLABELED = ("error", "skip", "empty")
 ORIGINS = ("auto", "0", "1")
@@ -168,12 +168,11 @@ def match_boxes(
     return found, tuple(notes)
 
 
-def in_square(found: ImageBoxes, side: int) -> SquareBoxes:
-    """Move an image's boxes into its center square, resized to `side`."""
+def in_square(found: ImageBoxes, side: int, fit: Fit) -> SquareBoxes:
+    """Move an image's boxes, clipped to it, into its square, resized to `side`."""
     if not len(found.boxes):
         return SquareBoxes(np.zeros((0, 4), np.float32), (), False)
-    left, top, shorter = center_square(*found.size)
-    moved = (found.boxes - (left, top, left, top)) * (side / shorter)
+    moved = frame_of(*found.size, fit).to_square(found.boxes.clip(0, found.size * 2), side)
     clipped = moved.clip(0, side)
     area, whole = ((corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (clipped, moved))
     kept = area / whole >= MIN_KEPT

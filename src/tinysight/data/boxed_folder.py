@@ -32,6 +32,7 @@ from tinysight.data.dataset import SPLITS, DatasetIndex, few, offsets
 from tinysight.data.folder import FolderSource, Rows, assemble, inaccessible, split_images
 from tinysight.data.layout import SPLIT_NAMES
 from tinysight.data.tree import images_below
+from tinysight.images import Fit
 
 ONLY_CLASS = "object"  # where no class is stated
 
@@ -44,6 +45,7 @@ class BoxedFolderSource(FolderSource):
     ValueError in one line for what a folder or its annotations can have wrong.
     """
 
+    fit: Fit = "pad"  # no object is lost
     boxes: Path = field(kw_only=True)
     rules: BoxRules = field(default=BoxRules(), kw_only=True)
 
@@ -89,7 +91,7 @@ class BoxedFolderSource(FolderSource):
             )
         kept = np.array([file in found for file in index.files]) | (index.labels < 0)
         index = index.keep_rows(kept, notes)
-        return _with_boxes(index, found, names)
+        return _with_boxes(index, found, names, self.fit)
 
     def _of_boxes(self, images: list[str]) -> DatasetIndex:
         """Make an index of images whose classes are those of their boxes."""
@@ -109,7 +111,8 @@ class BoxedFolderSource(FolderSource):
         class_names = tuple(sorted(stated - {""})) or (ONLY_CLASS,)
         names = {name: label for label, name in enumerate(class_names)}
         rows = self._divide(found, splits, names)
-        index = _with_boxes(assemble(class_names, rows, self.image_size), found, names)
+        index = self._sized(assemble(class_names, rows))
+        index = _with_boxes(index, found, names, self.fit)
         return dataclasses.replace(index, notes=(*notes, *index.notes, *_absent(index)))
 
     def _divide(
@@ -167,15 +170,16 @@ def _given_splits(images: list[str]) -> dict[str, str]:
 
 
 def _with_boxes(
-    index: DatasetIndex, found: dict[str, ImageBoxes], names: dict[str, int]
+    index: DatasetIndex, found: dict[str, ImageBoxes], names: dict[str, int], fit: Fit
 ) -> DatasetIndex:
-    """Add boxes; drop images whose object the center square cuts in two.
+    """Add boxes; drop images whose object the square cuts in two.
 
     A box has the label in `names` of its class, or its image's.
     """
     none = SquareBoxes(np.zeros((0, 4), np.float32), (), False)
     squares = [
-        in_square(found[file], index.image_size) if file in found else none for file in index.files
+        in_square(found[file], index.image_size, fit) if file in found else none
+        for file in index.files
     ]
     box_labels = [
         names.get(name, label)
@@ -190,14 +194,14 @@ def _with_boxes(
     )
     cut = np.array([square.cut for square in squares])
     if cut.any():
-        what = "images whose center square shows less than half of an object"
+        what = "images whose center square shows less than half of an object (--fit pad shows all)"
         files = [index.files[row] for row in np.flatnonzero(cut)]
         if cut.all():
             raise ValueError(f"all {len(files)} are {what}; the first: {files[0]}")
         dropped = (f"left out: {file}" for file in files)
         index = index.keep_rows(~cut, (f"{len(files)} {what} were left out", *dropped))
     if not len(index.boxes):
-        raise ValueError("no object lies in the center square of its image")
+        raise ValueError("no object lies in the center square of its image; pad them (--fit pad)")
     return index
 
 

@@ -21,6 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.images import Fit
+
 FORMAT = "tinysight-dataset/1"
 SPLITS = ("train", "minival", "val", "test")
 HEADER_BYTES = 128  # of images.npy: numpy pads a version 1.0 header of this form to exactly that
@@ -116,6 +118,12 @@ class Dataset:
     @property
     def splits(self) -> dict[str, tuple[int, int]]:
         return {name: (start, stop) for name, (start, stop) in self.manifest["splits"].items()}
+
+    @property
+    def fit(self) -> Fit:
+        """How images that are not square were brought into the square; see `images.frame_of`."""
+        fit: Fit = self.manifest["extra"].get("fit", "crop")
+        return fit if self.view is None else self.view.base.fit
 
     @property
     def notes(self) -> tuple[str, ...]:

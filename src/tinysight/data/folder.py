@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from statistics import median_low
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +31,11 @@ from tinysight.data.annotations import nfc
 from tinysight.data.dataset import SPLITS, DatasetIndex, few, source_fingerprint, split_ranges
 from tinysight.data.layout import EXPECTED, read_layout
 from tinysight.data.tree import Tree, open_tree
-from tinysight.images import load_square
+from tinysight.images import FITS, Fit, frame_side, load_square
 
-MAX_IMAGE_SIZE = 1024
+IMAGE_SIZE, MAX_IMAGE_SIZE = 64, 1024
+AUTO_SIZES = (32, 48, 64, 96, 128)  # larger ones cost more than they gain
+NUM_MEASURED = 500  # images, evenly chosen, whose median side is that of all
 MINIVAL_SHARE, VAL_SHARE = 0.1, 0.2
 
 Rows = dict[str, list[tuple[int, str]]]  # split -> (label, image), in row order
@@ -42,15 +46,16 @@ class FolderSource:
     """A folder of images, or a zip of one, as a `build.Source`.
 
     Shares are of each class's images (of train, if val is given), rounded, at least 1; see
-    `split_counts` for tiny classes. Every property raises ValueError in one line for what
-    a folder can have wrong.
+    `split_counts` for tiny classes. The size "auto" is that of AUTO_SIZES next to the images' own.
+    Every property raises ValueError in one line for what a folder can have wrong.
     """
 
     folder: Path
     name: str
-    image_size: int = 64
+    image_size: int | Literal["auto"] = IMAGE_SIZE
     minival_share: float = MINIVAL_SHARE
     val_share: float = VAL_SHARE
+    fit: Fit = "crop"
 
     @cached_property
     def root(self) -> Path:
@@ -73,12 +78,17 @@ class FolderSource:
     def origin(self) -> dict[str, Any]:
         """Path, fingerprint and settings."""
         root, size, minival, val = self.root, self.image_size, self.minival_share, self.val_share
-        if not 1 <= size <= MAX_IMAGE_SIZE:
-            raise ValueError(f"image_size is {size}, expected 1 to {MAX_IMAGE_SIZE} pixels")
+        if size != "auto" and not 1 <= size <= MAX_IMAGE_SIZE:
+            raise ValueError(
+                f"image_size is {size}, expected 1 to {MAX_IMAGE_SIZE} pixels, or auto"
+            )
+        if self.fit not in FITS:
+            raise ValueError(f"fit is {self.fit!r}, expected {', '.join(FITS)}")
         if not (minival >= 0 and val >= 0 and minival + val < 1):
             given = f"minival_share {minival} and val_share {val}"
             raise ValueError(f"{given} must not be negative and together be under 1")
         settings: dict[str, Any] = {"image_size": size, "minival_share": minival, "val_share": val}
+        settings["fit"] = self.fit
         try:
             fingerprint = source_fingerprint(root)
         except OSError as error:
@@ -91,14 +101,34 @@ class FolderSource:
         """The images with their classes and splits."""
         try:
             class_names, rows, notes = self._rows()
-            index = assemble(class_names, rows, self.image_size)
-            return dataclasses.replace(index, notes=notes + _notes(class_names, rows))
+            index = self._sized(assemble(class_names, rows))
+            notes = (*notes, *_notes(class_names, rows), *index.notes)
+            return dataclasses.replace(index, notes=notes)
         except OSError as error:
             raise inaccessible(error) from error
 
     def decode(self, row: int) -> npt.NDArray[np.uint8]:
         """Read one image as uint8 (S, S, 3)."""
-        return load_square(self.tree.read(self.index.files[row]), self.image_size)
+        image = self.tree.read(self.index.files[row])
+        return load_square(image, self.index.image_size, self.fit)
+
+    def _sized(self, index: DatasetIndex) -> DatasetIndex:
+        """Set the size, and note what it costs where the images are smaller."""
+        sides = []
+        for file in index.files[:: -(-len(index.files) // NUM_MEASURED)]:
+            with suppress(ValueError):  # decoding reports it
+                sides.append(frame_side(self.tree.read(file), self.fit))
+        side = median_low(sides) if sides else IMAGE_SIZE
+        fitting = min(AUTO_SIZES, key=lambda size: abs(size - side))
+        size, notes = self.image_size, index.notes
+        if size == "auto":
+            size = fitting
+        elif size > fitting:
+            cost = f"at {size} a training takes {(size / fitting) ** 2:.1f} times as long"
+            notes += (
+                f"most images have about {side} pixels; {cost} as at {fitting} (--size auto)",
+            )
+        return dataclasses.replace(index, image_size=size, notes=notes, extra={"fit": self.fit})
 
     def _rows(self) -> tuple[tuple[str, ...], Rows, tuple[str, ...]]:
         """List the classes, every image with its label by split, and notes."""
@@ -143,11 +173,11 @@ def split_images(images: list[str], depth: int, minival: float, val: float) -> d
     return {"train": ranked[num_val:first], "minival": ranked[first:], "val": ranked[:num_val]}
 
 
-def assemble(class_names: tuple[str, ...], rows: Rows, image_size: int) -> DatasetIndex:
+def assemble(class_names: tuple[str, ...], rows: Rows) -> DatasetIndex:
     """Make an index of labeled images without boxes."""
     ordered = [row for split in SPLITS for row in rows[split]]
     return DatasetIndex(
-        image_size=image_size,
+        image_size=IMAGE_SIZE,
         class_names=class_names,
         class_ids=class_names,
         splits=split_ranges({split: len(rows[split]) for split in SPLITS if rows[split]}),

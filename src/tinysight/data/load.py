@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 from tinysight.data.build import build
 from tinysight.data.composites import mosaics
@@ -18,6 +19,7 @@ from tinysight.data.dataset import (
 from tinysight.data.folder import FolderSource
 from tinysight.data.shapes import Shapes
 from tinysight.data.subset import one_class
+from tinysight.images import Fit
 
 _SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
 _ONE_CLASS = re.compile(
@@ -30,7 +32,8 @@ def load_dataset(
     name_or_folder: str | Path | Dataset,
     *,
     home: str | Path | None = None,
-    image_size: int | None = None,
+    image_size: int | Literal["auto"] | None = None,
+    fit: Fit | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load a dataset by its name, or from a folder of class folders.
@@ -38,7 +41,8 @@ def load_dataset(
     A name is that of a prepared dataset, or follows a pattern: `shapes` and `shapes-2-4` (two to
     four objects per scene) are drawn; `<dataset>.<class>` with `.foldK` and `.negativesN` is a view
     of one class, `<dataset>.<class>.mosaics` and `<dataset>.mosaics` are mosaics. A folder is
-    imported under its own name, once, at `image_size` pixels (None: as before, else 64).
+    imported under its own name, once, at `image_size` pixels (None: as before, else 64; "auto":
+    what fits them), those that are not square by `fit` (None: as before, else "crop").
 
     Args:
         name_or_folder: a name, a folder (of class folders, or of a prepared dataset), or a Dataset,
@@ -49,8 +53,10 @@ def load_dataset(
     if isinstance(name_or_folder, Dataset):
         return name_or_folder
     home = data_home() if home is None else Path(home).expanduser()
+    given = {"image_size": image_size, "fit": fit}
+    options = {name: value for name, value in given.items() if value is not None}
     if is_path(name_or_folder):
-        return _from_folder(Path(name_or_folder).expanduser(), home, image_size, progress)
+        return _from_folder(Path(name_or_folder).expanduser(), home, options, progress)
     name = str(name_or_folder)
     if name in list_datasets(home):
         return open_dataset(name, home=home)
@@ -60,7 +66,7 @@ def load_dataset(
     if (view := _view(name, home, progress)) is not None:
         return view
     if Path(name).is_dir() or _is_zip(Path(name)):
-        return _from_folder(Path(name), home, image_size, progress)
+        return _from_folder(Path(name), home, options, progress)
     return open_dataset(name, home=home)  # raises, and names the nearest
 
 
@@ -92,7 +98,7 @@ def _base(view: str, name: str, home: Path, progress: Progress | None) -> Datase
 
 
 def _from_folder(
-    folder: Path, home: Path, image_size: int | None, progress: Progress | None
+    folder: Path, home: Path, options: dict[str, Any], progress: Progress | None
 ) -> Dataset:
     """Open a prepared dataset's folder, or import a folder or zip of images under its own name."""
     if not folder.is_dir() and not _is_zip(folder):
@@ -105,8 +111,8 @@ def _from_folder(
         re.sub(r"[^\w .+-]", "-", root.stem if _is_zip(root) else root.name).strip(" .+-")
         or "images"
     )
-    source = FolderSource(root, name, image_size or 64)
-    if image_size is None and name in list_datasets(home):
+    source = FolderSource(root, name, **options)
+    if not options and name in list_datasets(home):
         dataset = open_dataset(name, home=home)
         known = dataset.manifest["source"]
         if known.get("path") == str(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, clas
 from tinysight.predict.weights import ModelMetadata
 from tinysight.run import Run
 
+logger = logging.getLogger("tinysight")
 Progress = Callable[[int, int], None]  # (done, total) images; what it raises ends the evaluation
 NO_LABEL = (
     "no image of {} has a label, so there is no error to measure; "
@@ -304,6 +306,9 @@ def check_data(metadata: ModelMetadata, dataset: Dataset) -> None:
             f"the model knows {len(metadata.class_ids)} classes, and {dataset.name} has "
             f"{len(dataset.class_ids)} others; use the data it was trained on"
         )
+    if dataset.fit != metadata.fit:
+        message = "%s was imported with --fit %s, and the model learned from images with --fit %s"
+        logger.warning(message, dataset.name, dataset.fit, metadata.fit)
     size = metadata.image_size
     if dataset.image_size < size or (dataset.image_size > size and not metadata.localizer):
         raise ValueError(

@@ -93,18 +93,6 @@ def kept_share(boxes: Tensor, *, height: float, width: float) -> Tensor:
     return _ratio(area(clip(boxes, height=height, width=width)), area(boxes))
 
 
-def shift(boxes: Tensor, *, x: float, y: float) -> Tensor:
-    """Move boxes (..., 4) by x pixels to the right and y pixels down."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack((x0 + x, y0 + y, x1 + x, y1 + y), -1)
-
-
-def scale(boxes: Tensor, *, x: float, y: float) -> Tensor:
-    """Scale boxes (..., 4) with an image resized by the factors x and y."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack((x0 * x, y0 * y, x1 * x, y1 * y), -1)
-
-
 @torch.no_grad()
 def decode(
     output: HeadOutput, *, side: float, height: int, width: int, decoding: str = "filter"

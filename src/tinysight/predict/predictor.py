@@ -15,15 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tinysight.device import Runtime
-from tinysight.images import Source, center_square, load_square, read_image, to_square
+from tinysight.images import Frame, Source, frame_of, load_square, read_image, to_square
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
-from tinysight.ops.boxes import Detections, decode, nms, scale, shift
+from tinysight.ops.boxes import Detections, decode, nms
 from tinysight.predict.weights import ModelMetadata, load_weights
 
 BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
 MAX_CANVAS = 2048  # pixels per side: memory grows with its square
 MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
+NO_FRAME = Frame(0, 0, 0, 0)  # of a classifier's prediction
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
 UInt8 = npt.NDArray[np.uint8]
@@ -120,8 +121,8 @@ def detect(
 class Prediction:
     """The most probable classes of one image, and a localizer's boxes by falling confidence.
 
-    Boxes are half-open, in pixels of the upright image. `frame` is the square of it that the model
-    saw: left, top and side. Boxes from `threshold` on are accepted.
+    Boxes are half-open, in pixels of the upright image. `frame` is what the model saw of it. Boxes
+    from `threshold` on are accepted.
     """
 
     path: str  # "" of an image that is not a file
@@ -131,7 +132,7 @@ class Prediction:
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     confidences: tuple[float, ...] = ()
     threshold: float = 0.5
-    frame: tuple[int, int, int] = (0, 0, 0)
+    frame: Frame = NO_FRAME
 
     @property
     def label(self) -> str:
@@ -245,13 +246,13 @@ class Predictor:
         if self.localizer is not None or canvas is not None:
             yield from self._detect_each(images, top, canvas or self.metadata.image_size)
             return
-        size = self.metadata.image_size
+        size, fit = self.metadata.image_size, self.metadata.fit
         pending = iter(images)
         while group := list(islice(pending, batch_size)):
             read: list[UInt8 | ValueError] = []
             for source in group:
                 try:
-                    read.append(load_square(source, size))
+                    read.append(load_square(source, size, fit))
                 except ValueError as error:
                     read.append(error)
             good = [image for image in read if not isinstance(image, ValueError)]
@@ -265,7 +266,7 @@ class Predictor:
     def _detect_each(
         self, images: Iterable[Source], top: int, canvas: int
     ) -> Iterator[Prediction | ValueError]:
-        smallest = self.metadata.image_size
+        smallest, fit = self.metadata.image_size, self.metadata.fit
         if not smallest <= canvas <= MAX_CANVAS:
             raise ValueError(f"the canvas is {canvas} pixels; give {smallest} to {MAX_CANVAS}")
         for source in images:
@@ -274,17 +275,20 @@ class Predictor:
             except ValueError as error:
                 yield error
                 continue
-            logits, detections = self.detect(to_square(image, canvas)[None])
-            left, upper, side = center_square(*image.size)
-            kept = detections.confidence[0] > 0
-            boxes = scale(detections.boxes[0][kept].cpu(), x=side / canvas, y=side / canvas)
+            logits, detections = self.detect(to_square(image, canvas, fit)[None])
+            frame = frame_of(*image.size, fit)
+            boxes = frame.to_image(detections.boxes[0].cpu().numpy(), canvas)
+            boxes = boxes.clip(0, image.size * 2)
+            confidence = detections.confidence[0].cpu().numpy()
+            # a box may lie in the padding alone
+            kept = (confidence > 0) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
             assert self.decoding is not None
             yield replace(
                 self._prediction(source, logits[0].softmax(dim=0).cpu(), top),
-                boxes=tuple(tuple(box) for box in shift(boxes, x=left, y=upper).tolist()),
-                confidences=tuple(detections.confidence[0][kept].tolist()),
+                boxes=tuple(tuple(box) for box in boxes[kept].tolist()),
+                confidences=tuple(confidence[kept].tolist()),
                 threshold=self.decoding.threshold,
-                frame=(left, upper, side),
+                frame=frame,
             )
 
     def _prediction(self, source: Source, probabilities: Tensor, top: int) -> Prediction:

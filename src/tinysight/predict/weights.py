@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from tinysight import models
+from tinysight.images import FITS, Fit
 from tinysight.models.classifier import Classifier
 from tinysight.models.localizer import Localizer
 
@@ -31,7 +32,7 @@ class ModelMetadata:
     options: dict[str, Any]
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...]
-    image_size: int  # photographs are brought to this square first
+    image_size: int  # photographs are brought to this square first, by `fit`
     crop: int  # then this center window is cut out
     input_size: int  # and resized to what the network was last trained at
     flip_average: bool
@@ -42,6 +43,7 @@ class ModelMetadata:
     results: dict[str, Any] = field(default_factory=dict)
     # head and decoding; empty: a classifier
     localizer: dict[str, Any] = field(default_factory=dict)
+    fit: Fit = "crop"
 
     @property
     def classifies(self) -> bool:
@@ -70,6 +72,7 @@ class ModelMetadata:
             and isinstance(self.options, dict)
             and isinstance(self.localizer, dict)
             and isinstance(self.flip_average, bool)
+            and self.fit in FITS
         )
         if not sound:
             raise ValueError("the metadata of these weights is not of the form of a training's")
@@ -135,6 +138,7 @@ def _read_metadata(path: Path, text: str, tensors: dict[str, Tensor]) -> ModelMe
         values = header["metadata"]
         if header["sha256"] != _digest(tensors, values):
             raise ValueError(f"{path} is damaged: its SHA-256 differs; copy the file again")
+        values = {"fit": "crop", **values}  # of weights written before there was a choice
         return ModelMetadata(**{f.name: _tuples(values[f.name]) for f in fields(ModelMetadata)})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} has damaged metadata ({error!r}); copy the file again") from None

@@ -237,6 +237,7 @@ class Trainer:
             class_names=tuple(dataset.class_names),
             class_ids=tuple(dataset.class_ids),
             image_size=dataset.image_size,
+            fit=dataset.fit,
             crop=self.crop,
             input_size=self.final_size,
             flip_average=config.train.flip_average,
