@@ -290,9 +290,8 @@ class Config:
             allowed = f"a multiple of schedule.cycles, which is {schedule.cycles}"
             _require(train.epochs % schedule.cycles == 0, "train.epochs", train.epochs, allowed)
             allowed = "1 with schedule.name=cyclic, as snapshots are taken at the ends of cycles"
-            _require(
-                train.snapshot_every == 1, "train.snapshot_every", train.snapshot_every, allowed
-            )
+            every = train.snapshot_every
+            _require(every == 1, "train.snapshot_every", every, allowed)
         allowed = f"fewer, or more epochs: they do not fit in train.epochs={train.epochs}"
         fit = not (train.snapshots and train.epochs) or self.snapshot_epochs()[0] >= 1
         _require(fit, "train.snapshots", train.snapshots, allowed)
@@ -315,9 +314,8 @@ class Config:
 
     def input_sizes(self, image_size: int) -> tuple[tuple[float, int], ...]:
         """Return the pixels that the network sees, from which share of the training on."""
-        if not self.train.sizes:
-            return ((0.0, self.crop_side(image_size)),)
-        return tuple((start, round(share * image_size)) for start, share in self.train.sizes)
+        sizes = self.train.sizes or ((0.0, self.augment.crop),)
+        return tuple((start, max(1, round(share * image_size))) for start, share in sizes)
 
     def snapshot_epochs(self) -> list[int]:
         """Return the numbers of finished epochs, ascending, after which snapshots are kept."""
