@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Prepare and view images.", rich_markup_mode=None)
 Name = Annotated[str, Argument(help="A dataset's name or folder.")]
+Size = Annotated[str, Option(help="Pixels per side, or auto: what fits the images, 32 to 128.")]
+Fit = Annotated[
+    str | None,
+    Option(
+        help="How images become square: crop the center, pad the shorter side, or stretch it.",
+        show_default="pad with --boxes, else crop",
+    ),
+]
 
 
 @app.command("get")
@@ -82,16 +90,8 @@ def import_(
         ),
     ],
     name: Annotated[str, Option(help="Name of the dataset.")],
-    size: Annotated[
-        str, Option(help="Pixels per side, or auto: what fits the images, 32 to 128.")
-    ] = "64",
-    fit: Annotated[
-        str | None,
-        Option(
-            help="How images become square: crop the center, pad the shorter side, or stretch it.",
-            show_default="pad with --boxes, else crop",
-        ),
-    ] = None,
+    size: Size = "64",
+    fit: Fit = None,
     boxes: Annotated[
         Path | None,
         Option(
@@ -132,7 +132,7 @@ def import_(
 
     if size != "auto" and not size.isdecimal():
         raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
-    own: dict[str, Any] = {"image_size": size if size == "auto" else int(size)}
+    own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size)}
     own |= {} if fit is None else {"fit": fit}
     folder, rules = folder.expanduser(), BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
     source = FolderSource(folder, name, **own)
