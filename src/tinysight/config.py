@@ -234,8 +234,7 @@ class TrainConfig(Section):
     class_balance: float = within("[0, 1]", 0.0)
     label_smoothing: float = within("[0, 1)", 0.0)
     ema_decay: float = within("[0, 1)", 0.0)  # of the averaged weights; 0: no averaging
-    # growing resolution: (share of the training, of the image's side); (): always the crop
-    sizes: tuple[tuple[float, float], ...] = ()
+    sizes: tuple[tuple[float, float], ...] = ()  # growing: (share of training, of image's side)
     flip_average: bool = False  # evaluate on the image and its mirror image
     # weights kept for an ensemble, at the end of the last cycles or epochs
     snapshots: int = within("[0, inf)", 0)
@@ -250,8 +249,7 @@ class TrainConfig(Section):
     checkpoint_minutes: float = within("(0, inf)", 10.0)  # also at the end of every epoch
     keep: int = within("[2, inf)", 2)  # checkpoints, in addition to the best
     stop_after_minutes: float = within("[0, inf)", 0.0)  # save and stop, to resume later; 0: never
-    # layers whose activations are recorded, names as in `model.named_modules()`
-    record: tuple[str, ...] = ()
+    record: tuple[str, ...] = ()  # layers whose activations are recorded, by their module names
     record_every: int = within("[1, inf)", 50)  # steps
 
     def __post_init__(self) -> None:
