@@ -16,6 +16,7 @@ from PIL import Image
 import tinysight as ts
 from tinysight import api
 from tinysight.data.build import build
+from tinysight.data.folder import FolderSource
 from tinysight.data.shapes import Shapes
 from tinysight.training.loop import Interrupted
 
@@ -198,3 +199,21 @@ def test_an_interrupted_training_is_no_ordinary_exception_and_says_how_to_contin
     error = Interrupted(signal.SIGTERM, run)
     assert isinstance(error, KeyboardInterrupt) and not isinstance(error, Exception)
     assert "SIGTERM" in str(error) and str(run.folder) in str(error) and "resume=True" in str(error)
+
+
+def test_a_training_says_that_the_pictures_have_changed_since_they_were_imported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(12):
+        folder = tmp_path / "pets" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(folder / f"{number}.png")
+    source = FolderSource(tmp_path / "pets", "pets", 32)
+    build(source, home=tmp_path / "data", workers=1)
+    for changed in (False, True):
+        if changed:
+            (tmp_path / "pets" / "cat" / "1.png").unlink()
+        caplog.clear()
+        ts.train("quickstart", "pets", data_dir=tmp_path / "data", **SMALL)
+        said = [text for text in caplog.messages if "the source of pets has changed" in text]
+        assert len(said) == changed

@@ -114,7 +114,7 @@ def test_examples_run(
     exec(compile(example, "README.md", "exec"), {})
     error, label = capsys.readouterr().out.splitlines()[-2:]
     assert 0 <= float(error) <= 1 and label in CLASS_NAMES
-    assert (tmp_path / "runs" / "first" / "evaluation-val.json").is_file()
+    assert (tmp_path / "runs/quickstart-shapes/evaluation-val.json").is_file()
 
 
 def test_the_study_of_ones_own_is_one(tmp_path: Path) -> None:

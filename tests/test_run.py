@@ -66,7 +66,7 @@ def _content(**changes: Any) -> str:
     "content",
     [
         *(None, "", "[]", "{}", "\xff", _content(format=99), _content(config=[])),
-        _content(config={"recipe": "a", "train": {"epochs": 0}}),
+        _content(config={"recipe": "a", "train": {"epochs": -1}}),
         _content(config={"recipe": "a", "train": {"epoch": 1}}),
         _content(machine=3),
     ],
@@ -100,9 +100,14 @@ def test_files_about_other_data_have_its_name(tmp_path: Path) -> None:
 
 def test_a_summary_is_read_or_refused_by_name(tmp_path: Path) -> None:
     run = _run(tmp_path)
-    assert run.summary() is None and run.lowest_monitored() is None
+    assert run.summary() is None and run.monitored_error() is None
     run.summary_path.write_text('{"best_monitored_error": 0.25}')
-    assert run.lowest_monitored() == "lowest error on minival 25.00%"
+    lines = [{"kind": "epoch", "top1_error": error} for error in (0.5, 0.25, 0.375)]
+    run.log_path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert run.monitored_error() == "last error on minival 37.50%, lowest 25.00%"
+    kept = replace(run.config.train, keep_weights="best")
+    best = replace(run, config=replace(run.config, train=kept))
+    assert best.monitored_error() == "lowest error on minival 25.00%"
     run.summary_path.write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json is damaged"):
         run.summary()

@@ -40,6 +40,10 @@ from tinysight.training.scaling import scaled_as
 from tinysight.training.setup import with_pretrained_network
 
 logger = logging.getLogger("tinysight")
+CHANGED = (
+    "the source of %s has changed since it was prepared: what is learned from is as it was; to use "
+    "the new state prepare it again"
+)
 Data = Dataset | str | Path
 Folder = str | Path
 
@@ -142,6 +146,8 @@ def _train(work: Callable[..., Run], data: Data, data_dir: Folder | None) -> Run
         bar = ProgressBar(quiet=not distributed.is_main)
         try:
             dataset = load_dataset(data, data_dir=data_dir) if distributed.is_main else None
+            if dataset is not None and dataset.source_state() == "changed":
+                logger.warning(CHANGED, dataset.name)
             distributed.barrier()  # so that one process makes what is not there yet
             dataset = dataset or load_dataset(data, data_dir=data_dir)
             run = work(dataset, distributed=distributed, callback=bar)

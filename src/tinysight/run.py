@@ -114,13 +114,22 @@ class Run:
             raise ValueError(f"{self.summary_path} is damaged ({error}); remove it") from None
         return content if isinstance(content, dict) else None
 
-    def lowest_monitored(self) -> str | None:
-        """Describe the lowest monitored error in a phrase; None where nothing was monitored."""
+    def monitored_error(self) -> str | None:
+        """Describe the monitored error of the weights that were kept, and the lowest, in a phrase.
+
+        None where nothing was monitored, or the training has not ended.
+        """
         summary = self.summary()
         if summary is None or summary["best_monitored_error"] is None:
             return None
-        what = "share of objects missed on" if self.config.localizer.finds else "error on"
-        return f"lowest {what} {self.config.data.monitor} {summary['best_monitored_error']:.2%}"
+        finds, lowest = self.config.localizer.finds, summary["best_monitored_error"]
+        what = "share of objects missed on" if finds else "error on"
+        what = f"{what} {self.config.data.monitor}"
+        epochs = [line for line in self.log() if line["kind"] == "epoch"]
+        if self.config.train.keep_weights == "best" or not epochs:
+            return f"lowest {what} {lowest:.2%}"
+        last = 1 - epochs[-1]["loc50"] if finds else epochs[-1]["top1_error"]
+        return f"last {what} {last:.2%}, lowest {lowest:.2%}"
 
     def mismatch(self, config: Config) -> str:
         """Describe which settings that change results differ from another config; "": none."""

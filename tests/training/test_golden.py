@@ -113,7 +113,7 @@ def test_a_run_written_once_is_read_and_predicts_the_same(make: ModuleType) -> N
     run = read_run(GOLDEN / "run")
     assert run.config == override(Config(recipe="golden"), make.SETTINGS)
     assert [line["kind"] for line in run.log()] == ["train", "train", "epoch"]
-    assert run.is_finished and run.lowest_monitored() is not None
+    assert run.is_finished and run.monitored_error() is not None
     stored = Evaluation.load(run.scores_path("val"))
     assert (
         asdict(stored.metrics).items() <= json.loads(run.evaluation_path("val").read_text()).items()

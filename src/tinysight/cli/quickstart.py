@@ -20,7 +20,7 @@ def quickstart(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Draw 12,500 images of shapes, train on them, evaluate, and predict: under 5 minutes.
+    """Draw 12,500 images of shapes, train on them, evaluate, and predict: 5 to 10 minutes.
 
     \b
     Examples:

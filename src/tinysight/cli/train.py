@@ -131,7 +131,7 @@ def _print_outcome(work: Callable[[], Run]) -> None:
     assert summary is not None
     steps = f"{summary['epochs']} epochs, {summary['steps']} steps"
     print(f"trained {steps} in {duration(summary['seconds'])}")
-    if lowest := run.lowest_monitored():
-        print(lowest)
+    if error := run.monitored_error():
+        print(error)
     print(f"weights {run.weights_path}\ncurves  {run.curves_path}")
     print(f"next    tinysight evaluate {run.folder}")

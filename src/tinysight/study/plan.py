@@ -191,7 +191,7 @@ def outcome(job: Job) -> str:
     run = runs.read_run(job.folder)
     summary = run.summary()
     assert summary is not None
-    return f"{run.lowest_monitored()}, {runs.duration(summary['seconds'])}"
+    return f"{run.monitored_error()}, {runs.duration(summary['seconds'])}"
 
 
 def previous(folder: Path) -> tuple[int, str]:

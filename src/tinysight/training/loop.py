@@ -359,12 +359,13 @@ class _TrainingLoop:
             return
         self._save()
         step = self.trainer.step_number
+        saved = f"state saved; it goes on by: tinysight resume {self.run.folder}"
         if requests.signal_number:
             name = signal.Signals(requests.signal_number).name
-            logger.info("stopped by %s at step %d; state saved", name, step)
+            logger.info("stopped by %s at step %d; %s", name, step, saved)
             raise Interrupted(requests.signal_number, self.run)
         minutes = self.run.config.train.stop_after_minutes
-        logger.info("stopped after %g minutes at step %d; state saved", minutes, step)
+        logger.info("stopped after %g minutes at step %d; %s", minutes, step, saved)
         raise TimeUp(self.run)
 
     def _raise_non_finite(self) -> None:
