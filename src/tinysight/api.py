@@ -239,7 +239,7 @@ class EvaluationFiles:
     """An evaluation with a localizer's box metrics, and the files that were written, by content."""
 
     evaluation: Evaluation
-    classifies: bool  # whether the logits were trained
+    classifies: bool  # whether the logits were trained, and there are labels to compare them with
     boxes: dict[str, Any] | None
     files: dict[str, Path]
 
@@ -264,6 +264,7 @@ def evaluate_files(
         )
         localizer = run.config.localizer
         classifies = localizer.class_loss_weight > 0 or not localizer.finds
+        classifies &= evaluation.is_labeled
         threshold = decoding.get("threshold") or localizer.threshold
         boxes = _box_metrics(evaluation, dataset, classifies, threshold)
         return EvaluationFiles(
@@ -273,7 +274,7 @@ def evaluate_files(
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
-    classifies = predictor.metadata.classifies
+    classifies = predictor.metadata.classifies and evaluation.is_labeled
     accepted = 0.5 if predictor.decoding is None else predictor.decoding.threshold
     boxes = _box_metrics(evaluation, dataset, classifies, accepted)
     return EvaluationFiles(evaluation, classifies, boxes, {})
@@ -304,9 +305,12 @@ def _write_figures(
     label, detections = run.label(dataset.name, evaluation.split), evaluation.detections
     title = f"{run.name} on {dataset.name} {label}"
     files = {"outputs for each image": run.scores_path(label)}
-    files["some predictions"] = run.predictions_path(label)
-    sheet = pictures.predictions_sheet(dataset, evaluation.rows, evaluation.logits, title=title)
-    pictures.save_figure(sheet, run.predictions_path(label))
+    if evaluation.is_labeled:
+        files["some predictions"] = run.predictions_path(label)
+        own = evaluation.labels >= 0
+        rows, logits = evaluation.rows[own], evaluation.logits[own]
+        sheet = pictures.predictions_sheet(dataset, rows, logits, title=title)
+        pictures.save_figure(sheet, run.predictions_path(label))
     if label == "val" and run.log_path.exists():
         draw_curves(run)
     if boxes is None or detections is None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.config import AugmentConfig, Config, override
+from tinysight.analysis.plots import curves_figure
+from tinysight.config import AugmentConfig, Config, LocalizerConfig, override
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
@@ -31,7 +32,12 @@ from tinysight.training import augmentation, loop
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.losses import localization
 from tinysight.training.scaling import scaled
-from tinysight.training.setup import check, warn_of_crowded_images, with_pretrained_network
+from tinysight.training.setup import (
+    check,
+    training_rows,
+    warn_of_crowded_images,
+    with_pretrained_network,
+)
 from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
@@ -390,3 +396,66 @@ def test_the_figures_of_an_epoch_are_those_of_the_top_box() -> None:
     figures = evaluation.localization(gt_boxes)
     assert (figures.num_images, figures.loc50) == (2, 0.5)
     assert figures.mean_iou == pytest.approx(0.7)
+
+
+def unlabeled(dataset: Dataset, rows: slice) -> Dataset:
+    """Return the dataset with boxes and without the labels of some images."""
+    made = Dataset(dataset.path, dataset.manifest)
+    labels = dataset.labels.copy()
+    labels[rows] = -1
+    made.__dict__["labels"] = labels
+    return made
+
+
+def test_images_without_a_label_have_boxes_to_learn_and_no_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, generator=generator, requires_grad=True)
+    candidates = HeadOutput(torch.zeros(4, 1), torch.full((4, 1, 4), 0.5))
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).expand(4, 1, 4)
+    settings = LocalizerConfig(head="mlp")
+    losses = {}
+    for labels in ([0, 1, 2, 1], [0, -1, 2, -1], [-1] * 4):
+        own = torch.tensor(labels)
+        complete = torch.zeros(4, dtype=torch.bool)  # no loss of boxes
+        loss = localization(
+            LocalizerOutput(logits, candidates),
+            *(own, boxes, complete),
+            settings=settings,
+            label_smoothing=0.0,
+        ).loss
+        known = own >= 0
+        expected = torch.nn.functional.cross_entropy(logits[known], own[known], reduction="sum") / 4
+        assert loss.item() == pytest.approx(expected.item())
+        losses[sum(labels)] = loss
+    (gradient,) = torch.autograd.grad(losses[0], logits)
+    assert bool(gradient[[0, 2]].any()) and not gradient[[1, 3]].any()
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_localizer_learns_from_images_without_a_label(
+    every: bool, make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    data = unlabeled(dataset, slice(None) if every else slice(None, None, 2))
+    settings = FINDING | {"localizer__class_loss_weight": float(not every)}
+    loop.train(make_config(**settings), data, name=tmp_path / "run")
+    lines = read_lines(tmp_path / "run" / "log.jsonl")
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert all(line["loc50"] >= 0 and math.isnan(line["top1_error"]) == every for line in epochs)
+    run = read_run(tmp_path / "run")
+    evaluation = evaluate_run(run, data, "val")
+    assert evaluation.is_labeled == (not every)
+    written = json.loads(run.evaluation_path("val").read_text())
+    assert ("top1_error" in written) == (not every)
+    assert curves_figure(lines) is not None
+
+
+def test_what_has_no_class_to_learn(make_config: MakeConfig, dataset: Dataset) -> None:
+    one = DistributedContext()
+    none, half = unlabeled(dataset, slice(None)), unlabeled(dataset, slice(None, None, 2))
+    with pytest.raises(ValueError, match=r"localizer\.class_loss_weight=0"):
+        check(make_config(**FINDING), none, one)
+    with pytest.raises(ValueError, match="training images; a training needs"):
+        check(make_config(data__monitor="none", schedule__name="linear"), none, one)
+    rows = training_rows(make_config(), half, one)
+    assert (half.labels[rows] >= 0).all()
+    assert len(rows) == (half.labels[half.rows("train")] >= 0).sum()

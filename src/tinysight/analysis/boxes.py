@@ -76,9 +76,11 @@ def evaluate_boxes(
     }
     if bool(counted.any()):
         labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
-        for k in (1, 5) if logits is not None else ():
+        of_labeled = ious.masked_fill(labels < 0, torch.nan)
+        for k in (1, 5) if logits is not None and not of_labeled.isnan().all() else ():
             assert logits is not None
-            error = detection_metrics.localization_error(logits.detach().cpu(), labels, ious, k)
+            scores = logits.detach().cpu()
+            error = detection_metrics.localization_error(scores, labels, of_labeled, k)
             numbers[f"top{k}_localization_error"] = error
         best = baselines["median" if "median" in baselines else "whole image"]["boxes"]
         constant = _constant(best, len(gt_boxes))

@@ -7,6 +7,7 @@ dashes or markers, so that a print in gray can be read.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def draw_curves(run: Run) -> Path:
     if not any(line["kind"] == "train" for line in lines):
         raise ValueError(f"{run.log_path} has no line of a training yet; there is nothing to draw")
     evaluation = run.evaluation_path("val")
-    error = json.loads(evaluation.read_bytes())["top1_error"] if evaluation.exists() else None
+    error = json.loads(evaluation.read_bytes()).get("top1_error") if evaluation.exists() else None
     with style():
         figure = curves_figure(lines, final_error=error, title=run.name)
         figure.savefig(run.curves_path, dpi=110)
@@ -106,7 +107,7 @@ def curves_figure(
     plain: dict[str, Any] = {"color": BLUE, "lw": 1, "label": "training images, augmented"}
     error.plot(*_series(train, "top1_error", 100), **plain)
     loss.plot(*_series(train, "loss"), **plain)
-    if epochs:
+    if epochs and not math.isnan(epochs[-1]["top1_error"]):  # NaN: no image is labeled
         top1: dict[str, Any] = {"color": ORANGE, "lw": 1.8, "marker": "o", "ms": 4}
         top5: dict[str, Any] = {"color": ORANGE, "lw": 1.2, "ls": "--", "marker": "s", "ms": 3}
         error.plot(*_series(epochs, "top1_error", 100), **top1, label="minival, top-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from typing import Any
 
@@ -36,7 +37,8 @@ def curves_section(run: RunResults, page: Page) -> Any:
     alt = "Training error, loss and learning rate by epoch."
     if epochs := [line for line in run.log if line["kind"] == "epoch"]:
         first, last = (100 * epochs[index]["top1_error"] for index in (0, -1))
-        alt = f"Curves by epoch: the minival error goes from {first:.1f} % to {last:.1f} %."
+        if not math.isnan(last):
+            alt = f"Curves by epoch: the minival error goes from {first:.1f} % to {last:.1f} %."
     figure = plots.curves_figure(run.log, final_error=error, split=run.split)
     return page.add_figure(figure, "curves", alt=alt)
 

@@ -112,10 +112,10 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
     path = run.scores_path(run.label(dataset.name, split))
     evaluation = _read_evaluation(path, dataset, split) if path.exists() else None
     results = None
-    if evaluation is not None:
+    if evaluation is not None and not evaluation.is_labeled and evaluation.detections is None:
+        raise ValueError(f"no image in {path} has a label; there is nothing to analyze")
+    if evaluation is not None and evaluation.is_labeled:
         kept = evaluation.labels >= 0
-        if not bool(kept.any()):
-            raise ValueError(f"no image in {path} has a label; there is nothing to analyze")
         own = {name: getattr(evaluation, name)[kept] for name in ("logits", "labels", "rows")}
         crop = run.config.crop_side(dataset.image_size)
         results = EvalResults(dataset, split, replace(evaluation, detections=None, **own), crop)

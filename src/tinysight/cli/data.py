@@ -285,11 +285,14 @@ def _build(source: str | Source | None, data_dir: Path | None, skip: bool, **opt
 
 def _describe(dataset: Dataset, *, full: bool = False) -> None:
     from tinysight.data.dataset import FEW
+    from tinysight.data.summary import summarize
 
     size, classes = dataset.image_size, dataset.class_names
     print(f"{dataset.name}: {len(dataset):,} images of {size}x{size}, {len(classes)} classes")
     counts = (f"{split} {stop - start:,}" for split, (start, stop) in dataset.splits.items())
     print(f"  {', '.join(count for count in counts if not count.endswith(' 0'))}")
+    for line in summarize(dataset, all_classes=full):
+        print(f"  {line}")
     listed = [note for note in dataset.notes if note.startswith("left out: ")]
     for note in dataset.notes:
         if full or note not in listed[FEW:]:
@@ -311,5 +314,3 @@ def _describe(dataset: Dataset, *, full: bool = False) -> None:
             "unknown": "drawn",
         }[dataset.source_state()]
         print(f"  source: {source['kind']} {source['path']} ({state})")
-    print(f"  boxes: {len(dataset.boxes):,}")
-    print("  classes: " + ", ".join(classes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -75,15 +76,22 @@ class Evaluation:
     rows: Tensor  # int64 (N,), of the dataset
     detections: Detections | None = None  # of a localizer: (N, M), in stored pixels
 
+    @property
+    def is_labeled(self) -> bool:
+        """Whether any image has a label."""
+        return bool((self.labels >= 0).any())
+
     @cached_property
     def metrics(self) -> Metrics:
         """Metrics over the labeled images; with under 5 classes, top-5 means all of them.
 
-        Raises ValueError when no image is labeled.
+        When no image is labeled, a localizer's are NaN; a classifier's are a ValueError.
         """
         labeled = self.labels >= 0
         logits, labels = self.logits[labeled], self.labels[labeled]
         if not (count := len(labels)):
+            if self.detections is not None:
+                return Metrics(0, *[math.nan] * 8)
             raise ValueError(NO_LABEL.format(self.split))
         loss = float(F.cross_entropy(logits.double(), labels))
         numbers: list[float] = []  # of top-1 and top-5: error, low, high
@@ -241,17 +249,19 @@ def evaluate_run(
     Args:
         decoding_changes: of a localizer, `threshold` and `decoding` in place of its own.
 
-    Raises ValueError when the run has no weights, they do not fit the dataset, or no image is
-    labeled.
+    Raises ValueError when the run has no weights, they do not fit the dataset, or there is nothing
+    to measure: no image is labeled or, for a localizer, has a box.
     """
     predictor = Predictor(run.folder, runtime=runtime, **decoding_changes or {})
     rows = dataset.rows(split)
-    if not bool((dataset.labels[rows.start : rows.stop] >= 0).any()):
+    boxes = predictor.decoding is not None and np.diff(dataset.box_offsets)[rows].any()
+    if not boxes and not (dataset.labels[rows] >= 0).any():
         raise ValueError(NO_LABEL.format(split))
     evaluation = evaluate(predictor, dataset, split, progress=progress)
     label = run.label(dataset.name, split)
     evaluation.save(run.scores_path(label))
-    content = {"split": split, "data": dataset.name, **asdict(evaluation.metrics)}
+    metrics = asdict(evaluation.metrics) if evaluation.is_labeled else {}
+    content = {"split": split, "data": dataset.name, **metrics}
     write_atomic(run.evaluation_path(label), json.dumps(content, indent=1).encode())
     return evaluation
 

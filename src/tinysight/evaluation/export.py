@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,7 @@ class Exported:
     num_bytes: int
     val: Evaluation
     localization: Localization | None  # of a localizer's most confident boxes
-    run_top1_error: float  # as `tinysight evaluate` measured the run's own weights
+    run_top1_error: float  # as `tinysight evaluate` measured its weights; NaN without labels
 
 
 def export(
@@ -59,7 +60,8 @@ def export(
         written = Path(folder) / path.name
         written.write_bytes(weights_bytes(model, metadata, half=half))
         val = evaluate(Predictor(written, runtime=runtime), dataset, "val", progress=progress)
-    measured: dict[str, object] = {"data": dataset.name, **asdict(val.metrics)}
+    metrics = asdict(val.metrics) if val.is_labeled else {}
+    measured: dict[str, object] = {"data": dataset.name, **metrics}
     found = None
     if val.detections is not None:
         found = val.localization(torch.from_numpy(dataset.padded_boxes(range(len(dataset)))))
@@ -72,8 +74,9 @@ def export(
 
 def _run_top1_error(run: Run) -> float:
     try:
-        return float(json.loads(run.evaluation_path("val").read_bytes())["top1_error"])
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads(run.evaluation_path("val").read_bytes())
+        return float(content.get("top1_error", math.nan))
+    except (OSError, ValueError, AttributeError, TypeError):
         raise ValueError(
             f"{run.folder} was not evaluated on val; run `tinysight evaluate {run.folder}` first: "
             "weights are exported with their error"

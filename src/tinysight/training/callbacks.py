@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -72,11 +73,11 @@ class ProgressBar(Callback):
         if values is None:
             return
         if values["kind"] == "epoch":
-            found = f", boxes found {values['loc50']:.2%}" if "loc50" in values else ""
-            self._print(
-                f"epoch {values['epoch']:g}: monitored error {values['top1_error']:.2%} top-1, "
-                f"{values['top5_error']:.2%} top-5, loss {values['loss']:.3f}{found}"
-            )
+            found = [f"boxes found {values['loc50']:.2%}"] if "loc50" in values else []
+            if not math.isnan(values["loss"]):  # NaN: no image is labeled
+                errors = f"{values['top1_error']:.2%} top-1, {values['top5_error']:.2%} top-5"
+                found = [f"monitored error {errors}, loss {values['loss']:.3f}", *found]
+            self._print(f"epoch {values['epoch']:g}: {', '.join(found)}")
             return
         line = f"epoch {values['epoch']:.2f}, loss {values['loss']:.3f}"
         line += f", error {values['top1_error']:.1%}"

@@ -55,6 +55,7 @@ def localization(
     """Return the weighted sum of classification, confidence and box losses.
 
     Args:
+        labels: (B,); images without one (-1) have no classification loss.
         gt_boxes_cxcywh: (B, G, 4) in shares of the window, padded with NaN.
         complete: bool (B,); images that lost a box to the window have no box loss.
     """
@@ -62,9 +63,15 @@ def localization(
     losses = _detection_losses(candidates, gt_boxes_cxcywh[complete], settings)
     share = len(candidates.logits) / len(labels)  # the parts are means over complete images
     loss = settings.loss_weight * share * (losses.confidence + settings.box_weight * losses.box)
-    if settings.class_loss_weight:
-        of_class = classification(output.logits, labels, None, label_smoothing=label_smoothing)
-        loss = loss + settings.class_loss_weight * of_class
+    labeled = labels >= 0
+    if settings.class_loss_weight and bool(labeled.any()):
+        logits, labels, share_labeled = (
+            output.logits[labeled],
+            labels[labeled],
+            labeled.float().mean(),
+        )
+        of_class = classification(logits, labels, None, label_smoothing=label_smoothing)
+        loss = loss + settings.class_loss_weight * share_labeled * of_class
     return Losses(loss, losses.box.detach() * share, losses.confidence.detach() * share)
 
 

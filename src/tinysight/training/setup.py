@@ -51,12 +51,22 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
     _check_monitored(config, dataset)
     rows = chosen_rows(dataset, config.data.train, config.data.fraction)
     name, fewest = dataset.name, 2 * distributed.size
+    labeled = dataset.labels[rows] >= 0
+    if not config.localizer.finds:
+        rows = rows[labeled]
+        if len(dataset.class_names) < 2:
+            raise ValueError(f"{name} has one class, and a classifier needs two; use a localizer")
     if len(rows) < fewest:
         raise ValueError(f"{name} has {len(rows)} training images; a training needs {fewest}")
     if config.localizer.finds and not np.diff(dataset.box_offsets)[rows].any():
         raise ValueError(
             f"no training image of {name} has a box, so there is nothing to learn to find; use "
             "data with boxes (tiny-imagenet, shapes, your own by --boxes), or localizer.head=none"
+        )
+    if config.localizer.class_loss_weight and not labeled.any():
+        raise ValueError(
+            f"no training image of {name} has objects of one class only, so images have no class "
+            "to learn; use a localizer with localizer.class_loss_weight=0"
         )
     return rows
 
@@ -81,10 +91,13 @@ def _check_monitored(config: Config, dataset: Dataset) -> None:
     split = config.data.monitor
     rows = list(dataset.rows(split)) if split in dataset.splits else []
     lacking = ""
-    if split != "none" and not (dataset.labels[rows] >= 0).any():
+    if split == "none":
+        return
+    if config.localizer.finds:
+        if not np.diff(dataset.box_offsets)[rows].any():
+            lacking = f"no image of {split} of {dataset.name} has a box, so there is nothing"
+    elif not (dataset.labels[rows] >= 0).any():
         lacking = f"{dataset.name} has no labeled image in {split}, so there is no error"
-    elif config.localizer.finds and rows and not np.diff(dataset.box_offsets)[rows].any():
-        lacking = f"no image of {split} of {dataset.name} has a box, so there is nothing"
     if lacking:
         raise ValueError(
             f"{lacking} to monitor; set data.monitor=none, with train.keep_weights=last and a "

@@ -194,7 +194,8 @@ class Trainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         finite = torch.isfinite(terms.loss.detach() + nn.utils.get_total_norm(gradients))
         labels = batch.labels if targets is None else targets.main
-        return StepResult(finite, _sums(terms, logits.detach().argmax(dim=1) != labels))
+        wrong, labeled = logits.detach().argmax(dim=1) != labels, labels >= 0
+        return StepResult(finite, _sums(terms, wrong & labeled, labeled))
 
     def _losses(
         self,
@@ -321,12 +322,14 @@ class Trainer:
         _restore_random_state(state.part(f"random|{rank}"), self.runtime.device)
 
 
-def _sums(terms: Losses, wrong: Tensor) -> Tensor:
+def _sums(terms: Losses, wrong: Tensor, labeled: Tensor) -> Tensor:
     """Return loss, wrong images and images of a batch, and of a localizer box and confidence loss.
 
-    The losses are summed over the images, so that means can be taken over batches.
+    The losses are summed over the images, so that means can be taken over batches. Images without
+    a label are taken to be wrong as often as the labeled ones.
     """
-    count, num_wrong = len(wrong), wrong.sum()
+    count = len(wrong)
+    num_wrong = wrong.sum() * count / labeled.sum().clamp_min(1)
     sums = [terms.loss.detach() * count, num_wrong, torch.full_like(num_wrong, count)]
     if terms.box is not None and terms.confidence is not None:
         sums += [terms.box * count, terms.confidence * count]

@@ -1,0 +1,37 @@
+"""What a dataset holds, in lines for a person: its classes, and its boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tinysight.data.dataset import Dataset
+
+MAX_CLASSES = 20  # that are named where not all are asked for
+
+
+def summarize(dataset: Dataset, *, all_classes: bool = False) -> tuple[str, ...]:
+    """Return lines on images and boxes per class, images without a box, and the smallest box."""
+    labels, most = dataset.labels, None if all_classes else MAX_CLASSES
+    lines = [f"images per class: {_counts(dataset, labels, most)}"]
+    if not len(dataset.boxes):
+        return tuple(lines)
+    if unlabeled := int((labels < 0).sum()):
+        lines[0] += f"; with several classes or none: {unlabeled:,}"
+    per_image, sides = np.diff(dataset.box_offsets), dataset.boxes[:, 2:] - dataset.boxes[:, :2]
+    with_boxes, (width, height) = int((per_image > 0).sum()), sides[sides.prod(axis=1).argmin()]
+    lines.append(f"boxes per class: {_counts(dataset, dataset.box_labels, most)}")
+    lines.append(
+        f"boxes: {len(dataset.boxes):,} in {with_boxes:,} images, up to {per_image.max()} in one; "
+        f"{len(dataset) - with_boxes:,} images without; smallest {width:.1f} x {height:.1f} pixels"
+    )
+    return tuple(lines)
+
+
+def _counts(dataset: Dataset, labels: npt.NDArray[np.int64], most: int | None) -> str:
+    names = dataset.class_names
+    counts = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+    shown = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)][:most]
+    return ", ".join(
+        [*shown, *([f"and {len(names) - most} more"] if names[most:] and most else [])]
+    )
