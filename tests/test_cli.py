@@ -228,6 +228,29 @@ def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) ->
     )
 
 
+def test_import_of_boxes_without_class_folders(tinysight: Tinysight, tmp_path: Path) -> None:
+    write_photos(tmp_path / "pets", size=(40, 40), count=4)
+    text = "<annotation><object><name>pet</name><bndbox>{}</bndbox></object></annotation>"
+    corners = {"xmin": 1, "ymin": 5, "xmax": 20, "ymax": 40}
+    box = text.format("".join(f"<{name}>{value}</{name}>" for name, value in corners.items()))
+    for photo in (tmp_path / "pets").rglob("*.*"):
+        name = f"{photo.parent.name}-{photo.name}"
+        photo.rename(tmp_path / "pets" / name)
+        (tmp_path / "pets" / name).with_suffix(".xml").write_text(box)
+    words = ("data", "import", "pets", "--name", "pets", "--size", "32", "--workers", "1")
+    assert "go with --boxes" in tinysight.refused(*words, "--boxes-origin", "0")
+    assert "expected auto, 0, 1" in tinysight.refused(*words, "--boxes", "pets", "--boxes-origin=2")
+    out = tinysight.ok(*words, "--boxes", "pets")
+    for part in (
+        "8 images of 32x32, 1 classes",
+        "boxes per class: pet 8",
+        "boxes: 8 in 8 images, up to 1 in one; 0 images without; smallest 16.0 x 28.8 pixels",
+        "note: boxes: Pascal VOC, in pixels counted from 1 (none begins before 1, 8 of xmax and",
+    ):
+        assert part in out
+    assert "use a localizer" in tinysight.refused("train", "quickstart", "--data", "pets", *SMALL)
+
+
 def test_without_minival_the_error_names_the_setting(tinysight: Tinysight, tmp_path: Path) -> None:
     write_photos(tmp_path / "few", size=(40, 40), count=2)
     tinysight.ok("data", "import", "few", "--name", "few", "--size", "32", "--workers", "1")

@@ -205,7 +205,8 @@ def _match_names(
             raise ValueError(f"{where} names one image twice, as {other!r} and {name!r}")
         stated[fitting[0]] = entry
     if unknown:
-        what = f"names {len(unknown)} images that are not among the labeled ones: {few(unknown)}"
+        what = f"names {len(unknown)} images that are not among the {len(images)} in "
+        what += f"{str(tree.path)!r}: {few(unknown)}"
         if not stated or not rules.skip_bad:
             raise ValueError(
                 f"{where} {what}; expected paths below the folder, or the ends of these; correct "

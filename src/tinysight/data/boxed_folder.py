@@ -141,12 +141,13 @@ class BoxedFolderSource(FolderSource):
 def _has_class_folders(images: list[str], stated: set[str]) -> bool:
     """Whether images lie in several folders that can be classes; see the module."""
     folders, loose = set(), False
-    for image in images:
-        *above, _ = image.split("/")
+    paths = [nfc(image).split("/") for image in images]
+    while len({path[0] for path in paths}) == 1 and len(paths[0]) > 1:
+        paths = [path[1:] for path in paths]  # a folder around everything
+    for *above, _ in paths:
         split = SPLIT_NAMES.get(above[0].lower()) if above else None
         inner = above[1:] if split else above
-        if inner:
-            folders.add(nfc(inner[0]))
+        folders |= {*inner[:1]}
         loose |= not inner and split != "test"
     several = len(folders) > 1
     return several and (bool(stated & folders) or (len(stated) < 2 and not loose))

@@ -1,0 +1,33 @@
+"""What is said of a dataset after it is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinysight.data import summary
+from tinysight.data.build import build
+from tinysight.data.summary import summarize
+
+from .conftest import make_toys
+
+
+def test_classes_boxes_and_the_smallest_box_are_counted(tmp_path: Path) -> None:
+    dataset = build(make_toys(), home=tmp_path, workers=1)  # type: ignore[arg-type]
+    assert summarize(dataset) == (
+        "images per class: cat's cradle 4, 狗 4; with several classes or none: 2",
+        "boxes per class: cat's cradle 5, 狗 0",
+        "boxes: 5 in 5 images, up to 1 in one; 5 images without; smallest 2.0 x 0.5 pixels",
+    )
+
+
+def test_without_boxes_and_of_many_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = {"boxes": np.zeros((0, 4), np.float32), "box_labels": np.zeros(0, np.int64)}
+    toys = make_toys(**none, box_offsets=np.zeros(11, np.int64))
+    dataset = build(toys, home=tmp_path, workers=1)  # type: ignore[arg-type]
+    assert summarize(dataset) == ("images per class: cat's cradle 4, 狗 4",)
+    monkeypatch.setattr(summary, "MAX_CLASSES", 1)
+    assert summarize(dataset) == ("images per class: cat's cradle 4, and 1 more",)
+    assert summarize(dataset, all_classes=True) == ("images per class: cat's cradle 4, 狗 4",)
