@@ -116,6 +116,14 @@ def test_train_evaluate_submit_and_predict(
 
     assert "is finished" in tinysight.refused("resume", "first")
 
+    write_photos(tmp_path / "first", size=(40, 50))  # a folder with the run's name
+    assert "is a folder and a run; give" in tinysight.refused("predict", "first")
+    out = tinysight.ok("predict", "first", "first", "--draw", "sheet.png")
+    assert out.count(".png\n") == 6 and out.startswith("first/l'été/0.png\n")
+    assert picture_size(tmp_path / "sheet.png") > (1024, 512)
+    metrics = json.loads(tinysight.ok("evaluate", "first", "--json"))
+    assert metrics["num_images"] == 24
+
 
 @pytest.mark.usefixtures("tiny")
 def test_evaluate_warns_of_training_images(tinysight: Tinysight) -> None:
@@ -352,10 +360,15 @@ def test_ensembles_of_snapshots_and_of_runs(
         ("predict nothing x.png", "no run is named 'nothing'"),
         ("predict --model notes.txt x.png", "is not a readable safetensors file"),
         ("predict nothing", "no run is named 'nothing'"),
-        ("predict nothing.safetensors x.png", "no run is named 'nothing.safetensors'"),
-        ("predict photos", "photos is a model, and no image is given"),
+        ("predict nothing.safetensors x.png", "nothing.safetensors is not a file"),
+        ("predict best.pt x.png", "best.pt is a PyTorch or pickle file"),
+        ("predict x.png best.pt", "best.pt is a model by its name; give one model, before"),
+        ("predict unfinished", "unfinished is a model, and no image is given"),
+        ("predict unfinished 'photos/*.gif'", "'photos/*.gif' has no image"),
+        ("predict x.png --csv x.txt", "--csv is x.txt; give a file .csv"),
         ("predict --model nothing x.png", "no run is named 'nothing'"),
-        ("predict --model photos x.png", "is not finished"),
+        ("predict --model photos x.png", "no run is named 'photos'"),
+        ("predict --model unfinished x.png", "is not finished"),
         ("evaluate notes.txt", "is not a readable safetensors file"),
         ("export nothing --out x.safetensors", "no run is named 'nothing'"),
         ("export nothing --out x.bin", "end it in .safetensors"),
@@ -381,6 +394,8 @@ def test_bad_input_is_one_clear_line(
     for name in ("notes.txt", "notes.py"):
         (tmp_path / name).write_text("not what it should be")
     photos = write_photos(tmp_path / "photos" / "pets", size=(40, 50))
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "run.json").write_text("{}")
     status, out, err = tinysight(*shlex.split(command))
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert expected in err and err.startswith("error: ")

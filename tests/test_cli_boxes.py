@@ -100,13 +100,12 @@ def test_predict_returns_boxes_in_pixels_of_the_photograph(
 
 @pytest.mark.usefixtures("trained")
 def test_what_predict_refuses(tinysight: Tinysight, image: str, tmp_path: Path) -> None:
-    drawn = str(tmp_path / "boxes.png")
     tinysight("train", "quickstart", *SMALL, "--name", "classifier")
     for run, words, complaint in (
         ("finder", ("--draw", str(tmp_path / "boxes.jpg")), "give a file .png"),
         ("finder", ("--draw", str(tmp_path / "nowhere" / "boxes.png")), "nowhere"),
         ("finder", ("--canvas", "16"), "give 32 to 2048"),
-        ("classifier", ("--draw", drawn), "--draw"),
+        ("classifier", ("--boxes-out", str(tmp_path / "x.json")), "--boxes-out needs a localizer"),
         ("classifier", ("--canvas", "64"), "--canvas"),
     ):
         status, _, err = tinysight("predict", run, image, *words)
@@ -123,3 +122,17 @@ def test_classes_that_were_not_learned_are_not_reported(
     status, out, _ = tinysight("predict", "unnamed", image, "--json")
     answer = json.loads(out)[0]
     assert status == 0 and answer["top"] == [] and "boxes" in answer
+
+
+@pytest.mark.usefixtures("trained")
+def test_predict_writes_files_about_a_folder(
+    tinysight: Tinysight, image: str, tmp_path: Path
+) -> None:
+    Image.open(image).save(tmp_path / "second.bmp")
+    csv, coco = tmp_path / "out.csv", tmp_path / "out.json"
+    options = ("--csv", str(csv), "--boxes-out", str(coco))
+    status, out, err = tinysight("predict", "finder", str(tmp_path), *options)
+    assert (status, out) == (0, "") and f"2 images in {csv}" in err
+    content = json.loads(coco.read_text())
+    assert [entry["file_name"] for entry in content["images"]] == ["image.png", "second.bmp"]
+    assert len(csv.read_text().splitlines()) == 1 + len(content["annotations"]) >= 3

@@ -30,8 +30,9 @@ from tinysight.files import write_atomic
 from tinysight.images import Fit
 from tinysight.predict import predictor as predictors
 from tinysight.predict.predictor import Predictor
+from tinysight.predict.weights import WEIGHTS_SUFFIXES
 from tinysight.progress import counting
-from tinysight.run import Run, find_run, read_run, run_folder
+from tinysight.run import Run, find_run, is_run, read_run, run_folder
 from tinysight.training import loop
 from tinysight.training.callbacks import ProgressBar
 from tinysight.training.distributed import join_processes
@@ -195,9 +196,9 @@ def find_weights(source: Run | Folder | None) -> Path | None:
     if not isinstance(source, str | Path):
         return _run(source).folder
     path = Path(source).expanduser()
-    if path.exists() or source != "bundled":
-        return path if path.exists() else find_run(source).folder
-    return None
+    if path.is_file() or is_run(path) or path.suffix.lower() in WEIGHTS_SUFFIXES:
+        return path
+    return None if source == "bundled" else find_run(source).folder
 
 
 def _decoding(threshold: float | None, decoding: str | None) -> dict[str, Any]:

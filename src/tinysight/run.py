@@ -189,6 +189,11 @@ def _counts(entry: Path) -> bool:
     return entry.name != ".lock" and not entry.name.startswith("run.json.tmp-")
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, and not one of the same name."""
+    return any((folder / name).is_file() for name in ("run.json", "weights.safetensors"))
+
+
 def find_run(name: str | Path) -> Run:
     """Read an existing run, by path or name; raise ValueError with the nearest name otherwise."""
     for folder in (Path(name).expanduser(), runs_home() / name):

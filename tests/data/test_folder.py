@@ -211,12 +211,14 @@ def zipped(root: Path, path: Path) -> Path:
 
 def test_zip_is_imported_as_the_folder_in_it(tmp_path: Path) -> None:
     two_classes(tmp_path / "pets" / "Train", 40)
-    put(tmp_path / "pets", "val/cat/v.jpg", ".DS_Store", "Train/cat/._1.png")
+    put(tmp_path / "pets", "val/cat/v.jpg", content=picture(form="JPEG")[:-8])
+    put(tmp_path / "pets", ".DS_Store", "Train/cat/._1.png")
     path = zipped(tmp_path / "pets", tmp_path / "pets.zip")
     folder, home = imported(tmp_path / "pets", tmp_path / "one"), tmp_path / "two"
     made = build(FolderSource(path, "pets", 8), home=home, workers=2)
     assert np.array_equal(made.images, folder.images)
     assert made.files == tuple(f"pets/{file}" for file in folder.files)
+    assert f"{str(path / 'pets/val/cat/v.jpg')!r} is cut short" in str(made.notes)
     assert made.splits == folder.splits and made.source_state() == "same"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../outside.png", b"")

@@ -188,3 +188,21 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_card_that_no_training_writes_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match="not of the form"):
         replace(CARD, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("best.pt", b"PK", "PyTorch or pickle file"),
+        ("net.ONNX", b"", "ONNX file"),
+        ("model.h5", None, "Keras or TensorFlow file"),
+        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+    ],
+)
+def test_files_of_others_are_named(
+    tmp_path: Path, name: str, content: bytes | None, expected: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=expected):
+        load_weights(tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Sequence
@@ -24,14 +25,17 @@ from tinysight.cli.arguments import (
 
 if TYPE_CHECKING:
     from tinysight.evaluation.ensemble import Ensemble
-    from tinysight.images import Fit
     from tinysight.predict.predictor import Prediction, Predictor
 
 Model = Annotated[
     str | None,
     Option(help="Run or weights file; all paths are images.", show_default="the bundled model"),
 ]
-Draw = Annotated[Path | None, Option(help="With a localizer: PNG to draw all images' boxes in.")]
+Draw = Annotated[Path | None, Option(help="PNG to draw images in, with classes and boxes.")]
+Csv = Annotated[Path | None, Option("--csv", help="CSV to write in place of printing.")]
+BoxesOut = Annotated[
+    Path | None, Option(help="With a localizer: COCO's .json to write in place of printing.")
+]
 Canvas = Annotated[
     int | None,
     Option(
@@ -40,18 +44,22 @@ Canvas = Annotated[
     ),
 ]
 
+MAX_DRAWN = 100  # images on one sheet
+
 
 def predict(
     paths: Annotated[
         list[str],
         Argument(
             metavar="[RUN|WEIGHTS] IMAGE",
-            help="Images of any size, after a run or a weights file (.safetensors).",
+            help="Images, folders or 'patterns*', after a run or a weights file (.safetensors).",
         ),
     ],
     model: Model = None,
     top: Annotated[int, Option(min=1, help="Number of classes to print.")] = 5,
     draw: Draw = None,
+    csv: Csv = None,
+    boxes_out: BoxesOut = None,
     canvas: Canvas = None,
     threshold: Threshold = None,
     decoding: Decoding = None,
@@ -67,57 +75,95 @@ def predict(
       tinysight predict photo.jpg
       tinysight predict quickstart-shapes examples/images/*.png
       tinysight predict runs/pets/weights.safetensors cat.jpg --json
+      tinysight predict quickstart-pets ~/Pictures --csv pets.csv
       tinysight predict localizer-joint-tiny-imagenet cat.jpg --draw boxes.png
     """
     from tinysight import api
+    from tinysight.data.tree import find_images
+    from tinysight.predict.output import write_coco, write_csv
+    from tinysight.progress import counting
 
-    source, images = _model_and_images(paths, model)
-    if draw is not None and (draw.suffix.lower() != ".png" or not draw.parent.is_dir()):
-        raise ValueError(f"--draw is {draw}; give a file .png in an existing folder")
+    source, given_images = _model_and_paths(paths, model)
+    images = find_images(given_images)
+    _check_output("--draw", draw, ".png")
+    _check_output("--csv", csv, ".csv")
+    _check_output("--boxes-out", boxes_out, ".json")
     predictor = api.load_model(source, device=device, threshold=threshold, decoding=decoding)
     if source is None:
         print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
-    given = {"--draw": draw, "--canvas": canvas, "--threshold": threshold, "--decoding": decoding}
+    given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
+    given |= {"--threshold": threshold, "--decoding": decoding}
     if predictor.localizer is None and any(value is not None for value in given.values()):
         option = next(name for name, value in given.items() if value is not None)
         raise ValueError(f"{option} needs a localizer, and {predictor.path} is a classifier")
     predictions = []
-    for prediction in predictor.predict_each(images, top=top, canvas=canvas):
-        if isinstance(prediction, ValueError):
-            print(f"error: {prediction}", file=sys.stderr)
-            continue
-        predictions.append(prediction)
-        if not as_json:
-            print("\n".join(prediction_lines(prediction, predictor)))
+    prints = csv is None and boxes_out is None and not as_json
+    with counting("predicting") as progress:
+        found = predictor.predict_each(images, top=top, canvas=canvas)
+        for number, prediction in enumerate(found, start=1):
+            if isinstance(prediction, ValueError):
+                print(f"error: {prediction}", file=sys.stderr)
+                continue
+            predictions.append(prediction)
+            if prints:
+                print("\n".join(prediction_lines(prediction, predictor)))
+            else:
+                progress(number, len(images))
     if as_json:
-        found = [_plain(prediction, predictor) for prediction in predictions]
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        plain = [_plain(prediction, predictor) for prediction in predictions]
+        print(json.dumps(plain, indent=1, ensure_ascii=False))
+    if csv is not None:
+        write_csv(predictions, predictor.metadata, csv)
+        print(f"{len(predictions)} images in {csv}", file=sys.stderr)
+    if boxes_out is not None:
+        write_coco(predictions, predictor.metadata, boxes_out)
+        print(f"boxes of {len(predictions)} images in {boxes_out}", file=sys.stderr)
     if draw is not None and predictions:
-        _draw_boxes(predictions, draw, predictor.metadata.fit)
+        _draw(predictions[:MAX_DRAWN], predictor, draw)
+        of = f", the first of {len(predictions)}" * (len(predictions) > MAX_DRAWN)
+        print(f"{min(len(predictions), MAX_DRAWN)} images drawn in {draw}{of}", file=sys.stderr)
     if len(predictions) < len(images):
         raise typer.Exit(1)
 
 
-def _model_and_images(paths: Sequence[str], model: str | None) -> tuple[str | None, list[Path]]:
-    """Separate the model, None for the bundled one, from the images.
+def _check_output(option: str, path: Path | None, suffix: str) -> None:
+    if path is not None and (path.suffix.lower() != suffix or not path.parent.is_dir()):
+        raise ValueError(f"{option} is {path}; give a file {suffix} in an existing folder")
 
-    The first path names a model unless it is a file, or has an image's suffix, and is not weights.
+
+def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | None, Sequence[str]]:
+    """Separate the model, None for the bundled one, from the paths of images.
+
+    The first path names a model unless it is an image by suffix, a file that is not weights, a
+    pattern, or a folder that is not a run's and not the name of one before other paths.
     """
+    from tinysight import api
     from tinysight.images import SUFFIXES
+    from tinysight.predict.weights import WEIGHTS_SUFFIXES
+    from tinysight.run import is_run, run_folder
 
-    images = [Path(path) for path in paths]
+    first = Path(paths[0]).expanduser()
+    for path in paths[model is None :]:
+        if Path(path).suffix.lower() in WEIGHTS_SUFFIXES:
+            raise ValueError(f"{path} is a model by its name; give one model, before the images")
     if model is not None:
-        return model, images
-    first = images[0]
-    like_image = first.suffix.lower() in SUFFIXES and not first.is_dir()
-    if first.suffix != ".safetensors" and (like_image or first.is_file()):
-        return None, images
-    if len(images) == 1:
-        from tinysight import api
-
+        return model, paths
+    suffix = first.suffix.lower()
+    if suffix not in WEIGHTS_SUFFIXES and not is_run(first):
+        if first.is_dir():
+            names_run = first.name == paths[0] and is_run(run_folder(paths[0]))
+            if not names_run:
+                return None, paths
+            if len(paths) == 1:
+                both = f"{first} is a folder and a run"
+                ways = f"{run_folder(paths[0])} with images after it, or ./{first}"
+                raise ValueError(f"{both}; give {ways}")
+        elif suffix in SUFFIXES or first.is_file() or glob.has_magic(paths[0]):
+            return None, paths
+    if len(paths) == 1:
         api.find_weights(paths[0])  # an error for what is not a model
         raise ValueError(f"{first} is a model, and no image is given; add images after it")
-    return paths[0], images[1:]
+    return paths[0], paths[1:]
 
 
 def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
@@ -125,8 +171,7 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
     lines = [prediction.path]
     if predictor.metadata.classifies:
         lines += [f"  {probability:6.1%}  {name}" for name, probability in prediction.top]
-    boxes = zip(prediction.boxes, prediction.confidences, strict=True)
-    for box, confidence in list(boxes)[: prediction.num_accepted]:
+    for box, confidence in prediction.accepted:
         lines.append(f"  {confidence:6.1%}  box ({', '.join(f'{edge:.0f}' for edge in box)})")
     if predictor.localizer is not None and not prediction.num_accepted:
         lines.append(f"          no box of confidence {prediction.threshold:g} or more")
@@ -142,29 +187,34 @@ def _plain(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
     found = {"image": prediction.path, "top": top if predictor.metadata.classifies else []}
     if predictor.localizer is None:
         return found
-    boxes = zip(prediction.boxes, prediction.confidences, strict=True)
     return found | {
         "boxes": [
             {"box": [round(edge, 1) for edge in box], "confidence": round(confidence, 6)}
-            for box, confidence in list(boxes)[: prediction.num_accepted]
+            for box, confidence in prediction.accepted
         ]
     }
 
 
-def _draw_boxes(predictions: list[Prediction], path: Path, fit: Fit) -> None:
-    from tinysight.analysis.pictures import photos_sheet, save_figure
+def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> None:
+    from tinysight.analysis.pictures import contact_sheet, photos_sheet, save_figure
     from tinysight.images import load_square
 
+    fit, names = predictor.metadata.fit, [Path(p.path).name for p in predictions]
+    classes = [f"{p.label} {p.probability:.0%}" for p in predictions]
+    if predictor.localizer is None:
+        captions = [f"{own}\n{name}" for own, name in zip(classes, names, strict=True)]
+        squares = [load_square(Path(p.path), 256, fit) for p in predictions]
+        save_figure(contact_sheet(squares, captions=captions, columns=4, side=256), path)
+        return
     figure = photos_sheet(
         [load_square(Path(p.path), 512, fit) for p in predictions],
         frames=[p.frame for p in predictions],
         boxes=[p.boxes for p in predictions],
         confidence=[p.confidences for p in predictions],
-        captions=[f"{Path(p.path).name}: {p.label} {p.probability:.0%}" for p in predictions],
+        captions=[f"{name}: {own}" for own, name in zip(classes, names, strict=True)],
         threshold=predictions[0].threshold,
     )
     save_figure(figure, path)
-    print(f"boxes drawn in {path}", file=sys.stderr)
 
 
 def submit(

@@ -25,7 +25,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-MAX_ANNOTATION_DEPTH = 3  # folders below the top in which annotations are looked for
+MAX_ANNOTATION_DEPTH = 2  # folders below the top in which annotations are looked for
 
 Classes = dict[str, list[str]]  # NFC name -> its images, as spelled in the tree
 

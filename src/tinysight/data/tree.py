@@ -6,10 +6,12 @@ are relative to the top and use slashes; "" is the top. A zip is read in place, 
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 from collections.abc import Iterable
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from unicodedata import category
@@ -39,7 +41,7 @@ class Tree(Protocol):
     def head(self, file: str) -> bytes:
         """Return the first bytes of a file, enough for `format_of`."""
 
-    def read(self, file: str) -> Path | bytes:
+    def read(self, file: str) -> Path | BytesIO:
         """Return a file as `images.read_image` takes it."""
 
 
@@ -96,8 +98,16 @@ class Zip:
     def head(self, file: str) -> bytes:
         return self._archive.read(file)[:SIGNATURE_LENGTH]
 
-    def read(self, file: str) -> bytes:
-        return self._archive.read(file)
+    def read(self, file: str) -> BytesIO:
+        return _Member(self._archive.read(file), f"{self.path}/{file}")
+
+
+class _Member(BytesIO):
+    """A file of a zip, with its name for messages."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
 
 
 def open_tree(path: Path) -> Tree:
@@ -131,6 +141,29 @@ def images_below(
             f"({READABLE}): {few(unknown)}; convert, move or remove them"
         )
     return images
+
+
+def find_images(paths: Iterable[str]) -> list[Path]:
+    """List the images that paths stand for: files, folders (all images below), and patterns.
+
+    A file is taken as it is; ValueError for a folder or pattern without an image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        given = Path(path).expanduser()
+        is_pattern = glob.has_magic(path) and not given.exists()
+        matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]  # noqa: PTH207 (may be absolute)
+        own: list[Path] = []
+        for match in matches if is_pattern else [given]:
+            if match.is_dir():
+                below = images_below(Folder(match), "", only_images=True)
+                own += [match / image for image in sorted(below)]
+            elif not is_pattern or is_image(Folder(match.parent), match.name):
+                own.append(match)
+        if not own:
+            raise ValueError(f"{path!r} has no image of a kind that is read ({READABLE})")
+        found += own
+    return found
 
 
 def is_image(tree: Tree, file: str) -> bool:

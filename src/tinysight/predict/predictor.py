@@ -133,6 +133,7 @@ class Prediction:
     confidences: tuple[float, ...] = ()
     threshold: float = 0.5
     frame: Frame = NO_FRAME
+    size: tuple[int, int] = (0, 0)  # with boxes: width and height of the upright image
 
     @property
     def label(self) -> str:
@@ -150,9 +151,15 @@ class Prediction:
         return tuple(zip(self.class_names, self.probabilities, strict=True))
 
     @property
+    def accepted(self) -> tuple[tuple[tuple[float, float, float, float], float], ...]:
+        """Pairs of accepted box and confidence."""
+        pairs = zip(self.boxes, self.confidences, strict=True)
+        return tuple(pair for pair in pairs if pair[1] >= self.threshold)
+
+    @property
     def num_accepted(self) -> int:
         """The number of accepted boxes; they are the first."""
-        return sum(confidence >= self.threshold for confidence in self.confidences)
+        return len(self.accepted)
 
 
 class Predictor:
@@ -289,6 +296,7 @@ class Predictor:
                 confidences=tuple(confidence[kept].tolist()),
                 threshold=self.decoding.threshold,
                 frame=frame,
+                size=image.size,
             )
 
     def _prediction(self, source: Source, probabilities: Tensor, top: int) -> Prediction:

@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from tinysight import models
-from tinysight.images import FITS, Fit
+from tinysight.images import FITS, LFS_POINTER, SIGNATURE_LENGTH, Fit, format_of
 from tinysight.models.classifier import Classifier
 from tinysight.models.localizer import Localizer
 
@@ -22,6 +22,12 @@ FORMAT = 3
 # of a metadata's `localizer`
 DECODING_SETTINGS = ("decoding", "threshold", "nms_iou")
 HEAD_SETTINGS = ("head", "grid", "num_steps", "feedback", "shared")
+FOREIGN_SUFFIXES = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
+    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
+    ".onnx": "ONNX",
+}
+WEIGHTS_SUFFIXES = {".safetensors", *FOREIGN_SUFFIXES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +110,16 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
 
     Raises ValueError when the file is missing, not a weights file of tinysight, or damaged.
     """
+    if kind := FOREIGN_SUFFIXES.get(path.suffix.lower()):
+        expected = "expected weights (.safetensors) that `tinysight train` or `export` wrote"
+        raise ValueError(f"{path} is a {kind} file by its name, which is not read; {expected}")
     if not path.is_file():
         expected = "expected a run folder or a weights file (.safetensors)"
         raise ValueError(f"{path} is not a file; {expected}")
+    with path.open("rb") as start:
+        if format_of(start.read(SIGNATURE_LENGTH)) == LFS_POINTER:
+            what = f"{path} is {LFS_POINTER}, not the weights"
+            raise ValueError(f"{what}; fetch them by `git lfs pull`")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("tinysight")

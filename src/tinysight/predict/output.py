@@ -1,0 +1,62 @@
+"""Predictions as files that other programs read: CSV, and COCO's JSON with boxes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tinysight.files import write_atomic
+from tinysight.predict.predictor import Prediction
+from tinysight.predict.weights import ModelMetadata
+
+
+def write_csv(predictions: Sequence[Prediction], metadata: ModelMetadata, path: Path) -> None:
+    """Write a line per image, `file,class,probability`, or per accepted box of a localizer.
+
+    A localizer's are `file,x0,y0,x1,y1,confidence,class,probability`, as `tinysight data import
+    --boxes` reads them; an image without a box has one line without numbers. Class and probability
+    are the image's, and empty where the model learned none.
+    """
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    corners = ("x0", "y0", "x1", "y1", "confidence") if metadata.localizer else ()
+    table.writerow(["file", *corners, "class", "probability"])
+    for prediction in predictions:
+        named = [prediction.label, f"{prediction.probability:.6f}"] if metadata.classifies else []
+        rows: list[list[str]] = [[]]
+        if metadata.localizer:
+            rows = [[f"{n:.2f}" for n in box] + [f"{c:.6f}"] for box, c in prediction.accepted]
+        for row in rows or [[""] * len(corners)]:
+            table.writerow([prediction.path, *row, *(named or ["", ""])])
+    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def write_coco(predictions: Sequence[Prediction], metadata: ModelMetadata, path: Path) -> None:
+    """Write a localizer's accepted boxes as COCO, with confidences as `score`.
+
+    Files are named from the deepest folder that holds all of them. A box has its image's class, or
+    `object` where the model learned no classes.
+    """
+    names = metadata.class_names if metadata.classifies else ("object",)
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    images, annotations = [], list[dict[str, Any]]()
+    files = [Path(prediction.path).absolute() for prediction in predictions]
+    top = os.path.commonpath([file.parent for file in files]) if files else ""
+    for number, (file, prediction) in enumerate(zip(files, predictions, strict=True), start=1):
+        width, height = prediction.size
+        name = file.relative_to(top).as_posix()
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for (x0, y0, x1, y1), confidence in prediction.accepted:
+            box: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number}
+            box["category_id"] = numbers[prediction.label if metadata.classifies else "object"]
+            box["bbox"] = [round(edge, 2) for edge in (x0, y0, x1 - x0, y1 - y0)]
+            box |= {"area": round((x1 - x0) * (y1 - y0), 2), "iscrowd": 0}
+            annotations.append(box | {"score": round(confidence, 6)})
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_atomic(path, json.dumps(content).encode())
