@@ -30,9 +30,9 @@ BOXES = ((1.0, 2.0, 11.5, 12.25), (0.0, 0.0, 5.0, 5.0), (3.0, 3.0, 9.0, 9.0))
 @pytest.fixture
 def predictions(tmp_path: Path) -> list[Prediction]:
     """Two accepted boxes of three in the first image, none in the second."""
-    paths = [tmp_path / "pets" / name for name in ("a/1, x.png", "b/2.png")]
+    paths = [tmp_path / "pets" / name for name in ("a/1, x.png", "2.png")]
     for path in paths:
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20)).save(path)
     first = Prediction(str(paths[0]), **FOUND, boxes=BOXES, confidences=(0.9, 0.5, 0.4))  # type: ignore[arg-type]
     return [first, Prediction(str(paths[1]), **FOUND)]  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_coco(tmp_path: Path, predictions: list[Prediction], metadata: ModelMeta
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     assert content["images"][0] == {"id": 1, "file_name": "a/1, x.png", "width": 20, "height": 20}
-    assert [image["file_name"] for image in content["images"]] == ["a/1, x.png", "b/2.png"]
+    assert [image["file_name"] for image in content["images"]] == ["a/1, x.png", "2.png"]
     first, second = content["annotations"]
     assert (first["id"], first["image_id"], first["category_id"]) == (1, 1, 1)
     assert (first["bbox"], first["area"]) == ([1.0, 2.0, 10.5, 10.25], 107.62)
