@@ -81,7 +81,6 @@ def predict(
     from tinysight import api
     from tinysight.data.tree import find_images
     from tinysight.predict.output import write_coco, write_csv
-    from tinysight.progress import counting
 
     source, given_images = _model_and_paths(paths, model)
     images = find_images(given_images)
@@ -96,19 +95,8 @@ def predict(
     if predictor.localizer is None and any(value is not None for value in given.values()):
         option = next(name for name, value in given.items() if value is not None)
         raise ValueError(f"{option} needs a localizer, and {predictor.path} is a classifier")
-    predictions = []
     prints = csv is None and boxes_out is None and not as_json
-    with counting("predicting") as progress:
-        found = predictor.predict_each(images, top=top, canvas=canvas)
-        for number, prediction in enumerate(found, start=1):
-            if isinstance(prediction, ValueError):
-                print(f"error: {prediction}", file=sys.stderr)
-                continue
-            predictions.append(prediction)
-            if prints:
-                print("\n".join(prediction_lines(prediction, predictor)))
-            else:
-                progress(number, len(images))
+    predictions = _predict(predictor, images, prints=prints, top=top, canvas=canvas)
     if as_json:
         plain = [_plain(prediction, predictor) for prediction in predictions]
         print(json.dumps(plain, indent=1, ensure_ascii=False))
@@ -119,11 +107,29 @@ def predict(
         write_coco(predictions, predictor.metadata, boxes_out)
         print(f"boxes of {len(predictions)} images in {boxes_out}", file=sys.stderr)
     if draw is not None and predictions:
-        _draw(predictions[:MAX_DRAWN], predictor, draw)
-        of = f", the first of {len(predictions)}" * (len(predictions) > MAX_DRAWN)
-        print(f"{min(len(predictions), MAX_DRAWN)} images drawn in {draw}{of}", file=sys.stderr)
+        _draw(predictions, predictor, draw)
     if len(predictions) < len(images):
         raise typer.Exit(1)
+
+
+def _predict(
+    predictor: Predictor, images: Sequence[Path], *, prints: bool, **options: Any
+) -> list[Prediction]:
+    """Predict all images that can be read; print each, or show how many are done."""
+    from tinysight.progress import counting
+
+    predictions = []
+    with counting("predicting") as progress:
+        for number, prediction in enumerate(predictor.predict_each(images, **options), start=1):
+            if isinstance(prediction, ValueError):
+                print(f"error: {prediction}", file=sys.stderr)
+                continue
+            predictions.append(prediction)
+            if prints:
+                print("\n".join(prediction_lines(prediction, predictor)))
+            else:
+                progress(number, len(images))
+    return predictions
 
 
 def _check_output(option: str, path: Path | None, suffix: str) -> None:
@@ -199,6 +205,9 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
     from tinysight.analysis.pictures import contact_sheet, photos_sheet, save_figure
     from tinysight.images import load_square
 
+    of = f", the first of {len(predictions)}" * (len(predictions) > MAX_DRAWN)
+    predictions = predictions[:MAX_DRAWN]
+    print(f"{len(predictions)} images drawn in {path}{of}", file=sys.stderr)
     fit, names = predictor.metadata.fit, [Path(p.path).name for p in predictions]
     classes = [f"{p.label} {p.probability:.0%}" for p in predictions]
     if predictor.localizer is None:
