@@ -84,21 +84,23 @@ def predict(
 
     source, given_images = _model_and_paths(paths, model)
     images = find_images(given_images)
-    _check_output("--draw", draw, ".png")
-    _check_output("--csv", csv, ".csv")
-    _check_output("--boxes-out", boxes_out, ".json")
+    outputs = {
+        "--draw": (draw, ".png"),
+        "--csv": (csv, ".csv"),
+        "--boxes-out": (boxes_out, ".json"),
+    }
+    _check_outputs(outputs)
     predictor = api.load_model(source, device=device, threshold=threshold, decoding=decoding)
     if source is None:
         print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
     given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
     given |= {"--threshold": threshold, "--decoding": decoding}
-    if predictor.localizer is None and any(value is not None for value in given.values()):
-        option = next(name for name, value in given.items() if value is not None)
-        raise ValueError(f"{option} needs a localizer, and {predictor.path} is a classifier")
+    if predictor.localizer is None and (used := [n for n, v in given.items() if v is not None]):
+        raise ValueError(f"{used[0]} needs a localizer, and {predictor.path} is a classifier")
     prints = csv is None and boxes_out is None and not as_json
     predictions = _predict(predictor, images, prints=prints, top=top, canvas=canvas)
     if as_json:
-        plain = [_plain(prediction, predictor) for prediction in predictions]
+        plain = [_plain(each, predictor) for each in predictions]
         print(json.dumps(plain, indent=1, ensure_ascii=False))
     if csv is not None:
         write_csv(predictions, predictor.metadata, csv)
@@ -132,9 +134,10 @@ def _predict(
     return predictions
 
 
-def _check_output(option: str, path: Path | None, suffix: str) -> None:
-    if path is not None and (path.suffix.lower() != suffix or not path.parent.is_dir()):
-        raise ValueError(f"{option} is {path}; give a file {suffix} in an existing folder")
+def _check_outputs(outputs: dict[str, tuple[Path | None, str]]) -> None:
+    for option, (path, suffix) in outputs.items():
+        if path is not None and (path.suffix.lower() != suffix or not path.parent.is_dir()):
+            raise ValueError(f"{option} is {path}; give a file {suffix} in an existing folder")
 
 
 def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | None, Sequence[str]]:
