@@ -80,7 +80,6 @@ def predict(
     """
     from tinysight import api
     from tinysight.data.tree import find_images
-    from tinysight.predict.output import write_coco, write_csv
 
     source, given_images = _model_and_paths(paths, model)
     images = find_images(given_images)
@@ -102,14 +101,7 @@ def predict(
     if as_json:
         plain = [_plain(each, predictor) for each in predictions]
         print(json.dumps(plain, indent=1, ensure_ascii=False))
-    if csv is not None:
-        write_csv(predictions, predictor.metadata, csv)
-        print(f"{len(predictions)} images in {csv}", file=sys.stderr)
-    if boxes_out is not None:
-        write_coco(predictions, predictor.metadata, boxes_out)
-        print(f"boxes of {len(predictions)} images in {boxes_out}", file=sys.stderr)
-    if draw is not None and predictions:
-        _draw(predictions, predictor, draw)
+    _write(predictions, predictor, draw=draw, csv=csv, boxes_out=boxes_out)
     if len(predictions) < len(images):
         raise typer.Exit(1)
 
@@ -132,6 +124,26 @@ def _predict(
             else:
                 progress(number, len(images))
     return predictions
+
+
+def _write(
+    predictions: list[Prediction],
+    predictor: Predictor,
+    *,
+    draw: Path | None,
+    csv: Path | None,
+    boxes_out: Path | None,
+) -> None:
+    from tinysight.predict.output import write_coco, write_csv
+
+    if csv is not None:
+        write_csv(predictions, predictor.metadata, csv)
+        print(f"{len(predictions)} images in {csv}", file=sys.stderr)
+    if boxes_out is not None:
+        write_coco(predictions, predictor.metadata, boxes_out)
+        print(f"boxes of {len(predictions)} images in {boxes_out}", file=sys.stderr)
+    if draw is not None and predictions:
+        _draw(predictions, predictor, draw)
 
 
 def _check_outputs(outputs: dict[str, tuple[Path | None, str]]) -> None:
