@@ -17,11 +17,13 @@ from tinysight.data.dataset import (
     open_dataset,
 )
 from tinysight.data.folder import FolderSource
+from tinysight.data.folds import held_out_fold
 from tinysight.data.shapes import Shapes
 from tinysight.data.subset import one_class
 from tinysight.images import Fit
 
 _SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
+_FOLD = re.compile(r"(?P<base>.+)\.fold(?P<fold>\d+)")
 _ONE_CLASS = re.compile(
     r"(?P<base>.+?)\.(?P<class_name>[\w-]+)(?:\.fold(?P<fold>\d+))?(?:\.negatives(?P<number>\d+))?"
 )
@@ -40,8 +42,8 @@ def load_dataset(
 
     A name is that of a prepared dataset, or follows a pattern: `shapes` and `shapes-2-4` (two to
     four objects per scene) are drawn; `<dataset>.<class>` with `.foldK` and `.negativesN` is a view
-    of one class, `<dataset>.<class>.mosaics` and `<dataset>.mosaics` are mosaics. A folder is
-    imported under its own name, once, at `image_size` pixels (None: as before, else 64; "auto":
+    of one class, `<dataset>.foldK` has fold K of 5 as val; with `.mosaics` they are mosaics. A
+    folder is imported under its own name, once, at `image_size` pixels (None: as before, else 64; "auto":
     what fits them), those that are not square by `fit` (None: as before, else "crop").
 
     Args:
@@ -79,6 +81,10 @@ def _view(name: str, home: Path, progress: Progress | None) -> Dataset | None:
             return mosaics(base, name=name)
         base = _base(name, found["base"], home, progress)
         return None if base is None else mosaics(base, found["class_name"], name=name)
+    found = _FOLD.fullmatch(name)
+    if found and found["base"] in list_datasets(home):
+        base = open_dataset(found["base"], home=home)
+        return held_out_fold(base, int(found["fold"]), name=name)
     found = _ONE_CLASS.fullmatch(name)
     base = None if found is None else _base(name, found["base"], home, progress)
     if found is None or base is None:

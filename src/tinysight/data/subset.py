@@ -106,7 +106,7 @@ def has_class(dataset: Dataset, label: int) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class CopyRows:
     """Copy the images of some rows."""
 
     dataset: Dataset
@@ -170,7 +170,7 @@ def one_class(
     parameters = f"{VERSION}-{ids[label]}-fold{fold}of{folds}"
     parameters += f"-negatives-{'as-many' if negatives is None else negatives}"
     parameters += f"-of{NUM_OTHERS}-seed{SEED}"
-    view = View(dataset, index, _Rows(dataset, tuple(chosen.tolist())))
+    view = View(dataset, index, CopyRows(dataset, tuple(chosen.tolist())))
     return make_view(name, view, kind="one-class", parameters=parameters)
 
 
