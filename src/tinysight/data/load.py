@@ -43,8 +43,8 @@ def load_dataset(
     A name is that of a prepared dataset, or follows a pattern: `shapes` and `shapes-2-4` (two to
     four objects per scene) are drawn; `<dataset>.<class>` with `.foldK` and `.negativesN` is a view
     of one class, `<dataset>.foldK` has fold K of 5 as val; with `.mosaics` they are mosaics. A
-    folder is imported under its own name, once, at `image_size` pixels (None: as before, else 64; "auto":
-    what fits them), those that are not square by `fit` (None: as before, else "crop").
+    folder is imported under its own name, once, at `image_size` pixels (None: as before, else 64;
+    "auto": what fits them), those that are not square by `fit` (None: as before, else "crop").
 
     Args:
         name_or_folder: a name, a folder (of class folders, or of a prepared dataset), or a Dataset,
