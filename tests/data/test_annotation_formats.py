@@ -68,6 +68,12 @@ def csv(text: str) -> Callable[[Path], Path]:
     return lambda root: put(root / "boxes.csv", text)
 
 
+def voc_folder(root: Path) -> Path:
+    put(root / "ImageSets/Main/train.txt", "pic\n")
+    put(root / "Annotations/pic.xml", VOC.format(11, 21, 50, 60, name=""))
+    return root
+
+
 def yolo(names: str, label: str = YOLO_LINE) -> Callable[[Path], Path]:
     def write(root: Path) -> Path:
         put(root / "labels/pic.txt", label)
@@ -79,9 +85,7 @@ def yolo(names: str, label: str = YOLO_LINE) -> Callable[[Path], Path]:
 FORMS: dict[str, Callable[[Path], Path]] = {
     "coco": lambda root: put(root / "a.json", json.dumps(COCO)),
     "voc": lambda root: put(root / "pic.xml", VOC.format(11, 21, 50, 60, name="pic.png")),
-    "voc folder": lambda root: (
-        put(root / "xml/pic.xml", VOC.format(11, 21, 50, 60, name="")).parent
-    ),
+    "voc folder": voc_folder,
     "yolo": yolo("names: ['cat']"),
     "yolo polygon": yolo("names:\n- cat", "0 0.1 0.25 0.5 0.4 0.3 0.75\n"),
     "yolo pose": yolo("kpt_shape: [1, 2]\nnames:\n  0: cat", "0 0.3 0.5 0.4 0.5 0.2 0.3"),
@@ -96,7 +100,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     ),
     "cvat rotated": lambda root: put(
         root / "a.xml",
-        CVAT.format('<box label="cat" xtl="10" ytl="20" xbr="50" ybr="60" rotation="90"/>'),
+        CVAT.format('<box label="cat" xtl="10" ytl="20" xbr="50" ybr="60" rotation="270"/>'),
     ),
     "cvat mask": lambda root: put(
         root / "a.xml", CVAT.format('<mask label="cat" left="10" top="20" width="40" height="40"/>')
@@ -128,7 +132,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "csv class_name": csv("image,x1,y1,x2,y2,class_name\npic.png,10,20,50,60,cat\n"),
     "csv semicolons": csv("file;x0;y0;x1;y1;class\npic.png;10,0;20,0;50,0;60,0;cat\n"),
     "csv tabs": csv("file\tx0\ty0\tx1\ty1\tclass\npic.png\t10\t20\t50\t60\tcat\n"),
-    "csv sep": csv("sep=;\nfile;x0;y0;x1;y1;class\npic.png;10;20;50;60;cat\n"),
+    "csv sep": csv("sep=|\nfile|x0|y0|x1|y1|class\npic.png|10|20|50|60|cat\n"),
     "csv capitals": csv("\ufeffFile,XMin,YMin,XMax,YMax,Class\npic.png,10,20,50,60,cat\n"),
     "csv of pandas": csv(",file,x0,y0,x1,y1,class\n0,pic.png,10.0,20.0,50.0,60.0,cat\n"),
 }
@@ -173,7 +177,10 @@ OTHER = {"id": 2, "file_name": "other.png"}
     ("content", "note"),
     [
         (coco(iscrowd=1), "all annotations are marked as crowds, and taken as objects"),
-        (coco(iscrowd="0"), ""),
+        (
+            {**COCO, "annotations": [COCO["annotations"][0] | {"iscrowd": "0"}, CROWD]},
+            "1 annotations are marked as crowds",
+        ),
         (coco(image_id="1", category_id="3"), ""),
         (coco(bbox=["10", "20", "40", "40"]), ""),
         (coco(bbox=None, segmentation=[[10, 20, 50, 30, 30, 60]]), ""),
@@ -324,6 +331,7 @@ def test_other_yaml_is_refused(text: str) -> None:
         ({"labels/pic.txt": "0 3 5 4 5", "classes.txt": "cat"}, "extends beyond the 100 x 80"),
         ({"a.xml": "<annotations><track/></annotations>"}, "CVAT's form for videos"),
         ({"a.xml": CVAT.format(""), "pic.xml": VOC.format(1, 1, 5, 5, name="")}, "holds CVAT and"),
+        ({"pic.xml": VOC.format(11, 21, 11, 60, name="")}, "of less than 0.1 pixels per side"),
         ({"a.xml": "<a/>", "b.json": "{}"}, "it holds .json, .xml; give a CSV, COCO"),
         ({"pic.json": VIA % ('{"x": 1}', '"region_attributes": {"a": "b", "c": "d"}')}, "call the"),
     ],
@@ -377,3 +385,10 @@ def test_boxes_without_a_class_are_objects(tmp_path: Path) -> None:
     put(tmp_path / "boxes.csv", "file,x0,y0,x1,y1,class\na.png,1,1,9,9,x\na.png,1,1,5,5,\n")
     with pytest.raises(ValueError, match="a class for some boxes and not for others"):
         index(tmp_path / "set", tmp_path / "boxes.csv")
+
+
+def test_class_folders_in_a_folder_are_found(tmp_path: Path) -> None:
+    for name in ("cats/a.png", "dogs/b.png"):
+        picture(tmp_path / "set", f"pets/{name}", (64, 64))
+    made = index(tmp_path / "set", csv("file,x0,y0,x1,y1\na.png,1,1,9,9\nb.png,1,1,9,9")(tmp_path))
+    assert made.class_names == ("cats", "dogs") and made.box_labels.tolist() == [0, 1]

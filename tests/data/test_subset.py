@@ -64,6 +64,22 @@ def test_each_image_is_held_out_once(source: Dataset) -> None:
     assert len(held_negatives) == 11
 
 
+def test_images_of_several_classes_are_of_each(source: Dataset) -> None:
+    mixed = Dataset(source.path, source.manifest)
+    spans = [source.box_labels[slice(*source.box_offsets[row:][:2])] for row in range(len(source))]
+    several = np.array([len(set(span.tolist())) > 1 for span in spans])
+    mixed.__dict__["labels"] = np.where(several, -1, source.labels)
+    holds = np.array([3 in span for span in spans])
+    rows = np.array(source.rows("train+minival"))
+    made = one_class(mixed, source.class_names[3], negatives=0)
+    found = files_of(made, "train+minival", 0)
+    assert found == {source.files[row] for row in rows[holds[rows]]}
+    assert len(found) > len(files_of(source, "train+minival", 3))
+    assert files_of(made, "val", 0) == {
+        source.files[row] for row in source.rows("val") if holds[row]
+    }
+
+
 def test_pixels_boxes_and_labels_are_those_of_the_dataset(source: Dataset) -> None:
     made = one_class(source, source.class_names[3])
     rows = {file: row for row, file in enumerate(source.files)}

@@ -9,7 +9,7 @@ import pytest
 
 from tinysight.data import summary
 from tinysight.data.build import build
-from tinysight.data.summary import summarize
+from tinysight.data.summary import caption, summarize
 
 from .conftest import make_toys
 
@@ -31,3 +31,11 @@ def test_without_boxes_and_of_many_classes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(summary, "MAX_CLASSES", 1)
     assert summarize(dataset) == ("images per class: cat's cradle 4, and 1 more",)
     assert summarize(dataset, all_classes=True) == ("images per class: cat's cradle 4, 狗 4",)
+
+
+def test_captions_name_the_class_else_the_boxes_else_the_file(tmp_path: Path) -> None:
+    toys = make_toys()
+    toys.index.labels[:2] = -1
+    dataset = build(toys, home=tmp_path, workers=1)  # type: ignore[arg-type]
+    captions = [caption(dataset, row) for row in range(3)]
+    assert captions == ["1 cat's cradle", "1.png", "cat's cradle"]

@@ -201,23 +201,20 @@ def show(
     import numpy as np
 
     from tinysight.analysis.pictures import contact_sheet, save_figure
-    from tinysight.data.subset import find_class
+    from tinysight.data.subset import find_class, of_class
+    from tinysight.data.summary import caption
 
     dataset = _load(name, data_dir)
     split = split or next(iter(dataset.splits))
     rows = np.asarray(dataset.rows(split))
     if class_name is not None:
-        rows = rows[dataset.labels[rows] == find_class(dataset, class_name)]
+        rows = rows[of_class(dataset, find_class(dataset, class_name))[rows]]
     if not len(rows):
         raise ValueError(f"{dataset.name} has no such image in {split}")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
-    captions = [
-        dataset.class_names[label] if label >= 0 else Path(dataset.files[row]).name
-        for row, label in zip(chosen, dataset.labels[chosen], strict=True)
-    ]
     sheet = contact_sheet(
         [dataset.images[row] for row in chosen],
-        captions=captions,
+        captions=[caption(dataset, row) for row in chosen],
         boxes=[dataset.boxes_of(row) for row in chosen],
         title=f"{dataset.name}, {split}: {len(chosen)} of {len(rows)} images",
     )

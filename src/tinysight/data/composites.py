@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view, offsets
 from tinysight.data.drawing import CounterRng
-from tinysight.data.subset import class_list, class_slug, find_class, has_class
+from tinysight.data.subset import class_list, class_slug, find_class, has_class, of_class
 
 VERSION = 1  # of the choice of tiles: part of the digest
 NUM_CANVASES = 200
@@ -109,7 +109,7 @@ def _val_rows(dataset: Dataset, label: int | None) -> tuple[Ints, Ints]:
     rows = np.asarray(dataset.rows("val"), np.int64)
     if label is None:
         return rows[np.diff(dataset.box_offsets)[rows] > 0], rows[:0]
-    holds, labeled = has_class(dataset, label)[rows], dataset.labels[rows] == label
+    holds, labeled = has_class(dataset, label)[rows], of_class(dataset, label)[rows]
     return rows[holds & labeled], rows[~holds & ~labeled]
 
 

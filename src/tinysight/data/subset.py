@@ -105,6 +105,14 @@ def has_class(dataset: Dataset, label: int) -> npt.NDArray[np.bool_]:
     return marked
 
 
+def of_class(dataset: Dataset, label: int) -> npt.NDArray[np.bool_]:
+    """Mark the rows (N,) that have the label of a class or, if they have none, a box of it."""
+    marked: npt.NDArray[np.bool_] = (dataset.labels == label) | (
+        (dataset.labels < 0) & has_class(dataset, label)
+    )
+    return marked
+
+
 @dataclass(frozen=True)
 class CopyRows:
     """Copy the images of some rows."""
@@ -140,7 +148,7 @@ def one_class(
         raise ValueError(f"negatives is {negatives}; give a number of images, 0 or more")
     holds = has_class(dataset, label)
     labeled = _rows(dataset, "train", "minival")
-    labeled = labeled[dataset.labels[labeled] == label]
+    labeled = labeled[of_class(dataset, label)[labeled]]
     positives = labeled[holds[labeled]]
     _check_positives(f"{dataset.class_names[label]} of {dataset.name}", labeled, positives, folds)
     number = len(positives) if negatives is None else negatives
@@ -198,7 +206,7 @@ def _choose_rows(
     candidates = candidates[~holds[candidates]]
     negatives, negative_folds = _negatives(dataset, others, candidates, number, folds)
     val = _rows(dataset, "val")
-    is_positive = (dataset.labels[val] == label) & holds[val]
+    is_positive = of_class(dataset, label)[val] & holds[val]
     is_negative = np.isin(dataset.labels[val], others) & ~holds[val]
     rows = {
         "train": [positives[positive_folds != fold], negatives[negative_folds != fold]],

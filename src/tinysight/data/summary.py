@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,16 @@ def summarize(dataset: Dataset, *, all_classes: bool = False) -> tuple[str, ...]
         f"{len(dataset) - with_boxes:,} images without; smallest {width:.1f} x {height:.1f} pixels"
     )
     return tuple(lines)
+
+
+def caption(dataset: Dataset, row: int) -> str:
+    """Name an image's class, or else the classes of its boxes with their numbers, or its file."""
+    if (label := int(dataset.labels[row])) >= 0:
+        return dataset.class_names[label]
+    own = dataset.box_labels[dataset.box_offsets[row] : dataset.box_offsets[row + 1]]
+    found = zip(*np.unique(own, return_counts=True), strict=True)
+    counts = [f"{count} {dataset.class_names[label]}" for label, count in found]
+    return ", ".join(counts) or Path(dataset.files[row]).name
 
 
 def _counts(dataset: Dataset, labels: npt.NDArray[np.int64], most: int | None) -> str:
