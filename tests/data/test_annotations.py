@@ -160,6 +160,7 @@ def test_objects_at_the_edge_of_the_center_square(
         complete = imported(folder, file, tmp_path, fit=fit)
         assert complete.fit == fit and len(complete) == len(PHOTOS)
         assert len(complete.boxes) == len(PHOTOS)  # one shows nothing, one has two
+    assert (FolderSource.fit, BoxedFolderSource.fit) == ("crop", "pad")
     dataset = imported(folder, file, tmp_path, fit="crop")
     found = boxes_by_file(dataset)
     assert len(dataset) == len(PHOTOS) - (outcome == "cut")
