@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from tinysight.data.dataset import Dataset
 from tinysight.data.tiny_imagenet import prepare
 from tinysight.evaluation.evaluate import evaluate
-from tinysight.images import FITS, Fit, frame_of
+from tinysight.images import FITS, Fit, frame_of, to_square
 from tinysight.models import create_model
 from tinysight.ops.boxes import Detections
 from tinysight.predict import predictor as predictor_module
@@ -117,6 +117,16 @@ def test_more_classes_than_there_are_give_all(
     assert sorted(found.class_ids) == sorted(dataset.class_ids)
     assert sum(found.probabilities) == pytest.approx(1.0, abs=1e-5)
     assert list(found.probabilities) == sorted(found.probabilities, reverse=True)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_classifier_sees_the_fit_it_learned_from(run: Path, fit: Fit) -> None:
+    model = Predictor(run)
+    model.metadata = replace(model.metadata, fit=fit)
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 70, 3), np.uint8)
+    logits = model.logits(to_square(Image.fromarray(pixels), 32, fit)[None])
+    expected = logits.softmax(dim=1).amax(dim=1).tolist()
+    assert [model.predict(pixels).probability] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fit", FITS)
