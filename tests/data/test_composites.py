@@ -37,6 +37,8 @@ def test_mosaics_of_a_class(source: Dataset) -> None:
         made.box_labels.tolist()
     ) == {0}
     assert made.image_size == 64 and made.verify() == ()
+    padded = Dataset(source.path, source.manifest | {"extra": {"fit": "pad"}})
+    assert (made.fit, mosaics(padded, name, num=4).fit) == ("crop", "pad")
     where = set()
     for row, tiles in enumerate(tile_rows(source, made)):
         assert all(tile in source.rows("val") for tile in tiles)
