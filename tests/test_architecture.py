@@ -28,7 +28,7 @@ PARTS: dict[str, set[str]] = {
     "run": {"__init__", "config", "files"},
     "progress": {"rich"},
     "device": {"torch"},
-    "images": {"numpy", "PIL", "pillow_heif"},
+    "images": {"files", "numpy", "PIL", "pillow_heif"},
     "ops": {"torch", "scipy", "numpy"},
     "data": {"__init__", "files", "images", "numpy", "PIL", "filelock", "simplejpeg"},
     "data.batches": {"data", "files", "ops", "numpy", "torch"},

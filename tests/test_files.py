@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinysight import files
+from tinysight.data.dataset import data_home
 
 POSIX_ONLY = ("pread", "pwrite", "pwritev", "posix_fallocate", "fstatvfs")
 
@@ -114,3 +115,18 @@ def test_a_full_disk_is_found_before_the_memory_map(
 )
 def test_suggest(name: str, known: list[str], hint: str) -> None:
     assert files.suggest(name, known) == hint
+
+
+def test_a_user_without_a_home_folder_reads_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.expand("~/pets") == Path.home() / "pets"
+    monkeypatch.setattr("posixpath.expanduser", lambda path: path)  # no HOME, no entry
+    for name in ("TINYSIGHT_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert files.expand("pets") == Path("pets")
+    with pytest.raises(ValueError, match="set HOME, or TINYSIGHT_DATA"):
+        data_home()
+
+
+def test_every_path_of_a_user_is_expanded_in_one_place() -> None:
+    sources = (Path(files.__file__).parent).rglob("*.py")
+    assert [path.name for path in sources if ".expanduser(" in path.read_text()] == ["files.py"]

@@ -26,7 +26,7 @@ from tinysight.data.load import load_dataset as load_without_bar
 from tinysight.device import Runtime, select_device
 from tinysight.evaluation import evaluate as evaluations
 from tinysight.evaluation.evaluate import Evaluation
-from tinysight.files import write_atomic
+from tinysight.files import expand, write_atomic
 from tinysight.images import Fit
 from tinysight.predict import predictor as predictors
 from tinysight.predict.predictor import Predictor
@@ -104,7 +104,7 @@ def train(
     config = with_pretrained_network(configs.override(config, _full_names(config, settings)))
     if data is not None:
         if not isinstance(data, Dataset) and is_path(data):
-            data = Path(data).expanduser().absolute()
+            data = expand(data).absolute()
         wanted = data.name if isinstance(data, Dataset) else str(data)
         config = replace(config, data=replace(config.data, name=wanted))
     if not config.data.name:
@@ -195,7 +195,7 @@ def find_weights(source: Run | Folder | None) -> Path | None:
         return None
     if not isinstance(source, str | Path):
         return _run(source).folder
-    path = Path(source).expanduser()
+    path = expand(source)
     if path.is_file() or is_run(path) or path.suffix.lower() in WEIGHTS_SUFFIXES:
         return path
     return None if source == "bundled" else find_run(source).folder

@@ -17,6 +17,17 @@ from pathlib import Path
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+def expand(path: str | Path) -> Path:
+    """Return a path with `~` expanded; raise ValueError where no home folder is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a user without an entry, and no HOME, as in `docker run -u`
+        raise ValueError(
+            f"{path} is in a home folder, and none is known for this user; set HOME, or "
+            "TINYSIGHT_DATA to a folder for datasets"
+        ) from None
+
+
 def write_durable(path: Path, content: bytes) -> None:
     """Write a new file and wait until the disk has it; an OSError names the file."""
     try:

@@ -30,6 +30,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
 
+from tinysight.files import expand
+
 logger = logging.getLogger("tinysight")
 Source = str | Path | BinaryIO | bytes | Image.Image | npt.NDArray[np.uint8]
 Fit = Literal["crop", "pad", "stretch"]
@@ -331,7 +333,7 @@ def _stream(source: str | Path | BinaryIO | bytes) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
         yield BytesIO(source)
     elif isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = expand(source)
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
                 raise _UnreadableError("it is not a file")

@@ -24,7 +24,7 @@ from typing import Any
 
 from tinysight import __version__
 from tinysight.config import OPERATIONAL, Config, difference, from_dict
-from tinysight.files import suggest, write_atomic
+from tinysight.files import expand, suggest, write_atomic
 
 FORMAT = 1
 
@@ -147,7 +147,7 @@ class Run:
 
 def runs_home() -> Path:
     """Return the folder of all runs: `$TINYSIGHT_RUNS`, else `runs` in the working folder."""
-    return Path(os.environ.get("TINYSIGHT_RUNS") or "runs").expanduser()
+    return expand(os.environ.get("TINYSIGHT_RUNS") or "runs")
 
 
 def run_folder(name: str | Path) -> Path:
@@ -155,7 +155,7 @@ def run_folder(name: str | Path) -> Path:
     if str(name) in ("", ".", ".."):
         raise ValueError(f"--name {str(name)!r} cannot name a run; give a name, or a folder's path")
     by_path = isinstance(name, Path) or Path(name).name != name
-    return Path(name).expanduser() if by_path else runs_home() / name
+    return expand(name) if by_path else runs_home() / name
 
 
 def new_folder(config: Config, name: str | Path | None) -> Path:
@@ -196,7 +196,7 @@ def is_run(folder: Path) -> bool:
 
 def find_run(name: str | Path) -> Run:
     """Read an existing run, by path or name; raise ValueError with the nearest name otherwise."""
-    for folder in (Path(name).expanduser(), runs_home() / name):
+    for folder in (expand(name), runs_home() / name):
         if (folder / "run.json").is_file():
             return read_run(folder)
     home = runs_home()

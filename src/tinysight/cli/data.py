@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Replace, SkipUnreadable, Workers
+from tinysight.files import expand
 
 if TYPE_CHECKING:
     from tinysight.data.build import Source
@@ -134,10 +135,10 @@ def import_(
         raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
     own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size)}
     own |= {} if fit is None else {"fit": fit}
-    folder, rules = folder.expanduser(), BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
+    folder, rules = expand(folder), BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
     source = FolderSource(folder, name, **own)
     if boxes is not None:
-        source = BoxedFolderSource(folder, name, boxes=boxes.expanduser(), rules=rules, **own)
+        source = BoxedFolderSource(folder, name, boxes=expand(boxes), rules=rules, **own)
     elif rules != BoxRules():
         raise ValueError("--unlabeled, --skip-bad-boxes and --boxes-origin go with --boxes")
     _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)

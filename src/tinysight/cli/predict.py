@@ -22,6 +22,7 @@ from tinysight.cli.arguments import (
     Split,
     Threshold,
 )
+from tinysight.files import expand
 
 if TYPE_CHECKING:
     from tinysight.evaluation.ensemble import Ensemble
@@ -163,7 +164,7 @@ def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | Non
     from tinysight.predict.weights import WEIGHTS_SUFFIXES
     from tinysight.run import is_run, run_folder
 
-    first = Path(paths[0]).expanduser()
+    first = expand(paths[0])
     for path in paths[model is None :]:
         if Path(path).suffix.lower() in WEIGHTS_SUFFIXES:
             raise ValueError(f"{path} is a model by its name; give one model, before the images")

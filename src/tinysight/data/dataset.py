@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.files import expand
 from tinysight.images import Fit
 
 FORMAT = "tinysight-dataset/1"
@@ -292,7 +293,7 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 def data_home() -> Path:
     """Return $TINYSIGHT_DATA, else $XDG_CACHE_HOME/tinysight, else ~/.cache/tinysight."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("TINYSIGHT_DATA") or f"{cache}/tinysight").expanduser()
+    return expand(os.environ.get("TINYSIGHT_DATA") or f"{cache}/tinysight")
 
 
 def list_datasets(home: Path | None = None) -> tuple[str, ...]:
@@ -317,7 +318,7 @@ def open_dataset(name_or_path: str | Path, *, home: Path | None = None) -> Datas
     Raises ValueError if there is none (with the nearest name and how to make one) or it is damaged.
     """
     home = data_home() if home is None else home
-    path = Path(name_or_path).expanduser() if is_path(name_or_path) else home / name_or_path
+    path = expand(name_or_path) if is_path(name_or_path) else home / name_or_path
     file = path / "manifest.json"
     if not file.is_file():
         raise ValueError(_no_dataset(str(name_or_path), home, path.is_dir()))

@@ -20,6 +20,7 @@ from tinysight.data.folder import FolderSource
 from tinysight.data.folds import held_out_fold
 from tinysight.data.shapes import Shapes
 from tinysight.data.subset import one_class
+from tinysight.files import expand
 from tinysight.images import Fit
 
 _SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
@@ -54,11 +55,11 @@ def load_dataset(
     """
     if isinstance(name_or_folder, Dataset):
         return name_or_folder
-    home = data_home() if home is None else Path(home).expanduser()
+    home = data_home() if home is None else expand(home)
     given = {"image_size": image_size, "fit": fit}
     options = {name: value for name, value in given.items() if value is not None}
     if is_path(name_or_folder):
-        return _from_folder(Path(name_or_folder).expanduser(), home, options, progress)
+        return _from_folder(expand(name_or_folder), home, options, progress)
     name = str(name_or_folder)
     if name in list_datasets(home):
         return open_dataset(name, home=home)

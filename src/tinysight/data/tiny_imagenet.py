@@ -43,6 +43,7 @@ from tinysight.data.dataset import (
     split_ranges,
 )
 from tinysight.data.download import download
+from tinysight.files import expand
 
 logger = logging.getLogger("tinysight")
 
@@ -91,7 +92,7 @@ def prepare(
         except ValueError as error:
             logger.warning("%s: preparing it", error)
     url = URL if source is None else str(source) if "://" in str(source) else None
-    path = _fetch(url, home, download_progress) if url else Path(str(source)).expanduser()
+    path = _fetch(url, home, download_progress) if url else expand(str(source))
     return build(TinyImageNet(path, expect, url), home=home, replace=replace, **options)
 
 

@@ -18,6 +18,7 @@ from unicodedata import category
 
 from tinysight.data.archive import Archive
 from tinysight.data.dataset import FEW, few
+from tinysight.files import expand
 from tinysight.images import FORMATS, READABLE, SIGNATURE_LENGTH, SUFFIXES, format_of
 
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
@@ -150,7 +151,7 @@ def find_images(paths: Iterable[str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        given = Path(path).expanduser()
+        given = expand(path)
         is_pattern = glob.has_magic(path) and not given.exists()
         matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]  # noqa: PTH207 (may be absolute)
         own: list[Path] = []

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tinysight.device import Runtime
+from tinysight.files import expand
 from tinysight.images import Frame, Source, frame_of, load_square, read_image, to_square
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
@@ -177,7 +178,7 @@ class Predictor:
         threshold: float | None = None,
         decoding: str | None = None,
     ) -> None:
-        source = Path(source).expanduser()
+        source = expand(source)
         self.runtime = runtime or CPU
         self.path = source / "weights.safetensors" if source.is_dir() else source
         if source.is_dir() and not self.path.exists():

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tinysight.config import OPERATIONAL, Config, override, parse_assignments
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
+from tinysight.files import expand
 from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
@@ -146,7 +146,7 @@ def initialize(
 
 def pretrained_model(source: str) -> tuple[Classifier | Localizer, ModelMetadata]:
     """Read the model of `model.pretrained`: a run folder, a weights file or "bundled"."""
-    path = BUNDLED if source == "bundled" else Path(source).expanduser()
+    path = BUNDLED if source == "bundled" else expand(source)
     return load_weights(path / "weights.safetensors" if path.is_dir() else path)
 
 
