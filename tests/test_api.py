@@ -217,3 +217,17 @@ def test_a_training_says_that_the_pictures_have_changed_since_they_were_imported
         ts.train("quickstart", "pets", data_dir=tmp_path / "data", **SMALL)
         said = [text for text in caplog.messages if "the source of pets has changed" in text]
         assert len(said) == changed
+
+
+def test_what_is_printed_is_one_helpful_line(run: ts.Run) -> None:
+    data, model = ts.load_dataset("shapes"), ts.load_model(run)
+    first = repr(data)
+    assert first.startswith("<Dataset shapes: 112 images of 64x64, 24 classes (")
+    assert first.endswith("; train 64, minival 24, val 24>")
+    assert repr(run).startswith("<Run runs/first: quickstart on shapes, finished, last error on")
+    assert repr(model) == f"<Predictor runs/first/weights.safetensors: {model.metadata.describe()}>"
+    answer = model.predict("examples/images/plain-cross.png")
+    share = f"{answer.label} {answer.probability:.1%}"
+    assert repr(answer) == f"<Prediction plain-cross.png: {share}>"
+    boxes = "boxes accepted>"
+    assert repr(ts.load_model().predict("examples/images/plain-cross.png")).endswith(boxes)

@@ -205,7 +205,7 @@ def test_data_commands(tinysight: Tinysight, tiny: Dataset, tmp_path: Path) -> N
         status, out, err = tinysight("data", *words)
         assert (status, out.strip()) == (0, picture), err
         assert picture_size(tmp_path / picture) > (300, 100)
-    assert tinysight.ok("data", "info") == "shapes\n"
+    assert tinysight.ok("data", "list").splitlines()[1].split()[:2] == ["shapes", "149"]
 
 
 def test_import_and_train_on_own_images(tinysight: Tinysight, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_the_help_of_every_command_has_examples(tinysight: Tinysight) -> None:
         (("data", "get"), "the published URL"),
         (("data", "import"), "all cores"),
         (("data", "show"), "NAME-SPLIT.png"),
-        (("data", "info"), "$TINYSIGHT_DATA or ~/.cache/tinysight"),
+        (("data", "list"), "$TINYSIGHT_DATA or ~/.cache/tinysight"),
     ],
 )
 def test_help_describes_defaults(

@@ -6,6 +6,7 @@ checkpoints/          training states
 tensorboard/          events
 snapshots/            weights kept during the training, for ensembles
 weights.safetensors   the finished model; its presence makes a run a finished one
+epochs-NNNN/          the finished model of fewer epochs, where the run was trained for longer
 summary.json          how the training ended
 evaluation-*.json     metrics of a split; scores/ holds what they were computed from
 """
@@ -13,6 +14,7 @@ evaluation-*.json     metrics of a split; scores/ holds what they were computed 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -27,6 +29,11 @@ from tinysight.config import OPERATIONAL, Config, difference, from_dict
 from tinysight.files import expand, suggest, write_atomic
 
 FORMAT = 1
+logger = logging.getLogger("tinysight")
+_RESULTS = (  # what is computed from the weights
+    *("scores", "analysis", "report", "comparison", "evaluation-*.json", "localization-*.json"),
+    *("predictions-*.png", "boxes-*.png", "ensemble-*.json", "submission.txt", "summary.json"),
+)
 
 
 class _PathIn:
@@ -44,7 +51,7 @@ def _path_of(name: str) -> Callable[[Run, str], Path]:
     return lambda run, label: run.folder / name.format(label)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """A run's folder and what its run.json holds."""
 
@@ -138,6 +145,25 @@ class Run:
         differing = ", ".join(recipe + difference(own, config, ignore=OPERATIONAL))
         return differing and f"{self.folder} holds another run: it has {differing}"
 
+    def set_aside(self) -> Path:
+        """Move a finished run's weights, and what came of them, to epochs-NNNN in its folder.
+
+        The weights are moved last: until then the run is finished, and this can be repeated.
+        """
+        summary = self.summary() or {"epochs": self.config.train.epochs}
+        folder = self.folder / f"epochs-{summary['epochs']:04d}"
+        folder.mkdir(exist_ok=True)
+        for pattern in (*_RESULTS, self.weights_path.name):
+            for path in self.folder.glob(pattern):
+                path.rename(folder / path.name)
+        return folder
+
+    def __repr__(self) -> str:
+        state = "finished" if self.is_finished else "not finished"
+        errors = self.monitored_error() if self.is_finished else None
+        what = f"{self.config.recipe} on {self.config.data.name}, {state}"
+        return f"<Run {self.folder}: {what}{', ' + errors if errors else ''}>"
+
     def write(self) -> None:
         """Write run.json."""
         content = {"format": FORMAT, **asdict(self)}
@@ -180,6 +206,9 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
             folder.mkdir(parents=True)  # of two that start at once, one gets the name
         except FileExistsError:
             number += 1
+            if (folder / "run.json").is_file() and not (folder / "weights.safetensors").is_file():
+                how = f"if it was interrupted, continue it by: tinysight resume {folder}"
+                logger.warning("%s is not finished, and this is a new run; %s", folder, how)
         else:
             return folder
 

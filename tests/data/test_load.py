@@ -195,3 +195,38 @@ def test_commands_take_names_of_views(
     assert status == 0, err
     with Image.open(tmp_path / out.strip()) as sheet:
         assert np.asarray(sheet).std() > 10
+
+
+def test_datasets_are_listed_with_their_sizes(
+    tinysight: Tinysight, home: Path, scenes: Dataset
+) -> None:
+    broken = home / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "manifest.json").write_text("{")
+    status, out, _ = tinysight("data", "list")
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0 and lines[0] == ["name", "images", "classes", "pixels", "MB", "source"]
+    assert ["my.scenes", "384", "24", "32", "1", "shapes"] in [line[:6] for line in lines]
+    assert scenes.num_bytes == sum(file.stat().st_size for file in (home / "my.scenes").iterdir())
+    (damaged,) = (line for line in out.splitlines() if line.startswith("broken"))
+    assert "manifest.json is damaged" in damaged
+
+
+def test_only_datasets_are_removed_and_only_when_confirmed(
+    tinysight: Tinysight, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets = build(FolderSource(put_pets(tmp_path / "pets"), "pets", 8), home=home, workers=1).path
+    assert pets is not None
+    asked = []
+    monkeypatch.setattr("typer.confirm", lambda text, abort: asked.append(text) or exit(1))
+    assert tinysight("data", "remove", "pets")[0] == 1 and pets.is_dir()
+    assert asked == [f"remove {pets} (0 MB)?"]
+    (pets / "mine.jpg").touch()
+    status, _, err = tinysight("data", "remove", "pets", "--yes")
+    assert status == 1 and "is not a dataset" in err and (pets / "mine.jpg").exists()
+    (pets / "mine.jpg").unlink()
+    (pets / "labels.npy").unlink()  # damaged ones go, too
+    assert tinysight("data", "remove", "pets", "--yes")[0] == 0 and not pets.exists()
+    assert not list(home.glob(".pets.tmp*")) and (tmp_path / "pets" / "cat").is_dir()
+    for name in ("pets", "../pets", ".", ""):
+        assert tinysight("data", "remove", name, "--yes")[0] == 1

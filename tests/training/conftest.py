@@ -74,8 +74,12 @@ class Trial:
         with ending, signalled(stop or -1):
             loop.train(self.config, self.dataset, name=self.folder, command="tinysight train")
 
-    def resume(self, **options: Any) -> Run:
-        return loop.resume(self.run, self.dataset, **options)
+    def resume(self, *, stop: int | None = None, **options: Any) -> Run:
+        """Resume as a user does; with `stop`, up to that step."""
+        ending = pytest.raises(Interrupted) if stop else nullcontext()
+        with ending, signalled(stop or -1):
+            loop.resume(self.run, self.dataset, **options)
+        return self.run
 
     @property
     def run(self) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from tinysight.predict.weights import load_weights
 from tinysight.training import checkpoint, loop
 from tinysight.training.callbacks import Callback
 from tinysight.training.distributed import DistributedContext
-from tinysight.training.loop import Interrupted, NonFinite
+from tinysight.training.loop import Interrupted, NonFinite, TimeUp
 from tinysight.training.setup import channel_statistics, check
 from tinysight.training.trainer import Trainer
 
@@ -146,7 +147,7 @@ def test_a_run_resumes_from_its_folder_alone(trial: Any, messages: list[str]) ->
     trial.start(stop=6)
     run = trial.resume()
     assert any("resuming after step-00000006" in text for text in messages)
-    assert not any("warning" in text for text in messages)
+    assert not any("not as it began" in text for text in messages)
     assert trial.differences() in ([], ["weights"])  # the metadata has the commit
     summary = run.summary() or {}
     assert (summary["steps"], summary["epochs"]) == (14, 3) and summary["seconds"] > 0
@@ -196,10 +197,59 @@ def test_a_finished_run_changed_data_and_a_second_process_are_refused(
 
     trial.resume(callback=Second())
     assert refused
-    with pytest.raises(ValueError, match="is finished; `tinysight evaluate"):
+    with pytest.raises(
+        ValueError, match=r"is finished after 3 epochs; .*train.epochs=6. trains on"
+    ):
         trial.resume()
     with pytest.raises(ValueError, match="exists; continue it by `tinysight resume"):
         trial.start()
+
+
+def test_a_finished_run_trained_for_longer_is_as_if_it_had_not_ended(trial: Any) -> None:
+    trial.start()
+    weights = trial.weights_path.read_bytes()
+    (trial.folder / "evaluation-val.json").write_text("of 3 epochs")
+    (trial.folder / "notes.txt").write_text("a person's")
+    trial.resume(settings=["train.epochs=5"], stop=16)
+    assert not trial.run.is_finished
+    trial.resume()
+    other = trial.at("other")
+    other.start()
+    other.weights_path.unlink()  # as if it had been interrupted in its last moment
+    other.resume(settings=["train.epochs=5"])
+    assert trial.differences(other.traces()) == []
+    assert trial.run.summary()["epochs"] == 5 and trial.newest().step == 23
+    assert (trial.folder / "epochs-0003/weights.safetensors").read_bytes() == weights
+    names = {path.name for path in (trial.folder / "epochs-0003").iterdir()}
+    assert names == {"weights.safetensors", "summary.json", "evaluation-val.json"}
+    assert (trial.folder / "notes.txt").exists()
+    for settings in ((), ("train.epochs=5",), ("optimizer.lr=0.1",)):
+        with pytest.raises(ValueError, match=r"is finished after 5 epochs|but 5 are done"):
+            trial.resume(settings=settings)
+    shutil.rmtree(trial.folder / "checkpoints")
+    with pytest.raises(ValueError, match=r"no checkpoint left .* model\.pretrained="):
+        trial.resume(settings=["train.epochs=7"])
+
+
+def test_three_epochs_and_two_more_are_five_where_the_rate_is_constant(trial: Any) -> None:
+    same: dict[str, Any] = {"schedule__name": "constant", "schedule__warmup": 0}
+    three, five = (trial.at(f"of-{n}", **same, train__epochs=n) for n in (3, 5))
+    three.start()
+    three.resume(settings=["train.epochs=5"])
+    five.start()
+    assert three.differences(five.traces()) == []
+
+
+def test_a_run_next_to_an_unfinished_one_is_warned_of(
+    trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
+    with pytest.raises(TimeUp):
+        loop.train(override(trial.config, {"train.stop_after_minutes": 1e-9}), trial.dataset)
+    run = loop.train(trial.config, trial.dataset)
+    first = tmp_path / run.folder.name.removesuffix("-2")
+    assert run.folder.name.endswith("-2") and run.is_finished
+    assert sum(f"continue it by: tinysight resume {first}" in text for text in messages) == 1
 
 
 def test_another_machine_or_version_is_warned_of(trial: Any, messages: list[str]) -> None:
@@ -210,7 +260,7 @@ def test_another_machine_or_version_is_warned_of(trial: Any, messages: list[str]
     content["versions"]["torch"] = "2.0"
     path.write_text(json.dumps(content))
     trial.resume()
-    (warning,) = [text for text in messages if "warning" in text]
+    (warning,) = [text for text in messages if "not as it began" in text]
     for part in ("threads 99 -> ", "torch 2.0 -> ", "not the same bytes"):
         assert part in warning
 

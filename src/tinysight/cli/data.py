@@ -144,11 +144,69 @@ def import_(
     _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
 
 
+@app.command("list")
+def list_(data_dir: DataDir = None) -> None:
+    """List the prepared datasets with their sizes and sources.
+
+    \b
+    Examples:
+      tinysight data list
+    """
+    from tinysight.data.dataset import data_home, list_datasets, open_dataset
+
+    home = data_dir or data_home()
+    if not (names := list_datasets(home)):
+        print(f"{home} holds no data yet; begin with `tinysight data get shapes`")
+        return
+    rows = [("name", "images", "classes", "pixels", "MB", "source")]
+    for name in names:
+        try:
+            data = open_dataset(name, home=home)
+        except ValueError as error:
+            rows.append((name, "", "", "", "", str(error)))
+            continue
+        source = data.manifest["source"]
+        numbers = (len(data), len(data.class_names), data.image_size, data.num_bytes / 1e6)
+        counts = (f"{number:,.0f}" for number in numbers)
+        rows.append((name, *counts, source.get("path") or source["kind"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *middle, last in rows:
+        cells = (f"{text:>{width}}" for text, width in zip(middle, widths[1:-1], strict=True))
+        print(f"{first:<{widths[0]}}  {'  '.join(cells)}  {last}")
+
+
+@app.command("remove")
+def remove(
+    name: Annotated[str, Argument(help="A prepared dataset's name.")],
+    yes: Annotated[bool, Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Delete a prepared dataset; its source stays as it is.
+
+    \b
+    Examples:
+      tinysight data remove pets
+    """
+    from tinysight.data.build import find_removable, remove_dataset
+    from tinysight.data.dataset import data_home, open_dataset
+
+    home = data_dir or data_home()
+    path = find_removable(name, home)
+    if not yes:
+        try:
+            data = open_dataset(path)
+            gone = ", and its source is no longer there" * (data.source_state() == "gone")
+            what = f"{data.num_bytes / 1e6:,.0f} MB{gone}"
+        except ValueError as error:
+            what = str(error)
+        typer.confirm(f"remove {path} ({what})?", abort=True)
+    remove_dataset(name, home)
+    print(f"removed {path}")
+
+
 @app.command("info")
 def info(
-    name: Annotated[
-        str | None, Argument(help="Name or folder; without it, all are listed.")
-    ] = None,
+    name: Name,
     verify: Annotated[bool, Option("--verify", help="Check each image's checksum.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -156,18 +214,11 @@ def info(
 
     \b
     Examples:
-      tinysight data info
       tinysight data info tiny-imagenet --verify
       tinysight data info tiny-imagenet.goldfish.fold2
     """
-    from tinysight.data.dataset import data_home, list_datasets
     from tinysight.progress import counting
 
-    if name is None:
-        where = data_dir or data_home()
-        begin = f"{where} holds no data yet; begin with `tinysight data get shapes`"
-        print("\n".join(list_datasets(where)) or begin)
-        return
     dataset = _load(name, data_dir)
     _describe(dataset, full=True)
     if verify:

@@ -213,14 +213,18 @@ def _existing(home: Path, name: str) -> Dataset | None:
     place = home / name
     if not place.exists():
         return None
-    entries = place.iterdir() if place.is_dir() else [place]
-    if not all(entry.is_file() and entry.name in _FILES for entry in entries):
-        raise ValueError(f"{place} exists and is not a dataset; choose another name or folder")
+    _check_only_files_of_a_dataset(place)
     try:
         return open_dataset(place)
     except ValueError as error:
         logger.warning("%s: preparing it", error)
         return None
+
+
+def _check_only_files_of_a_dataset(place: Path) -> None:
+    entries = place.iterdir() if place.is_dir() and not place.is_symlink() else [place]
+    if not all(entry.is_file() and entry.name in _FILES for entry in entries):
+        raise ValueError(f"{place} exists and is not a dataset; choose another name or folder")
 
 
 def _write(
@@ -352,6 +356,23 @@ def _duplicate_notes(duplicates: list[dict[str, list[Any]]]) -> Iterator[str]:
     for count, fault in ((conflicts, "have different labels"), (across, "are in several splits")):
         if count:
             yield f"{count} groups of identical images {fault} (manifest: duplicates)"
+
+
+def find_removable(name: str, home: Path) -> Path:
+    """Return the folder of a prepared dataset, damaged or not; ValueError for anything else."""
+    check_name(name)
+    if not (home / name / "manifest.json").is_file():
+        open_dataset(name, home=home)  # raises, and names the nearest
+    _check_only_files_of_a_dataset(home / name)
+    return home / name
+
+
+def remove_dataset(name: str, home: Path) -> None:
+    """Delete a prepared dataset; ValueError as in `find_removable`."""
+    with _lock(home, name):
+        hidden = home / f".{name}.tmp-{os.getpid()}"  # a killed removal is finished by the next
+        find_removable(name, home).rename(hidden)
+        shutil.rmtree(hidden)
 
 
 def _publish(folder: Path, target: Path) -> None:

@@ -89,7 +89,7 @@ class View:
     compose: Decode
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Labeled images with boxes, as read-only arrays; cheap to make and to pickle."""
 
@@ -100,9 +100,22 @@ class Dataset:
     def __reduce__(self) -> tuple[type[Dataset], tuple[Any, ...]]:
         return Dataset, (self.path, self.manifest, self.view)  # without the arrays read so far
 
+    def __repr__(self) -> str:
+        size, splits = self.image_size, self.splits.items()
+        counts = ", ".join(
+            f"{name} {stop - start:,}" for name, (start, stop) in splits if stop > start
+        )
+        classes = f"{len(self.class_names)} classes ({few(self.class_names)})"
+        return f"<Dataset {self.name}: {len(self):,} images of {size}x{size}, {classes}; {counts}>"
+
     @property
     def name(self) -> str:
         return str(self.manifest["name"])
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk; 0 for a view."""
+        return 0 if self.path is None else sum(f.stat().st_size for f in self.path.iterdir())
 
     @property
     def image_size(self) -> int:

@@ -118,7 +118,7 @@ def detect(
     return logits, nms(detections, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The most probable classes of one image, and a localizer's boxes by falling confidence.
 
@@ -135,6 +135,11 @@ class Prediction:
     threshold: float = 0.5
     frame: Frame = NO_FRAME
     size: tuple[int, int] = (0, 0)  # with boxes: width and height of the upright image
+
+    def __repr__(self) -> str:
+        boxes = f", {self.num_accepted} boxes accepted" if self.size != (0, 0) else ""
+        name = f"{Path(self.path).name}: " if self.path else ""
+        return f"<Prediction {name}{self.label} {self.probability:.1%}{boxes}>"
 
     @property
     def label(self) -> str:
@@ -194,6 +199,9 @@ class Predictor:
             changes = {"threshold": threshold, "decoding": decoding}
             given = {name: value for name, value in changes.items() if value is not None}
             self.decoding = replace(self.decoding, **given)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"<Predictor {self.path}: {self.metadata.describe()}>"
 
     def logits(self, images: UInt8) -> Tensor:
         """Images (B, S, S, 3), S the metadata's image_size -> logits (B, K)."""

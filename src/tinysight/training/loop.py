@@ -121,12 +121,13 @@ def resume(
     """Continue a run from its newest intact checkpoint.
 
     `settings` are changes from here on, `section.field=value`; run.json then has them, and its
-    command the step. Raises ValueError when it is finished, another process works on it, its data
-    have changed since, or a setting cannot change; and what `run_loop` raises.
+    command the step. With more `train.epochs` a finished run goes on; see `Run.set_aside`. Raises
+    ValueError when it is finished, another process works on it, its data have changed since, or a
+    setting cannot change; and what `run_loop` raises.
     """
     changed = setup.changed_run(run, settings)
     if run.is_finished:
-        raise ValueError(f"{run.folder} is finished; `tinysight evaluate {run.folder}` measures it")
+        setup.check_longer(run, changed)
     if dataset.digest != run.data_digest:
         raise ValueError(
             f"the data {dataset.name} are not those that {run.folder} began with; "
@@ -141,6 +142,8 @@ def resume(
     logger.info("%s: resuming %s, %s", run.folder, start, runtime.describe())
     with setup.locked(run, distributed):
         if distributed.is_main and changed.command != run.command:
+            if run.is_finished:
+                logger.info("the model so far is kept in %s", run.set_aside())
             changed.write()
         distributed.barrier()
         # the weights' metadata has the versions that finish the training

@@ -40,7 +40,13 @@ MIN_INPUT = 8  # pixels per side
 # depends on it.
 CHANGEABLE = (
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.sgd_ratio"),
-    *("train.epochs", "train.sizes", "train.label_smoothing", "train.flip_average"),
+    *(
+        "train.epochs",
+        "train.early_stopping",
+        "train.sizes",
+        "train.label_smoothing",
+        "train.flip_average",
+    ),
     "train.cuda_graph",
 )
 
@@ -242,6 +248,24 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
     words = shlex.join(["tinysight", "resume", run.folder.name, *settings])
     command = f"{run.command}  # stopped at step {scalars['step']}\n{words}"
     return replace(run, config=config, command=command)
+
+
+def check_longer(run: Run, changed: Run) -> None:
+    """Raise ValueError unless a finished run has something to do with the changed settings."""
+    before, after, summary = run.config.train, changed.config.train, run.summary() or {}
+    done = summary.get("epochs", before.epochs)
+    stopped = done < before.epochs and after.early_stopping == before.early_stopping
+    if after.epochs <= done or stopped:
+        early = " train.early_stopping=0" if done < before.epochs else ""
+        raise ValueError(
+            f"{run.folder} is finished after {done} epochs; `tinysight evaluate {run.folder}` "
+            f"measures it, `tinysight resume {run.folder} train.epochs={2 * done}{early}` trains on"
+        )
+    if not checkpoint.saved(run.checkpoints_path):
+        raise ValueError(
+            f"{run.folder} has no checkpoint left to go on from; start a new run from its weights "
+            f"by model.pretrained={run.folder}"
+        )
 
 
 def machine(runtime: Runtime, distributed: DistributedContext) -> dict[str, object]:
