@@ -309,7 +309,14 @@ def test_the_digest_is_of_the_content_not_of_the_source(tmp_path: Path, toys: To
     assert one.digest == two.digest != three.digest
 
 
-@pytest.mark.parametrize("stage", ["reserve", "small file"])
+@pytest.mark.parametrize(
+    ("stage", "code", "said"),
+    [
+        ("reserve", errno.ENOSPC, "disk of .* is full: toys needs about .* GB"),
+        ("small file", errno.ENOSPC, "disk of .* is full: toys needs about .* GB"),
+        ("reserve", errno.EFBIG, r"cannot hold a file as large as the images of toys: .*ulimit"),
+    ],
+)
 def test_a_full_disk_is_one_clear_line(
     built: Dataset,
     tmp_path: Path,
@@ -317,13 +324,15 @@ def test_a_full_disk_is_one_clear_line(
     toys: Toys,
     leftovers: Leftovers,
     stage: str,
+    code: int,
+    said: str,
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     where = (os, "posix_fallocate") if stage == "reserve" else (module, "write_durable")
     monkeypatch.setattr(*where, full)
-    with pytest.raises(ValueError, match=r"disk of .* is full: toys needs about .* GB"):
+    with pytest.raises(ValueError, match=said):
         build(toys(12, origin=ORIGIN), home=tmp_path, replace=True)
     assert leftovers(tmp_path) == ["toys"]  # the old one
     assert open_dataset("toys", home=tmp_path).digest == built.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -116,6 +117,8 @@ def _fail(error: Exception) -> None:
     text = " ".join(str(error).split()) or repr(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        if error.errno in (errno.EROFS, errno.EACCES):
+            text += "; name another file or folder, for runs by TINYSIGHT_RUNS"
     print(f"error: {text}", file=sys.stderr)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stderr.flush()

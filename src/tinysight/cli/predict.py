@@ -223,23 +223,24 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
 
     of = f", the first of {len(predictions)}" * (len(predictions) > MAX_DRAWN)
     predictions = predictions[:MAX_DRAWN]
-    print(f"{len(predictions)} images drawn in {path}{of}", file=sys.stderr)
     fit, names = predictor.metadata.fit, [Path(p.path).name for p in predictions]
     classes = [f"{p.label} {p.probability:.0%}" for p in predictions]
+    side = 256 if predictor.localizer is None else 512
+    squares = [load_square(Path(p.path), side, fit) for p in predictions]
     if predictor.localizer is None:
         captions = [f"{own}\n{name}" for own, name in zip(classes, names, strict=True)]
-        squares = [load_square(Path(p.path), 256, fit) for p in predictions]
-        save_figure(contact_sheet(squares, captions=captions, columns=4, side=256), path)
-        return
-    figure = photos_sheet(
-        [load_square(Path(p.path), 512, fit) for p in predictions],
-        frames=[p.frame for p in predictions],
-        boxes=[p.boxes for p in predictions],
-        confidence=[p.confidences for p in predictions],
-        captions=[f"{name}: {own}" for own, name in zip(classes, names, strict=True)],
-        threshold=predictions[0].threshold,
-    )
+        figure = contact_sheet(squares, captions=captions, columns=4, side=side)
+    else:
+        figure = photos_sheet(
+            squares,
+            frames=[p.frame for p in predictions],
+            boxes=[p.boxes for p in predictions],
+            confidence=[p.confidences for p in predictions],
+            captions=[f"{name}: {own}" for own, name in zip(classes, names, strict=True)],
+            threshold=predictions[0].threshold,
+        )
     save_figure(figure, path)
+    print(f"{len(predictions)} images drawn in {path}{of}", file=sys.stderr)
 
 
 def submit(

@@ -239,6 +239,11 @@ def _write(
         open_dataset(folder)
         _publish(folder, home / source.name)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ValueError(
+                f"{home} cannot hold a file as large as the images of {source.name}: its file "
+                "system or a limit (ulimit -f) forbids it; set TINYSIGHT_DATA to another folder"
+            ) from None
         if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise
         need = len(source.index.files) * source.index.image_size**2 * 3
