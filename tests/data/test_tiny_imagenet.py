@@ -116,6 +116,24 @@ def test_rows_labels_and_boxes(drawn: Path) -> None:
     assert made.box_labels.tolist() == made.labels[:29].tolist()
 
 
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_val_sorted_into_class_folders_is_the_same(folder: Path, drawn: Path, inner: str) -> None:
+    for line in (folder / "val/val_annotations.txt").read_text().splitlines():
+        image, wnid = line.split("\t")[:2]
+        (folder / "val" / wnid / inner).mkdir(parents=True, exist_ok=True)
+        (folder / "val/images" / image).rename(folder / "val" / wnid / inner / image)
+    (folder / "val/images").rmdir()
+    made, expected = TinyImageNet(folder, EXPECT).index, TinyImageNet(drawn, EXPECT).index
+    assert made.files[24] == f"val/{made.class_ids[made.labels[24]]}/{inner}val_0.JPEG"
+    assert made.labels.tolist() == expected.labels.tolist()
+    assert made.boxes.tolist() == expected.boxes.tolist()
+    path = folder / made.files[24]
+    other = next(own for own in sorted((folder / "val").glob("n*")) if own.name not in str(path))
+    path.rename(other / path.name)
+    with pytest.raises(ValueError, match=r"val_0.JPEG, expected it in val/n\d+, its class in"):
+        _ = TinyImageNet(folder, EXPECT).index
+
+
 def test_train_and_minival_are_sorted_and_balanced(drawn: Path) -> None:
     made = TinyImageNet(drawn, EXPECT).index
     for start, stop, each in ((0, 16, 4), (16, 24, 2)):

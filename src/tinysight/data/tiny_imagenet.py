@@ -336,6 +336,11 @@ class _Reader:
         return [_Row(f"{folder}/{image}", label, self.box(name, lines[image])) for image in images]
 
     def rows_of_val(self, wnids: tuple[str, ...]) -> list[_Row]:
+        sorted_into: dict[str, str] = {}  # image -> class folder, where a script has moved them
+        if "val/images" not in self.folders:
+            own = [folder for folder in self.folders if folder.startswith("val/")]
+            sorted_into = {image: folder for folder in own for image in self.folders[folder]}
+            self.folders["val/images"] = set(sorted_into)
         images = self.images("val/images", "val_{}.JPEG", self.expect.val)
         name = "val/val_annotations.txt"
         labels = {wnid: label for label, wnid in enumerate(wnids)}
@@ -343,7 +348,10 @@ class _Reader:
         for image, line in self.lines_by_image(name, images, num_fields=6).items():
             if line[1] not in labels:
                 raise self.fault(name, f"{image} of {line[1]!r}", "a wnid of wnids.txt")
-            rows.append(_Row(f"val/images/{image}", labels[line[1]], self.box(name, line)))
+            folder = sorted_into.get(image, "val/images")
+            if sorted_into and folder.split("/")[1] != line[1]:
+                raise self.fault(folder, image, f"it in val/{line[1]}, its class in {name}")
+            rows.append(_Row(f"{folder}/{image}", labels[line[1]], self.box(name, line)))
         return rows
 
     def lines_by_image(self, name: str, images: list[str], num_fields: int) -> dict[str, list[str]]:
