@@ -65,7 +65,6 @@ _SIGNATURES = tuple(
         *((rb"<html|<!doctype", "HTML"), (rb"version https://git-lfs", LFS_POINTER)),
     )
 )
-_Extrema = tuple[tuple[int, int], ...]
 _IGNORED_CHUNKS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")  # of a PNG
 
 
@@ -295,10 +294,8 @@ def _read_cut_short(
         with suppress(OSError), Image.open(whole, formats=("JPEG",)) as image:
             _scale_down(image, at_least)
             image.load()
-            upright = _to_upright_rgb(image)
-            if any(low < high for low, high in cast(_Extrema, upright.getextrema())):
-                logger.warning("%s is cut short; what is missing is gray", name)
-                return upright
+            logger.warning("%s is cut short; what is missing is gray", name)
+            return _to_upright_rgb(image)
     raise error
 
 

@@ -153,7 +153,7 @@ def test_resume_from_the_older_of_two_states_is_bitwise_identical(
     content[-3] ^= 16
     newest.write_bytes(content)
     trial.go()
-    (warning,) = [text for text in messages if "warning" in text]
+    (warning,) = [text for text in messages if "is damaged" in text]
     assert "step-00000011/state.safetensors is damaged" in warning and "state before it" in warning
     assert trial.differences() == [] and trial.saved() == ["step-00000009", "step-00000014"]
 
