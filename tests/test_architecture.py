@@ -26,6 +26,7 @@ PARTS: dict[str, set[str]] = {
     "files": set(),
     "recipes": {"config", "files"},
     "run": {"__init__", "config", "files"},
+    "settings": {"config"},
     "progress": {"rich"},
     "device": {"torch"},
     "images": {"files", "numpy", "PIL", "pillow_heif"},
@@ -64,10 +65,12 @@ PARTS: dict[str, set[str]] = {
         *("numpy", "torch", "matplotlib", "scipy", "ray"),
     },
     "api": {
+        "settings",
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
         *("data", "models", "predict", "evaluation", "training", "analysis", "numpy"),
     },
     "cli": {
+        "settings",
         *("__init__", "api", "config", "recipes", "run", "progress", "files", "device", "images"),
         *("ops", "data", "models", "predict", "evaluation", "training", "analysis", "study"),
         *("typer", "rich", "numpy", "torch"),

@@ -33,6 +33,7 @@ from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import WEIGHTS_SUFFIXES
 from tinysight.progress import counting
 from tinysight.run import Run, find_run, is_run, read_run, run_folder
+from tinysight.settings import change
 from tinysight.training import loop
 from tinysight.training.callbacks import ProgressBar
 from tinysight.training.distributed import join_processes
@@ -101,7 +102,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; the state was saved, and `resume=True` continues.
     """
     config = recipes.recipe(config) if isinstance(config, str) else config
-    config = with_pretrained_network(configs.override(config, _full_names(config, settings)))
+    config = with_pretrained_network(change(config, _full_names(config, settings)))
     if data is not None:
         if not isinstance(data, Dataset) and is_path(data):
             data = expand(data).absolute()

@@ -82,6 +82,7 @@ def train(
     """
     from tinysight import config as configs
     from tinysight.recipes import recipe as recipe_named
+    from tinysight.settings import change
 
     changes: dict[str, Any] = dict(configs.parse_assignments(settings or []))
     if data is not None and changes.setdefault("data.name", data) != data:
@@ -90,7 +91,7 @@ def train(
         changes["train.stop_after_minutes"] = minutes
     if pretrained is not None:
         changes["model.pretrained"] = pretrained
-    config = configs.override(recipe_named(recipe), changes)
+    config = change(recipe_named(recipe), changes)
     if show:
         print(json.dumps(asdict(config), indent=1))
         return
