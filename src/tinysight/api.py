@@ -398,7 +398,8 @@ def _results(
     """Read a run's results; with a runtime, evaluate it first where that has not been done."""
     dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
     results = read_results(run.folder, dataset, split=split)
-    if results.results is None and run.is_finished and runtime is not None:
+    evaluated = results.results is not None or results.detections is not None
+    if not evaluated and run.is_finished and runtime is not None:
         logger.info("%s: evaluating %s first", run.folder, split)
         _evaluate_run(run, dataset, split, runtime)
         results = read_results(run.folder, dataset, split=split)

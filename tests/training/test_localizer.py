@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from tinysight.analysis.plots import curves_figure
+from tinysight.analysis.report import write_report
+from tinysight.analysis.results import read_run as read_results
 from tinysight.config import AugmentConfig, Config, LocalizerConfig, override
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
@@ -447,6 +449,8 @@ def test_a_localizer_learns_from_images_without_a_label(
     written = json.loads(run.evaluation_path("val").read_text())
     assert ("top1_error" in written) == (not every)
     assert curves_figure(lines) is not None
+    page = write_report(read_results(run.folder, data), tmp_path / "report").read_text("utf-8")
+    assert ("<dt>top-1 error" in page) == (not every) and "objects found" in page
 
 
 def test_what_has_no_class_to_learn(make_config: MakeConfig, dataset: Dataset) -> None:
@@ -454,8 +458,8 @@ def test_what_has_no_class_to_learn(make_config: MakeConfig, dataset: Dataset) -
     none, half = unlabeled(dataset, slice(None)), unlabeled(dataset, slice(None, None, 2))
     with pytest.raises(ValueError, match=r"localizer\.class_loss_weight=0"):
         check(make_config(**FINDING), none, one)
-    with pytest.raises(ValueError, match="training images; a training needs"):
-        check(make_config(data__monitor="none", schedule__name="linear"), none, one)
+    with pytest.raises(ValueError, match="has a class of its own"):
+        check(make_config(), none, one)
     rows = training_rows(make_config(), half, one)
     assert (half.labels[rows] >= 0).all()
     assert len(rows) == (half.labels[half.rows("train")] >= 0).sum()

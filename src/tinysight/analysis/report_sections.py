@@ -17,6 +17,7 @@ from tinysight.analysis.page import Page
 from tinysight.analysis.pictures import data_uri, filters_sheet, heat_overlay, png_bytes
 from tinysight.analysis.probes import SIMILAR, Probes, explain_confusions, first_filters
 from tinysight.analysis.results import EvalResults, RunResults
+from tinysight.data.summary import caption
 from tinysight.ops import detection_metrics
 from tinysight.ops.boxes import Detections
 from tinysight.predict.predictor import Predictor
@@ -249,8 +250,9 @@ def localization_section(run: RunResults, page: Page) -> Section | None:
     if numbers["localization"] is None:
         return None
     for name in ("by_size", "by_class"):
-        header, rows = tuple(numbers[name][0]), [row.values() for row in numbers[name]]
-        page.add_table(f"boxes_{name}", header, [tuple(row) for row in rows])
+        if rows := numbers[name]:  # no class where no image is labeled
+            table = [tuple(row.values()) for row in rows]
+            page.add_table(f"boxes_{name}", tuple(rows[0]), table)
     models = {"this model": numbers["localization"] | {"ap50": numbers["ap50"]}}
     models |= {f"baseline: {name}": own for name, own in numbers["baselines"].items()}
     examples = _detection_examples(run, run.detections, threshold)
@@ -270,7 +272,7 @@ def _detection_examples(run: RunResults, detections: Detections, threshold: floa
         row = rows[place]
         accepted = (confidence[place] >= threshold) & (confidence[place] > 0)
         accepted[0] = confidence[place, 0] > 0  # the most confident box counts
-        name, gt = dataset.class_names[dataset.labels[row]], dataset.boxes_of(row).tolist()
+        name, gt = caption(dataset, row), dataset.boxes_of(row).tolist()
         example = {"image": data_uri(dataset.images[row]), "name": name, "gt_boxes": gt}
         example |= {"boxes": boxes[place][accepted].tolist(), "iou": float(ious[place])}
         examples.append(example)

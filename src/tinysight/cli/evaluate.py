@@ -95,10 +95,12 @@ def export(
     runtime = select_device(device, "fp32")
     with counting("evaluating val") as progress:
         made = export_run(found, out, dataset, runtime=runtime, half=half, progress=progress)
-    print_metrics(made.val)
+    if made.val.is_labeled:
+        print_metrics(made.val)
     if (boxes := made.localization) is not None:
         print(f"  boxes found        {100 * boxes.loc50:6.2f} %, mean IoU {boxes.mean_iou:.4f}")
-    print(f"  the run's own      {100 * made.run_top1_error:6.2f} % top-1 error")
+    if made.val.is_labeled:
+        print(f"  the run's own      {100 * made.run_top1_error:6.2f} % top-1 error")
     print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 

@@ -54,25 +54,25 @@ CHANGEABLE = (
 def training_rows(config: Config, dataset: Dataset, distributed: DistributedContext) -> Rows:
     """Return the rows to train on; raise ValueError where config, dataset or processes misfit."""
     _check_sizes(config, dataset, distributed)
-    _check_monitored(config, dataset)
     rows = chosen_rows(dataset, config.data.train, config.data.fraction)
-    name, fewest = dataset.name, 2 * distributed.size
+    name, fewest, finds = dataset.name, 2 * distributed.size, config.localizer.finds
     labeled = dataset.labels[rows] >= 0
-    if not config.localizer.finds:
+    if not labeled.any() and not (finds and config.localizer.class_loss_weight == 0):
+        raise ValueError(
+            f"no training image of {name} has a class of its own, as the objects in it are of "
+            "several; use a localizer with localizer.class_loss_weight=0, such as localizer-scenes"
+        )
+    if not finds:
         rows = rows[labeled]
         if len(dataset.class_names) < 2:
             raise ValueError(f"{name} has one class, and a classifier needs two; use a localizer")
+    _check_monitored(config, dataset)
     if len(rows) < fewest:
         raise ValueError(f"{name} has {len(rows)} training images; a training needs {fewest}")
-    if config.localizer.finds and not np.diff(dataset.box_offsets)[rows].any():
+    if finds and not np.diff(dataset.box_offsets)[rows].any():
         raise ValueError(
             f"no training image of {name} has a box, so there is nothing to learn to find; use "
             "data with boxes (tiny-imagenet, shapes, your own by --boxes), or localizer.head=none"
-        )
-    if config.localizer.class_loss_weight and not labeled.any():
-        raise ValueError(
-            f"no training image of {name} has objects of one class only, so images have no class "
-            "to learn; use a localizer with localizer.class_loss_weight=0"
         )
     return rows
 
