@@ -35,11 +35,12 @@ def write_report(
         raise ValueError(f"{run.run.folder} has {missing}; there is nothing to report")
     page = Page(out)
     results = run.results if run.classifies else None
+    evaluated = run.results or (() if run.detections is None else run.detections.boxes)
     values: dict[str, Any] = {
         "run": run,
         "config": run.config,
         "summary": summary(run),
-        "num_evaluated": None if run.results is None else len(run.results),
+        "num_evaluated": len(evaluated),
         "results": results,
         "curves": sections.curves_section(run, page) if trained else None,
         "localization": sections.localization_section(run, page) if run.detections else None,
