@@ -540,6 +540,11 @@ def seeds() -> list[bytes]:
         encoded(image, "WEBP", exif=exif.tobytes()),
         encoded(image.convert("RGBA"), "WEBP", lossless=True),
         encoded(image, "WEBP", **frames),
+        encoded(image, "BMP"),
+        encoded(image.convert("P"), "GIF", **frames),
+        encoded(Image.fromarray(noise(24, 20)), "TIFF", compression="tiff_lzw"),
+        encoded(Image.fromarray(noise(24, 20)), "TIFF"),
+        encoded(image, "AVIF"),
     ]
 
 
