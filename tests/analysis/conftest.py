@@ -91,7 +91,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         config = Config(
             recipe="test",
             data=DataConfig(name=dataset.name),
-            augment=AugmentConfig(crop=0.75, rotation=0),
+            augment=AugmentConfig(crop=0.75 if localizer is None else 1.0, rotation=0),
             model=ModelConfig(name="resnet", options={"n": 1, "filters": (4, 8)}),
             localizer=localizer or LocalizerConfig(),
         )
