@@ -260,6 +260,9 @@ def test_bad_boxes_are_named_at_once_or_left_out(tmp_path: Path) -> None:
 def test_no_box_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no usable box"):
         found(csv("file,x0,y0,x1,y1\npic.png,,,,\n")(tmp_path), picture(tmp_path))
+    with pytest.raises(ValueError, match=r"has no usable box .*line 2 of boxes\.csv has the box"):
+        bad = csv("file,x0,y0,x1,y1\npic.png,5,5,1,1\n")(tmp_path)
+        found(bad, picture(tmp_path), skip_bad=True)
 
 
 def test_yolo_files_lacking_and_empty(tmp_path: Path) -> None:

@@ -95,9 +95,12 @@ def stated_path(name: str) -> str:
 
 
 def rotated(corners: Sequence[Any], degrees: Any) -> list[float]:
-    """Return the corners of the box around a rotated one."""
-    x0, y0, x1, y1 = _numbers(corners)
-    cos, sin = (abs(turn(math.radians(float(degrees)))) for turn in (math.cos, math.sin))
+    """Return the corners of the box around a rotated one; none of anything else."""
+    numbers = _numbers((*corners, degrees))
+    if len(numbers) != 5:
+        return []
+    x0, y0, x1, y1, turn = numbers
+    cos, sin = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
     width, height = (x1 - x0) / 2, (y1 - y0) / 2
     radii = (width * cos + height * sin, width * sin + height * cos)
     return ellipse((x0 + x1) / 2, (y0 + y1) / 2, *radii)

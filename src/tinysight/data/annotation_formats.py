@@ -174,7 +174,7 @@ def _cvat_image(file: TextFile, image: _Element) -> AnnotatedImage:
         elif shape.tag in ("tag", "attribute"):
             continue
         where = f"{shape.tag} {number} of {name!r} in {file.name}"
-        if shape.tag in ("box", "ellipse") and float(get("rotation") or 0):
+        if shape.tag in ("box", "ellipse") and get("rotation"):
             corners = rotated(corners, get("rotation"))
         boxes.append(make_box(corners, get("label"), where))
     size = stated_size(image.get("width"), image.get("height"), file.name)

@@ -156,7 +156,10 @@ def match_boxes(
             "out (--skip-bad-boxes)"
         )
     if not any(len(own.boxes) for own in found.values()):
-        raise ValueError(f"{annotations.name} has no usable box of a readable image in {tree.path}")
+        why = f": {few(faults, '; ')}" if faults else ""
+        raise ValueError(
+            f"{annotations.name} has no usable box of a readable image in {tree.path}{why}"
+        )
     notes = [f"boxes: {annotations.form}, {how}", *annotations.notes, *notes]
     if repeated:
         notes.append(f"{repeated} boxes are stated twice and count once")
