@@ -209,7 +209,7 @@ def _match_names(
         stated[fitting[0]] = entry
     if unknown:
         what = f"names {len(unknown)} images that are not among the {len(images)} in "
-        what += f"{str(tree.path)!r}: {few(unknown)}"
+        what += f"{tree.path.name!r}: {few(unknown)}"
         if not stated or not rules.skip_bad:
             raise ValueError(
                 f"{where} {what}; expected paths below the folder, or the ends of these; correct "
