@@ -261,7 +261,7 @@ def _write_images(
     path: Path, index: DatasetIndex, decode: Callable[..., Decoded], skip: bool
 ) -> tuple[DatasetIndex, Bytes]:
     """Write images.npy; return the index of the readable rows and their digests."""
-    num, size = len(index.files), index.image_size
+    files, num, size = index.files, len(index.files), index.image_size
     row_bytes = size * size * 3
     with path.open("wb+", buffering=0) as file:
         reserve(file.fileno(), HEADER_BYTES + num * row_bytes)
@@ -278,15 +278,21 @@ def _write_images(
             keep[[row for row, _ in failures]] = False
             _check_classes(index, keep, failures)
             notes = [f"{len(failures)} unreadable images were left out"]
-            notes += [f"left out: {why}" for _, why in failures]
+            notes += [f"left out: {_relative(files[row], why)}" for row, why in failures]
             index, digests = index.keep_rows(keep, tuple(notes)), digests[keep]
             _remove_rows(file.fileno(), keep, row_bytes)
             write_at(file.fileno(), [memoryview(images_header(len(digests), size))], 0)
         os.fsync(file.fileno())
     if logged:
-        noted = (f"{len(logged)} images are read with a warning", *(why for _, why in logged))
-        index = dataclasses.replace(index, notes=index.notes + noted)
+        noted = [f"{len(logged)} images are read with a warning"]
+        noted += [_relative(files[row], why) for row, why in logged]
+        index = dataclasses.replace(index, notes=index.notes + tuple(noted))
     return index, digests
+
+
+def _relative(file: str, message: str) -> str:
+    """Name a file in a message as the dataset does, wherever its source is."""
+    return re.sub(rf"'[^']*{re.escape(file)}'", lambda _: repr(file), message)
 
 
 def _check_classes(
