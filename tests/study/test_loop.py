@@ -197,7 +197,7 @@ def test_a_failing_member_is_reported_and_the_others_finish(
     status, out, err = tinysight("study", "broken.py", "--data", "small", "--epochs", "1")
     assert status == 1
     assert "error: [1/2] broken-seed0: failed: loss or gradient was not finite" in err
-    assert "[2/2] without-seed0: lowest error on minival" in err
+    assert "[2/2] without-seed0: last error on minival" in err
     assert "no seed of both is finished" in out
     assert (folder / "table.md").exists()
 
