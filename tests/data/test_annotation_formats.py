@@ -130,6 +130,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     ),
     "csv label": csv("image,x1,y1,x2,y2,label\npic.png,10,20,50,60,cat\n"),
     "csv class_name": csv("image,x1,y1,x2,y2,class_name\npic.png,10,20,50,60,cat\n"),
+    "csv cell_type": csv("filename,cell_type,xmin,xmax,ymin,ymax\npic.png,cat,10,50,20,60\n"),
     "csv semicolons": csv("file;x0;y0;x1;y1;class\npic.png;10,0;20,0;50,0;60,0;cat\n"),
     "csv tabs": csv("file\tx0\ty0\tx1\ty1\tclass\npic.png\t10\t20\t50\t60\tcat\n"),
     "csv sep": csv("sep=|\nfile|x0|y0|x1|y1|class\npic.png|10|20|50|60|cat\n"),

@@ -142,15 +142,24 @@ def test_every_parameter_gets_a_gradient_under_distributed_data_parallel(family:
     model = create(family).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        for _ in range(2):  # the second pass complains when the first left a parameter out
-            loss = nn.functional.cross_entropy(forward(random_images(4)), torch.arange(4))
-            model.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+        _two_passes(model)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def _two_passes(model: nn.Module) -> None:
+    """Go forward and backward twice; what holds the process group is gone before it ends.
+
+    Held longer, the group waits for its threads while they wait for the interpreter.
+    """
+    forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    for _ in range(2):  # the second pass complains when the first left a parameter out
+        loss = nn.functional.cross_entropy(forward(random_images(4)), torch.arange(4))
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 @every_family

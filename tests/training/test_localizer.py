@@ -37,7 +37,7 @@ from tinysight.training.scaling import scaled
 from tinysight.training.setup import (
     check,
     training_rows,
-    warn_of_crowded_images,
+    warn_of_what_is_not_learned,
     with_pretrained_network,
 )
 from tinysight.training.trainer import Trainer
@@ -239,17 +239,31 @@ def test_more_objects_than_predictions_are_warned_of(
     make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     config = make_config(**FINDING, localizer__num_steps=2)
-    warn_of_crowded_images(config, dataset)
+    warn_of_what_is_not_learned(config, dataset)
     offsets = dataset.box_offsets.copy()
     offsets[1:] += 2
     monkeypatch.setitem(dataset.__dict__, "box_offsets", offsets)
-    warn_of_crowded_images(
+    warn_of_what_is_not_learned(
         make_config(**FINDING, localizer__num_steps=2, localizer__grid=2), dataset
     )
     assert messages == []
-    warn_of_crowded_images(config, dataset)
+    warn_of_what_is_not_learned(config, dataset)
     (message,) = messages
     assert "warning" in message and "have 3 objects, and the head has 2 predictions" in message
+
+
+def test_images_without_a_class_are_counted_for_a_classifier(
+    make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    warn_of_what_is_not_learned(make_config(), dataset)
+    assert messages == []
+    labels = dataset.labels.copy()
+    labels[:5] = -1
+    monkeypatch.setitem(dataset.__dict__, "labels", labels)
+    warn_of_what_is_not_learned(make_config(**FINDING), dataset)  # it learns their boxes
+    assert messages == []
+    warn_of_what_is_not_learned(make_config(), dataset)
+    assert "5 of the 72 training images of small have no class of their own" in messages[0]
 
 
 def test_a_smaller_dataset_than_the_training_images_is_refused(

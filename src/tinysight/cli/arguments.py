@@ -33,7 +33,7 @@ Minutes = Annotated[
     float,
     Option(
         min=0,
-        help="Save and stop after so many, with status 75; the same command continues.",
+        help="Save and stop after so many, with status 75; `tinysight resume` goes on.",
         show_default="no limit",
     ),
 ]

@@ -21,6 +21,7 @@ from tinysight.data.annotations import AnnotatedBox, AnnotatedImage
 # What the columns of a CSV are called, in lower case without spaces, _ and -
 _FILE = ("file", "filename", "image", "imagename", "imagepath", "path", "filepath", "imageid")
 CLASS_COLUMNS = ("class", "label", "classname", "labelname", "category", "categoryname")
+_CLASS_ENDINGS = ("class", "label", "category", "species", "type", "kind")  # as cell_type
 _CORNERS = (
     *(("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2")),
     ("left", "top", "right", "bottom"),
@@ -93,7 +94,9 @@ def _columns(cells: Sequence[str], where: str) -> tuple[_Columns, bool]:
     names = [plain(cell) for cell in cells]
     place = {name: number for number, name in reversed(list(enumerate(names))) if name}
     file = next((place[name] for name in _FILE if name in place), -1)
-    class_name = next((place[name] for name in CLASS_COLUMNS if name in place), -1)
+    like_classes = (name for name in place if name.endswith(_CLASS_ENDINGS))
+    known = (name for name in CLASS_COLUMNS if name in place)
+    class_name = next((place[name] for name in (*known, *like_classes)), -1)
     size: tuple[int, ...] = next(
         (tuple(place[n] for n in two) for two in _SIZES if set(two) <= set(place)), (-1, -1)
     )

@@ -105,7 +105,7 @@ def train(
         if distributed.is_main:
             run.write()
         logger.info("%s: %s on %s, %s", folder, config.recipe, dataset.name, runtime.describe())
-        setup.warn_of_crowded_images(config, dataset)
+        setup.warn_of_what_is_not_learned(config, dataset)
         run_loop(run, dataset, runtime=runtime, distributed=distributed, callback=callback)
     return run
 
@@ -368,6 +368,7 @@ class _TrainingLoop:
             logger.info("stopped by %s at step %d; %s", name, step, saved)
             raise Interrupted(requests.signal_number, self.run)
         minutes = self.run.config.train.stop_after_minutes
+        saved += " (for as long again; train.stop_after_minutes=0: to the end)"
         logger.info("stopped after %g minutes at step %d; %s", minutes, step, saved)
         raise TimeUp(self.run)
 

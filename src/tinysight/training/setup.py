@@ -199,9 +199,16 @@ def load_pretrained(model: nn.Module, config: Config) -> None:
     model.load_state_dict(own | fitting)
 
 
-def warn_of_crowded_images(config: Config, dataset: Dataset) -> None:
-    """Warn where images have more objects than the head has predictions."""
+def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:
+    """Warn of images without a label, and where images have more objects than predictions."""
     rows = dataset.rows(config.data.train)
+    unlabeled = int((dataset.labels[rows.start : rows.stop] < 0).sum())
+    if unlabeled and not config.localizer.finds:
+        message = (
+            "%d of the %d training images of %s have no class of their own (none, or objects of "
+            "several) and are left out; a localizer, such as localizer-small, learns from all"
+        )
+        logger.warning(message, unlabeled, len(rows), dataset.name)
     most = int(np.diff(dataset.box_offsets)[rows.start : rows.stop].max(initial=0))
     predictions = config.localizer.num_predictions
     if config.localizer.finds and most > predictions:
