@@ -324,6 +324,8 @@ def test_missing_folders_and_files(tmp_path: Path) -> None:
     refused(Path("a\0b"), "null")
 
 
+SAME_INSIDE = tuple(f"{part}/{own}/a.png" for part in ("one", "two") for own in ("cat", "dog"))
+COCO_OF_SPLITS = ("train/a.png", "train/a_coco.json", "test/b.png", "test/b_coco.json")
 NO_IMAGES = r"not images of a kind that .*JPEG, PNG, .*: 'cat/clip.mp4', 'cat/notes.txt'"
 MIXED = (
     r"in the class 'Dataset' \('0', '1'\), and images in 'Examples'.*import \S+/Dataset --name pets"
@@ -342,6 +344,8 @@ REFUSED = [  # where two classes are, further files, what is refused
     (None, ("Train/a.png", "Test/cat/a.png"), "'Test', 'Train' but no class folder in train/"),
     (None, ("Examples/x.png", "Dataset/0/a.png", "Dataset/1/b.png"), MIXED),
     (None, ("a.png",), "is it one class of several. Then give its parent"),
+    (None, SAME_INSIDE, r"same folders in each of 'one', 'two': 'cat', 'dog'.* name the folders t"),
+    (None, COCO_OF_SPLITS, r"looks like COCO.*--boxes (?!\S*json)\S+"),
     ("images", ("annots/a.xml",), r"Pascal VOC.*'annots'; use: .* --boxes \S+/annots"),
     (None, ("train/images/a.png", "train/labels/a.txt", "valid/images/b.png"), "looks like YOLO"),
     (None, ("images/a.png", "annotations/all.json"), r"COCO.*--boxes \S+/annotations/all.json"),

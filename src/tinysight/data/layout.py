@@ -167,6 +167,13 @@ def _level_notes(
             f"{str(tree.path)!r} has {what}, and images in {others}; if {first!r} holds the "
             f"classes, {_command(tree, inside, name)}; if not, move its images into {first!r}"
         )
+    inner_names = {tuple(inner) for inner in nested.values()}
+    if len(nested) > 1 and len(inner_names) == 1 and len(*inner_names) > 1:
+        raise ValueError(
+            f"{str(tree.path)!r} has the same folders in each of {few(map(repr, nested))}: "
+            f"{few(map(repr, *inner_names))}; if those are the classes, name the folders train and "
+            "val (and test)"
+        )
     if nested:
         notes.append(f"{what}: these count as part of the class")
     if not folders and SPLIT_NAMES.get(tree.path.name.lower()) == "train":
@@ -193,12 +200,13 @@ def _find_annotations(tree: Tree) -> tuple[str, str] | None:
         here = pending.pop(0)
         for entry in tree.entries(here):
             path, suffix = f"{here}/{entry.name}".lstrip("/"), Path(entry.name).suffix.lower()
+            of_split = path.partition("/")[0].lower() in SPLIT_NAMES  # then others have theirs
             if entry.is_folder:
                 pending += [path] if path.count("/") < MAX_ANNOTATION_DEPTH else []
             elif suffix == ".xml":
-                return "Pascal VOC or CVAT", here
+                return "Pascal VOC or CVAT", "" if of_split else here
             elif suffix == ".json" and ("annot" in path.lower() or "coco" in path.lower()):
-                return "COCO", path
+                return "COCO", "" if of_split else path
             elif entry.name in ("data.yaml", "data.yml") or (
                 suffix == ".txt" and Path(here).parts[-2:].count("labels")
             ):
