@@ -231,3 +231,20 @@ def test_what_is_printed_is_one_helpful_line(run: ts.Run) -> None:
     assert repr(answer) == f"<Prediction plain-cross.png: {share}>"
     boxes = "boxes accepted>"
     assert repr(ts.load_model().predict("examples/images/plain-cross.png")).endswith(boxes)
+
+
+def test_pictures_with_boxes_are_imported_from_python(tmp_path: Path) -> None:
+    for number in range(10):
+        folder = tmp_path / "birds"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 20), (20 * number, 0, 0)).save(folder / f"{number}.png")
+    rows = "".join(f"{number}.png,0,0,20,20,owl\n" for number in range(9))
+    (tmp_path / "birds.csv").write_text(f"file,x0,y0,x1,y1,class\n{rows}")
+    own = {"boxes": str(tmp_path / "birds.csv"), "data_dir": str(tmp_path / "data")}
+    with pytest.raises(ValueError, match=r"does not mention 1 image"):
+        ts.import_dataset(tmp_path / "birds", "birds", **own)
+    data = ts.import_dataset(tmp_path / "birds", "birds", **own, unlabeled="skip", image_size=40)
+    assert (len(data), data.class_names, data.fit) == (9, ("owl",), "pad")
+    assert data.boxes.tolist() == [[0, 10, 20, 30]] * 9  # in the padded square
+    with pytest.raises(ValueError, match="go with --boxes"):
+        ts.import_dataset(tmp_path / "birds", "other", unlabeled="skip")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tinysight.api import (
         compare,
         evaluate,
+        import_dataset,
         list_recipes,
         load_dataset,
         load_model,
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "import_dataset",
     "list_recipes",
     "load_dataset",
     "load_model",

@@ -21,7 +21,10 @@ from tinysight.analysis.report import write_report
 from tinysight.analysis.results import RunResults
 from tinysight.analysis.results import read_run as read_results
 from tinysight.config import Config
-from tinysight.data.dataset import Dataset, is_path
+from tinysight.data.annotations import BoxRules
+from tinysight.data.boxed_folder import source_of
+from tinysight.data.build import build
+from tinysight.data.dataset import Dataset, data_home, is_path
 from tinysight.data.load import load_dataset as load_without_bar
 from tinysight.device import Runtime, select_device
 from tinysight.evaluation import evaluate as evaluations
@@ -73,6 +76,44 @@ def load_dataset(
     own: dict[str, Any] = {"home": data_dir, "image_size": image_size, "fit": fit}
     with counting(f"preparing {data}") as progress:
         return load_without_bar(data, progress=progress, **own)
+
+
+def import_dataset(
+    folder: Folder,
+    name: str,
+    *,
+    boxes: Folder | None = None,
+    image_size: int | Literal["auto"] = 64,
+    fit: Fit | None = None,
+    unlabeled: str = "error",
+    skip_bad_boxes: bool = False,
+    boxes_origin: str = "auto",
+    skip_unreadable: bool = False,
+    replace: bool = False,
+    data_dir: Folder | None = None,
+) -> Dataset:
+    """Prepare your own images under a name, and return the dataset; see `tinysight data import`.
+
+    Args:
+        folder: class folders, train/ and val/ above these, or a zip; with `boxes` any images.
+        boxes: annotations as CSV, COCO, Pascal VOC, YOLO, LabelMe, CVAT or VIA: a file or folder.
+        image_size: pixels per side, or "auto".
+        fit: "crop", "pad" or "stretch"; None: "pad" with boxes, else "crop".
+        unlabeled: what images without an annotation are: "error", "skip" or "empty".
+        skip_bad_boxes: leave out boxes that cannot be used, and name them in the notes.
+        boxes_origin: whether coordinates count from "0" or "1"; "auto": by the data.
+        skip_unreadable: leave out unreadable images, and name them in the notes.
+        replace: replace a dataset of this name that is of another source.
+
+    Raises ValueError that names what is wrong with the folder or its annotations.
+    """
+    rules = BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
+    own: dict[str, Any] = {"image_size": image_size, "fit": fit}
+    source = source_of(folder, name, boxes=boxes, rules=rules, **own)
+    options: dict[str, Any] = {"on_unreadable": "skip" if skip_unreadable else "stop"}
+    options |= {"home": data_home() if data_dir is None else expand(data_dir), "replace": replace}
+    with counting(f"preparing {name}") as progress:
+        return build(source, progress=progress, **options)
 
 
 def train(

@@ -10,7 +10,6 @@ import typer
 from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Replace, SkipUnreadable, Workers
-from tinysight.files import expand
 
 if TYPE_CHECKING:
     from tinysight.data.build import Source
@@ -128,19 +127,13 @@ def import_(
       tinysight data import cells-yolo --name cells --boxes cells-yolo/data.yaml
     """
     from tinysight.data.annotations import BoxRules
-    from tinysight.data.boxed_folder import BoxedFolderSource
-    from tinysight.data.folder import FolderSource
+    from tinysight.data.boxed_folder import source_of
 
     if size != "auto" and not size.isdecimal():
         raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
-    own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size)}
-    own |= {} if fit is None else {"fit": fit}
-    folder, rules = expand(folder), BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
-    source = FolderSource(folder, name, **own)
-    if boxes is not None:
-        source = BoxedFolderSource(folder, name, boxes=expand(boxes), rules=rules, **own)
-    elif rules != BoxRules():
-        raise ValueError("--unlabeled, --skip-bad-boxes and --boxes-origin go with --boxes")
+    own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size), "fit": fit}
+    rules = BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
+    source = source_of(folder, name, boxes=boxes, rules=rules, **own)
     _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
 
 

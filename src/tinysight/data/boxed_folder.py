@@ -14,7 +14,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,11 +29,20 @@ from tinysight.data.annotations import (
     nfc,
 )
 from tinysight.data.dataset import SPLITS, DatasetIndex, few, offsets
-from tinysight.data.folder import FolderSource, Rows, assemble, inaccessible, split_images
+from tinysight.data.folder import (
+    IMAGE_SIZE,
+    FolderSource,
+    Rows,
+    assemble,
+    inaccessible,
+    split_images,
+)
 from tinysight.data.layout import SPLIT_NAMES
 from tinysight.data.tree import images_below
+from tinysight.files import expand
 from tinysight.images import Fit
 
+NO_RULES = BoxRules()
 ONLY_CLASS = "object"  # where no class is stated
 
 
@@ -136,6 +145,28 @@ class BoxedFolderSource(FolderSource):
         for own_rows in rows.values():
             own_rows.sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))
         return rows
+
+
+def source_of(
+    folder: str | Path,
+    name: str,
+    *,
+    image_size: int | Literal["auto"] = IMAGE_SIZE,
+    fit: Fit | None = None,
+    boxes: str | Path | None = None,
+    rules: BoxRules = NO_RULES,
+) -> FolderSource:
+    """Return the source of a folder of images, with boxes where there are annotations.
+
+    `fit` is "crop" without boxes and "pad" with them, if it is None. Raises ValueError where rules
+    for boxes are given, and no boxes.
+    """
+    own: dict[str, Any] = {"image_size": image_size} | ({} if fit is None else {"fit": fit})
+    if boxes is not None:
+        return BoxedFolderSource(expand(folder), name, boxes=expand(boxes), rules=rules, **own)
+    if rules != NO_RULES:
+        raise ValueError("--unlabeled, --skip-bad-boxes and --boxes-origin go with --boxes")
+    return FolderSource(expand(folder), name, **own)
 
 
 def _has_class_folders(images: list[str], stated: set[str]) -> bool:
