@@ -99,11 +99,7 @@ def import_dataset(
         boxes: annotations as CSV, COCO, Pascal VOC, YOLO, LabelMe, CVAT or VIA: a file or folder.
         image_size: pixels per side, or "auto".
         fit: "crop", "pad" or "stretch"; None: "pad" with boxes, else "crop".
-        unlabeled: what images without an annotation are: "error", "skip" or "empty".
-        skip_bad_boxes: leave out boxes that cannot be used, and name them in the notes.
-        boxes_origin: whether coordinates count from "0" or "1"; "auto": by the data.
-        skip_unreadable: leave out unreadable images, and name them in the notes.
-        replace: replace a dataset of this name that is of another source.
+        unlabeled, skip_bad_boxes, boxes_origin, skip_unreadable, replace: as the command's options.
 
     Raises ValueError that names what is wrong with the folder or its annotations.
     """
