@@ -22,7 +22,7 @@ PAGES = [
 ]
 
 # Raised for captured GPU steps, then for pictures and boxes of other people
-MAX_SOURCE_LINES = 18087
+MAX_SOURCE_LINES = 18085
 MAX_TEST_LINES = 17250
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

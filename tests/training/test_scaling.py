@@ -26,6 +26,7 @@ from tinysight.training.health import complaint
 from tinysight.training.scaling import scaled, scaled_as, warmup_steps
 from tinysight.training.trainer import Trainer
 
+CPU = Runtime(device=torch.device("cpu"), bf16=False)
 METRICS = Metrics(200, 2.0, 0.5, 0.4, 0.6, 0.1, 0.0, 0.2, 0.1)
 
 
@@ -132,8 +133,7 @@ def test_class_weights_are_one_on_average_over_the_images(
     sizes = {"num_train": 31, "num_minival": 24, "num_val": 0, "num_test": 0}
     dataset = build(Shapes(**sizes, image_size=32, name="uneven"), home=data_home, workers=1)
     config: Config = make_config(train__class_balance=power)
-    runtime = Runtime(device=torch.device("cpu"), bf16=False)
-    trainer = Trainer(config, dataset, runtime, DistributedContext())
+    trainer = Trainer(config, dataset, CPU, DistributedContext())
     if not power:
         assert trainer.class_weights is None
         return
@@ -145,3 +145,17 @@ def test_class_weights_are_one_on_average_over_the_images(
     ratio = float(weights[counts.argmin()] / weights[counts.argmax()])
     assert ratio == pytest.approx((int(counts.max()) / int(counts.min())) ** power)
     assert math.isfinite(ratio)
+
+
+def test_a_localizers_class_loss_is_weighted_too(make_config: Any, dataset: Any) -> None:
+    found = {}
+    for balance in (0.0, 1.0):
+        config = make_config(localizer__head="lstm", augment__crop=1.0, augment__rotation=0.0)
+        trainer = Trainer(config, dataset, CPU, DistributedContext())
+        if balance:
+            trainer.class_weights = torch.full((24,), 3.0)
+        trainer.step(trainer.loader.batch(0))
+        found[balance] = trainer.take_sums()
+    assert found[0.0]["box_loss"] == pytest.approx(found[1.0]["box_loss"])
+    gain = found[1.0]["loss"] - found[0.0]["loss"]
+    assert gain == pytest.approx(2 * math.log(24), rel=0.5)  # two class losses more

@@ -56,7 +56,7 @@ class BoxedFolderSource(FolderSource):
 
     fit: Fit = "pad"  # no object is lost
     boxes: Path = field(kw_only=True)
-    rules: BoxRules = field(default=BoxRules(), kw_only=True)
+    rules: BoxRules = field(default=NO_RULES, kw_only=True)
 
     @cached_property
     def annotations(self) -> Annotations:

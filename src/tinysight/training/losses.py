@@ -51,6 +51,7 @@ def localization(
     *,
     settings: LocalizerConfig,
     label_smoothing: float,
+    weights: Tensor | None = None,
 ) -> Losses:
     """Return the weighted sum of classification, confidence and box losses.
 
@@ -58,6 +59,7 @@ def localization(
         labels: (B,); images without one (-1) have no classification loss.
         gt_boxes_cxcywh: (B, G, 4) in shares of the window, padded with NaN.
         complete: bool (B,); images that lost a box to the window have no box loss.
+        weights: (K,), of each class; see `classification`.
     """
     candidates = HeadOutput(*(part[complete] for part in output.candidates))
     losses = _detection_losses(candidates, gt_boxes_cxcywh[complete], settings)
@@ -65,13 +67,9 @@ def localization(
     loss = settings.loss_weight * share * (losses.confidence + settings.box_weight * losses.box)
     labeled = labels >= 0
     if settings.class_loss_weight and bool(labeled.any()):
-        logits, labels, share_labeled = (
-            output.logits[labeled],
-            labels[labeled],
-            labeled.float().mean(),
-        )
-        of_class = classification(logits, labels, None, label_smoothing=label_smoothing)
-        loss = loss + settings.class_loss_weight * share_labeled * of_class
+        own: dict[str, Any] = {"label_smoothing": label_smoothing, "weights": weights}
+        of_class = classification(output.logits[labeled], labels[labeled], None, **own)
+        loss = loss + settings.class_loss_weight * labeled.float().mean() * of_class
     return Losses(loss, losses.box.detach() * share, losses.confidence.detach() * share)
 
 

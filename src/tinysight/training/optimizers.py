@@ -40,7 +40,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
         """Take one step by the parameters' gradients."""
         assert closure is None, "the loop computes the gradients once"
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
+            parameters, gradients = _gradients(group, group["weight_decay"])
             if not parameters:
                 continue
             for parameter in parameters:
@@ -48,10 +48,6 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
                     self.state[parameter]["square_average"] = torch.ones_like(parameter)
                     if group["momentum"]:
                         self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-            gradients: list[Tensor] = [p.grad for p in parameters]
-            if group["weight_decay"]:
-                decay = group["weight_decay"]
-                gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
             averages = [self.state[p]["square_average"] for p in parameters]
             torch._foreach_mul_(averages, group["decay"])
             torch._foreach_addcmul_(averages, gradients, gradients, value=1 - group["decay"])
@@ -103,13 +99,10 @@ class Muon(torch.optim.Optimizer):
         """Take one step by the parameters' gradients."""
         assert closure is None, "the loop computes the gradients once"
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
+            decay = 0.0 if group["kernels"] else group["weight_decay"]
+            parameters, gradients = _gradients(group, decay)
             if not parameters:
                 continue
-            gradients: list[Tensor] = [p.grad for p in parameters]
-            if not group["kernels"] and group["weight_decay"]:
-                decay = group["weight_decay"]
-                gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
             for parameter in parameters:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -142,6 +135,15 @@ class Muon(torch.optim.Optimizer):
             moved = before - directions * (lr * lengths / min(before.shape[1:]) ** 0.5)
             moved *= lengths / _norms(moved).clamp_min(1e-12)
             torch._foreach_copy_(own, list(moved.view(-1, *shape)))
+
+
+def _gradients(group: dict[str, Any], decay: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a group's parameters that have a gradient, and these with L2 weight decay added."""
+    parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+    gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+    if decay and parameters:
+        gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
+    return parameters, gradients
 
 
 def _norms(matrices: Tensor) -> Tensor:

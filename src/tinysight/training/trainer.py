@@ -205,15 +205,13 @@ class Trainer:
     ) -> tuple[Tensor, Losses]:
         """Return the logits (B, K) in a network's output, and the losses."""
         smoothing = self.config.train.label_smoothing
+        own: dict[str, Any] = {"label_smoothing": smoothing, "weights": self.class_weights}
         if isinstance(output, Tensor):
-            own: dict[str, Any] = {"label_smoothing": smoothing, "weights": self.class_weights}
             return output, Losses(losses.classification(output, batch.labels, targets, **own))
         assert batch.boxes is not None
         true = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
-        settings = self.config.localizer
-        return output.logits, losses.localization(
-            output, batch.labels, *true, settings=settings, label_smoothing=smoothing
-        )
+        own["settings"] = self.config.localizer
+        return output.logits, losses.localization(output, batch.labels, *true, **own)
 
     def found_non_finite(self) -> bool:
         """Whether a step on a GPU was not finite (this waits for the device)."""
