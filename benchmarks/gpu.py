@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 
-from tinysight import config
 from tinysight.data.dataset import Dataset
 from tinysight.data.load import load_dataset
 from tinysight.device import Runtime, prepare_training, select_device, synchronize
 from tinysight.recipes import RECIPES, recipe
+from tinysight.settings import override
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.trainer import Trainer
 
@@ -55,7 +55,7 @@ def rate(
 ) -> str:
     """Return images/s of a recipe's steps, the seconds of the first ones, and the memory."""
     own = {"data.name": dataset.name, "train.epochs": 200, **settings}
-    trainer = Trainer(config.override(recipe(name), own), dataset, runtime, DistributedContext())
+    trainer = Trainer(override(recipe(name), own), dataset, runtime, DistributedContext())
     seconds = []
     for count in (WARMUP_STEPS, steps):
         synchronize(runtime.device)

@@ -155,9 +155,9 @@ def row_of(
     """Return the row of an evaluated run, or of several that differ in their seed only."""
     from tinysight import models
     from tinysight import run as runs
-    from tinysight.config import difference
     from tinysight.predict.predictor import Predictor
     from tinysight.recipes import RECIPES
+    from tinysight.settings import difference
 
     records = [runs.read_run(folder) for folder in folders]
     first = records[0]

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from tinysight import config, models
+from tinysight import models
 from tinysight import run as runs
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset, data_home, open_dataset
@@ -34,6 +34,7 @@ from tinysight.device import Runtime, select_device, synchronize
 from tinysight.evaluation.evaluate import Metrics, evaluate_model
 from tinysight.predict.predictor import Preprocessing
 from tinysight.recipes import recipe
+from tinysight.settings import override, parse_assignments
 from tinysight.training import augmentation
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.setup import check
@@ -196,9 +197,7 @@ def main() -> None:
     if options.seeds < 1:
         parser.error("--seeds is below 1")
     try:
-        run = config.override(
-            recipe(options.recipe), dict(config.parse_assignments(options.settings))
-        )
+        run = override(recipe(options.recipe), dict(parse_assignments(options.settings)))
         run = replace(run, data=replace(run.data, name=options.data))
         check_rules(run)
         pack = open_dataset(options.data, home=data_home())

@@ -26,12 +26,12 @@ from torch.nn import functional as F
 
 from machine import STEP_WORK
 from tinysight import models
-from tinysight.config import override
 from tinysight.data.build import build
 from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime, matmul_rate, select_device
 from tinysight.recipes import recipe
 from tinysight.run import Run
+from tinysight.settings import override
 from tinysight.training.callbacks import Callback
 from tinysight.training.loop import run_loop
 

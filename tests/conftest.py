@@ -105,7 +105,8 @@ def make_config(small_models: ModuleType) -> MakeConfig:
 
     5 + 4 + 5 batches of 16 in 3 epochs of 72 images, the batches 5 and 10 straddling two.
     """
-    from tinysight.config import Config, ModelConfig, override
+    from tinysight.config import Config, ModelConfig
+    from tinysight.settings import override
 
     base = Config(recipe="test", model=ModelConfig(name="small", options={"dropout": 0.3}))
     settings = {

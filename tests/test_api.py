@@ -7,6 +7,7 @@ import pkgutil
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import tinysight as ts
-from tinysight import api
+from tinysight.api import train as training
 from tinysight.data.build import build
 from tinysight.data.folder import FolderSource
 from tinysight.data.shapes import Shapes
@@ -88,7 +89,7 @@ def test_a_wrong_setting_is_named(settings: dict[str, object], complaint: str) -
 
 def test_a_name_of_two_sections_needs_the_section() -> None:
     with pytest.raises(ValueError, match=r"data\.name or model\.name"):
-        api._full_names(ts.recipe("quickstart"), {"name": "x"})
+        training._full_names(ts.recipe("quickstart"), {"name": "x"})
 
 
 def test_evaluate_writes_what_the_command_writes(run: ts.Run) -> None:
@@ -162,10 +163,10 @@ def test_the_examples_of_the_page_run(
     from tinysight import recipes
 
     small = ts.recipe("quickstart")
-    small = recipes.replace(
+    small = replace(
         small,
-        model=recipes.replace(small.model, options={"n": 1, "filters": (4, 8)}),
-        augment=recipes.replace(small.augment, crop=1.0),
+        model=replace(small.model, options={"n": 1, "filters": (4, 8)}),
+        augment=replace(small.augment, crop=1.0),
     )
     monkeypatch.setitem(recipes.RECIPES, "quickstart", lambda: small)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)

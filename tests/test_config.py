@@ -22,12 +22,9 @@ from tinysight.config import (
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
-    difference,
-    from_dict,
-    override,
-    parse_assignments,
 )
 from tinysight.recipes import RECIPES, recipe
+from tinysight.settings import difference, from_dict, override, parse_assignments
 
 CONFIG = Config(
     recipe="any",

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from tinysight import cli, config
+from tinysight import cli
 from tinysight.recipes import RECIPES, recipe
+from tinysight.settings import override, parse_assignments
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -52,7 +53,7 @@ def check_command(line: str) -> None:
         placeholder = context.params["recipe"].isupper()
         run = recipe("quickstart" if placeholder else context.params["recipe"])
         settings = [word for word in context.params["settings"] or [] if not word.startswith("[")]
-        config.override(run, dict(config.parse_assignments(settings)))
+        override(run, dict(parse_assignments(settings)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

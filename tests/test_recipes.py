@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinysight.config import from_dict, override, parse_assignments
 from tinysight.models import create_model
 from tinysight.recipes import RECIPES, recipe
+from tinysight.settings import from_dict, override, parse_assignments
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -37,7 +37,7 @@ for module in pkgutil.walk_packages(tinysight.__path__, "tinysight."):
         importlib.import_module(module.name)
 
 import numpy as np
-from tinysight.config import override
+from tinysight.settings import override
 from tinysight.data.build import build
 from tinysight.data.shapes import Shapes
 from tinysight.predict.predictor import load_model

@@ -10,16 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinysight.api import (
-        compare,
-        evaluate,
-        import_dataset,
-        list_recipes,
-        load_dataset,
-        load_model,
-        report,
-        train,
-    )
+    from tinysight.api.data import import_dataset, load_dataset
+    from tinysight.api.evaluate import evaluate
+    from tinysight.api.models import load_model
+    from tinysight.api.report import compare, report
+    from tinysight.api.train import list_recipes, train
     from tinysight.config import Config
     from tinysight.data.dataset import Dataset
     from tinysight.evaluation.evaluate import Evaluation
@@ -52,15 +47,23 @@ _MODULES = {
     "Evaluation": "evaluation.evaluate",
     "Predictor": "predict.predictor",
     "Run": "run",
+    "compare": "api.report",
     "create_model": "models",
+    "evaluate": "api.evaluate",
+    "import_dataset": "api.data",
+    "list_recipes": "api.train",
+    "load_dataset": "api.data",
+    "load_model": "api.models",
     "recipe": "recipes",
+    "report": "api.report",
+    "train": "api.train",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'tinysight' has no attribute {name!r}")
-    module = importlib.import_module(f"tinysight.{_MODULES.get(name, 'api')}")
+    module = importlib.import_module(f"tinysight.{_MODULES[name]}")
     return getattr(module, name)
 
 

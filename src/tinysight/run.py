@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from tinysight import __version__
-from tinysight.config import OPERATIONAL, Config, difference, from_dict
+from tinysight.config import OPERATIONAL, Config
 from tinysight.files import expand, suggest, write_atomic
+from tinysight.settings import difference, from_dict
 
 FORMAT = 1
 logger = logging.getLogger("tinysight")

@@ -15,11 +15,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from tinysight.config import Config, override
+from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.ops.boxes import Detections
 from tinysight.predict.predictor import load_model
+from tinysight.settings import override
 from tinysight.training.loop import train
 
 FOLDER = Path(__file__).parent / "run"

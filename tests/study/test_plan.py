@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tinysight import config
 from tinysight import run as runs
 from tinysight.config import Config, ModelConfig
 from tinysight.data.dataset import Dataset
 from tinysight.recipes import recipe
+from tinysight.settings import override, parse_assignments
 from tinysight.study import plan
 from tinysight.study.definitions import Member, Study, study
 
@@ -69,7 +69,7 @@ def test_a_jobs_command_line_states_its_run(of: Study) -> None:
             *("--data", "small", "--name", str(job.folder.absolute()), "--resume"),
             *("--data-dir", str(Path("packs").absolute())),
         ]
-        stated = config.override(recipe(words[1]), dict(config.parse_assignments(words[9:])))
+        stated = override(recipe(words[1]), dict(parse_assignments(words[9:])))
         assert replace(stated, data=replace(stated.data, name="small")) == job.config
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from tinysight.config import Config, override
+from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.recipes import recipe
 from tinysight.run import read_run
+from tinysight.settings import override
 from tinysight.training import loop
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.graph import WARMUP_STEPS

@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinysight.config import Config, override
+from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.predict.predictor import load_model
 from tinysight.run import read_lines, read_run
+from tinysight.settings import override
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.loop import resume, run_loop
 from tinysight.training.trainer import Trainer

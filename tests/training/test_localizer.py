@@ -17,7 +17,7 @@ import torch
 from tinysight.analysis.plots import curves_figure
 from tinysight.analysis.report import write_report
 from tinysight.analysis.results import read_run as read_results
-from tinysight.config import AugmentConfig, Config, LocalizerConfig, override
+from tinysight.config import AugmentConfig, Config, LocalizerConfig
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
@@ -30,6 +30,7 @@ from tinysight.predict.predictor import BUNDLED, Decoding, Predictor, Preprocess
 from tinysight.predict.weights import load_weights
 from tinysight.recipes import recipe
 from tinysight.run import read_lines, read_run
+from tinysight.settings import override
 from tinysight.training import augmentation, loop
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.losses import localization

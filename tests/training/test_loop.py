@@ -17,13 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinysight.config import Config, override
+from tinysight.config import Config
 from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
 from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.predict.weights import load_weights
+from tinysight.settings import override
 from tinysight.training import checkpoint, loop
 from tinysight.training.callbacks import Callback
 from tinysight.training.distributed import DistributedContext

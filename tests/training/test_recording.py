@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tinysight import config
 from tinysight.config import Config, TrainConfig
 from tinysight.data.dataset import Dataset
+from tinysight.settings import from_dict, override
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.recording import SAMPLE, Recorder, check_layers, describe
 from tinysight.training.setup import check
@@ -109,10 +109,10 @@ def test_an_unknown_layer_is_refused_before_anything_is_written(
 
 
 def test_layers_come_from_the_command_line_and_from_json() -> None:
-    run = config.override(Config(recipe="test"), {"train.record": "blocks.3.0,head"})
+    run = override(Config(recipe="test"), {"train.record": "blocks.3.0,head"})
     assert run.train.record == ("blocks.3.0", "head")
-    assert config.override(run, {"train.record": ""}).train.record == ()
-    assert config.from_dict(asdict(run) | {"recipe": "test"}) == run
+    assert override(run, {"train.record": ""}).train.record == ()
+    assert from_dict(asdict(run) | {"recipe": "test"}) == run
     with pytest.raises(
         ValueError, match=r"train.compile is True; allowed: false while train.record names layers"
     ):

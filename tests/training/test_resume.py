@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tinysight.config import override, parse_assignments
 from tinysight.files import write_atomic
+from tinysight.settings import override, parse_assignments
 from tinysight.training import checkpoint, loop
 from tinysight.training.callbacks import Callback
 from tinysight.training.log import RunLogger

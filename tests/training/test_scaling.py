@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tinysight.config import Config, override
+from tinysight.config import Config
 from tinysight.data.build import build
 from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime
@@ -20,6 +20,7 @@ from tinysight.evaluation.evaluate import Metrics
 from tinysight.ops.metrics import majority_error
 from tinysight.ops.mixing import Targets
 from tinysight.recipes import RECIPES, better_for, labeled, recipe
+from tinysight.settings import override
 from tinysight.training import health, losses
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.health import complaint

@@ -45,11 +45,11 @@ def evaluate(
       tinysight evaluate runs/pets --split minival --json
       tinysight evaluate bundled --data tiny-imagenet
     """
-    from tinysight import api
     from tinysight.analysis.boxes import boxes_table
+    from tinysight.api.evaluate import evaluate_files
 
     options: dict[str, Any] = {"threshold": threshold, "decoding": decoding, "device": device}
-    result = api.evaluate_files(run, split, data=data, data_dir=data_dir, **options)
+    result = evaluate_files(run, split, data=data, data_dir=data_dir, **options)
     evaluation = result.evaluation
     if as_json:
         metrics = evaluation.metrics if result.classifies else None
@@ -80,7 +80,7 @@ def export(
       tinysight export quickstart-shapes --half --out shapes.safetensors
       tinysight predict shapes.safetensors examples/images/*.png
     """
-    from tinysight import api
+    import tinysight as ts
     from tinysight.device import select_device
     from tinysight.evaluation.export import export as export_run
     from tinysight.progress import counting
@@ -91,7 +91,7 @@ def export(
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}; end it in .safetensors")
     found = find_run(run)
-    dataset = api.load_dataset(found.config.data.name, data_dir=data_dir)
+    dataset = ts.load_dataset(found.config.data.name, data_dir=data_dir)
     runtime = select_device(device, "fp32")
     with counting("evaluating val") as progress:
         made = export_run(found, out, dataset, runtime=runtime, half=half, progress=progress)

@@ -79,7 +79,7 @@ def predict(
       tinysight predict quickstart-pets ~/Pictures --csv pets.csv
       tinysight predict localizer-joint-tiny-imagenet cat.jpg --draw boxes.png
     """
-    from tinysight import api
+    import tinysight as ts
     from tinysight.data.tree import find_images
 
     source, given_images = _model_and_paths(paths, model)
@@ -90,7 +90,7 @@ def predict(
         "--boxes-out": (boxes_out, ".json"),
     }
     _check_outputs(outputs)
-    predictor = api.load_model(source, device=device, threshold=threshold, decoding=decoding)
+    predictor = ts.load_model(source, device=device, threshold=threshold, decoding=decoding)
     if source is None:
         print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
     given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
@@ -159,7 +159,7 @@ def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | Non
     The first path names a model unless it is an image by suffix, a file that is not weights, a
     pattern, or a folder that is not a run's and not the name of one before other paths.
     """
-    from tinysight import api
+    from tinysight.api.models import find_weights
     from tinysight.images import SUFFIXES
     from tinysight.predict.weights import WEIGHTS_SUFFIXES
     from tinysight.run import is_run, run_folder
@@ -183,7 +183,7 @@ def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | Non
         elif suffix in SUFFIXES or first.is_file() or glob.has_magic(paths[0]):
             return None, paths
     if len(paths) == 1:
-        api.find_weights(paths[0])  # an error for what is not a model
+        find_weights(paths[0])  # an error for what is not a model
         raise ValueError(f"{first} is a model, and no image is given; add images after it")
     return paths[0], paths[1:]
 
@@ -258,14 +258,14 @@ def submit(
     Examples:
       tinysight submit resnet10-laptop-tiny-imagenet
     """
-    from tinysight import api
+    import tinysight as ts
     from tinysight.device import select_device
     from tinysight.evaluation.evaluate import submit as write_submission
     from tinysight.progress import counting
     from tinysight.run import find_run
 
     found = find_run(run)
-    dataset = api.load_dataset(data or found.config.data.name, data_dir=data_dir)
+    dataset = ts.load_dataset(data or found.config.data.name, data_dir=data_dir)
     path = out or found.submission_path
     with counting("evaluating test") as progress:
         runtime = select_device(device)
@@ -299,7 +299,7 @@ def ensemble(
     """
     from dataclasses import asdict
 
-    from tinysight import api
+    import tinysight as ts
     from tinysight.device import select_device
     from tinysight.evaluation.ensemble import evaluate_member, find_members, vote
     from tinysight.progress import counting
@@ -309,7 +309,7 @@ def ensemble(
         raise ValueError(f"there is no folder {out.parent}; create it first")
     runs = [find_run(name) for name in names]
     members = find_members(runs, snapshots)
-    dataset = api.load_dataset(data or runs[0].config.data.name, data_dir=data_dir)
+    dataset = ts.load_dataset(data or runs[0].config.data.name, data_dir=data_dir)
     runtime, evaluated = select_device(device), []
     for member in members:
         with counting(f"evaluating {split}: {member.name}") as progress:

@@ -28,19 +28,20 @@ def quickstart(
     """
     import numpy as np
 
-    from tinysight import api, config
+    import tinysight as ts
+    from tinysight.settings import parse_assignments
 
-    changes: dict[str, Any] = dict(config.parse_assignments(settings or []))
+    changes: dict[str, Any] = dict(parse_assignments(settings or []))
     name = name or f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"
-    dataset = api.load_dataset("shapes", data_dir=data_dir)
+    dataset = ts.load_dataset("shapes", data_dir=data_dir)
     print(f"data     {dataset.name}: {len(dataset):,} images in {dataset.path}")
     command = f"tinysight quickstart --name {name}"
-    run = api.train("quickstart", dataset, name=name, data_dir=data_dir, command=command, **changes)
+    run = ts.train("quickstart", dataset, name=name, data_dir=data_dir, command=command, **changes)
     print(f"trained  {run.weights_path}")
-    print_metrics(api.evaluate(run, data=dataset))
+    print_metrics(ts.evaluate(run, data=dataset))
 
     print("predictions for images it has not seen:")
-    predictor = api.load_model(run)
+    predictor = ts.load_model(run)
     examples = sorted(Path("examples/images").glob("*.png"))
     if examples:
         predictions = predictor.predict(examples, top=3)

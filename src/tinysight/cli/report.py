@@ -39,12 +39,12 @@ def report(
       tinysight report resnet10-laptop-tiny-imagenet --no-model --out report
       tinysight report run-a run-b --split minival
     """
-    from tinysight import api
+    import tinysight as ts
 
     options: dict[str, Any] = {"out": out, "probe": model, "data": data, "device": device}
     options["data_dir"] = data_dir
     if len(runs) == 1:
-        path = api.report(runs[0], split, **options)
+        path = ts.report(runs[0], split, **options)
     else:
-        path = api.compare(runs, split, **options)
+        path = ts.compare(runs, split, **options)
     print(f"report {path}")

@@ -73,7 +73,7 @@ def study(
       tinysight study models --recipes modern --data tiny-imagenet --minutes 9
       tinysight study my_study.py --data pets train.batch_size=64
     """
-    from tinysight import api
+    import tinysight as ts
     from tinysight import run as runs
     from tinysight.study import plan
 
@@ -92,7 +92,7 @@ def study(
         raise ValueError(f"no training of {folder} is finished yet, so there is nothing to report")
     seeds_before, command = plan.previous(folder)
     reported = plan_for(seeds=max(seeds, seeds_before))  # seeds trained before stay in the report
-    dataset = api.load_dataset(data, data_dir=data_dir)
+    dataset = ts.load_dataset(data, data_dir=data_dir)
     plan.check(reported, dataset)
     command = (report_only and command) or shlex.join(["tinysight", *sys.argv[1:]])
     plan.write_plan(chosen, reported, dataset, command=command)
@@ -122,9 +122,9 @@ def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None)
 
 
 def _train_member(job: Job, minutes: float, *, data_dir: Path | None) -> None:
-    from tinysight import api
+    import tinysight as ts
 
-    api.train(
+    ts.train(
         job.config,
         name=job.folder,
         resume=True,

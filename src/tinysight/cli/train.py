@@ -80,11 +80,10 @@ def train(
       tinysight train small --data pets --from bundled
       torchrun --nproc-per-node 2 -m tinysight train resnet18-report --data tiny-imagenet
     """
-    from tinysight import config as configs
     from tinysight.recipes import recipe as recipe_named
-    from tinysight.settings import change
+    from tinysight.settings import change, parse_assignments
 
-    changes: dict[str, Any] = dict(configs.parse_assignments(settings or []))
+    changes: dict[str, Any] = dict(parse_assignments(settings or []))
     if data is not None and changes.setdefault("data.name", data) != data:
         raise ValueError(f"--data is {data}, data.name is {changes['data.name']}; give one of them")
     if minutes:
@@ -95,11 +94,11 @@ def train(
     if show:
         print(json.dumps(asdict(config), indent=1))
         return
-    from tinysight import api
+    import tinysight as ts
 
     options: dict[str, Any] = {"name": name, "resume": resume, "data_dir": data_dir}
     options["command"] = shlex.join(["tinysight", *sys.argv[1:]])
-    _print_outcome(lambda: api.train(config, **options))
+    _print_outcome(lambda: ts.train(config, **options))
 
 
 def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) -> None:
@@ -113,9 +112,9 @@ def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) ->
       tinysight resume quickstart-shapes
       tinysight resume pets-1 optimizer.lr=0.02
     """
-    from tinysight import api
+    from tinysight.api.train import resume_run
 
-    _print_outcome(lambda: api.resume_run(run, settings=settings or (), data_dir=data_dir))
+    _print_outcome(lambda: resume_run(run, settings=settings or (), data_dir=data_dir))
 
 
 def _print_outcome(work: Callable[[], Run]) -> None:

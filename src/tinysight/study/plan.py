@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tinysight import config as configs
 from tinysight import models
 from tinysight import run as runs
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
 from tinysight.recipes import recipe
+from tinysight.settings import difference, override, parse_assignments
 from tinysight.study.definitions import Member, Study
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.setup import check as check_config
@@ -55,7 +55,7 @@ class Job:
         base = replace(base, data=replace(base.data, name=self.config.data.name))
         where = ["--data-dir", str(home.absolute())] if home else []
         named = ["--data", self.config.data.name, "--name", str(self.folder.absolute()), "--resume"]
-        changes = configs.difference(self.config, base)
+        changes = difference(self.config, base)
         return ["train", self.config.recipe, *named, *where, *changes]
 
 
@@ -88,7 +88,7 @@ def plan(
         raise ValueError(f"--epochs is {epochs}; train for 1 or more")
     if subset is not None and not 0 < subset <= 1:
         raise ValueError(f"--subset is {subset:g}; give a share above 0, at most 1")
-    changes = configs.parse_assignments(list(settings))
+    changes = parse_assignments(list(settings))
     for field in changes:
         if field in _OPTIONS:
             raise ValueError(f"{field} is set by the study; use {_OPTIONS[field]}")
@@ -98,7 +98,7 @@ def plan(
             config = _shortened(member.config, epochs)
             shared: dict[str, Any] = {"data.name": data, "train.seed": seed}
             shared["data.fraction"] = subset or config.data.fraction
-            config = _as_commanded(configs.override(config, shared | changes), member.label)
+            config = _as_commanded(override(config, shared | changes), member.label)
             jobs.append(Job(member, config, folder / f"{member.slug}-seed{seed}"))
     _check_all_differ(jobs[: len(study.members)])
     return jobs
@@ -108,7 +108,7 @@ def _shortened(config: Config, epochs: int | None) -> Config:
     if epochs is None:
         return config
     warmup = config.schedule.warmup * epochs / (config.train.epochs or epochs)
-    return configs.override(config, {"schedule.warmup": warmup, "train.epochs": epochs})
+    return override(config, {"schedule.warmup": warmup, "train.epochs": epochs})
 
 
 def _as_commanded(config: Config, label: str) -> Config:
@@ -120,8 +120,8 @@ def _as_commanded(config: Config, label: str) -> Config:
     except ValueError as error:
         how = "make it from a named recipe: replace(recipe('quickstart'), ...)"
         raise ValueError(f"{label}: {error}; {how}") from None
-    settings = configs.difference(config, base)
-    return configs.override(base, dict(configs.parse_assignments(settings)))
+    settings = difference(config, base)
+    return override(base, dict(parse_assignments(settings)))
 
 
 def _check_all_differ(jobs: Sequence[Job]) -> None:

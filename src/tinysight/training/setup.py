@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from tinysight import models
-from tinysight.config import OPERATIONAL, Config, override, parse_assignments
+from tinysight.config import OPERATIONAL, Config
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
@@ -29,6 +29,7 @@ from tinysight.predict.predictor import BUNDLED
 from tinysight.predict.weights import HEAD_SETTINGS, ModelMetadata, load_weights
 from tinysight.recipes import RECIPES, recipe
 from tinysight.run import Run
+from tinysight.settings import override, parse_assignments
 from tinysight.training import checkpoint
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.recording import check_layers

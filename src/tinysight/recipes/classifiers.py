@@ -1,27 +1,18 @@
-"""Named configs. A recipe is a function that returns a `Config`; a variant is `replace(base, ...)`.
-
-The first line of each docstring is what the recipe trains; `tinysight recipes` shows the labeled
-lines. "Result" is what was measured (see experiments/), or states that nothing has been yet.
-"""
+"""Recipes of classifiers."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from tinysight.config import (
     AugmentConfig,
     Config,
     DataConfig,
-    LocalizerConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
 )
-from tinysight.files import suggest
 
 RESNET10 = ModelConfig(name="resnet", options={"n": 1})
 RESNET18 = ModelConfig(name="resnet", options={"n": 2})
@@ -29,10 +20,48 @@ VGG16 = ModelConfig(name="vgg", options={"depth": 16})
 VGG19 = ModelConfig(name="vgg", options={"depth": 19, "linear_convolutions": False})
 LIGHT_STEM = {"stem_kernel": 5, "stem_stride": 2, "first_stride": 1}  # ours; see models.resnet
 RESNET10_LIGHT = ModelConfig(name="resnet", options={"n": 1, **LIGHT_STEM})
-# SGD at a high learning rate makes an LSTM diverge.
-ADAM = OptimizerConfig(name="adam", lr=0.001, weight_decay=1e-4, decay_all=False)
-FEWEST_IMAGES = 10_000  # for which the recipes made for Tiny ImageNet are a good choice
 CROP_AND_FLIP = AugmentConfig(shift=0, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0))
+
+
+def quickstart() -> Config:
+    """Train a small ResNet on the bundled drawn shapes, in minutes, without any download.
+
+    Source: ours.
+    Images: drawn.
+    Hardware: any.
+    Time: 10 epochs, 4 minutes on 2 cores without bf16.
+    Result: 5.90 % top-1 error on val, fp32, one seed.
+    """
+    return Config(
+        recipe="quickstart",
+        data=DataConfig(name="shapes"),
+        augment=replace(CROP_AND_FLIP, crop=1.0),  # the crop would cut objects at the edges
+        model=ModelConfig(name="resnet", options={"n": 1, "filters": (16, 32, 64, 128)}),
+        optimizer=OptimizerConfig(lr=0.1, weight_decay=5e-4, decay_all=False),
+        schedule=ScheduleConfig(name="cosine", warmup=0.5),
+        train=TrainConfig(
+            epochs=10, batch_size=32, label_smoothing=0.05, log_every=40, flip_average=True
+        ),
+    )
+
+
+def small() -> Config:
+    """Train a small ResNet on your own pictures: the recipe to begin with.
+
+    Source: ours: the network of quickstart; epochs and batch size by the number of images, see
+        training.scaling.
+    Images: 20 to 20,000.
+    Hardware: any.
+    Time: 10 to 100 epochs, 150 s for 1,442 images on one core of a busy machine.
+    Result: 2.19 % top-1 error on val of 2,062 photographs of ten hand signs, one seed.
+    """
+    base = quickstart()
+    return replace(
+        base,
+        recipe="small",
+        data=replace(base.data, name=""),
+        train=replace(base.train, epochs=0, batch_size=0),
+    )
 
 
 def resnet18_report() -> Config:
@@ -247,202 +276,3 @@ def resnet18_light() -> Config:
         model=ModelConfig(name="resnet", options={"n": 2, **LIGHT_STEM}),
         train=replace(base.train, epochs=18, ema_decay=0.998),
     )
-
-
-def localizer_goldfish() -> Config:
-    """Train the report's localizer on one class, from 400 images of it and 400 of others.
-
-    Source: Wu et al. 2017, sections 3.5 and 4.8: an encoder, an LSTM of 250 units and 5 steps over
-        the entire image, the matching of Stewart et al. 2016; the rest is ours. Any class: --data
-        tiny-imagenet.<name or wnid>; another fold held out: --data tiny-imagenet.goldfish.fold1.
-    Images: 100 or more, with a box each.
-    Hardware: any.
-    Time: 30 epochs, 6 minutes on one core without bf16.
-    Result: 71.2 % of 500 goldfish found (IoU of 0.5 or more; 95 %: 67.1 to 75.0) over five folds of
-        minival, one seed; the median box finds 62.8 % (experiments/005).
-    """
-    filters = (32, 64, 128, 256)
-    return Config(
-        recipe="localizer-goldfish",
-        data=DataConfig(name="tiny-imagenet.goldfish"),
-        augment=replace(CROP_AND_FLIP, crop=1.0, shift=6, probability=1.0),
-        model=ModelConfig(name="resnet", options={"n": 1, "filters": filters, **LIGHT_STEM}),
-        localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.2),
-        optimizer=OptimizerConfig(lr=0.05, weight_decay=5e-4, decay_all=False),
-        schedule=ScheduleConfig(name="cosine", warmup=2.0),
-        train=TrainConfig(epochs=30, batch_size=32, label_smoothing=0.05, log_every=25),
-    )
-
-
-def localizer_joint() -> Config:
-    """Train class and box together on all of Tiny ImageNet.
-
-    Source: ours, after Wu et al. 2017, section 3.5. From a trained classifier:
-        model.pretrained=RUN, and its model.options; localizer.frozen=true freezes its features,
-        optimizer.lr=0.0003 fine-tunes them.
-    Images: 10,000 or more, with a box each.
-    Hardware: 2 CPU cores.
-    Time: 4 epochs from scratch: not yet run; 0.6 of an epoch on a frozen encoder: 6 minutes on 2
-        cores without bf16.
-    Result: 66.9 % of the objects of val found (best constant box 58.0 %), 41.40 % top-1 error, on
-        an encoder of 42.89 % (experiments/006, 2 epochs, 19 minutes with bf16); 63.7 % found, 56.74
-        % error, on the frozen encoder of experiments/004 (56.60 %), one seed (experiments/005).
-    """
-    base = resnet10_laptop()
-    return replace(
-        base,
-        recipe="localizer-joint",
-        augment=replace(CROP_AND_FLIP, crop=1.0, shift=6, probability=1.0),
-        model=RESNET10_LIGHT,
-        localizer=LocalizerConfig(head="lstm", grid=1, giou_weight=0.5),
-        optimizer=ADAM,
-        train=replace(base.train, epochs=4, sizes=((0.0, 0.625), (0.6, 0.75), (0.85, 0.875))),
-    )
-
-
-def localizer_small() -> Config:
-    """Train a localizer on your own pictures with boxes, from the bundled weights.
-
-    Source: ours: the bundled network and box head, trained on.
-    Images: 50 or more, with boxes.
-    Hardware: any.
-    Time: 10 to 100 epochs, 120 of 131 photographs in 23 minutes on one core of a busy machine.
-    Result: 57.6 % of 33 photographs of kangaroos found (IoU of 0.5 or more; 95 %: 40.8 to 72.8;
-        best constant box 33.3 %) after 120 epochs on 131 others, one fold, one seed.
-    """
-    base = localizer_joint()
-    return replace(
-        base,
-        recipe="localizer-small",
-        data=DataConfig(name=""),
-        model=replace(base.model, pretrained="bundled"),
-        optimizer=replace(base.optimizer, lr=0.001),
-        schedule=ScheduleConfig(name="cosine", warmup=2.0),
-        train=replace(base.train, epochs=0, batch_size=16, sizes=(), log_every=20),
-    )
-
-
-def localizer_shapes() -> Config:
-    """Train a small localizer on the bundled drawn shapes, without any download.
-
-    Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
-    Images: drawn.
-    Hardware: any.
-    Time: 6 epochs, 9 minutes on one core without bf16.
-    Result: 98.4 % of the objects of minival found (IoU of 0.5 or more), 67.2 % top-1 error (the
-        class takes longer); one seed, first version of the shapes.
-    """
-    base = quickstart()
-    return replace(
-        base,
-        recipe="localizer-shapes",
-        augment=replace(base.augment, shift=6, probability=1.0),
-        localizer=LocalizerConfig(head="lstm", grid=4, giou_weight=0.5),
-        optimizer=ADAM,
-        train=replace(base.train, epochs=6),
-    )
-
-
-def localizer_scenes() -> Config:
-    """Train a localizer on drawn scenes of two to four shapes.
-
-    Source: ours; the head is the LSTM by cells of Stewart et al. 2016.
-    Images: drawn.
-    Hardware: any.
-    Time: 12 epochs, 18 minutes on one core without bf16.
-    Result: 99.9 % of the objects of minival found at one false positive per image, 93.2 % of the
-        counts right; one seed, first version of the shapes.
-    """
-    base = localizer_shapes()
-    return replace(
-        base,
-        recipe="localizer-scenes",
-        data=DataConfig(name="shapes-2-4"),
-        localizer=replace(base.localizer, class_loss_weight=0.0),
-        train=replace(base.train, epochs=12),
-    )
-
-
-def quickstart() -> Config:
-    """Train a small ResNet on the bundled drawn shapes, in minutes, without any download.
-
-    Source: ours.
-    Images: drawn.
-    Hardware: any.
-    Time: 10 epochs, 4 minutes on 2 cores without bf16.
-    Result: 5.90 % top-1 error on val, fp32, one seed.
-    """
-    return Config(
-        recipe="quickstart",
-        data=DataConfig(name="shapes"),
-        augment=replace(CROP_AND_FLIP, crop=1.0),  # the crop would cut objects at the edges
-        model=ModelConfig(name="resnet", options={"n": 1, "filters": (16, 32, 64, 128)}),
-        optimizer=OptimizerConfig(lr=0.1, weight_decay=5e-4, decay_all=False),
-        schedule=ScheduleConfig(name="cosine", warmup=0.5),
-        train=TrainConfig(
-            epochs=10, batch_size=32, label_smoothing=0.05, log_every=40, flip_average=True
-        ),
-    )
-
-
-def small() -> Config:
-    """Train a small ResNet on your own pictures: the recipe to begin with.
-
-    Source: ours: the network of quickstart; epochs and batch size by the number of images, see
-        training.scaling.
-    Images: 20 to 20,000.
-    Hardware: any.
-    Time: 10 to 100 epochs, 150 s for 1,442 images on one core of a busy machine.
-    Result: 2.19 % top-1 error on val of 2,062 photographs of ten hand signs, one seed.
-    """
-    base = quickstart()
-    return replace(
-        base,
-        recipe="small",
-        data=replace(base.data, name=""),
-        train=replace(base.train, epochs=0, batch_size=0),
-    )
-
-
-RECIPES: dict[str, Callable[[], Config]] = {
-    function.__name__.replace("_", "-"): function
-    for function in (
-        *(
-            quickstart,
-            small,
-            localizer_goldfish,
-            localizer_joint,
-            localizer_small,
-            localizer_scenes,
-            localizer_shapes,
-        ),
-        *(resnet10_laptop, resnet10_light, resnet10_report),
-        *(resnet18_light, resnet18_report, resnet18_modern),
-        *(inception_resnet_report, inception_resnet_modern),
-        *(vgg16_report, vgg16_modern, vgg19_report, vgg19_modern),
-    )
-}
-
-
-def recipe(name: str) -> Config:
-    """Return the config of a recipe; raise ValueError with the nearest name if there is none."""
-    if name not in RECIPES:
-        raise ValueError(f"no recipe is named {name!r}; {suggest(name, RECIPES)}")
-    return RECIPES[name]()
-
-
-def labeled(name: str) -> dict[str, str]:
-    """Return the labeled lines of a recipe's docstring: Source, Images, Hardware, Time, Result."""
-    text = inspect.getdoc(RECIPES[name]) or ""
-    found = re.split(r"^([A-Z]\w+): ", text, flags=re.MULTILINE)[1:]
-    return {
-        key: " ".join(value.split()) for key, value in zip(found[::2], found[1::2], strict=True)
-    }
-
-
-def better_for(name: str, num_images: int) -> str:
-    """Return a phrase that names a recipe for so few images; "" where `name` is as good."""
-    made_for_many = name in RECIPES and recipe(name).data.name == "tiny-imagenet"
-    if not made_for_many or num_images >= FEWEST_IMAGES or recipe(name).localizer.finds:
-        return ""
-    return f"{name} is made for {FEWEST_IMAGES:,} and more: `small` is quicker and likely better"

@@ -1,0 +1,161 @@
+"""Evaluate a run or a weights file on a split."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinysight.analysis import pictures
+from tinysight.analysis.boxes import evaluate_boxes
+from tinysight.analysis.plots import draw_curves
+from tinysight.api.data import Data, Folder, load_dataset
+from tinysight.api.models import decoding_changes, find_weights, load_model
+from tinysight.data.dataset import Dataset
+from tinysight.data.load import load_dataset as load_without_bar
+from tinysight.device import Runtime, select_device
+from tinysight.evaluation import evaluate as evaluations
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.files import write_atomic
+from tinysight.progress import counting
+from tinysight.run import Run, find_run
+
+logger = logging.getLogger("tinysight")
+
+
+def evaluate(
+    model: Run | Folder,
+    split: str = "val",
+    *,
+    data: Data | None = None,
+    threshold: float | None = None,
+    decoding: str | None = None,
+    device: str = "auto",
+    data_dir: Folder | None = None,
+) -> Evaluation:
+    """Evaluate a run, or a weights file, on a split.
+
+    Of a run it writes the outputs for each image (scores/), evaluation-SPLIT.json, a sheet of
+    predictions, of a localizer its box metrics, and the curves. Of a weights file, or of the
+    bundled model ("bundled"), nothing is written.
+
+    Args:
+        split: "minival" for choices, "val" for reports.
+        data: another dataset with the same classes; None: the one that it was trained on.
+        threshold, decoding, device: as for `load_model`.
+    """
+    given: dict[str, Any] = {"threshold": threshold, "decoding": decoding, "device": device}
+    return evaluate_files(model, split, data=data, data_dir=data_dir, **given).evaluation
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """An evaluation with a localizer's box metrics, and the files that were written, by content."""
+
+    evaluation: Evaluation
+    classifies: bool  # whether the logits were trained, and there are labels to compare them with
+    boxes: dict[str, Any] | None
+    files: dict[str, Path]
+
+
+def evaluate_files(
+    model: Run | Folder,
+    split: str = "val",
+    *,
+    data: Data | None = None,
+    data_dir: Folder | None = None,
+    device: str = "auto",
+    **decoding: Any,
+) -> EvaluationFiles:
+    """Do what `evaluate` does, and return everything that the command prints."""
+    source = model.folder if isinstance(model, Run) else find_weights(model)
+    if source is not None and source.is_dir():
+        run = find_run(source)
+        dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
+        _warn_of_training_images(run, dataset, split, data_dir)
+        evaluation = evaluate_run(
+            run,
+            dataset,
+            split,
+            select_device(device),
+            decoding_changes=decoding_changes(**decoding),
+        )
+        localizer = run.config.localizer
+        classifies = localizer.class_loss_weight > 0 or not localizer.finds
+        classifies &= evaluation.is_labeled
+        threshold = decoding.get("threshold") or localizer.threshold
+        boxes = _box_metrics(evaluation, dataset, classifies, threshold)
+        return EvaluationFiles(
+            evaluation, classifies, boxes, _write_figures(run, dataset, evaluation, boxes)
+        )
+    predictor = load_model(source, device=device, **decoding)
+    dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
+    with counting(f"evaluating {split}") as progress:
+        evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
+    classifies = predictor.metadata.classifies and evaluation.is_labeled
+    accepted = 0.5 if predictor.decoding is None else predictor.decoding.threshold
+    boxes = _box_metrics(evaluation, dataset, classifies, accepted)
+    return EvaluationFiles(evaluation, classifies, boxes, {})
+
+
+def evaluate_run(
+    run: Run, dataset: Dataset, split: str, runtime: Runtime, **options: Any
+) -> Evaluation:
+    with counting(f"evaluating {split}") as progress:
+        options |= {"runtime": runtime, "progress": progress}
+        return evaluations.evaluate_run(run, dataset, split, **options)
+
+
+def _box_metrics(
+    evaluation: Evaluation, dataset: Dataset, classifies: bool, threshold: float
+) -> dict[str, Any] | None:
+    """Measure a localizer's boxes; None for a classifier. Logits count where they were trained."""
+    detections, logits = evaluation.detections, evaluation.logits if classifies else None
+    if detections is None:
+        return None
+    return evaluate_boxes(dataset, evaluation.split, detections, logits=logits, threshold=threshold)
+
+
+def _write_figures(
+    run: Run, dataset: Dataset, evaluation: Evaluation, boxes: dict[str, Any] | None
+) -> dict[str, Path]:
+    """Write what `evaluate` draws; return all files of the evaluation, by content."""
+    label, detections = run.label(dataset.name, evaluation.split), evaluation.detections
+    title = f"{run.name} on {dataset.name} {label}"
+    files = {"outputs for each image": run.scores_path(label)}
+    if evaluation.is_labeled:
+        files["some predictions"] = run.predictions_path(label)
+        own = evaluation.labels >= 0
+        rows, logits = evaluation.rows[own], evaluation.logits[own]
+        sheet = pictures.predictions_sheet(dataset, rows, logits, title=title)
+        pictures.save_figure(sheet, run.predictions_path(label))
+    if label == "val" and run.log_path.exists():
+        draw_curves(run)
+    if boxes is None or detections is None:
+        return files
+    files["boxes, by class and size"] = run.localization_path(label)
+    write_atomic(run.localization_path(label), json.dumps(boxes, indent=1).encode())
+    if boxes["num_with_boxes"]:
+        files["some boxes"] = run.boxes_path(label)
+        threshold, split = boxes["threshold"], evaluation.split
+        sheet = pictures.localization_sheet(dataset, split, detections, threshold=threshold)
+        pictures.save_figure(sheet, run.boxes_path(label))
+    return files
+
+
+def _warn_of_training_images(run: Run, data: Dataset, split: str, data_dir: Folder | None) -> None:
+    """Warn where images of the split are among those that the run was trained on."""
+    config = run.config
+    apart = not set(split.split("+")) & set(config.data.train.split("+"))
+    if data.digest == run.data_digest and apart:
+        return  # `tinysight data info` reports what a source itself has in two splits
+    try:
+        own = load_without_bar(config.data.name, home=data_dir)
+    except ValueError:
+        return  # it is not there any more
+    same = own.digest == run.data_digest
+    if count := same and evaluations.num_learned(config, own, data, split):
+        known = f"{count:,} of these {len(data.rows(split)):,} images"
+        logger.warning("the run was trained on %s: its error is too low; use others", known)

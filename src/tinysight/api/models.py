@@ -1,0 +1,60 @@
+"""Load a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tinysight.api.data import Folder
+from tinysight.device import select_device
+from tinysight.files import expand
+from tinysight.predict import predictor as predictors
+from tinysight.predict.predictor import Predictor
+from tinysight.predict.weights import WEIGHTS_SUFFIXES
+from tinysight.run import Run, find_run, is_run
+
+
+def load_model(
+    source: Run | Folder | None = None,
+    *,
+    device: str = "cpu",
+    threshold: float | None = None,
+    decoding: str | None = None,
+) -> Predictor:
+    """Load a trained model: a run or its name, a weights file, or (None) the bundled model.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N"; the CPU suits a few images.
+        threshold: of a localizer, the confidence from which a box is accepted; None: its own.
+        decoding: of a localizer, "filter" or "stop"; None: its own.
+    """
+    runtime, changes = select_device(device, "fp32"), decoding_changes(threshold, decoding)
+    return predictors.load_model(find_weights(source), runtime=runtime, **changes)
+
+
+def find_weights(source: Run | Folder | None) -> Path | None:
+    """Return a run's folder or a weights file; None for the bundled model."""
+    if source is None:
+        return None
+    if not isinstance(source, str | Path):
+        return named_run(source).folder
+    path = expand(source)
+    if path.is_file() or is_run(path) or path.suffix.lower() in WEIGHTS_SUFFIXES:
+        return path
+    return None if source == "bundled" else find_run(source).folder
+
+
+def decoding_changes(threshold: float | None, decoding: str | None) -> dict[str, Any]:
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold:g}; give a confidence between 0 and 1")
+    if decoding not in (None, "filter", "stop"):
+        raise ValueError(f"decoding is {decoding!r}; allowed: filter, stop")
+    given = {"threshold": threshold, "decoding": decoding}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def named_run(run: object) -> Run:
+    if not isinstance(run, Run | str | Path):
+        kind = type(run).__name__
+        raise ValueError(f"this is a {kind}, not a run: give a Run, its name or its folder")
+    return run if isinstance(run, Run) else find_run(run)
