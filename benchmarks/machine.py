@@ -24,7 +24,7 @@ from tinysight import models
 from tinysight.data.batches import Loader
 from tinysight.device import Runtime, matmul_rate, native_bf16, select_device, synchronize
 from tinysight.ops import augment
-from tinysight.predict.predictor import Preprocessing, classify
+from tinysight.predict.inference import Preprocessing, classify
 
 SIZE, CROP, BATCH, CLASSES = 64, 56, 128, 200
 STEP_WORK = (

@@ -32,7 +32,7 @@ from tinysight.config import Config
 from tinysight.data.dataset import Dataset, data_home, open_dataset
 from tinysight.device import Runtime, select_device, synchronize
 from tinysight.evaluation.evaluate import Metrics, evaluate_model
-from tinysight.predict.predictor import Preprocessing
+from tinysight.predict.inference import Preprocessing
 from tinysight.recipes import recipe
 from tinysight.settings import override, parse_assignments
 from tinysight.training import augmentation

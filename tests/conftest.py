@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if TYPE_CHECKING:
     from tinysight.config import Config
     from tinysight.data.dataset import Dataset
-    from tinysight.predict.weights import ModelMetadata
+    from tinysight.predict.metadata import ModelMetadata
 
 MakeConfig = Callable[..., "Config"]
 MakeMetadata = Callable[..., "ModelMetadata"]
@@ -127,7 +127,7 @@ def make_config(small_models: ModuleType) -> MakeConfig:
 @pytest.fixture
 def make_metadata(dataset: Dataset) -> MakeMetadata:
     """Make the metadata of a "small" model for `dataset`; keywords change it."""
-    from tinysight.predict.weights import ModelMetadata
+    from tinysight.predict.metadata import ModelMetadata
 
     base = ModelMetadata(
         model="small", options={}, class_names=dataset.class_names, class_ids=dataset.class_ids,

@@ -18,7 +18,8 @@ from tinysight import run as runs
 from tinysight.config import Config, DataConfig
 from tinysight.data.dataset import Dataset
 from tinysight.models import create_model, num_parameters
-from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import weights_bytes
 from tinysight.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent

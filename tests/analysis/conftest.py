@@ -17,7 +17,8 @@ from tinysight.data.build import build
 from tinysight.data.dataset import Dataset, DatasetIndex
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.models import create_model
-from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run
 
 MakeDataset = Callable[..., Dataset]

@@ -31,8 +31,9 @@ from tinysight.evaluation.evaluate import (
 )
 from tinysight.models import create_model
 from tinysight.ops.boxes import Detections
-from tinysight.predict.predictor import Preprocessing
-from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.predict.inference import Preprocessing
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)

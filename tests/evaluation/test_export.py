@@ -14,8 +14,9 @@ from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import evaluate, evaluate_run
 from tinysight.evaluation.export import export
 from tinysight.models import create_model
+from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Predictor
-from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
+from tinysight.predict.weights import load_weights, weights_bytes
 from tinysight.run import Run
 
 

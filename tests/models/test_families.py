@@ -17,7 +17,8 @@ from tinysight.data import shapes
 from tinysight.models import MODELS, create_model
 from tinysight.models.classifier import Classifier
 from tinysight.models.init import variance_scaling
-from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import load_weights, weights_bytes
 
 VGG = {"filters": (8, 16, 32, 32, 32), "hidden": 64}
 # model, options, by what the size of the features is divided

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tinysight.data.boxed_folder import BoxedFolderSource
+from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.output import write_coco, write_csv
 from tinysight.predict.predictor import Prediction
-from tinysight.predict.weights import ModelMetadata
 
 MakeMetadata = Callable[..., ModelMetadata]
 FOUND = {

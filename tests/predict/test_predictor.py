@@ -21,10 +21,11 @@ from tinysight.data.tiny_imagenet import prepare
 from tinysight.evaluation.evaluate import evaluate
 from tinysight.images import FITS, Fit, frame_of, to_square
 from tinysight.models import create_model
-from tinysight.ops.boxes import Detections
 from tinysight.predict import predictor as predictor_module
-from tinysight.predict.predictor import Decoding, Prediction, Predictor, load_model
-from tinysight.predict.weights import ModelMetadata, weights_bytes
+from tinysight.predict.decoding import Decoding, Outputs
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.predictor import Prediction, Predictor, load_model
+from tinysight.predict.weights import weights_bytes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,7 +55,8 @@ def test_predictions_have_the_logits_of_evaluation(
     model = Predictor(run)
     evaluation = evaluate(model, dataset, "val")
     rows = dataset.rows("val")
-    assert torch.equal(model.logits(dataset.images[rows.start : rows.stop]), evaluation.logits)
+    logits = model.outputs(dataset.images[rows.start : rows.stop]).logits
+    assert np.array_equal(logits, evaluation.logits.numpy())
     predictions = list(model.predict_each(files, top=3, batch_size=7))
     best = evaluation.logits.softmax(dim=1).topk(3)
     for found, values, indices in zip(predictions, best.values, best.indices.tolist(), strict=True):
@@ -124,8 +126,8 @@ def test_a_classifier_sees_the_fit_it_learned_from(run: Path, fit: Fit) -> None:
     model = Predictor(run)
     model.metadata = replace(model.metadata, fit=fit)
     pixels = np.random.default_rng(2).integers(0, 256, (40, 70, 3), np.uint8)
-    logits = model.logits(to_square(Image.fromarray(pixels), 32, fit)[None])
-    expected = logits.softmax(dim=1).amax(dim=1).tolist()
+    logits = model.outputs(to_square(Image.fromarray(pixels), 32, fit)[None]).logits
+    expected = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
     assert [model.predict(pixels).probability] == pytest.approx(expected)
 
 
@@ -134,11 +136,13 @@ def test_a_classifier_sees_the_fit_it_learned_from(run: Path, fit: Fit) -> None:
 def test_boxes_are_in_pixels_of_the_upright_picture_and_within_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: Fit, turn: int
 ) -> None:
-    def detect(self: Predictor, images: np.ndarray) -> tuple[torch.Tensor, Detections]:
+    def outputs(self: Predictor, images: np.ndarray) -> Outputs:
         rows, columns = np.nonzero(images[0][..., 0] > 170)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        boxes = torch.tensor([[found, [0, 0, 128, 128], [0, 0, 4, 128]]], dtype=torch.float32)
-        return torch.zeros(1, 24), Detections(boxes, torch.tensor([[0.9, 0.8, 0.7]]))
+        boxes = np.array([[found, [0, 0, 128, 128], [0, 0, 4, 128]]], np.float32)
+        return Outputs(
+            np.zeros((1, 24), np.float32), boxes, np.array([[0.9, 0.8, 0.7]], np.float32)
+        )
 
     pixels = np.zeros((160, 90, 3), np.uint8)
     pixels[60:110, 10:70] = 255
@@ -149,7 +153,7 @@ def test_boxes_are_in_pixels_of_the_upright_picture_and_within_it(
     model = Predictor(run)
     model.metadata = replace(model.metadata, fit=fit)
     model.decoding = Decoding(decoding="filter", threshold=0.5, nms_iou=1.0)
-    monkeypatch.setattr(Predictor, "detect", detect)
+    monkeypatch.setattr(Predictor, "outputs", outputs)
     found = model.predict(tmp_path / "photo.png", canvas=128)
     assert found.boxes[0] == pytest.approx((10, 60, 70, 110), abs=1.3)
     everything = (0, 35, 90, 125) if fit == "crop" else (0, 0, 90, 160)
@@ -164,17 +168,11 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
         Predictor(tmp_path)
 
 
-def test_a_classifier_takes_no_canvas_and_detects_nothing(
-    run: Path, dataset: Dataset, files: list[Path]
-) -> None:
+def test_a_classifier_takes_no_canvas(run: Path, files: list[Path]) -> None:
     with pytest.raises(ValueError, match="the canvas is 16"):
         Predictor(run).predict(files[0], canvas=16)
-    for call in (
-        lambda: Predictor(run).predict(files[0], canvas=64),
-        lambda: Predictor(run).detect(dataset.images[:1]),
-    ):
-        with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
-            call()
+    with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
+        Predictor(run).predict(files[0], canvas=64)
 
 
 def test_prediction_imports_nothing_of_training_or_data() -> None:

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from tinysight.models import create_model
-from tinysight.predict import weights
-from tinysight.predict.weights import ModelMetadata, load_weights, weights_bytes
+from tinysight.predict import metadata as metadata_module
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import load_weights, weights_bytes
 
 CARD = ModelMetadata(
     model="resnet",
@@ -141,7 +142,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="no metadata of tinysight"):
         load_weights(path)
-    empty = json.dumps({"format": weights.FORMAT, "metadata": {}, "sha256": ""})
+    empty = json.dumps({"format": metadata_module.FORMAT, "metadata": {}, "sha256": ""})
     for description in ("", "{", "[]", "null", "{}", empty):
         save_file({"weight": torch.zeros(3)}, path, metadata={"tinysight": description})
         with pytest.raises(ValueError, match=r"other\.safetensors"):
@@ -149,7 +150,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused_as_such(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "FORMAT", 99)
+    monkeypatch.setattr(metadata_module, "FORMAT", 99)
     with pytest.raises(ValueError, match=r"has format \d+; this version reads format 99"):
         load_weights(file)
 

@@ -26,7 +26,9 @@ from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
 from tinysight.ops.boxes import Detections, HeadOutput
-from tinysight.predict.predictor import BUNDLED, Decoding, Predictor, Preprocessing, detect
+from tinysight.predict.decoding import Decoding
+from tinysight.predict.inference import Preprocessing, detect
+from tinysight.predict.predictor import BUNDLED, Predictor
 from tinysight.predict.weights import load_weights
 from tinysight.recipes import recipe
 from tinysight.run import read_lines, read_run
@@ -98,15 +100,15 @@ def test_an_exported_localizer_has_its_localization(
 def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, dataset: Dataset) -> None:
     predictor = Predictor(found)
     images = np.array(dataset.images[:2])
-    logits, alone = predictor.detect(images)
-    assert torch.equal(logits, predictor.logits(images))
+    logits, *alone = predictor.outputs(images)
+    assert np.array_equal(logits, predictor.network.logits(images).numpy())
     canvas = np.full((1, 64, 64, 3), 127, np.uint8)
     canvas[0, 32:, 32:] = images[0]
-    _, wide = predictor.detect(canvas)
-    assert wide.boxes.shape[-1] == 4 and float(wide.boxes.max()) <= 64
-    sides = wide.boxes[..., 2:] - wide.boxes[..., :2]
-    assert (sides[wide.confidence > 0] > 0).all()
-    num_wide, num_alone = ((found.confidence[0] > 0).sum() for found in (wide, alone))
+    _, *wide = predictor.outputs(canvas)
+    boxes, confidence = wide
+    assert boxes.shape[-1] == 4 and boxes.max() <= 64
+    assert ((boxes[..., 2:] - boxes[..., :2])[confidence > 0] > 0).all()
+    num_wide, num_alone = ((found[1][0] > 0).sum() for found in (wide, alone))
     assert num_wide > num_alone  # four windows answer
 
 
@@ -131,13 +133,13 @@ def test_a_classifier_finds_nothing(
 ) -> None:
     loop.train(make_config(train__epochs=1), dataset, name=tmp_path / "run")
     with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
-        Predictor(tmp_path / "run").detect(np.array(dataset.images[:1]))
+        Predictor(tmp_path / "run").predict(dataset.images[0], canvas=32)
 
 
 def test_an_encoder_begins_with_a_runs_weights(
     make_config: MakeConfig, dataset: Dataset, found: Path
 ) -> None:
-    classifier = Predictor(found).model.state_dict()
+    classifier = Predictor(found).network.model.state_dict()
     for frozen in (False, True):
         config = make_config(**FINDING, model__pretrained=str(found), localizer__frozen=frozen)
         check(config, dataset, DistributedContext())
@@ -191,7 +193,9 @@ def test_a_frozen_encoder_comes_out_of_a_training_as_it_went_in(
     encoder = {"model__pretrained": str(found), "localizer__frozen": True}
     config = make_config(**FINDING, **encoder, train__epochs=1)
     loop.train(config, dataset, name=tmp_path / "run")
-    before, after = (Predictor(folder).model.state_dict() for folder in (found, tmp_path / "run"))
+    before, after = (
+        Predictor(folder).network.model.state_dict() for folder in (found, tmp_path / "run")
+    )
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"head.weight", "head.bias"}
 
@@ -293,10 +297,11 @@ def test_the_fit_of_the_data_goes_into_the_weights_and_another_is_warned_of(
 
 def test_another_threshold_and_decoding_may_be_asked_for(found: Path, dataset: Dataset) -> None:
     images = np.array(dataset.images[:4])
-    _, filtered = Predictor(found, threshold=0.2).detect(images)
-    _, stopped = Predictor(found, decoding="stop").detect(images)
+    filtered = Predictor(found, threshold=0.2).outputs(images).confidence
+    stopped = Predictor(found, decoding="stop").outputs(images).confidence
     assert Predictor(found, threshold=0.2).decoding.threshold == 0.2  # type: ignore[union-attr]
-    assert (stopped.confidence.sum(dim=1) <= filtered.confidence.sum(dim=1) + 1e-6).all()
+    assert filtered is not None and stopped is not None
+    assert (stopped.sum(axis=1) <= filtered.sum(axis=1) + 1e-6).all()
 
 
 def test_boxes_go_with_their_pixels_through_the_treatment() -> None:

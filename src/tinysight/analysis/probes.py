@@ -76,12 +76,12 @@ def embed(
     predictor: Predictor, images: Pixels, rows: Ints, each_batch: EachBatch = lambda done: None
 ) -> Tensor:
     """Return the pooled features (R, D) of `rows` of images (N, S, S, 3), scaled to length 1."""
-    parts = [torch.empty(0, predictor.model.num_features)]
+    parts = [torch.empty(0, predictor.network.model.num_features)]
     for start in range(0, len(rows), 250):
         chosen = rows[start : start + 250]
-        views = predictor.views(np.take(images, chosen, axis=0))
-        with predictor.runtime.autocast():
-            features = predictor.model.forward_features(views)
+        views = predictor.network.views(np.take(images, chosen, axis=0))
+        with predictor.network.runtime.autocast():
+            features = predictor.network.model.forward_features(views)
         parts.append(F.normalize(features.float().flatten(2).mean(dim=2), dim=1).cpu())
         each_batch(start + len(chosen))
     return torch.cat(parts)
@@ -155,7 +155,7 @@ def occlude(
     predictor: Predictor, dataset: Dataset, rows: Ints, each_batch: EachBatch = lambda done: None
 ) -> OcclusionResults:
     """Classify each testable row (N,) twice, one side of its box filled with the mean color."""
-    mean = predictor.model.normalize.mean.flatten().round().byte().cpu().numpy()
+    mean = predictor.network.model.normalize.mean.flatten().round().byte().cpu().numpy()
     found = OcclusionResults(np.full(len(rows), -1), np.full(len(rows), -1))
     places = np.flatnonzero(can_occlude(dataset, rows, crop=predictor.metadata.crop))
     for start in range(0, len(places), 125):
@@ -163,7 +163,7 @@ def occlude(
         for inside, predicted in ((False, found.object_only), (True, found.background_only)):
             pairs = [(dataset.images[n], dataset.boxes_of(n)[0]) for n in rows[chosen].tolist()]
             images = np.stack([blank(*pair, mean, inside=inside) for pair in pairs])
-            predicted[chosen] = predictor.logits(images).argmax(dim=1).cpu().numpy()
+            predicted[chosen] = predictor.network.logits(images).argmax(dim=1).cpu().numpy()
         each_batch(start + len(chosen))
     return found
 
@@ -261,9 +261,9 @@ def compute_probes(
     occlusion = occlude(predictor, dataset, results.rows, blanking)
     maps = torch.empty(0, 1, 1)
     if len(shown):
-        views = predictor.views(np.take(dataset.images, results.rows[shown], axis=0))
+        views = predictor.network.views(np.take(dataset.images, results.rows[shown], axis=0))
         classes = torch.from_numpy(results.predicted[shown]).to(views.device)
-        maps = activation_maps(predictor.model, views, classes).float().cpu()
+        maps = activation_maps(predictor.network.model, views, classes).float().cpu()
     labels = torch.from_numpy(np.array(dataset.labels[candidates]))
     return Probes(
         neighbors=torch.from_numpy(candidates)[places],

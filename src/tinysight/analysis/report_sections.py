@@ -281,7 +281,7 @@ def _detection_examples(run: RunResults, detections: Detections, threshold: floa
 
 def filters_section(predictor: Predictor, page: Page) -> Section:
     try:
-        filters = first_filters(predictor.model)
+        filters = first_filters(predictor.network.model)
     except ValueError as error:
         return {"reason": str(error)}
     content = png_bytes(filters_sheet(filters))

@@ -95,7 +95,7 @@ def predict(
         print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
     given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
     given |= {"--threshold": threshold, "--decoding": decoding}
-    if predictor.localizer is None and (used := [n for n, v in given.items() if v is not None]):
+    if predictor.decoding is None and (used := [n for n, v in given.items() if v is not None]):
         raise ValueError(f"{used[0]} needs a localizer, and {predictor.path} is a classifier")
     prints = csv is None and boxes_out is None and not as_json
     predictions = _predict(predictor, images, prints=prints, top=top, canvas=canvas)
@@ -161,7 +161,7 @@ def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | Non
     """
     from tinysight.api.models import find_weights
     from tinysight.images import SUFFIXES
-    from tinysight.predict.weights import WEIGHTS_SUFFIXES
+    from tinysight.predict.metadata import WEIGHTS_SUFFIXES
     from tinysight.run import is_run, run_folder
 
     first = expand(paths[0])
@@ -195,7 +195,7 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
         lines += [f"  {probability:6.1%}  {name}" for name, probability in prediction.top]
     for box, confidence in prediction.accepted:
         lines.append(f"  {confidence:6.1%}  box ({', '.join(f'{edge:.0f}' for edge in box)})")
-    if predictor.localizer is not None and not prediction.num_accepted:
+    if predictor.decoding is not None and not prediction.num_accepted:
         lines.append(f"          no box of confidence {prediction.threshold:g} or more")
     return lines
 
@@ -207,7 +207,7 @@ def _plain(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
         for name, class_id, probability in zip(names, ids, prediction.probabilities, strict=True)
     ]
     found = {"image": prediction.path, "top": top if predictor.metadata.classifies else []}
-    if predictor.localizer is None:
+    if predictor.decoding is None:
         return found
     return found | {
         "boxes": [
@@ -225,9 +225,9 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
     predictions = predictions[:MAX_DRAWN]
     fit, names = predictor.metadata.fit, [Path(p.path).name for p in predictions]
     classes = [f"{p.label} {p.probability:.0%}" for p in predictions]
-    side = 256 if predictor.localizer is None else 512
+    side = 256 if predictor.decoding is None else 512
     squares = [load_square(Path(p.path), side, fit) for p in predictions]
-    if predictor.localizer is None:
+    if predictor.decoding is None:
         captions = [f"{own}\n{name}" for own, name in zip(classes, names, strict=True)]
         figure = contact_sheet(squares, captions=captions, columns=4, side=side)
     else:

@@ -34,8 +34,10 @@ from tinysight.ops.metrics import (
     topk_correct,
     wilson_interval,
 )
-from tinysight.predict.predictor import Decoding, Predictor, Preprocessing, classify, detect
-from tinysight.predict.weights import ModelMetadata
+from tinysight.predict.decoding import Decoding
+from tinysight.predict.inference import Preprocessing, classify, detect
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
 
 logger = logging.getLogger("tinysight")
@@ -230,8 +232,9 @@ def evaluate(
     Raises ValueError when the weights are for other classes or another image size.
     """
     check_data(predictor.metadata, dataset)
-    model, way = predictor.localizer or predictor.model, predictor.preprocessing
-    how: dict[str, Any] = {"runtime": predictor.runtime, "decoding": predictor.decoding}
+    network = predictor.network
+    model, way = network.localizer or network.model, network.preprocessing
+    how: dict[str, Any] = {"runtime": network.runtime, "decoding": predictor.decoding}
     return evaluate_model(model, dataset, split, way, progress=progress, **how)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tinysight.files import write_atomic
+from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Prediction
-from tinysight.predict.weights import ModelMetadata
 
 
 def write_csv(predictions: Sequence[Prediction], metadata: ModelMetadata, path: Path) -> None:

@@ -25,8 +25,9 @@ from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
+from tinysight.predict.metadata import HEAD_SETTINGS, ModelMetadata
 from tinysight.predict.predictor import BUNDLED
-from tinysight.predict.weights import HEAD_SETTINGS, ModelMetadata, load_weights
+from tinysight.predict.weights import load_weights
 from tinysight.recipes import RECIPES, recipe
 from tinysight.run import Run
 from tinysight.settings import override, parse_assignments

@@ -25,8 +25,9 @@ from tinysight.evaluation.evaluate import Evaluation, Metrics, Stopped, evaluate
 from tinysight.models.localizer import LocalizerOutput
 from tinysight.ops import mixing
 from tinysight.ops.detection_metrics import Localization
-from tinysight.predict.predictor import Decoding, Preprocessing
-from tinysight.predict.weights import ModelMetadata
+from tinysight.predict.decoding import Decoding
+from tinysight.predict.inference import Preprocessing
+from tinysight.predict.metadata import ModelMetadata
 from tinysight.training import augmentation, checkpoint, losses, optimizers, setup
 from tinysight.training.augmentation import AugmentParams
 from tinysight.training.distributed import DistributedContext

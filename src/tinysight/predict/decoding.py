@@ -1,0 +1,46 @@
+"""What a model computes for images, by whichever engine, and how a localizer's boxes are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tinysight.predict.metadata import ModelMetadata
+
+MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How candidates become boxes; the fields are those of a config's `localizer` section."""
+
+    decoding: str
+    threshold: float
+    nms_iou: float
+
+    @classmethod
+    def of(cls, metadata: ModelMetadata) -> Decoding | None:
+        """Return how a localizer's candidates become boxes; None for a classifier."""
+        if not metadata.localizer:
+            return None
+        return cls(**{name: metadata.localizer[name] for name in cls.__dataclass_fields__})
+
+
+class Outputs(NamedTuple):
+    """Logits of B images and, of a localizer, boxes in pixels; a confidence of 0 is padding."""
+
+    logits: Float32  # (B, K)
+    boxes: Float32 | None = None  # (B, M, 4), M = MAX_DETECTIONS
+    confidence: Float32 | None = None  # (B, M), falling
+
+
+def softmax(logits: Float32) -> Float32:
+    """Logits (..., K) -> probabilities (..., K)."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: Float32 = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities

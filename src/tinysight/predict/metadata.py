@@ -1,0 +1,119 @@
+"""What must be known to use a trained model, in every file of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tinysight.images import FITS, LFS_POINTER, SIGNATURE_LENGTH, Fit, format_of
+
+FORMAT = 3
+# of a metadata's `localizer`
+HEAD_SETTINGS = ("head", "grid", "num_steps", "feedback", "shared")
+FOREIGN_SUFFIXES = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
+    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
+    ".onnx": "ONNX",
+}
+WEIGHTS_SUFFIXES = {".safetensors", *FOREIGN_SUFFIXES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """What a person or a program must know to use the weights."""
+
+    model: str
+    options: dict[str, Any]
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    image_size: int  # photographs are brought to this square first, by `fit`
+    crop: int  # then this center window is cut out
+    input_size: int  # and resized to what the network was last trained at
+    flip_average: bool
+    recipe: str
+    data: str
+    version: str
+    commit: str = ""
+    results: dict[str, Any] = field(default_factory=dict)
+    # head and decoding; empty: a classifier
+    localizer: dict[str, Any] = field(default_factory=dict)
+    fit: Fit = "crop"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the logits were trained; with localizer.class_loss_weight=0 they were not."""
+        return bool(self.localizer.get("class_loss_weight", 1.0) > 0)
+
+    def describe(self) -> str:
+        """Return one phrase: recipe, classes, data and, where measured, the errors on val."""
+        phrase = f"{self.recipe}, {len(self.class_names)} classes of {self.data}"
+        val = self.results.get("val", {})
+        if "top1_error" in val:
+            phrase += f", {val['top1_error']:.1%} top-1 error on val"
+        return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training writes: a checksum does not check meaning."""
+        names = (self.class_names, self.class_ids)
+        sizes = (self.image_size, self.crop, self.input_size)
+        sound = (
+            all(isinstance(item, tuple) for item in names)
+            and all(isinstance(name, str) for item in names for name in item)
+            and len(self.class_names) == len(self.class_ids) >= 1
+            and all(type(size) is int and 1 <= size <= 4096 for size in sizes)
+            and self.crop <= self.image_size
+            and isinstance(self.model, str)
+            and isinstance(self.options, dict)
+            and isinstance(self.localizer, dict)
+            and isinstance(self.flip_average, bool)
+            and self.fit in FITS
+        )
+        if not sound:
+            raise ValueError("the metadata of these weights is not of the form of a training's")
+
+
+Digest = Callable[[dict[str, Any]], str]  # a checksum over a description and what it describes
+
+
+def header_of(metadata: ModelMetadata, digest: Digest) -> str:
+    """Return the text that a file of a model holds: metadata, with a checksum."""
+    description = asdict(metadata)
+    return json.dumps({"format": FORMAT, "metadata": description, "sha256": digest(description)})
+
+
+def read_header(path: Path, text: str, digest: Digest) -> ModelMetadata:
+    """Read what `header_of` wrote; raise ValueError that names the file when it is damaged."""
+    try:
+        header = json.loads(text)
+        if (found := header["format"]) != FORMAT:
+            raise ValueError(f"{path} has format {found}; this version reads format {FORMAT}")
+        values = header["metadata"]
+        if header["sha256"] != digest(values):
+            raise ValueError(f"{path} is damaged: its SHA-256 differs; copy the file again")
+        values = {"fit": "crop", **values}  # of weights written before there was a choice
+        return ModelMetadata(**{f.name: _tuples(values[f.name]) for f in fields(ModelMetadata)})
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} has damaged metadata ({error!r}); copy the file again") from None
+
+
+def check_weights_file(path: Path) -> None:
+    """Raise ValueError unless a file is there, and is not by its name or start another one."""
+    if kind := FOREIGN_SUFFIXES.get(path.suffix.lower()):
+        expected = "expected weights (.safetensors) that `tinysight train` or `export` wrote"
+        raise ValueError(f"{path} is a {kind} file by its name, which is not read; {expected}")
+    if not path.is_file():
+        expected = "expected a run folder or a weights file (.safetensors)"
+        raise ValueError(f"{path} is not a file; {expected}")
+    with path.open("rb") as start:
+        if format_of(start.read(SIGNATURE_LENGTH)) == LFS_POINTER:
+            what = f"{path} is {LFS_POINTER}, not the weights"
+            raise ValueError(f"{what}; fetch them by `git lfs pull`")
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
