@@ -108,10 +108,10 @@ class LstmHead(nn.Module):
     def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Features -> boxes relative to their cell (B, R, C, T, 4) and logits (B, R, C, T)."""
         cells = self.cells(features, rows, columns)
-        batch = len(cells)
+        batch = cells.shape[0]  # not len(), which an export to ONNX would freeze
         cells = cells.flatten(0, 2)  # each cell is an example
         state: tuple[Tensor, Tensor] | None = None
-        box = cells.new_zeros(len(cells), 4)
+        box = cells.new_zeros(cells.shape[0], 4)
         boxes, logits = [], []
         for step in range(self.num_steps):
             inputs = torch.cat((cells, box), dim=1) if self.feedback else cells
