@@ -9,8 +9,8 @@ from tinysight.api.data import Folder
 from tinysight.device import select_device
 from tinysight.files import expand
 from tinysight.predict import predictor as predictors
+from tinysight.predict.metadata import WEIGHTS_SUFFIXES
 from tinysight.predict.predictor import Predictor
-from tinysight.predict.weights import WEIGHTS_SUFFIXES
 from tinysight.run import Run, find_run, is_run
 
 
