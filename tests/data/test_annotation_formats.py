@@ -371,14 +371,30 @@ def test_images_have_the_class_of_their_boxes(tmp_path: Path) -> None:
     assert made.box_labels[made.box_offsets[row] : made.box_offsets[row + 1]].tolist() == [0, 1]
 
 
-def test_images_of_the_same_classes_are_divided_like_a_class(tmp_path: Path) -> None:
-    rows = {f"{n}.png": "x" if n % 2 else "xy" for n in range(40)}
+def test_images_are_divided_by_their_rarest_class(tmp_path: Path) -> None:
+    classes = ["x", "xy", "y", "xyz", "xz"]  # z is the rarest, in 12 images of 48; then y
+    rows = {f"{n}.png": classes[n % 4 if n % 8 != 7 else 4] for n in range(48)}
     for name in rows:
         picture(tmp_path / "set", name, (64, 64))
     made = index(tmp_path / "set", csv(table(rows))(tmp_path))
-    assert made.splits == {"train": (0, 28), "minival": (28, 32), "val": (32, 40)}
-    for start, stop in made.splits.values():
-        assert (made.labels[start:stop] == 0).sum() == (stop - start) / 2
+    assert made.splits == {"train": (0, 35), "minival": (35, 39), "val": (39, 48)}
+    holds_z = [any(made.box_labels[slice(*made.box_offsets[n : n + 2])] == 2) for n in range(48)]
+    assert [sum(holds_z[slice(*bounds)]) for bounds in made.splits.values()] == [9, 1, 2]
+
+
+@pytest.mark.parametrize("above", ["", "set/images/", "a/b/c/"])
+def test_the_split_does_not_depend_on_the_folders_around_all_images(
+    above: str, tmp_path: Path
+) -> None:
+    names = [f"{part}/{n}.png" for part in "ab" for n in range(10)]
+    boxes = csv(table(dict.fromkeys(names, "xy")))(tmp_path)
+    for name in names:
+        picture(tmp_path / "plain", name, (64, 64))
+        picture(tmp_path / "other", above + name, (64, 64))
+    plain = index(tmp_path / "plain", boxes)
+    other = index(tmp_path / "other", boxes)
+    assert other.splits == plain.splits == {"train": (0, 14), "minival": (14, 16), "val": (16, 20)}
+    assert other.files == tuple(above + file for file in plain.files)
 
 
 def test_boxes_without_a_class_are_objects(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ annotations state several classes, which then must be among the folder's. Everyw
 classes are those of the boxes, in code-point order, and an image has the class of its boxes if they
 are all of one, else none (-1). Files that are not images are ignored there, as labels lie next to
 images. Splits are those of folders called train, val (valid, validation) and test (testing) above
-an image; without such folders, images with the same classes are divided as a class is.
+an image; without such folders images are divided as in `folder`, those with the same rarest class
+as a class is: by their names below the folder that holds them all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import posixpath
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -129,18 +132,22 @@ class BoxedFolderSource(FolderSource):
     ) -> Rows:
         """Label every image and give it a split."""
         rows: Rows = {split: [] for split in SPLITS}
-        groups: dict[tuple[str, ...], list[str]] = {}
+        groups: dict[tuple[int, str], list[str]] = {}
         labels = {}
+        number = Counter(name for own in found.values() for name in set(own.class_names))
         for image, own in found.items():
-            classes = tuple(sorted(set(own.class_names)))
-            labels[image] = names[classes[0]] if len(classes) == 1 else -1
+            classes = set(own.class_names)
+            labels[image] = names[min(classes)] if len(classes) == 1 else -1
             if splits.get(image, "train") == "train":
-                groups.setdefault(classes, []).append(image)
+                rarest = min(((number[name], name) for name in classes), default=(0, ""))
+                groups.setdefault(rarest, []).append(image)
             else:
                 rows[splits[image]].append((labels[image], image))
         shares = (self.minival_share, 0 if "val" in splits.values() else self.val_share)
+        common = posixpath.commonpath([posixpath.dirname(image) for image in found])
+        depth = len(PurePosixPath(common).parts)
         for images in groups.values():
-            for split, part in split_images(images, 0, *shares).items():
+            for split, part in split_images(images, depth, *shares).items():
                 rows[split] += [(labels[image], image) for image in part]
         for own_rows in rows.values():
             own_rows.sort(key=lambda row: (row[0] < 0, row[0], nfc(row[1])))

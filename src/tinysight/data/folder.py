@@ -161,7 +161,7 @@ def split_counts(num_images: int, *, minival_share: float, val_share: float) -> 
 
 
 def split_images(images: list[str], depth: int, minival: float, val: float) -> dict[str, list[str]]:
-    """Divide a class's images; `depth` folders are above a name inside the class folder."""
+    """Divide a class's images by their names below the first `depth` folders."""
     num_minival, num_val = split_counts(len(images), minival_share=minival, val_share=val)
 
     def key(image: str) -> tuple[bytes, str]:
