@@ -15,6 +15,7 @@ from PIL import Image, ImageColor
 
 from tinysight.analysis import pictures
 from tinysight.analysis.pictures import (
+    CLASS_COLORS,
     GAP,
     MARGIN,
     REJECTED,
@@ -86,6 +87,26 @@ def test_the_line_of_a_box_is_around_its_pixels(box: list[int], scale: int) -> N
     line = marked(figure, AMBER)
     assert extent(line) == [x0 - 3, y0 - 3, x1 + 3, y1 + 3]
     assert line.sum() == 2 * 2 * (x1 - x0 + y1 - y0 + 8)
+
+
+def test_boxes_of_several_classes_have_a_color_a_name_and_a_legend() -> None:
+    boxes = [np.array([[1.0, 1, 15, 15], [4, 4, 12, 12]]), BOX]
+    given = {"boxes": boxes, "class_names": ["red cell", "none", "plate"], "side": 160}
+    labels = [np.array([2, 0]), np.array([2])]
+    figure = contact_sheet([flat(), flat()], box_labels=labels, **given)
+    lines, texts = figure.axes[0].collections, figure.axes[0].texts
+    assert [len(part.get_paths()) for part in lines] == [1, 2]  # of red cell, of plate
+    colors = [ImageColor.getrgb(color) for color in CLASS_COLORS[:2]]
+    assert [tuple(np.round(255 * part.get_edgecolor()[0, :3])) for part in lines] == colors
+    names = [text.get_text() for text in texts if text.get_text()]
+    assert names == ["red cell", "plate", "plate"]
+    legend = figure.axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["red cell", "plate"]
+    many = [np.arange(7), np.arange(7)]
+    boxes = [np.repeat(BOX, 7, axis=0)] * 2
+    given |= {"boxes": boxes, "class_names": "abcdefg", "box_labels": many}
+    legend = contact_sheet([flat(), flat()], **given).axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["classes by name; colors repeat"]
 
 
 def test_boxes_are_clipped_and_empty_ones_left_out() -> None:

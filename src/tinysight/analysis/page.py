@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tinysight import __version__
 from tinysight.analysis.plots import BLUE, GRID, INK, ORANGE, PAPER, QUIET, style
@@ -99,3 +103,12 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return "" if value != value else round(value, 6)
     return "" if value is None else value
+
+
+def data_uri(image: npt.NDArray[np.uint8], *, max_side: int = 224) -> str:
+    """Return an image, uint8 (H, W, 3), as a `data:` address that holds a WebP file."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((max_side, max_side))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=88, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -7,10 +7,9 @@ carry their confidence, rejected ones are thin and dashed, true ones are solid w
 
 from __future__ import annotations
 
-import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ MARGIN, GAP, LINE = 20, 14, 16  # pixels: around a sheet, between images, per li
 TEXT_SIZE, TITLE_SIZE = 9, 12  # points
 RIGHT, WRONG, REJECTED, RIM = "#1b7837", "#b2182b", "#d8d8d8", "#1a1a1a"
 MIN_CONFIDENCE, MAX_REJECTED = 0.05, 8  # of the rejected boxes that are drawn
+CLASS_COLORS = (AMBER, SKY, "#cc79a7", "#00a878", "#f0e442", "#e8704a")  # light: names are on them
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     correct: Sequence[bool] | None = None,
     boxes: Sequence[Boxes] | None = None,
+    box_labels: Sequence[npt.NDArray[np.int64]] | None = None,
+    class_names: Sequence[str] = (),
     columns: int | None = None,
     side: int = 128,
     title: str = "",
@@ -82,14 +84,19 @@ def contact_sheet(
     """Lay out N images, uint8 (H, W, 3), as a grid, the largest enlarged to `side` pixels or more.
 
     Captions have up to two lines; `correct` puts a tick or a cross in front. Boxes are (n, 4) per
-    image, half-open pixels. Raises ValueError for no image, another form, or lists that misfit.
+    image, half-open pixels; with labels (n,) they have their classes' names and colors.
+    Raises ValueError for no image, another form, or lists that misfit.
     """
-    _check(images, captions=captions, correct=correct, boxes=boxes)
+    _check(images, captions=captions, correct=correct, boxes=boxes, box_labels=box_labels)
     lines = max((text.count("\n") + 1 for text in captions), default=0) if captions else 0
+    look: dict[str, Any] = {"columns": columns, "side": side, "title": title}
+    look |= {"lines": min(lines, 2), "legend": box_labels is not None}
     with style():
-        sheet = _grid(images, columns=columns, side=side, title=title, lines=min(lines, 2))
+        sheet = _grid(images, **look)
         _write_captions(sheet, captions or (), correct)
-        if boxes is not None:
+        if boxes is not None and box_labels is not None:
+            _draw_classes(sheet, images, boxes, box_labels, class_names)
+        elif boxes is not None:
             _draw_boxes(sheet, images, boxes, "true")
     return sheet.figure
 
@@ -159,7 +166,9 @@ def detections_sheet(
         _write_captions(sheet, captions or (), None)
         for kind, drawn in kinds.items():
             _draw_boxes(sheet, images, drawn, kind)
-        _draw_legend(sheet, kinds, threshold)
+        accepted_name = f"prediction, confidence {threshold:.0%} or more"
+        names = {"true": "true box", "accepted": accepted_name, "rejected": "less confident"}
+        _draw_legend(sheet, [(names[k], _COLORS[k], k) for k in names if k in kinds])
         for number, image in enumerate(images):
             _write_confidences(sheet, number, image, accepted[number], rejected[number])
     return sheet.figure
@@ -257,15 +266,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomic(path, png_bytes(figure))
 
 
-def data_uri(image: Pixels, *, max_side: int = 224) -> str:
-    """Return an image, uint8 (H, W, 3), as a `data:` address that holds a WebP file."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((max_side, max_side))
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=88, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def _evenly(num: int, count: int) -> list[int]:
     places: list[int] = np.linspace(0, num - 1, min(count, num)).round().astype(int).tolist()
     return places
@@ -361,24 +361,47 @@ def _line(kind: str) -> dict[str, Any]:
     return {"linewidth": width, "linestyle": dashes, "path_effects": [rim]}
 
 
-def _draw_boxes(sheet: _Sheet, images: Sequence[Pixels], boxes: Sequence[Boxes], kind: str) -> None:
+def _draw_boxes(
+    sheet: _Sheet, images: Sequence[Pixels], boxes: Sequence[Boxes], kind: str, color: str = ""
+) -> None:
     """Draw a line around each box, so that its pixels stay visible; within it where rejected."""
     parts = [sheet.place(n, own, images[n].shape) for n, own in enumerate(boxes)]
     out = -0.5 if kind == "rejected" else 2.0  # the middle of the line
     x0, y0, x1, y1 = (np.concatenate(parts) + np.array([-out, -out, out, out])).T
     corners = np.stack([x0, y0, x1, y0, x1, y1, x0, y1], axis=1).reshape(-1, 4, 2)
-    look = _line(kind) | {"facecolor": "none", "edgecolor": _COLORS[kind], "joinstyle": "miter"}
+    look = _line(kind) | {"facecolor": "none", "joinstyle": "miter"}
+    look["edgecolor"] = color or _COLORS[kind]
     sheet.axes.add_collection(PolyCollection(list(corners), snap=False, **look), autolim=False)
 
 
-def _draw_legend(sheet: _Sheet, kinds: Iterable[str], threshold: float) -> None:
-    accepted = f"prediction, confidence {threshold:.0%} or more"
-    names = {"true": "true box", "accepted": accepted, "rejected": "less confident"}
-    drawn = {kind: name for kind, name in names.items() if kind in kinds}
-    handles = [
-        Line2D([], [], color=_COLORS[kind], label=name, **_line(kind))
-        for kind, name in drawn.items()
-    ]
+def _draw_classes(
+    sheet: _Sheet,
+    images: Sequence[Pixels],
+    boxes: Sequence[Boxes],
+    labels: Sequence[npt.NDArray[np.int64]],
+    class_names: Sequence[str],
+) -> None:
+    """Draw boxes with the names of their classes; in a color each, with a legend, where few."""
+    present = np.unique(np.concatenate(labels)).tolist()
+    legend = []
+    for place, label in enumerate(present):
+        color, name = CLASS_COLORS[place % len(CLASS_COLORS)], class_names[label]
+        own = [part[of == label] for part, of in zip(boxes, labels, strict=True)]
+        _draw_boxes(sheet, images, own, "true", color)
+        legend.append((_fit(name, 120, TEXT_SIZE), color, "true"))
+        look: dict[str, Any] = {"color": INK, "size": TEXT_SIZE - 2, "va": "top", "zorder": 4}
+        look["bbox"] = {"facecolor": color, "edgecolor": "none", "pad": 0.8}
+        for number, part in enumerate(own):
+            for x0, y0, x1, _ in sheet.place(number, part, images[number].shape).tolist():
+                shown = _fit(name, max(x1 - x0 - 4, 28), TEXT_SIZE - 2)
+                sheet.axes.text(x0 + 2, y0 + 2, shown, **look)
+    names = "classes by name; colors repeat"
+    _draw_legend(sheet, legend if len(legend) <= len(CLASS_COLORS) else [(names, INK, "true")])
+
+
+def _draw_legend(sheet: _Sheet, lines: Sequence[tuple[str, str, str]]) -> None:
+    """Explain lines above the images, each by its text, color and kind."""
+    handles = [Line2D([], [], color=color, label=text, **_line(k)) for text, color, k in lines]
     top = min(y for _, y in sheet.corners) - LINE - GAP
     place: dict[str, Any] = {"loc": "upper left", "borderpad": 0, "borderaxespad": 0}
     place |= {"bbox_to_anchor": (MARGIN, top), "bbox_transform": sheet.axes.transData}

@@ -13,8 +13,8 @@ import torch
 from tinysight.analysis import errors, plots
 from tinysight.analysis.boxes import evaluate_boxes
 from tinysight.analysis.errors import NUM_EXTREME, PerClass
-from tinysight.analysis.page import Page
-from tinysight.analysis.pictures import data_uri, filters_sheet, heat_overlay, png_bytes
+from tinysight.analysis.page import Page, data_uri
+from tinysight.analysis.pictures import filters_sheet, heat_overlay, png_bytes
 from tinysight.analysis.probes import SIMILAR, Probes, explain_confusions, first_filters
 from tinysight.analysis.results import EvalResults, RunResults
 from tinysight.data.summary import caption

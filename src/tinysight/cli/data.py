@@ -257,10 +257,15 @@ def show(
     if not len(rows):
         raise ValueError(f"{dataset.name} has no such image in {split}")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
+    labels = [dataset.box_labels_of(row) for row in chosen]
+    several = any(len(set(own.tolist())) > 1 for own in labels)  # else an image's class is theirs
     sheet = contact_sheet(
         [dataset.images[row] for row in chosen],
         captions=[caption(dataset, row) for row in chosen],
         boxes=[dataset.boxes_of(row) for row in chosen],
+        box_labels=labels if several else None,
+        class_names=dataset.class_names,
+        side=192 if several else 128,
         title=f"{dataset.name}, {split}: {len(chosen)} of {len(rows)} images",
     )
     path = out or Path(f"{dataset.name}-{split}.png")

@@ -209,8 +209,12 @@ class Dataset:
         return range(ranges[0][0], ranges[-1][1])
 
     def boxes_of(self, row: int) -> npt.NDArray[np.float32]:
-        """Return the boxes (n, 4) of one row; their labels are `box_labels` at the same indices."""
+        """Return the boxes (n, 4) of one row."""
         return self.boxes[self.box_offsets[row] : self.box_offsets[row + 1]]
+
+    def box_labels_of(self, row: int) -> npt.NDArray[np.int64]:
+        """Return the class labels (n,) of the boxes of one row."""
+        return self.box_labels[self.box_offsets[row] : self.box_offsets[row + 1]]
 
     def padded_boxes(self, rows: range) -> npt.NDArray[np.float32]:
         """Return the boxes (n, G, 4) of n rows, padded with NaN to the largest number per row."""

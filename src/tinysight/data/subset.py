@@ -4,8 +4,9 @@ The regime of Wu et al. 2017, section 3.5 (goldfish, 400 images to train on and 
 classes are the one and "other". The train and minival images of the class are assigned to folds;
 the fold held out is the new minival, the others the new train, and both get images of ten other
 classes as negatives, which hold nothing to find. Images of no class (of several, or without a box)
-that do not hold it count as one more. The val images of all these are the new val. The assignment follows from the file names and a fixed seed by raw Philox numbers, which numpy promises
-never to change; `goldfish-folds.txt` has it written out for the report's class.
+that do not hold it count as one more. The val images of all these are the new val. The assignment
+follows from the file names and a fixed seed by raw Philox numbers, which numpy promises never to
+change; `goldfish-folds.txt` has it written out for the report's class.
 """
 
 from __future__ import annotations

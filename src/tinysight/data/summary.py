@@ -34,7 +34,7 @@ def caption(dataset: Dataset, row: int) -> str:
     """Name an image's class, or else the classes of its boxes with their numbers, or its file."""
     if (label := int(dataset.labels[row])) >= 0:
         return dataset.class_names[label]
-    own = dataset.box_labels[dataset.box_offsets[row] : dataset.box_offsets[row + 1]]
+    own = dataset.box_labels_of(row)
     found = zip(*np.unique(own, return_counts=True), strict=True)
     counts = [f"{count} {dataset.class_names[label]}" for label, count in found]
     return ", ".join(counts) or Path(dataset.files[row]).name
