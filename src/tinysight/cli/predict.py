@@ -81,6 +81,7 @@ def predict(
     """
     import tinysight as ts
     from tinysight.data.tree import find_images
+    from tinysight.predict.output import plain
 
     source, given_images = _model_and_paths(paths, model)
     images = find_images(given_images)
@@ -100,8 +101,8 @@ def predict(
     prints = csv is None and boxes_out is None and not as_json
     predictions = _predict(predictor, images, prints=prints, top=top, canvas=canvas)
     if as_json:
-        plain = [_plain(each, predictor) for each in predictions]
-        print(json.dumps(plain, indent=1, ensure_ascii=False))
+        values = [plain(each, predictor.metadata) for each in predictions]
+        print(json.dumps(values, indent=1, ensure_ascii=False))
     _write(predictions, predictor, draw=draw, csv=csv, boxes_out=boxes_out)
     if len(predictions) < len(images):
         raise typer.Exit(1)
@@ -198,23 +199,6 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
     if predictor.decoding is not None and not prediction.num_accepted:
         lines.append(f"          no box of confidence {prediction.threshold:g} or more")
     return lines
-
-
-def _plain(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
-    names, ids = prediction.class_names, prediction.class_ids
-    top = [
-        {"class": name, "id": class_id, "probability": round(probability, 6)}
-        for name, class_id, probability in zip(names, ids, prediction.probabilities, strict=True)
-    ]
-    found = {"image": prediction.path, "top": top if predictor.metadata.classifies else []}
-    if predictor.decoding is None:
-        return found
-    return found | {
-        "boxes": [
-            {"box": [round(edge, 1) for edge in box], "confidence": round(confidence, 6)}
-            for box, confidence in prediction.accepted
-        ]
-    }
 
 
 def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> None:

@@ -60,3 +60,21 @@ def write_coco(predictions: Sequence[Prediction], metadata: ModelMetadata, path:
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_atomic(path, json.dumps(content).encode())
+
+
+def plain(prediction: Prediction, metadata: ModelMetadata) -> dict[str, Any]:
+    """Return a prediction as JSON's values: image, top classes and, of a localizer, boxes."""
+    names, ids = prediction.class_names, prediction.class_ids
+    top = [
+        {"class": name, "id": class_id, "probability": round(probability, 6)}
+        for name, class_id, probability in zip(names, ids, prediction.probabilities, strict=True)
+    ]
+    found = {"image": prediction.path, "top": top if metadata.classifies else []}
+    if not metadata.localizer:
+        return found
+    return found | {
+        "boxes": [
+            {"box": [round(edge, 1) for edge in box], "confidence": round(confidence, 6)}
+            for box, confidence in prediction.accepted
+        ]
+    }

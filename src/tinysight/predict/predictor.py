@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -159,12 +159,12 @@ class Predictor:
                 except ValueError as error:
                     read.append(error)
             good = [image for image in read if not isinstance(image, ValueError)]
-            logits = iter(self.outputs(np.stack(good)).logits if good else ())
+            predictions = iter(self.predict_squares(np.stack(good), [], top=top) if good else ())
             for source, image in zip(group, read, strict=True):
                 if isinstance(image, ValueError):
                     yield image
                 else:
-                    yield self._prediction(source, next(logits), top)
+                    yield _of(source, next(predictions))
 
     def _detect_each(
         self, images: Iterable[Source], top: int, canvas: int
@@ -181,30 +181,47 @@ class Predictor:
             except ValueError as error:
                 yield error
                 continue
-            found = self.outputs(to_square(image, canvas, fit)[None])
-            assert found.boxes is not None and found.confidence is not None
-            frame, confidence = frame_of(*image.size, fit), found.confidence[0]
-            boxes = frame.to_image(found.boxes[0], canvas).clip(0, image.size * 2)
+            square = to_square(image, canvas, fit)[None]
+            yield _of(source, self.predict_squares(square, [image.size], top=top)[0])
+
+    def predict_squares(
+        self, squares: UInt8, sizes: Sequence[tuple[int, int]], *, top: int = 5
+    ) -> list[Prediction]:
+        """Predict images that are squares already, by the metadata's fit: (B, S, S, 3).
+
+        `sizes` are width and height of the upright images that they come from, where boxes lie; a
+        classifier needs none.
+        """
+        found = self.outputs(squares)
+        predictions = [self._prediction(logits, top) for logits in found.logits]
+        if self.decoding is None:
+            return predictions
+        assert found.boxes is not None and found.confidence is not None
+        located = []
+        for row, ((width, height), prediction) in enumerate(zip(sizes, predictions, strict=True)):
+            frame, confidence = frame_of(width, height, self.metadata.fit), found.confidence[row]
+            boxes = frame.to_image(found.boxes[row], squares.shape[1])
+            boxes = boxes.clip(0, (width, height) * 2)
             # a box may lie in the padding alone
             kept = (confidence > 0) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
-            yield replace(
-                self._prediction(source, found.logits[0], top),
-                boxes=tuple(tuple(box) for box in boxes[kept].tolist()),
-                confidences=tuple(confidence[kept].tolist()),
-                threshold=self.decoding.threshold,
-                frame=frame,
-                size=image.size,
-            )
+            own: dict[str, Any] = {"boxes": tuple(tuple(box) for box in boxes[kept].tolist())}
+            own |= {"confidences": tuple(confidence[kept].tolist())}
+            own |= {"threshold": self.decoding.threshold, "frame": frame, "size": (width, height)}
+            located.append(replace(prediction, **own))
+        return located
 
-    def _prediction(self, source: Source, logits: Float32, top: int) -> Prediction:
+    def _prediction(self, logits: Float32, top: int) -> Prediction:
         probabilities = softmax(logits)
         chosen = np.argsort(-probabilities, kind="stable")[:top].tolist()
-        path = str(source) if isinstance(source, str | Path) else ""
         metadata = self.metadata
         names, ids = (
             tuple(own[i] for i in chosen) for own in (metadata.class_names, metadata.class_ids)
         )
-        return Prediction(path, names, ids, tuple(probabilities[chosen].tolist()))
+        return Prediction("", names, ids, tuple(probabilities[chosen].tolist()))
+
+
+def _of(source: Source, prediction: Prediction) -> Prediction:
+    return replace(prediction, path=str(source)) if isinstance(source, str | Path) else prediction
 
 
 def load_model(
