@@ -127,6 +127,8 @@ class ModelConfig(Section):
     init: str = one_of("variance_scaling", "xavier", "torch")
     # weights to start from: a run folder, a weights file, or `bundled`; "": none
     pretrained: str = ""
+    # batch norms of the encoder keep the running statistics of model.pretrained
+    frozen_norms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,7 @@ class OptimizerConfig(Section):
 
     name: str = one_of("sgd", "rmsprop", "adam", "muon")
     lr: float = within("(0, inf)", 0.1)
+    encoder_ratio: float = within("(0, 1]", 1.0)  # lr of all but the heads, as a multiple of lr
     momentum: float = within("[0, 1)", 0.9)  # sgd, muon and rmsprop
     nesterov: bool = True  # sgd and muon
     # muon: learning rate of all other parameters, trained by SGD, as a multiple of lr
@@ -279,7 +282,13 @@ class Config:
         fit = not (train.snapshots and train.epochs) or self.snapshot_epochs()[0] >= 1
         _require(fit, "train.snapshots", train.snapshots, allowed)
         frozen, allowed = self.localizer.frozen, "false without model.pretrained"
-        _require(not frozen or bool(self.model.pretrained), "localizer.frozen", True, allowed)
+        for name, value in (
+            ("localizer.frozen", frozen),
+            ("model.frozen_norms", self.model.frozen_norms),
+        ):
+            _require(not value or bool(self.model.pretrained), name, True, allowed)
+        ratio, allowed = self.optimizer.encoder_ratio, "1 with localizer.frozen=true"
+        _require(ratio == 1 or not frozen, "optimizer.encoder_ratio", ratio, allowed)
         if self.localizer.finds:
             allowed = "0 with a localizer.head, as mixed images' boxes cannot be mixed"
             for name in ("mixup", "cutmix") if augment.mixes else ():

@@ -222,11 +222,17 @@ def test_what_does_not_fit_is_refused(
         ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
         ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),
         ({"localizer__frozen": True}, "false without model.pretrained"),
+        ({"model__frozen_norms": True}, "model.frozen_norms is True; allowed: false without"),
         ({"localizer__threshold": 1.0}, "above 0, below 1"),
         ({"localizer__overlap": "l1"}, "iou, center"),
     ):
         with pytest.raises(ValueError, match=complaint):
             make_config(**{**FINDING, **changes})
+    frozen = {"model__pretrained": str(found), "localizer__frozen": True}
+    with pytest.raises(
+        ValueError, match=r"encoder_ratio is 0\.1; allowed: 1 with localizer\.frozen"
+    ):
+        make_config(**FINDING, **frozen, optimizer__encoder_ratio=0.1)
 
 
 def test_data_without_boxes_are_refused(

@@ -102,6 +102,25 @@ def test_frozen_parameters_are_left_alone() -> None:
     assert not torch.equal(model[3].weight, _model()[3].weight)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("name", "prefix"), [("sgd", ""), ("sgd", "encoder."), ("adam", "")])
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_the_encoder_has_its_share_of_the_learning_rate(
+    name: str, prefix: str, decay_all: bool
+) -> None:
+    parts = nn.ModuleDict({"stem": nn.Linear(2, 3), "head": nn.Linear(3, 2)})
+    model = nn.ModuleDict({"encoder": parts}) if prefix else parts
+    settings = {"encoder_ratio": 0.25, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    optimizer = _build(model, name=name, decay_all=decay_all, **settings)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    set_lr(optimizer, 0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for key, value in model.state_dict().items():
+        step = 0.1 if key.startswith(f"{prefix}head.") else 0.025
+        assert torch.allclose(before[key] - value, torch.tensor(step), rtol=1e-4), key
+
+
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_nesterov_is_the_reports_equations_5_and_6(decay_all: bool) -> None:
     """They move a velocity, torch's a gradient's average; with a constant rate both take the same

@@ -10,11 +10,13 @@ from torch import nn
 
 from tinysight.files import suggest
 from tinysight.models.classifier import Classifier
+from tinysight.models.efficientnet import EfficientNetLite
 from tinysight.models.inception_resnet import InceptionResNet
 from tinysight.models.resnet import ResNet
 from tinysight.models.vgg import VGG
 
 MODELS: dict[str, type[Classifier]] = {
+    "efficientnet_lite": EfficientNetLite,
     "inception_resnet": InceptionResNet,
     "resnet": ResNet,
     "vgg": VGG,

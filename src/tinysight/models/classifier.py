@@ -17,6 +17,7 @@ class Classifier(nn.Module):
 
     head: nn.Module  # turns features into logits
     num_features: int  # channels of `forward_features`
+    frozen_norms = False  # whether batch norms keep their running statistics in training, too
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +35,20 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> logits (B, K)."""
         return self.forward_head(self.forward_features(images))
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set training or evaluation mode; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen_norms:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a parameter of a classifier or localizer is of a head, and not of the features."""
+    return name.removeprefix("encoder.").startswith("head.")
 
 
 def check_option(name: str, value: object, valid: bool, allowed: str) -> None:

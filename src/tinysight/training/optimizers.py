@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tinysight.config import OptimizerConfig
+from tinysight.models.classifier import is_of_head
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
@@ -175,6 +176,32 @@ def _is_kernel(name: str, parameter: nn.Parameter, model: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.bias is None and parameter.shape[1] > 3
 
 
+Named = list[tuple[str, nn.Parameter]]
+
+
+def _by_rate(model: nn.Module, encoder_ratio: float) -> list[tuple[float, Named]]:
+    """Return the trainable parameters, by the multiple of the learning rate that they are given."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if encoder_ratio == 1:
+        return [(1.0, named)]
+    encoder, heads = ([item for item in named if is_of_head(item[0]) == own] for own in (0, 1))
+    return [(encoder_ratio, encoder), (1.0, heads)]
+
+
+def _groups(model: nn.Module, named: Named, settings: OptimizerConfig) -> list[dict[str, Any]]:
+    """Divide parameters by how they are trained: Muon's kernels, with weight decay, without."""
+    kernels: list[nn.Parameter] = []
+    if settings.name == "muon":
+        kernels = [p for name, p in named if _is_kernel(name, p, model)]
+    others = [p for _, p in named if not any(p is kernel for kernel in kernels)]
+    parts = [(others, settings.weight_decay)]
+    if not settings.decay_all:
+        matrices, vectors = ([p for p in others if (p.ndim > 1) == wide] for wide in (True, False))
+        parts = [(matrices, settings.weight_decay), (vectors, 0.0)]
+    groups = [{"params": own, "weight_decay": decay, "kernels": False} for own, decay in parts]
+    return [{"params": kernels, "kernels": True}, *groups]
+
+
 def build(
     model: nn.Module, settings: OptimizerConfig, *, bf16: bool = False
 ) -> torch.optim.Optimizer:
@@ -184,30 +211,22 @@ def build(
     own are fused where the device allows: gradients must lie in memory as their parameters do,
     which autograd and DistributedDataParallel ensure.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    kernels: list[nn.Parameter] = []
-    if settings.name == "muon":
-        kernels = [p for name, p in named if _is_kernel(name, p, model)]
-    others = [p for name, p in named if not any(p is kernel for kernel in kernels)]
-    parts = [(others, settings.weight_decay)]
-    if not settings.decay_all:
-        matrices, vectors = ([p for p in others if (p.ndim > 1) == wide] for wide in (True, False))
-        parts = [(matrices, settings.weight_decay), (vectors, 0.0)]
-    groups: list[dict[str, Any]] = [
-        {"params": own, "weight_decay": decay, "kernels": False} for own, decay in parts
+    parts = _by_rate(model, settings.encoder_ratio)
+    groups = [
+        {**group, "ratio": ratio}
+        for ratio, named in parts
+        for group in _groups(model, named, settings)
+        if group["params"]
     ]
 
     def chosen(*names: str) -> dict[str, Any]:
         return {name: getattr(settings, name) for name in names}
 
     if settings.name == "muon":
-        groups = [
-            group for group in ({"params": kernels, "kernels": True}, *groups) if group["params"]
-        ]
         return Muon(groups, bf16=bf16, **chosen("lr", "sgd_ratio", "momentum", "nesterov"))
     if settings.name == "rmsprop":
         return TensorFlowRMSprop(groups, **chosen("lr", "decay", "epsilon", "momentum"))
-    fused = all(p.device.type in ("cpu", "cuda") for p in others)
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     if settings.name == "adam":
         own = chosen("lr", "betas")
         return torch.optim.Adam(groups, eps=settings.epsilon, fused=fused, **own)
@@ -215,9 +234,9 @@ def build(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the same learning rate."""
+    """Set the learning rate; a group of the encoder gets its ratio of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["ratio"]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

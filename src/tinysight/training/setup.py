@@ -126,6 +126,7 @@ def check(config: Config, dataset: Dataset, distributed: DistributedContext) -> 
 def create_model(config: Config, num_classes: int) -> Classifier | Localizer:
     """Create the model, not yet initialized."""
     classifier = models.create_model(config.model.name, num_classes, **config.model.options)
+    classifier.frozen_norms = config.model.frozen_norms
     settings = config.localizer
     if not settings.finds:
         return classifier
