@@ -55,10 +55,8 @@ def measure(
     moves = AugmentParams(draws=augment.center(batch, SIZE, SIZE)).to(runtime.device)
 
     def loss_of(found: LocalizerOutput) -> Tensor:
-        gt_boxes, whole = apply_to_boxes(boxes, moves, crop=SIZE)
-        return localization(
-            found, labels, gt_boxes, whole, settings=settings, label_smoothing=0.1
-        ).loss
+        targets = apply_to_boxes(boxes, moves, crop=SIZE)
+        return localization(found, labels, targets, settings=settings, label_smoothing=0.1).loss
 
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {"step": [], "losses": []}

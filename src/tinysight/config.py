@@ -94,7 +94,9 @@ class AugmentConfig(Section):
     rotation: float = within("[0, 180]", 10.0)  # largest angle in degrees
     contrast: tuple[float, float] = (0.9, 1.08)  # range of the factor
     gamma: tuple[float, float] = (0.9, 1.08)  # range of the exponent
-    # that shift, rotation, contrast and gamma are each applied to an image
+    zoom: float = within("[1, 8]", 1.0)  # largest factor of enlarging and of making smaller
+    stretch: float = within("[1, 2]", 1.0)  # largest change of width over height
+    # that shift, rotation, contrast, gamma, zoom and stretch are each applied to an image
     probability: float = within("[0, 1]", 0.5)
     trivial_augment: bool = False  # also one random operation of random strength per image
     erase: float = within("[0, 1]", 0.0)  # probability that a random window is erased
@@ -151,7 +153,8 @@ class LocalizerConfig(Section):
     class_loss_weight: float = within("[0, inf)", 1.0)  # 0: the class is not trained
     # filter: all boxes above the threshold; stop: the boxes of a cell end with the first below it
     decoding: str = one_of("filter", "stop")
-    threshold: float = within("(0, 1)", 0.5)  # confidence from which a box is accepted
+    # confidence from which a box is accepted; 0: the best on minival, 0.5 without one
+    threshold: float = within("[0, 1)", 0.0)
     nms_iou: float = within("(0, 1]", 0.5)  # larger IoUs are duplicates; 1: keep all
     frozen: bool = False  # the encoder keeps the weights of model.pretrained
 

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from tinysight.analysis.boxes import baseline_boxes, best_baseline, boxes_table, evaluate_boxes
+from tinysight.analysis.boxes import (
+    baseline_boxes,
+    best_baseline,
+    boxes_table,
+    evaluate_boxes,
+    remarks,
+)
 from tinysight.data.build import build
 from tinysight.data.dataset import Dataset, list_datasets, open_dataset
 from tinysight.data.shapes import Shapes
@@ -86,6 +92,27 @@ def test_wrong_boxes_of_one_class_are_counted_for_it(scenes: Dataset) -> None:
     ]
     assert numbers["localization"]["loc50"] == pytest.approx(46 / 48)
     assert "top1_localization_error" not in numbers
+
+
+@pytest.mark.parametrize(
+    ("boxes", "confidence", "threshold", "words"),
+    [
+        ("true", 0.4, 0.4, []),
+        ("true", 0.4, 0.5, ["no box reaches the threshold of 0.5, the most confident has 0.4"]),
+        ("whole", 0.9, 0.5, ["the boxes are no better than the same box for every image"]),
+    ],
+)
+def test_what_is_said_of_boxes(
+    scenes: Dataset, boxes: str, confidence: float, threshold: float, words: list[str]
+) -> None:
+    gt_boxes = torch.from_numpy(scenes.padded_boxes(scenes.rows("val")))[:, :1]
+    boxes_ = gt_boxes if boxes == "true" else torch.tensor([0.0, 0, 64, 64]).expand(48, 1, 4)
+    detections = Detections(boxes_, torch.full((48, 1), confidence))
+    numbers = evaluate_boxes(scenes, "val", detections, threshold=threshold)
+    assert [said[: len(word)] for said, word in zip(remarks(numbers), words, strict=True)] == words
+    accepted = numbers["localization"]["loc50"] * (confidence >= threshold)
+    assert numbers["accepted_loc50"] == accepted
+    assert all(word in boxes_table(numbers) for word in [*words, f"accepted from {threshold} on"])
 
 
 def test_images_without_an_object(scenes: Dataset) -> None:

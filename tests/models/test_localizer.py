@@ -11,7 +11,7 @@ from torch import nn
 from tinysight.models import MODELS, create_model
 from tinysight.models.init import variance_scaling
 from tinysight.models.localizer import Localizer
-from tinysight.ops.boxes import decode, iou, to_cxcywh
+from tinysight.ops.boxes import BoxTargets, decode, iou, to_cxcywh
 from tinysight.ops.detection_losses import centernet_loss, hungarian_loss, single_box_loss
 
 MEAN = torch.tensor([0.45, 0.55, 0.6, 0.7])
@@ -150,7 +150,7 @@ def test_it_overfits_eight_images_with_different_boxes(head: str, grid: int) -> 
     images = torch.full((8, 3, 64, 64), 60.0)
     for image, (x0, y0, x1, y1) in zip(images, gt_boxes.int().tolist(), strict=True):
         image[:, y0:y1, x0:x1] = 200.0
-    targets = to_cxcywh(gt_boxes)[:, None] / 64
+    targets = BoxTargets(to_cxcywh(gt_boxes)[:, None] / 64)
     model = create(head, grid).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(120):

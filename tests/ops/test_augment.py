@@ -30,7 +30,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "rotation": {**OFF, "rotation": 45.0},
     "contrast": {**OFF, "contrast": (0.3, 1.9)},
     "gamma": {**OFF, "gamma": (0.4, 2.2)},
-    "all": {"shift": 3, "rotation": 25.0, "contrast": (0.5, 1.6), "gamma": (0.6, 1.7)},
+    "zoom": {**OFF, "zoom": 1.8},
+    "stretch": {**OFF, "stretch": 1.5},
+    "all": {
+        "shift": 3,
+        "rotation": 25.0,
+        "contrast": (0.5, 1.6),
+        "gamma": (0.6, 1.7),
+        "zoom": 1.6,
+        "stretch": 1.3,
+    },
 }
 
 
@@ -79,6 +88,7 @@ def loop_over_pixels(image: np.ndarray, value: dict[str, float], crop: int) -> n
             # The point that a counter-clockwise rotation, y upwards, has moved here.
             before_right = right * math.cos(angle) + up * math.sin(angle)
             before_up = -right * math.sin(angle) + up * math.cos(angle)
+            before_right, before_up = before_right / value["scale_x"], before_up / value["scale_y"]
             x = value["offset_x"] + middle + (-before_right if value["flip"] else before_right)
             y = value["offset_y"] + middle - before_up
             column, line = math.floor(x), math.floor(y)
@@ -137,6 +147,8 @@ def test_extreme_and_fractional_parameters_equal_the_loop() -> None:
         angle=torch.tensor([0, 0, 0, 180, -135, 0, 0, 0.0]),
         contrast=torch.tensor([0.0, 50, 1, 1, 1, 1, 1, 1]),
         gamma=torch.tensor([1, 1, 20, 0.01, 1, 1, 1, 1]),
+        scale_x=torch.tensor([1, 1, 1, 1, 3, 0.1, 1, 1]),
+        scale_y=torch.tensor([1, 1, 1, 1, 0.5, 8, 1, 1]),
     )
     images = smooth(8)
     images[:, :4, :4] = torch.tensor([0, 255, 1], dtype=torch.uint8)
@@ -276,7 +288,9 @@ def test_sampled_parameters_have_the_right_shares_ranges_and_uniformity() -> Non
 
 def test_different_quantities_are_sampled_independently() -> None:
     params = sample(COUNT, 8)
-    rows = torch.stack([value.float() for value in values_of(params).values()])
+    names = ("scale_x", "scale_y")  # which are 1 throughout
+    values = {name: value for name, value in values_of(params).items() if name not in names}
+    rows = torch.stack([value.float() for value in values.values()])
     shifted = (params.shift_x != 0) | (params.shift_y != 0)
     applied = torch.stack(
         [shifted, params.angle != 0, params.contrast != 1, params.gamma != 1]
@@ -288,7 +302,7 @@ def test_different_quantities_are_sampled_independently() -> None:
 
 
 def test_a_seed_determines_the_parameters() -> None:
-    first, same, other = (values_of(sample(100, seed)) for seed in (1, 1, 2))
+    first, same, other = (values_of(sample(100, seed, zoom=2.0, stretch=1.1)) for seed in (1, 1, 2))
     assert all(torch.equal(value, same[name]) for name, value in first.items())
     assert not any(torch.equal(value, other[name]) for name, value in first.items())
 
@@ -307,7 +321,25 @@ def test_turning_a_method_off_changes_no_other(method: str, changed: set[str]) -
     full, neutral = values_of(sample(500, 9)), values_of(augment.center(500, 64, 56))
     for name, value in values_of(sample(500, 9, **{method: OFF[method]})).items():
         assert torch.equal(value, (neutral if name in changed else full)[name]), name
-        assert not torch.equal(full[name], neutral[name]), name
+        assert name.startswith("scale") or not torch.equal(full[name], neutral[name]), name
+
+
+def test_zooms_and_stretches_have_their_ranges_and_change_nothing_else() -> None:
+    plain = values_of(sample(COUNT, 9))
+    params = sample(COUNT, 9, zoom=2.0, stretch=1.21, probability=0.5)
+    for name, value in values_of(params).items():
+        moved = name in ("scale_x", "scale_y", "shift_x", "shift_y")
+        assert torch.equal(value, plain[name]) is not moved, name
+    zoom, stretch = (params.scale_x * params.scale_y).sqrt(), params.scale_x / params.scale_y
+    for values, most in ((zoom, 2.0), (stretch, 1.21)):
+        applied = values[(values - 1).abs() > 1e-5]
+        assert abs(len(applied) / COUNT - 0.5) < SHARE
+        assert applied.min() > 0.999 / most and applied.max() < 1.001 * most
+        assert abs(applied.log().mean()) < MEAN * math.log(most) * 2
+    # both windows within one another: nothing but the shift of up to 4 pixels leaves them
+    slack = (params.scale_x - 1).abs() * 56 / 2
+    assert ((params.shift_x - plain["shift_x"]).abs() <= slack + 1e-3).all()
+    assert torch.equal(values_of(sample(9, 1, zoom=2.0, probability=0.0))["scale_x"], torch.ones(9))
 
 
 def test_a_probability_of_0_leaves_crop_and_flip() -> None:
@@ -328,6 +360,8 @@ def test_a_probability_of_0_leaves_crop_and_flip() -> None:
         ({"rotation": math.nan}, "rotation is nan"),
         ({"contrast": (1.08, 0.9)}, "contrast is"),
         ({"gamma": (0.0, 1.0)}, "gamma is"),
+        ({"zoom": 0.5}, "zoom is 0.5"),
+        ({"stretch": math.inf}, "stretch is inf"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -371,11 +405,12 @@ def test_a_box_follows_its_pixels(method: str) -> None:
         # rotated corner is cut off, the hull of the corners is larger than what is left to see.
         touches_edge = bool(((boxes[i, 0] == 0) | (boxes[i, 0] == size)).any())
         rotated = bool(params.angle[i] != 0)
+        resampled = rotated or bool(params.scale_x[i] != 1)
         if touches_edge or kept[i, 0] == 0 or (rotated and kept[i, 0] < 1):
             continue
         compared += 1
         difference = (extent(painted[i]) - moved[i, 0]).abs().max()
-        assert difference <= (1 if rotated else 0), (i, extent(painted[i]), moved[i, 0])
+        assert difference <= (1.5 if resampled else 0), (i, extent(painted[i]), moved[i, 0])
     assert compared >= 10
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from tinysight.ops.boxes import HeadOutput
+from tinysight.ops.boxes import BoxTargets, HeadOutput
 from tinysight.ops.detection_losses import centernet_loss, hungarian_loss, single_box_loss
 
 NAN = [math.nan] * 4
@@ -27,7 +28,7 @@ def test_the_loss_of_figure_5() -> None:
     output = head_output(boxes, [0.9, 0.8, 0.6, 0.5])
     gt_boxes = torch.tensor([[[16.0, 16.0, 16.0, 16.0], [44.0, 44.0, 16.0, 16.0]]]) / 64
     for rule in ("iou", "center"):
-        losses = hungarian_loss(output, gt_boxes, overlap=rule, giou_weight=0.0)
+        losses = hungarian_loss(output, BoxTargets(gt_boxes), overlap=rule, giou_weight=0.0)
         assert float(losses.confidence) == pytest.approx(3.324236, abs=2e-6)
         assert float(losses.confidence + 0.1 * 64 * losses.box) == pytest.approx(3.824236, abs=1e-5)
 
@@ -36,7 +37,7 @@ def test_without_a_true_box_only_the_confidence_is_trained() -> None:
     boxes = torch.rand(1, 1, 1, 3, 4, requires_grad=True)
     logits = torch.tensor([0.2, 0.1, 0.1]).logit().view(1, 1, 1, 3).requires_grad_()
     losses = hungarian_loss(
-        HeadOutput(boxes, logits), torch.tensor([[NAN]]), overlap="iou", giou_weight=1.0
+        HeadOutput(boxes, logits), BoxTargets(torch.tensor([[NAN]])), overlap="iou", giou_weight=1.0
     )
     assert float(losses.confidence.detach()) == pytest.approx(0.433864, abs=1e-6)
     assert float(losses.box.detach()) == 0
@@ -53,7 +54,10 @@ def test_unmatched_boxes_get_no_gradient_of_the_box_loss() -> None:
     )
     gt_boxes = torch.tensor([[[32.0, 32.0, 40.0, 40.0]]]) / 64
     losses = hungarian_loss(
-        HeadOutput(boxes, torch.zeros(1, 1, 1, 2)), gt_boxes, overlap="iou", giou_weight=0.0
+        HeadOutput(boxes, torch.zeros(1, 1, 1, 2)),
+        BoxTargets(gt_boxes),
+        overlap="iou",
+        giou_weight=0.0,
     )
     losses.box.backward()
     assert boxes.grad is not None
@@ -71,7 +75,9 @@ def test_unmatched_boxes_get_no_gradient_of_the_box_loss() -> None:
 def test_the_weighted_giou_is_added(box: list[float], gt_box: list[float], loss: float) -> None:
     gt_boxes = torch.tensor([[gt_box]]) / 64
     plain, with_giou = (
-        hungarian_loss(head_output([box], [0.5]), gt_boxes, overlap="iou", giou_weight=weight).box
+        hungarian_loss(
+            head_output([box], [0.5]), BoxTargets(gt_boxes), overlap="iou", giou_weight=weight
+        ).box
         for weight in (0.0, 1.0)
     )
     assert float(with_giou - plain) == pytest.approx(loss, abs=1e-5)
@@ -82,7 +88,7 @@ def test_only_the_cell_with_the_center_is_positive() -> None:
     logits = torch.zeros(1, 2, 2, 1, requires_grad=True)
     losses = hungarian_loss(
         HeadOutput(boxes, logits),
-        torch.tensor([[[0.75, 0.25, 0.5, 0.5]]]),
+        BoxTargets(torch.tensor([[[0.75, 0.25, 0.5, 0.5]]])),
         overlap="iou",
         giou_weight=0.0,
     )
@@ -95,7 +101,7 @@ def test_a_single_box_learns_the_first_true_box() -> None:
     boxes = torch.full((2, 1, 1, 1, 4), 0.5, requires_grad=True)
     logits = torch.zeros(2, 1, 1, 1, requires_grad=True)
     gt_boxes = torch.tensor([[[0.5, 0.5, 0.75, 0.5], [0.1, 0.1, 0.1, 0.1]], [NAN, NAN]])
-    losses = single_box_loss(HeadOutput(boxes, logits), gt_boxes, giou_weight=0.0)
+    losses = single_box_loss(HeadOutput(boxes, logits), BoxTargets(gt_boxes), giou_weight=0.0)
     assert float(losses.box.detach()) == pytest.approx(0.25 / 2)
     assert float(losses.confidence.detach()) == pytest.approx(math.log(2))
     (losses.box + losses.confidence).backward()
@@ -106,7 +112,7 @@ def test_centernet_is_positive_at_the_cell_of_the_center() -> None:
     boxes = torch.full((1, 8, 8, 1, 4), 0.5, requires_grad=True)
     logits = torch.zeros(1, 8, 8, 1, requires_grad=True)
     gt_boxes = torch.tensor([[[0.7, 0.2, 0.4, 0.3], NAN]])
-    losses = centernet_loss(HeadOutput(boxes, logits), gt_boxes, giou_weight=0.0)
+    losses = centernet_loss(HeadOutput(boxes, logits), BoxTargets(gt_boxes), giou_weight=0.0)
     assert float(losses.box.detach()) == pytest.approx(0.2 + 0.3 + 0.1 + 0.2, abs=1e-6)
     (losses.box + losses.confidence).backward()
     assert logits.grad is not None and boxes.grad is not None
@@ -114,5 +120,32 @@ def test_centernet_is_positive_at_the_cell_of_the_center() -> None:
     assert boxes.grad.abs().sum(dim=-1).nonzero()[:, 1:3].tolist() == [[1, 5]]
     far, near = logits.grad[0, 7, 0, 0], logits.grad[0, 1, 4, 0]
     assert far > near > 0  # a mistake next to the center costs less
-    nothing = centernet_loss(HeadOutput(boxes, logits), torch.tensor([[NAN]]), giou_weight=1.0)
+    nothing = centernet_loss(
+        HeadOutput(boxes, logits), BoxTargets(torch.tensor([[NAN]])), giou_weight=1.0
+    )
     assert float(nothing.box.detach()) == 0 and torch.isfinite(nothing.confidence)
+
+
+LOST = BoxTargets(torch.tensor([[NAN]]), torch.tensor([[[0.8, 0.3, 0.4, 0.5]]]))  # right, above
+
+
+@pytest.mark.parametrize("head", [hungarian_loss, centernet_loss])
+def test_where_a_lost_box_is_nothing_is_wrong(head: Any) -> None:
+    logits = torch.zeros(1, 8, 8, 1, requires_grad=True)
+    output = HeadOutput(torch.full((1, 8, 8, 1, 4), 0.5), logits)
+    rule = {"overlap": "iou"} if head is hungarian_loss else {}
+    head(output, LOST, giou_weight=0.0, **rule).confidence.backward()
+    assert logits.grad is not None
+    silent = logits.grad[0, :, :, 0] == 0
+    assert silent.nonzero().tolist() == [[y, x] for y in range(5) for x in range(4, 8)]
+    inside = BoxTargets(torch.tensor([[[0.8, 0.3, 0.1, 0.1]]]), LOST.lost_cxcywh)
+    logits.grad = None
+    head(output, inside, giou_weight=0.0, **rule).confidence.backward()
+    assert (logits.grad < 0).nonzero().tolist() == [[0, 2, 6, 0]]  # what is matched is right
+
+
+def test_a_single_box_learns_nothing_of_an_image_that_lost_its_object() -> None:
+    output = HeadOutput(torch.full((1, 1, 1, 1, 4), 0.5), torch.zeros(1, 1, 1, 1))
+    assert float(single_box_loss(output, LOST, giou_weight=0.0).confidence) == 0
+    alone = single_box_loss(output, BoxTargets(LOST.boxes_cxcywh), giou_weight=0.0)
+    assert float(alone.confidence) == pytest.approx(math.log(2))

@@ -15,6 +15,7 @@ from torch import Tensor
 from tinysight.ops.boxes import Detections, pairwise_iou
 from tinysight.ops.detection_metrics import (
     average_precision,
+    best_threshold,
     count_detections,
     is_found,
     localization,
@@ -129,6 +130,35 @@ def test_counts_by_hand() -> None:
     assert count_detections(detections, gt_boxes, threshold=0.15)[1][0].false_positives == 2
 
 
+def test_the_best_threshold_by_hand() -> None:
+    # By falling confidence: right, right, wrong, right, of 4 true boxes. F1 2/5, 4/6, 4/7, 6/8.
+    boxes, gt_boxes = [[A, C, B], [A, B, B]], torch.tensor([[A, B], [A, B]])
+    detections = detections_of(boxes, [[0.9, 0.7, 0.5], [0.8, 0.0, 0.0]])
+    assert best_threshold(detections, gt_boxes) == pytest.approx((0.5, 0.75))
+    one = detections_of(boxes, [[0.9, 0.7, 0.5], [0.8, 0.2, 0.1]])
+    assert best_threshold(one, gt_boxes) == pytest.approx(((0.2 + 0.1) / 2, 8 / 9))
+    # without B of the second image the first two are best: 4/5, then 4/6, 6/7 and 6/8
+    tied = detections_of(boxes, [[0.9, 0.7, 0.7], [0.8, 0.7, 0.1]])
+    assert best_threshold(tied, gt_boxes[:, :1])[0] == pytest.approx((0.8 + 0.7) / 2)
+    assert best_threshold(detections_of([[C]], [[0.9]]), gt_boxes[:1]) == (math.inf, 0)
+    assert best_threshold(detections_of([[A]], [[0.0]]), gt_boxes[:1]) == (math.inf, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_threshold_is_the_best_of_all(seed: int) -> None:
+    detections, gt_boxes = random_case(seed)
+    threshold, f1 = best_threshold(detections, gt_boxes)
+    num_objects = int((~gt_boxes.isnan().any(-1)).sum())
+    matched = match_by_loop(detections, gt_boxes)
+
+    def f1_from(least: float) -> float:
+        accepted = [right for score, right, _ in matched if score >= least]
+        return 2 * sum(accepted) / (len(accepted) + num_objects)
+
+    assert f1 == pytest.approx(f1_from(threshold))
+    assert f1 == pytest.approx(max(f1_from(score) for score, _, _ in matched))
+
+
 def test_a_threshold_does_not_separate_equal_confidences() -> None:
     overall, _ = count_detections(
         detections_of([[A, B, C]], [[0.7, 0.7, 0.7]]), torch.tensor([[A]])
@@ -238,7 +268,9 @@ def test_average_precision_by_hand() -> None:
     assert exact.tolist() == pytest.approx([1, 0])  # an IoU of exactly the threshold counts
 
 
-@pytest.mark.parametrize("measure", [top_box_iou, average_precision, count_detections])
+@pytest.mark.parametrize(
+    "measure", [top_box_iou, average_precision, count_detections, best_threshold]
+)
 @pytest.mark.parametrize(
     ("boxes", "confidence", "gt_boxes", "message"),
     [

@@ -25,7 +25,8 @@ from tinysight.evaluation.export import export
 from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
-from tinysight.ops.boxes import Detections, HeadOutput
+from tinysight.ops.boxes import BoxTargets, Detections, HeadOutput
+from tinysight.ops.detection_metrics import best_threshold
 from tinysight.predict.decoding import Decoding
 from tinysight.predict.inference import Preprocessing, detect
 from tinysight.predict.predictor import BUNDLED, Predictor
@@ -81,6 +82,25 @@ def test_a_stored_evaluation_has_the_boxes(found: Path, dataset: Dataset) -> Non
     assert detections is not None and stored is not None
     assert torch.equal(stored.boxes, detections.boxes) and (detections.confidence > 0).any()
     assert (detections.confidence.diff(dim=1) <= 0).all()
+
+
+def test_the_threshold_is_the_best_on_minival_and_used_by_all(
+    found: Path, make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    predictor = Predictor(found)
+    on_minival = evaluate(predictor, dataset, "minival")
+    gt_boxes = torch.from_numpy(dataset.padded_boxes(dataset.rows("minival")))
+    assert on_minival.detections is not None and predictor.decoding is not None
+    best, f1 = best_threshold(on_minival.detections, gt_boxes)
+    assert 0 < f1 < 1 and predictor.decoding.threshold == pytest.approx(best) != 0.5
+    evaluate_run(read_run(found), dataset, "val")
+    assert read_results(found, dataset).threshold == predictor.decoding.threshold
+    fixed = {"localizer__threshold": 0.3, "train__epochs": 1}
+    loop.train(make_config(**FINDING, **fixed), dataset, name=tmp_path / "fixed")
+    none = {"data__monitor": "none", "schedule__name": "cosine", "train__epochs": 1}
+    loop.train(make_config(**FINDING, **none), dataset, name=tmp_path / "none")
+    for name, threshold in (("fixed", 0.3), ("none", 0.5)):
+        assert Predictor(tmp_path / name).decoding.threshold == threshold  # type: ignore[union-attr]
 
 
 def test_an_exported_localizer_has_its_localization(
@@ -223,7 +243,7 @@ def test_what_does_not_fit_is_refused(
         ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),
         ({"localizer__frozen": True}, "false without model.pretrained"),
         ({"model__frozen_norms": True}, "model.frozen_norms is True; allowed: false without"),
-        ({"localizer__threshold": 1.0}, "above 0, below 1"),
+        ({"localizer__threshold": 1.0}, "at least 0, below 1"),
         ({"localizer__overlap": "l1"}, "iou, center"),
     ):
         with pytest.raises(ValueError, match=complaint):
@@ -322,8 +342,8 @@ def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
     pixels, _ = augmentation.apply(
         images, torch.zeros(40), drawn, crop=64, size=64, mixing_on=False
     )
-    gt_boxes, whole = augmentation.apply_to_boxes(boxes, drawn, crop=64)
-    assert whole.all() and gt_boxes[:, 1].isnan().all()
+    gt_boxes, lost = augmentation.apply_to_boxes(boxes, drawn, crop=64)
+    assert lost is not None and lost.isnan().all() and gt_boxes[:, 1].isnan().all()
     for image, (x, y, width, height) in zip(
         pixels[:, 0] > 127, (gt_boxes[:, 0] * 64).tolist(), strict=True
     ):
@@ -337,7 +357,7 @@ def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
         ]
 
 
-def test_a_box_that_the_window_cuts_by_more_than_half_silences_its_image() -> None:
+def test_a_box_that_the_window_cuts_by_more_than_half_is_lost() -> None:
     neutral = augment.center(3, 64, 64)
     drawn = augmentation.AugmentParams(draws=replace(neutral, shift_x=torch.full((3,), -12.0)))
     boxes = torch.tensor(
@@ -347,58 +367,11 @@ def test_a_box_that_the_window_cuts_by_more_than_half_silences_its_image() -> No
             [[math.nan] * 4, [math.nan] * 4],
         ]
     )
-    gt_boxes, whole = augmentation.apply_to_boxes(boxes, drawn, crop=64)
-    assert whole.tolist() == [False, True, True]
+    gt_boxes, lost = augmentation.apply_to_boxes(boxes, drawn, crop=64)
+    assert lost is not None and lost.isnan().any(-1).tolist() == [[False, True]] + [[True] * 2] * 2
+    assert lost[0, 0].tolist() == [4 / 64, 20 / 64, 8 / 64, 20 / 64]
     assert gt_boxes[0, 0].isnan().all() and not gt_boxes[0, 1].isnan().any()
     assert gt_boxes[1, 0].tolist() == [6 / 64, 20 / 64, 12 / 64, 20 / 64]
-
-
-def test_a_silent_image_gives_no_gradient_to_boxes(
-    make_config: MakeConfig, dataset: Dataset
-) -> None:
-    config = make_config(**FINDING)
-    training = Trainer(config, dataset, CPU, DistributedContext())
-    images = torch.rand(2, 3, 32, 32) * 255
-    found = training.model(images)
-    found.candidates.boxes_cxcywh.retain_grad()
-    found.candidates.logits.retain_grad()
-    gt_boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]]).expand(2, 1, 4)
-    terms = localization(
-        found,
-        torch.tensor([0, 1]),
-        gt_boxes,
-        torch.tensor([True, False]),
-        settings=config.localizer,
-        label_smoothing=0.0,
-    )
-    terms.loss.backward()  # type: ignore[no-untyped-call]
-    alone = localization(
-        LocalizerOutput(found.logits[:1], HeadOutput(*(part[:1] for part in found.candidates))),
-        torch.tensor([0]),
-        gt_boxes[:1],
-        torch.tensor([True]),
-        settings=config.localizer,
-        label_smoothing=0.0,
-    )
-    assert terms.box is not None and alone.box is not None
-    assert float(terms.box) == pytest.approx(float(alone.box) / 2)  # a mean over both images
-    named = torch.nn.functional.cross_entropy(found.logits, torch.tensor([0, 1]))
-    named_alone = torch.nn.functional.cross_entropy(found.logits[:1], torch.tensor([0]))
-    assert float((terms.loss - named).detach()) == pytest.approx(
-        float((alone.loss - named_alone).detach()) / 2, rel=1e-5
-    )
-    box, logits = found.candidates.boxes_cxcywh.grad, found.candidates.logits.grad
-    assert box is not None and logits is not None
-    assert box[0].any() and logits[0].all() and not box[1].any() and not logits[1].any()
-    silent = localization(
-        training.model(images),
-        torch.tensor([0, 1]),
-        gt_boxes,
-        torch.tensor([False, False]),
-        settings=replace(config.localizer, class_loss_weight=0.0),
-        label_smoothing=0.0,
-    )
-    assert float(silent.loss.detach()) == 0
 
 
 def test_the_figures_of_an_epoch_are_those_of_the_top_box() -> None:
@@ -438,16 +411,16 @@ def unlabeled(dataset: Dataset, rows: slice) -> Dataset:
 def test_images_without_a_label_have_boxes_to_learn_and_no_class() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, generator=generator, requires_grad=True)
-    candidates = HeadOutput(torch.zeros(4, 1), torch.full((4, 1, 4), 0.5))
-    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).expand(4, 1, 4)
+    candidates = HeadOutput(torch.full((4, 1, 1, 1, 4), 0.5), torch.zeros(4, 1, 1, 1))
+    lost = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).expand(4, 1, 4)
+    nothing = BoxTargets(torch.full((4, 1, 4), math.nan), lost)  # no loss of boxes
     settings = LocalizerConfig(head="mlp")
     losses = {}
     for labels in ([0, 1, 2, 1], [0, -1, 2, -1], [-1] * 4):
         own = torch.tensor(labels)
-        complete = torch.zeros(4, dtype=torch.bool)  # no loss of boxes
         loss = localization(
             LocalizerOutput(logits, candidates),
-            *(own, boxes, complete),
+            *(own, nothing),
             settings=settings,
             label_smoothing=0.0,
         ).loss

@@ -75,6 +75,10 @@ def evaluate_boxes(
         "by_size": [],
     }
     if bool(counted.any()):
+        most = detections.confidence.amax(dim=1)
+        numbers["most_confident"] = float(most.max())
+        accepted = torch.where(most >= threshold, ious, torch.where(counted, 0.0, torch.nan))
+        numbers["accepted_loc50"] = detection_metrics.localization(accepted).loc50
         labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
         of_labeled = ious.masked_fill(labels < 0, torch.nan)
         for k in (1, 5) if logits is not None and not of_labeled.isnan().all() else ():
@@ -162,6 +166,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def remarks(numbers: Numbers) -> list[str]:
+    """Say in words where the boxes of `evaluate_boxes` are of little use."""
+    own, baselines = numbers["localization"], numbers["baselines"]
+    if own is None:
+        return []
+    said = []
+    if (most := numbers["most_confident"]) < (threshold := numbers["threshold"]):
+        what = f"no box reaches the threshold of {threshold:.3g}, the most confident has {most:.3g}"
+        said.append(f"{what}: train longer, or accept more by --threshold")
+    name, best = max(((n, each["loc50"]) for n, each in baselines.items()), key=lambda n: n[1])
+    if own["loc50_low"] <= best:
+        how = "no better" if own["loc50"] <= best else "not clearly better"
+        same = f"the same box for every image ({name}: {100 * best:.1f} %)"
+        said.append(f"the boxes are {how} than {same}")
+    return said
+
+
 def boxes_table(numbers: Numbers) -> str:
     """Lay the metrics of `evaluate_boxes` out for a terminal, with the baselines."""
     lines = [f"{numbers['data']} {numbers['split']}, boxes of {numbers['num_with_boxes']:,} images"]
@@ -202,6 +223,13 @@ def _localization_lines(numbers: Numbers) -> list[str]:
             f"  {_percent(own['loc70'])}   {_percent(own['box_acc_v2'])}    {own['mean_iou']:.4f}"
             f"  {_percent(own['ap50'])}"
         )
+    sets, title = numbers["sets"], f"accepted from {numbers['threshold']:.3g} on"
+    lines.append(
+        f"  {title:<{width}}  {_percent(numbers['accepted_loc50'])}, "
+        f"{100 * sets['recall']:.1f} % of the objects, "
+        f"{sets['false_positives']:.2f} false boxes per image"
+    )
+    lines += [f"  {remark}" for remark in remarks(numbers)]
     ap, ap50 = _percent(numbers["ap"]), _percent(numbers["ap50"]).strip()
     lines.append(f"  average precision {ap} (IoU .5 to .95), {ap50} at .5")
     if len(numbers["by_size"]) > 1:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tinysight.analysis import errors, plots
-from tinysight.analysis.boxes import evaluate_boxes
+from tinysight.analysis.boxes import evaluate_boxes, remarks
 from tinysight.analysis.errors import NUM_EXTREME, PerClass
 from tinysight.analysis.page import Page, data_uri
 from tinysight.analysis.pictures import filters_sheet, heat_overlay, png_bytes
@@ -245,7 +245,7 @@ def duplicates_section(results: EvalResults, page: Page) -> Section:
 
 def localization_section(run: RunResults, page: Page) -> Section | None:
     assert run.detections is not None
-    dataset, threshold = run.dataset, run.config.localizer.threshold
+    dataset, threshold = run.dataset, run.threshold
     numbers = evaluate_boxes(dataset, run.split, run.detections, threshold=threshold)
     if numbers["localization"] is None:
         return None
@@ -256,7 +256,7 @@ def localization_section(run: RunResults, page: Page) -> Section | None:
     models = {"this model": numbers["localization"] | {"ap50": numbers["ap50"]}}
     models |= {f"baseline: {name}": own for name, own in numbers["baselines"].items()}
     examples = _detection_examples(run, run.detections, threshold)
-    return numbers | {"models": models, "examples": examples}
+    return numbers | {"models": models, "examples": examples, "remarks": remarks(numbers)}
 
 
 def _detection_examples(run: RunResults, detections: Detections, threshold: float) -> list[Section]:

@@ -81,6 +81,7 @@ class RunResults:
     split: str
     results: EvalResults | None
     detections: Detections | None  # of a localizer, for all rows of the split
+    threshold: float  # confidence from which its boxes are accepted
 
     @property
     def config(self) -> Config:
@@ -119,8 +120,8 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
         own = {name: getattr(evaluation, name)[kept] for name in ("logits", "labels", "rows")}
         crop = run.config.crop_side(dataset.image_size)
         results = EvalResults(dataset, split, replace(evaluation, detections=None, **own), crop)
-    detections = evaluation.detections if evaluation is not None else None
-    return RunResults(run, run.log(), run.summary(), dataset, split, results, detections)
+    found = (None, 0.5) if evaluation is None else (evaluation.detections, evaluation.threshold)
+    return RunResults(run, run.log(), run.summary(), dataset, split, results, *found)
 
 
 def _read_evaluation(path: Path, dataset: Dataset, split: str) -> Evaluation:

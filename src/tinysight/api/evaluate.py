@@ -85,8 +85,7 @@ def evaluate_files(
         localizer = run.config.localizer
         classifies = localizer.class_loss_weight > 0 or not localizer.finds
         classifies &= evaluation.is_labeled
-        threshold = decoding.get("threshold") or localizer.threshold
-        boxes = _box_metrics(evaluation, dataset, classifies, threshold)
+        boxes = _box_metrics(evaluation, dataset, classifies)
         return EvaluationFiles(
             evaluation, classifies, boxes, _write_figures(run, dataset, evaluation, boxes)
         )
@@ -95,8 +94,7 @@ def evaluate_files(
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
     classifies = predictor.metadata.classifies and evaluation.is_labeled
-    accepted = 0.5 if predictor.decoding is None else predictor.decoding.threshold
-    boxes = _box_metrics(evaluation, dataset, classifies, accepted)
+    boxes = _box_metrics(evaluation, dataset, classifies)
     return EvaluationFiles(evaluation, classifies, boxes, {})
 
 
@@ -109,13 +107,14 @@ def evaluate_run(
 
 
 def _box_metrics(
-    evaluation: Evaluation, dataset: Dataset, classifies: bool, threshold: float
+    evaluation: Evaluation, dataset: Dataset, classifies: bool
 ) -> dict[str, Any] | None:
     """Measure a localizer's boxes; None for a classifier. Logits count where they were trained."""
-    detections, logits = evaluation.detections, evaluation.logits if classifies else None
-    if detections is None:
+    if (detections := evaluation.detections) is None:
         return None
-    return evaluate_boxes(dataset, evaluation.split, detections, logits=logits, threshold=threshold)
+    own: dict[str, Any] = {"logits": evaluation.logits if classifies else None}
+    own["threshold"] = evaluation.threshold
+    return evaluate_boxes(dataset, evaluation.split, detections, **own)
 
 
 def _write_figures(

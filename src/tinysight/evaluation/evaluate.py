@@ -77,6 +77,7 @@ class Evaluation:
     labels: Tensor  # int64 (N,), -1 where there is none
     rows: Tensor  # int64 (N,), of the dataset
     detections: Detections | None = None  # of a localizer: (N, M), in stored pixels
+    threshold: float = 0.5  # confidence from which the model accepts boxes
 
     @property
     def is_labeled(self) -> bool:
@@ -130,7 +131,8 @@ class Evaluation:
         if self.detections is not None:
             tensors["boxes"] = self.detections.boxes.contiguous()
             tensors["confidence"] = self.detections.confidence.contiguous()
-        header = json.dumps({"data": self.data, "split": self.split})
+        own = {name: getattr(self, name) for name in ("data", "split", "threshold")}
+        header = json.dumps(own)
         write_atomic(path, save_tensors(tensors, metadata={"tinysight": header}))
 
     @classmethod
@@ -217,7 +219,8 @@ def evaluate_model(
     labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
     boxes = Detections.cat(found).to("cpu") if found else None
     places = torch.arange(rows.start, rows.stop)
-    return Evaluation(dataset.name, split, output, labels, places, boxes)
+    threshold = 0.5 if decoding is None else decoding.threshold
+    return Evaluation(dataset.name, split, output, labels, places, boxes, threshold)
 
 
 def evaluate(

@@ -5,10 +5,11 @@ with probability 0.5. Where the report leaves room: tone comes before geometry, 
 about mid-gray, so that both methods of tone are one table of 256 entries per image; translation and
 rotation go to 4 pixels and 10 degrees.
 
-Geometry is one bilinear resampling: cut the crop window out of the source, flip it, rotate it about
-its center (counter-clockwise), shift it (right and down). A rotation or a shift brings in the
-source around the window; beyond the source's edge its nearest pixel repeats (reflection would make
-the warp a third slower). Without a rotation, moves by whole pixels give source values exactly.
+Geometry is one bilinear resampling: cut the crop window out of the source, scale it about its
+center, flip it, rotate it (counter-clockwise), shift it (right and down). A rotation, a shift or a
+smaller scale brings in the source around the window; beyond the source's edge its nearest pixel
+repeats (reflection would make the warp a third slower). Without a rotation and a scale, moves by
+whole pixels give source values exactly. Scales are not the report's: boxes need them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CHUNK = 16
 class TransformParams(TensorRows):
     """Geometry and tone of N images; every field is a tensor (N,), float32 except `flip`.
 
-    Neutral values (no flip, shift 0, angle 0, contrast 1, gamma 1) leave the crop as it is.
+    Neutral values (no flip, shift 0, angle 0, contrast, gamma and scale 1) leave the crop as it is.
     """
 
     offset_x: Tensor  # left column of the crop window in the source, an integer
@@ -44,6 +45,8 @@ class TransformParams(TensorRows):
     angle: Tensor  # degrees counter-clockwise
     contrast: Tensor  # factor about mid-gray
     gamma: Tensor  # exponent on v / 255
+    scale_x: Tensor  # factor of the width
+    scale_y: Tensor
 
 
 def center(count: int, source_size: int, crop: int) -> TransformParams:
@@ -52,7 +55,7 @@ def center(count: int, source_size: int, crop: int) -> TransformParams:
     offset = torch.full((count,), float((source_size - crop) // 2))
     flip = torch.zeros(count, dtype=torch.bool)
     zero, one = torch.zeros(count), torch.ones(count)
-    return TransformParams(offset, offset, flip, zero, zero, zero, one, one)
+    return TransformParams(offset, offset, flip, zero, zero, zero, one, one, one, one)
 
 
 def sample(
@@ -66,6 +69,8 @@ def sample(
     rotation: float = 10.0,
     contrast: tuple[float, float] = (0.9, 1.08),
     gamma: tuple[float, float] = (0.9, 1.08),
+    zoom: float = 1.0,
+    stretch: float = 1.0,
     probability: float = 0.5,
 ) -> TransformParams:
     """Sample the parameters of `count` square images, on the CPU.
@@ -77,6 +82,8 @@ def sample(
 
     Args:
         flip: the probability of a flip.
+        zoom: the scale is log-uniform from 1 / zoom to zoom.
+        stretch: width over height changes by up to this factor, or 1 / stretch.
     """
     _check_crop(source_size, crop)
     for name, share in (("flip", flip), ("probability", probability)):
@@ -90,16 +97,38 @@ def sample(
             raise ValueError(f"{name} is ({low}, {high}): give two positive bounds, lower first")
     uniform = torch.rand(12, count, generator=generator)
     shifted, rotated, scaled, corrected = uniform[8:] < probability
+    scales, slack = _sample_scales(count, zoom, stretch, probability, generator)
+    slack *= (scales - 1).abs() * crop
     return TransformParams(
         offset_x=_integers(uniform[0], 0, source_size - crop),
         offset_y=_integers(uniform[1], 0, source_size - crop),
         flip=uniform[2] < flip,
-        shift_x=torch.where(shifted, _integers(uniform[3], -shift, shift), 0.0),
-        shift_y=torch.where(shifted, _integers(uniform[4], -shift, shift), 0.0),
+        shift_x=torch.where(shifted, _integers(uniform[3], -shift, shift), 0.0) + slack[0],
+        shift_y=torch.where(shifted, _integers(uniform[4], -shift, shift), 0.0) + slack[1],
         angle=torch.where(rotated, _between(uniform[5], -rotation, rotation), 0.0),
         contrast=torch.where(scaled, _between(uniform[6], *contrast), 1.0),
         gamma=torch.where(corrected, _between(uniform[7], *gamma), 1.0),
+        scale_x=scales[0],
+        scale_y=scales[1],
     )
+
+
+def _sample_scales(
+    count: int, zoom: float, stretch: float, probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Sample factors of width and height, and where the larger of window and image is: (2, N) each.
+
+    The latter from -0.5 to 0.5 of the difference. Without a zoom or a stretch nothing is drawn.
+    """
+    for name, factor in (("zoom", zoom), ("stretch", stretch)):
+        if not 1 <= factor < math.inf:
+            raise ValueError(f"{name} is {factor}: give the largest factor, 1 or more")
+    if zoom == stretch == 1:
+        return torch.ones(2, count), torch.zeros(2, count)
+    uniform = torch.rand(6, count, generator=generator)
+    logs = _between(uniform[:2], -1, 1) * torch.tensor([[math.log(zoom)], [math.log(stretch) / 2]])
+    size, shape = torch.where(uniform[2:4] < probability, logs, 0.0)
+    return torch.stack((size + shape, size - shape)).exp(), uniform[4:] - 0.5
 
 
 def _between(uniform: Tensor, low: float, high: float) -> Tensor:
@@ -207,7 +236,7 @@ def _copy_rows(images: Tensor, rows: Tensor, batch: Tensor) -> None:
 
 def _is_exact(params: TransformParams) -> Tensor:
     """Return whether every output pixel falls on exactly one source pixel: bool (N,)."""
-    exact = params.angle == 0
+    exact = (params.angle == 0) & (params.scale_x == 1) & (params.scale_y == 1)
     for value in (params.offset_x, params.offset_y, params.shift_x, params.shift_y):
         exact = exact & (value == value.round())
     return exact
@@ -244,11 +273,11 @@ def _source_axes(
     """
     cos, sin, mirror = _rotation(params)
     steps = torch.arange(crop, device=cos.device, dtype=torch.float32) - (crop - 1) / 2
-    # Undo the shift, (B, crop), then the rotation, the flip and the crop.
+    # Undo the shift, (B, crop), then the rotation, the flip, the scale and the crop.
     x, y = steps - params.shift_x[:, None], steps - params.shift_y[:, None]
-    to_x, to_y = 2 / width, 2 / height
-    center_x = (params.offset_x + crop / 2) * to_x - 1
-    center_y = (params.offset_y + crop / 2) * to_y - 1
+    center_x = (params.offset_x + crop / 2) * (2 / width) - 1
+    center_y = (params.offset_y + crop / 2) * (2 / height) - 1
+    to_x, to_y = 2 / width / params.scale_x, 2 / height / params.scale_y
     across_x = torch.addcmul(center_x[:, None], (mirror * cos * to_x)[:, None], x)
     across_y = torch.addcmul(center_y[:, None], (sin * to_y)[:, None], x)
     down_x, down_y = (mirror * sin * -to_x)[:, None] * y, (cos * to_y)[:, None] * y
@@ -270,9 +299,11 @@ def apply_to_boxes(boxes: Tensor, params: TransformParams, *, crop: int) -> tupl
     box have a share of 0.
     """
     cos, sin, mirror = (value[:, None, None] for value in _rotation(params))
+    scale_x, scale_y = params.scale_x[:, None, None], params.scale_y[:, None, None]
     x0, y0, x1, y1 = boxes.unbind(-1)
     x = torch.stack((x0, x1, x0, x1), -1) - (params.offset_x + crop / 2)[:, None, None]
     y = torch.stack((y0, y0, y1, y1), -1) - (params.offset_y + crop / 2)[:, None, None]
+    x, y = x * scale_x, y * scale_y
     new_x = cos * mirror * x + sin * y + (params.shift_x + crop / 2)[:, None, None]
     new_y = cos * y - sin * mirror * x + (params.shift_y + crop / 2)[:, None, None]
     moved = torch.stack((new_x.amin(-1), new_y.amin(-1), new_x.amax(-1), new_y.amax(-1)), -1)

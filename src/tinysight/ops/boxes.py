@@ -32,6 +32,17 @@ class HeadOutput(NamedTuple):
     logits: Tensor  # (B, R, C, T), of the confidence
 
 
+class BoxTargets(NamedTuple):
+    """What a head learns from: true boxes, in shares of the canvas, padded with NaN.
+
+    Lost boxes are what a window has left of other objects: where they are, a prediction that is
+    matched with no true box is neither right nor wrong.
+    """
+
+    boxes_cxcywh: Tensor  # (B, G, 4)
+    lost_cxcywh: Tensor | None = None  # (B, L, 4)
+
+
 @dataclass(frozen=True)
 class Detections(TensorRows):
     """Predicted boxes (B, M, 4) of B images and their confidence (B, M) in 0..1; 0 is padding."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinysight.ops.boxes import MIN_SIDE, HeadOutput, from_cxcywh, giou
-from tinysight.ops.matching import cells_of, match
+from tinysight.ops.boxes import MIN_SIDE, BoxTargets, HeadOutput, from_cxcywh, giou
+from tinysight.ops.matching import cells_of, match, touched_cells
 
 
 class DetectionLosses(NamedTuple):
@@ -21,53 +21,55 @@ class DetectionLosses(NamedTuple):
 
 def hungarian_loss(
     output: HeadOutput,
-    gt_boxes_cxcywh: Tensor,
+    targets: BoxTargets,
     *,
     overlap: str,
     giou_weight: float,
     cell_scale: float = 1.0,
 ) -> DetectionLosses:
-    """Compare a head's output with gt_boxes (B, G, 4) after matching them within each cell.
+    """Compare a head's output with true boxes (B, G, 4) after matching them within each cell.
 
     The confidence's part is the cross-entropy of "is matched" over all cells and steps; the box's
     is the L1 distance of the four numbers over the matched pairs, plus `giou_weight` times
     1 - GIoU.
 
-    Args:
-        gt_boxes_cxcywh: in shares of the canvas, padded with NaN.
-        overlap, cell_scale: see `ops.matching`.
+    `overlap` and `cell_scale`: see `ops.matching`.
     """
     batch, rows, columns, steps, _ = output.boxes_cxcywh.shape
     boxes = output.boxes_cxcywh.float().reshape(-1, steps, 4)  # (B R C, T, 4)
     logits = output.logits.float().reshape(-1, steps)
-    cells = cells_of(gt_boxes_cxcywh, rows=rows, columns=columns, cell_scale=cell_scale)
+    cells = cells_of(targets.boxes_cxcywh, rows=rows, columns=columns, cell_scale=cell_scale)
     gt_boxes = cells.flatten(0, 2)  # (B R C, G, 4)
     matches = match(boxes.detach(), gt_boxes, overlap=overlap)  # (B R C, T)
     matched = matches >= 0
-    confidence = F.binary_cross_entropy_with_logits(logits, matched.float(), reduction="sum")
+    lost = touched_cells(targets.lost_cxcywh, rows=rows, columns=columns).flatten()
+    each = F.binary_cross_entropy_with_logits(logits, matched.float(), reduction="none")
+    confidence = torch.where(matched | ~lost[:, None], each, 0).sum()
     example, step = matched.nonzero(as_tuple=True)
-    targets = gt_boxes[example, matches[example, step]]
-    box = _box_loss(boxes[example, step], targets, giou_weight)
+    own = gt_boxes[example, matches[example, step]]
+    box = _box_loss(boxes[example, step], own, giou_weight)
     return DetectionLosses(confidence / batch, box / batch)
 
 
 def single_box_loss(
-    output: HeadOutput, gt_boxes_cxcywh: Tensor, *, giou_weight: float
+    output: HeadOutput, targets: BoxTargets, *, giou_weight: float
 ) -> DetectionLosses:
-    """Compare the one box of each image with the first of its gt_boxes (B, G, 4), however far."""
+    """Compare the one box of each image with the first of its true boxes, however far."""
     boxes = output.boxes_cxcywh.float().flatten(1, 3)[:, 0]
     logits = output.logits.float().flatten(1)[:, 0]
-    targets = gt_boxes_cxcywh[:, 0]
-    valid = ~targets.isnan().any(dim=-1)
-    confidence = F.binary_cross_entropy_with_logits(logits, valid.float(), reduction="sum")
-    box = _box_loss(boxes[valid], targets[valid], giou_weight)
+    gt_box = targets.boxes_cxcywh[:, 0]
+    valid = ~gt_box.isnan().any(dim=-1)
+    known = valid | ~touched_cells(targets.lost_cxcywh, rows=1, columns=1).flatten()
+    each = F.binary_cross_entropy_with_logits(logits, valid.float(), reduction="none")
+    confidence = torch.where(known, each, 0).sum()
+    box = _box_loss(boxes[valid], gt_box[valid], giou_weight)
     return DetectionLosses(confidence / len(boxes), box / len(boxes))
 
 
 def centernet_loss(
-    output: HeadOutput, gt_boxes_cxcywh: Tensor, *, giou_weight: float
+    output: HeadOutput, targets: BoxTargets, *, giou_weight: float
 ) -> DetectionLosses:
-    """Compare a map of centers with gt_boxes (B, G, 4): focal loss, and the box at each center.
+    """Compare a map of centers with true boxes (B, G, 4): focal loss, and the box at each center.
 
     Source: Zhou, Wang, Kraehenbuehl 2019 (arXiv:1904.07850), equation 1, penalty-reduced, with
     Gaussians of a sixth of the object's width and height; all four numbers of the box are read at
@@ -76,8 +78,8 @@ def centernet_loss(
     boxes = output.boxes_cxcywh.float()[..., 0, :]  # (B, R, C, 4)
     logits = output.logits.float()[..., 0]
     batch, rows, columns = logits.shape
-    valid = ~gt_boxes_cxcywh.isnan().any(dim=-1)
-    gt_boxes = gt_boxes_cxcywh.nan_to_num(0.5)
+    valid = ~targets.boxes_cxcywh.isnan().any(dim=-1)
+    gt_boxes = targets.boxes_cxcywh.nan_to_num(0.5)
     centers, sides = gt_boxes[..., :2], gt_boxes[..., 2:].clamp_min(MIN_SIDE)
     grid_x = (torch.arange(columns, device=logits.device) + 0.5) / columns
     grid_y = (torch.arange(rows, device=logits.device) + 0.5) / rows
@@ -93,7 +95,8 @@ def centernet_loss(
     probability = logits.sigmoid()
     positive = -F.logsigmoid(logits) * (1 - probability) ** 2
     negative = -F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
-    confidence = torch.where(heat == 1, positive, negative).sum()
+    lost = touched_cells(targets.lost_cxcywh, rows=rows, columns=columns)
+    confidence = torch.where(heat == 1, positive, torch.where(lost, 0, negative)).sum()
     box = _box_loss(boxes[image, row, column], gt_boxes[image, index], giou_weight)
     return DetectionLosses(confidence / batch, box / batch)
 

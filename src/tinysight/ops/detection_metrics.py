@@ -191,6 +191,27 @@ def count_detections(
     return over(num_objects > 0), by_number
 
 
+def best_threshold(detections: Detections, gt_boxes: Tensor) -> tuple[float, float]:
+    """Return the confidence from which accepted boxes have the best F1, and that F1 (0 to 1).
+
+    F1 is 2 x found / (accepted + true boxes) over all images. The threshold lies in the middle
+    between the last accepted confidence and the next; of equally good ones it is the highest.
+    Infinity where no box finds anything.
+    """
+    check_detections(detections, gt_boxes)
+    detections = _sorted(detections)
+    scores, hits, last = _ranked(
+        detections.confidence, _match(detections, gt_boxes, (FOUND_IOU,))[0]
+    )
+    accepted = torch.arange(1, len(scores) + 1, device=scores.device)
+    f1 = torch.where(last, 2 * hits / (accepted + has_gt_box(gt_boxes).sum()), 0.0)
+    if not len(scores) or not bool(f1.any()):
+        return math.inf, 0.0
+    best = int(f1.argmax())
+    following = scores[best + 1] if best + 1 < len(scores) else scores[best]
+    return float(scores[best] + following) / 2, float(f1[best])
+
+
 def _sorted(detections: Detections) -> Detections:
     """Sort each image's boxes by falling confidence, stably."""
     confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
@@ -230,12 +251,21 @@ def _threshold_at_1_fppi(confidence: Tensor, matched: Tensor) -> float:
 
     Infinity where even the most confident boxes, all equally so, are too many.
     """
-    scores, order = confidence.flatten().sort(descending=True, stable=True)
-    valid = int((scores > 0).sum())
-    wrong = (~matched.flatten()[order]).cumsum(0)[:valid]
-    scores = scores[:valid]
-    # A threshold can only separate boxes of different confidence.
-    last = torch.ones(valid, dtype=torch.bool, device=scores.device)
-    last[:-1] = scores[1:] < scores[:-1]
+    scores, hits, last = _ranked(confidence, matched)
+    wrong = torch.arange(1, len(scores) + 1, device=scores.device) - hits
     possible = scores[last & (wrong <= len(confidence))]
     return float(possible[-1]) if len(possible) else math.inf
+
+
+def _ranked(confidence: Tensor, matched: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank all boxes (N, M) of a confidence above 0: (P,) each.
+
+    The falling confidences, how many of the boxes up to each have found an object, and whether it
+    is the last of its confidence: a threshold can only separate boxes of different confidence.
+    """
+    scores, order = confidence.flatten().sort(descending=True, stable=True)
+    scores = scores[: int((scores > 0).sum())]
+    hits = matched.flatten()[order].cumsum(0)[: len(scores)]
+    last = torch.ones_like(scores, dtype=torch.bool)
+    last[:-1] = scores[1:] < scores[:-1]
+    return scores, hits, last

@@ -124,3 +124,17 @@ def cells_of(
         in_row = in_row | ((y - grid_y - 0.5).abs() < cell_scale / 2)
     inside = in_row[:, :, None] & in_column[:, None]  # (B, rows, columns, G)
     return torch.where(inside[..., None], gt_boxes_cxcywh[:, None, None], torch.nan)
+
+
+def touched_cells(boxes_cxcywh: Tensor | None, *, rows: int, columns: int) -> Tensor:
+    """Return which cells any of the boxes (B, G, 4) overlaps: bool (B, rows, columns).
+
+    Boxes are in shares of the canvas, padded with NaN; for None the result is False (1, 1, 1).
+    """
+    if boxes_cxcywh is None:
+        return torch.zeros(1, 1, 1, dtype=torch.bool)
+    x0, y0, x1, y1 = from_cxcywh(boxes_cxcywh)[..., None].unbind(dim=-2)  # (B, G, 1)
+    x, y = (torch.arange(num, device=boxes_cxcywh.device) for num in (columns, rows))
+    across = (x0 * columns < x + 1) & (x1 * columns > x)  # (B, G, columns)
+    down = (y0 * rows < y + 1) & (y1 * rows > y)
+    return (down[..., :, None] & across[..., None, :]).any(dim=1)

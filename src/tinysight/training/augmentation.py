@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tinysight.config import AugmentConfig
 from tinysight.ops import augment, mixing, trivial_augment
-from tinysight.ops.boxes import to_cxcywh
+from tinysight.ops.boxes import BoxTargets, to_cxcywh
 from tinysight.ops.tensor_rows import TensorRows
 
 MIN_KEPT_SHARE = 0.5  # of a box's area in the window; a box that keeps less is dropped
@@ -30,7 +30,7 @@ def sample(
     count: int, *, settings: AugmentConfig, source_size: int, crop: int, generator: torch.Generator
 ) -> AugmentParams:
     """Draw the parameters of `count` images, on the CPU, from `generator`."""
-    names = ("flip", "shift", "rotation", "contrast", "gamma", "probability")
+    names = ("flip", "shift", "rotation", "contrast", "gamma", "zoom", "stretch", "probability")
     own: dict[str, Any] = {name: getattr(settings, name) for name in names}
     draws = augment.sample(count, source_size=source_size, crop=crop, generator=generator, **own)
     operations = erasures = mixes = None
@@ -64,14 +64,14 @@ def apply(
     return mixing.mix(pixels, labels, params.mixes)
 
 
-def apply_to_boxes(boxes: Tensor, params: AugmentParams, *, crop: int) -> tuple[Tensor, Tensor]:
-    """Return boxes (B, N, 4), NaN-padded, moved with their images; and which images lost none (B,).
+def apply_to_boxes(boxes: Tensor, params: AugmentParams, *, crop: int) -> BoxTargets:
+    """Move boxes (B, N, 4), NaN-padded, with their images.
 
-    The result is (center x, center y, width, height) in shares of the window. A box that keeps
-    less than half of its area in the window is lost (NaN): the rest is neither an object nor
-    background.
+    A box that keeps less than half of its area in the window is lost: what is left is neither an
+    object nor background.
     """
     moved, kept = augment.apply_to_boxes(boxes, params.draws, crop=crop)
-    lost = kept < MIN_KEPT_SHARE  # padding keeps 0, too
-    complete = lost.sum(dim=1) == boxes.isnan().any(dim=-1).sum(dim=1)
-    return torch.where(lost[..., None], torch.nan, to_cxcywh(moved) / crop), complete
+    whole, shares = (kept >= MIN_KEPT_SHARE)[..., None], to_cxcywh(moved) / crop
+    rest = ~whole & ~boxes.isnan()  # padding keeps 0, too
+    kept_boxes, lost = (torch.where(own, shares, torch.nan) for own in (whole, rest))
+    return BoxTargets(kept_boxes, lost)

@@ -395,6 +395,9 @@ class _TrainingLoop:
                 trainer.eval_model.load_state_dict(state)
             except ValueError as error:
                 logger.warning("%s; keeping the last weights in place of the best", error)
+        if (f1 := trainer.choose_threshold()) is not None:
+            split, accepted = config.data.monitor, "boxes are accepted from a confidence of %.3g on"
+            logger.info(f"{accepted}: F1 is %.1f %% on %s", trainer.threshold, 100 * f1, split)
         results: dict[str, Any] = {"steps": trainer.step_number, "epochs": trainer.epochs_done}
         results["best_monitored_error"] = trainer.best_error
         content = json.dumps({**results, "seconds": round(seconds, 1)}, indent=1)

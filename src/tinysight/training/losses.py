@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tinysight.config import LocalizerConfig
 from tinysight.models.localizer import LocalizerOutput
 from tinysight.ops import detection_losses, mixing
-from tinysight.ops.boxes import HeadOutput
+from tinysight.ops.boxes import BoxTargets, HeadOutput
 from tinysight.ops.detection_losses import DetectionLosses
 
 
@@ -46,8 +46,7 @@ def classification(
 def localization(
     output: LocalizerOutput,
     labels: Tensor,
-    gt_boxes_cxcywh: Tensor,
-    complete: Tensor,
+    targets: BoxTargets,
     *,
     settings: LocalizerConfig,
     label_smoothing: float,
@@ -57,32 +56,26 @@ def localization(
 
     Args:
         labels: (B,); images without one (-1) have no classification loss.
-        gt_boxes_cxcywh: (B, G, 4) in shares of the window, padded with NaN.
-        complete: bool (B,); images that lost a box to the window have no box loss.
+        targets: see `augmentation.apply_to_boxes`.
         weights: (K,), of each class; see `classification`.
     """
-    candidates = HeadOutput(*(part[complete] for part in output.candidates))
-    losses = _detection_losses(candidates, gt_boxes_cxcywh[complete], settings)
-    share = len(candidates.logits) / len(labels)  # the parts are means over complete images
-    loss = settings.loss_weight * share * (losses.confidence + settings.box_weight * losses.box)
+    losses = _detection_losses(output.candidates, targets, settings)
+    loss = settings.loss_weight * (losses.confidence + settings.box_weight * losses.box)
     labeled = labels >= 0
     if settings.class_loss_weight and bool(labeled.any()):
         own: dict[str, Any] = {"label_smoothing": label_smoothing, "weights": weights}
         of_class = classification(output.logits[labeled], labels[labeled], None, **own)
         loss = loss + settings.class_loss_weight * labeled.float().mean() * of_class
-    return Losses(loss, losses.box.detach() * share, losses.confidence.detach() * share)
+    return Losses(loss, losses.box.detach(), losses.confidence.detach())
 
 
 def _detection_losses(
-    candidates: HeadOutput, gt_boxes: Tensor, settings: LocalizerConfig
+    candidates: HeadOutput, targets: BoxTargets, settings: LocalizerConfig
 ) -> DetectionLosses:
-    if not len(gt_boxes):  # all were lost: a zero that still has the graph
-        zero = candidates.logits.sum() + candidates.boxes_cxcywh.sum()
-        return DetectionLosses(zero, zero)
-    giou_weight = settings.giou_weight
+    how: dict[str, Any] = {"giou_weight": settings.giou_weight}
     if settings.head == "mlp":
-        return detection_losses.single_box_loss(candidates, gt_boxes, giou_weight=giou_weight)
+        return detection_losses.single_box_loss(candidates, targets, **how)
     if settings.head == "centernet":
-        return detection_losses.centernet_loss(candidates, gt_boxes, giou_weight=giou_weight)
-    rule: dict[str, Any] = {"overlap": settings.overlap, "cell_scale": settings.cell_scale}
-    return detection_losses.hungarian_loss(candidates, gt_boxes, giou_weight=giou_weight, **rule)
+        return detection_losses.centernet_loss(candidates, targets, **how)
+    how |= {"overlap": settings.overlap, "cell_scale": settings.cell_scale}
+    return detection_losses.hungarian_loss(candidates, targets, **how)

@@ -24,7 +24,7 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Metrics, Stopped, evaluate_model
 from tinysight.models.localizer import LocalizerOutput
 from tinysight.ops import mixing
-from tinysight.ops.detection_metrics import Localization
+from tinysight.ops.detection_metrics import Localization, best_threshold
 from tinysight.predict.decoding import Decoding
 from tinysight.predict.inference import Preprocessing
 from tinysight.predict.metadata import ModelMetadata
@@ -38,6 +38,7 @@ from tinysight.training.recording import Recorder
 from tinysight.training.scaling import warmup_steps
 from tinysight.training.schedules import LRSchedule
 
+DEFAULT_THRESHOLD = 0.5  # of a localizer's boxes, where no split chooses another
 _WEIGHTS, _RANDOM = 3, 4  # what a random stream is for; 1 and 2 are in data.batches
 
 
@@ -76,6 +77,7 @@ class Trainer:
         self.step_number = self.epochs_done = 0
         self.best_step: int | None = None
         self.best_error: float | None = None
+        self.threshold = config.localizer.threshold or DEFAULT_THRESHOLD  # of a localizer's boxes
         # sums since the last line of the log: loss, wrong images, images; box, confidence loss
         self.sums = torch.zeros(5 if config.localizer.finds else 3, device=runtime.device)
         self._non_finite = torch.zeros((), dtype=torch.bool, device=runtime.device)
@@ -210,9 +212,9 @@ class Trainer:
         if isinstance(output, Tensor):
             return output, Losses(losses.classification(output, batch.labels, targets, **own))
         assert batch.boxes is not None
-        true = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
+        boxes = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
         own["settings"] = self.config.localizer
-        return output.logits, losses.localization(output, batch.labels, *true, **own)
+        return output.logits, losses.localization(output, batch.labels, boxes, **own)
 
     def found_non_finite(self) -> bool:
         """Whether a step on a GPU was not finite (this waits for the device)."""
@@ -230,7 +232,7 @@ class Trainer:
     def metadata(self, versions: dict[str, str], results: dict[str, Any]) -> ModelMetadata:
         """Describe the weights, for their file."""
         config, dataset = self.config, self.dataset
-        localizer = asdict(replace(config.localizer, frozen=False))
+        localizer = asdict(replace(config.localizer, frozen=False, threshold=self.threshold))
         return ModelMetadata(
             model=config.model.name,
             options=config.model.options,
@@ -257,7 +259,6 @@ class Trainer:
         split, distributed = self.config.data.monitor, self.distributed
         rows = self.dataset.rows(split)
         share = distributed.shard(len(rows))
-        metadata = self.metadata({}, {})
         # each process has norm statistics of its own images
         distributed.broadcast(list(self.eval_model.buffers()))
 
@@ -267,16 +268,35 @@ class Trainer:
 
         evaluation = None
         with suppress(Stopped):
-            model, way = self.eval_model, Preprocessing.of(metadata)
-            how: dict[str, Any] = {"runtime": self.runtime, "decoding": Decoding.of(metadata)}
-            how["rows"] = range(rows.start + share.start, rows.start + share.stop)
-            evaluation = evaluate_model(model, self.dataset, split, way, progress=check, **how)
+            own = range(rows.start + share.start, rows.start + share.stop)
+            evaluation = self._evaluate_rows(own, progress=check)
         shares = distributed.all_gather(evaluation)
         if any(part is None for part in shares):
             raise Stopped
         joined = Evaluation.join(shares)
         found = None if self.gt_boxes is None else joined.localization(self.gt_boxes)
         return joined.metrics, found
+
+    def _evaluate_rows(self, rows: range, **options: Any) -> Evaluation:
+        metadata, split = self.metadata({}, {}), self.config.data.monitor
+        options |= {"runtime": self.runtime, "decoding": Decoding.of(metadata), "rows": rows}
+        way = Preprocessing.of(metadata)
+        return evaluate_model(self.eval_model, self.dataset, split, way, **options)
+
+    def choose_threshold(self) -> float | None:
+        """Choose the confidence from which a localizer's boxes are accepted; return its F1.
+
+        That is the best on the monitored split. None, and nothing is chosen, where there is no such
+        split, or the config names a threshold. In this process alone.
+        """
+        settings, split = self.config.localizer, self.config.data.monitor
+        if self.gt_boxes is None or settings.threshold or split == "none":
+            return None
+        evaluation = self._evaluate_rows(self.dataset.rows(split))
+        assert evaluation.detections is not None
+        best, f1 = best_threshold(evaluation.detections, self.gt_boxes[evaluation.rows])
+        self.threshold = best if f1 else self.threshold
+        return f1
 
     def stops_early(self) -> bool:
         """Whether the monitored error has not got better for `train.early_stopping` epochs."""
