@@ -86,6 +86,7 @@ PARTS: dict[str, set[str]] = {
         *("models", "predict", "evaluation", "training", "analysis"),
         *("numpy", "torch", "matplotlib", "scipy", "ray"),
     },
+    "serve": {"files", "images", "predict", "numpy", "starlette", "uvicorn", "h11"},
     "api": {
         "settings",
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),

@@ -1,0 +1,143 @@
+"""The application: what can be asked of the server, as paths.
+
+GET  /             the page
+GET  /api/model    what the model is: classes, size, whether it finds boxes
+POST /api/predict  a picture's bytes -> its answer, as `tinysight predict --json` prints it
+GET  /healthz      the process is there; /readyz: it can answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tinysight.predict.output import plain
+from tinysight.predict.predictor import Prediction, Predictor
+from tinysight.serve.batching import Batcher
+from tinysight.serve.guard import Guard
+from tinysight.serve.reading import Picture, Reader
+
+PAGE = Path(__file__).with_name("page")
+MAX_BYTES = 20 << 20  # of a picture
+MAX_BUFFERED = 512 << 20  # of all pictures that are being sent, together
+MAX_BODY_SECONDS = 30.0
+MAX_IN_WORK = 32  # pictures that are decoded or answered: more would wait too long
+
+
+class Asking:
+    """Answer pictures by a model, as many at a time as can be answered soon."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.reader = Reader(predictor.metadata.image_size, predictor.metadata.fit)
+        self.batcher: Batcher[Picture, Prediction] = Batcher(self._predict)
+        self.in_work = self.buffered = 0
+
+    def _predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+        squares = np.stack([picture.square for picture in pictures])
+        sizes = [(picture.width, picture.height) for picture in pictures]
+        return self.predictor.predict_squares(squares, sizes)
+
+    async def model(self, request: Request) -> Response:
+        metadata, decoding = self.predictor.metadata, self.predictor.decoding
+        return JSONResponse(
+            {
+                "description": metadata.describe(),
+                "classes": metadata.class_names,
+                "classifies": metadata.classifies,
+                "finds": decoding is not None,
+                "threshold": None if decoding is None else decoding.threshold,
+                "image_size": metadata.image_size,
+            }
+        )
+
+    async def predict(self, request: Request) -> Response:
+        if self.in_work >= MAX_IN_WORK:
+            raise HTTPException(503, "too many pictures at once; try again in a second")
+        data = await self._body(request)
+        if self.in_work >= MAX_IN_WORK:  # others were sent sooner
+            raise HTTPException(503, "too many pictures at once; try again in a second")
+        self.in_work += 1
+        try:
+            picture = await self.reader.read(data)
+            prediction = await self.batcher.answer(picture)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from None
+        finally:
+            self.in_work -= 1
+        size = {"width": picture.width, "height": picture.height}
+        return JSONResponse(plain(prediction, self.predictor.metadata) | size)
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the bytes sent; raise HTTPException where they are too many, or too slow."""
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > MAX_BYTES:
+            raise HTTPException(413, f"a picture may have {MAX_BYTES >> 20} MB")
+        data = bytearray()
+        try:
+            async with asyncio.timeout(MAX_BODY_SECONDS):
+                async for chunk in request.stream():
+                    data += chunk
+                    self.buffered += len(chunk)
+                    if len(data) > MAX_BYTES:
+                        raise HTTPException(413, f"a picture may have {MAX_BYTES >> 20} MB")
+                    if self.buffered > MAX_BUFFERED:
+                        raise HTTPException(503, "too many pictures at once; try again in a second")
+        except TimeoutError:
+            raise HTTPException(408, "the picture was sent too slowly") from None
+        finally:
+            self.buffered -= len(data)
+        if not data:
+            raise HTTPException(422, "no picture was sent")
+        return bytes(data)
+
+
+def create_app(predictor: Predictor, *, token: str, hosts: Sequence[str], port: int) -> Guard:
+    """Return the ASGI application of a model; see `Guard` for the other arguments."""
+    asking = Asking(predictor)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        asking.reader.close()
+
+    async def page(request: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    async def health(request: Request) -> Response:
+        return Response(b"ok\n", media_type="text/plain")
+
+    async def ready(request: Request) -> Response:
+        started = all(process.number.done() for process in asking.reader.processes)
+        return Response(b"ready\n" if started else b"starting\n", 200 if started else 503)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        headers = {"Retry-After": "1"} if error.status_code == 503 else None
+        return JSONResponse({"error": error.detail}, error.status_code, headers)
+
+    async def leave(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # the client has gone; nobody reads this
+
+    routes: list[Any] = [
+        Route("/", page),
+        Route("/healthz", health),
+        Route("/readyz", ready),
+        Route("/api/model", asking.model),
+        Route("/api/predict", asking.predict, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=PAGE)),
+    ]
+    handlers: Any = {HTTPException: refuse, ClientDisconnect: leave}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    return Guard(app, token=token, hosts=hosts, port=port)

@@ -1,0 +1,236 @@
+"""The server over real HTTP: its answers are the predictor's, and nothing sent stops it."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.models import create_model
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.output import plain
+from tinysight.predict.predictor import Predictor
+from tinysight.predict.weights import weights_bytes
+from tinysight.serve import app as app_module
+from tinysight.serve import server as server_module
+from tinysight.serve.server import create_server
+
+TOKEN = "a-token-of-the-tests"
+
+
+def picture(seed: int, form: str = "PNG") -> bytes:
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(20, 90, 2)
+    pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+class Client:
+    """Asks a running server, as a program that has the token."""
+
+    def __init__(self, link: str) -> None:
+        parts = urlsplit(link)
+        assert parts.hostname and parts.port
+        self.address = (parts.hostname, parts.port)
+        assert parse_qs(parts.query) == {"token": [TOKEN]}
+
+    def ask(
+        self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        own = {"Authorization": f"Bearer {TOKEN}"} if headers is None else headers
+        try:
+            connection.request("GET" if body is None else "POST", path, body, own)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def predict(self, data: bytes) -> tuple[int, Any]:
+        status, content = self.ask("/api/predict", data)
+        return status, json.loads(content)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    options = {"n": 1, "filters": (4, 8)}
+    metadata = ModelMetadata(
+        model="resnet",
+        options=options,
+        class_names=("cat", "<script>alert(1)</script>", "dog"),
+        class_ids=("a", "b", "c"),
+        image_size=32,
+        crop=32,
+        input_size=32,
+        flip_average=False,
+        recipe="test",
+        data="pets",
+        version="0",
+        fit="pad",
+    )
+    path = tmp_path_factory.mktemp("model") / "weights.safetensors"
+    path.write_bytes(weights_bytes(create_model("resnet", 3, **options), metadata))
+    return Predictor(path)
+
+
+@pytest.fixture(scope="module")
+def client(predictor: Predictor) -> Iterator[Client]:
+    server, listener, link = create_server(predictor, token=TOKEN)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    client = Client(link)
+    deadline = time.monotonic() + 60
+    while client.ask("/readyz")[0] != 200:
+        assert time.monotonic() < deadline, "the server does not get ready"
+        time.sleep(0.05)
+    yield client
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_an_answer_is_the_predictors(client: Client, predictor: Predictor) -> None:
+    for form in ("PNG", "BMP"):
+        data = picture(1, form)
+        status, found = client.predict(data)
+        width, height = found.pop("width"), found.pop("height")
+        assert (status, (width, height)) == (200, Image.open(io.BytesIO(data)).size)
+        expected = plain(predictor.predict(data), predictor.metadata)
+        probabilities = [item.pop("probability") for item in found["top"]]
+        assert probabilities == pytest.approx(
+            [item.pop("probability") for item in expected["top"]], abs=2e-6
+        )
+        assert found == expected
+
+
+def test_many_pictures_at_once_each_get_their_own_answer(
+    client: Client, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "MAX_IN_WORK", 1000)
+    pictures = [picture(seed) for seed in range(40)]
+    alone = {data: predictor.predict(data) for data in pictures}
+    order = [pictures[index] for index in np.random.default_rng(0).integers(0, 40, 200)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(client.predict, order))
+    for data, (status, found) in zip(order, answers, strict=True):
+        assert status == 200
+        assert [item["class"] for item in found["top"]] == list(alone[data].class_names)
+        probabilities = [item["probability"] for item in found["top"]]
+        assert probabilities == pytest.approx(alone[data].probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (b"", 422, "no picture"),
+        (b"<html>" + b" " * 50, 422, "HTML"),
+        (picture(1)[:60], 422, "cannot be decoded|damaged"),
+        (b"\0" * ((20 << 20) + 1), 413, "20 MB"),
+    ],
+    ids=["empty", "a page", "cut short", "too large"],
+)
+def test_what_is_no_picture_is_refused_in_words(
+    client: Client, data: bytes, status: int, words: str
+) -> None:
+    found, answer = client.predict(data)
+    assert found == status
+    assert any(word in answer["error"] for word in words.split("|")), answer
+
+
+def test_a_full_server_says_when_to_come_back(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "MAX_IN_WORK", 0)
+    connection = http.client.HTTPConnection(*client.address, timeout=10)
+    connection.request("POST", "/api/predict", picture(1), {"Authorization": f"Bearer {TOKEN}"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Retry-After")) == (503, "1")
+    connection.close()
+    monkeypatch.undo()
+    assert client.predict(picture(1))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/hosts"]
+)
+def test_no_file_outside_the_page_is_served(client: Client, path: str) -> None:
+    status, content = client.ask(path)
+    assert status == 404
+    assert b"import" not in content
+
+
+def test_without_the_token_there_is_no_answer(client: Client) -> None:
+    assert client.ask("/api/predict", picture(1), headers={})[0] == 403
+    assert client.ask("/api/model", headers={})[0] == 403
+    assert client.ask("/healthz", headers={}) == (200, b"ok\n")
+
+
+def test_slow_clients_are_dropped_and_do_not_stop_others(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_HEADER_SECONDS", 0.4)
+    monkeypatch.setattr(app_module, "MAX_BODY_SECONDS", 0.4)
+    silent, halves = [], []
+    for _ in range(30):
+        silent.append(socket.create_connection(client.address))
+        silent[-1].sendall(b"POST /api/predict HTTP/1.1\r\nHost: ")
+        halves.append(socket.create_connection(client.address))
+        head = f"Host: {client.address[0]}:{client.address[1]}\r\nAuthorization: Bearer {TOKEN}"
+        request = f"POST /api/predict HTTP/1.1\r\n{head}\r\nContent-Length: 999\r\n\r\nabc"
+        halves[-1].sendall(request.encode())
+    start = time.monotonic()
+    assert client.predict(picture(1))[0] == 200
+    assert time.monotonic() - start < 5
+    for connection in silent:
+        connection.settimeout(10)
+        assert connection.recv(100) == b""
+        connection.close()
+    for connection in halves:
+        connection.settimeout(10)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        connection.close()
+
+
+def test_a_second_request_on_a_connection_is_under_the_same_clock(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_HEADER_SECONDS", 0.4)
+    host = f"{client.address[0]}:{client.address[1]}"
+    connection = socket.create_connection(client.address, timeout=10)
+    connection.sendall(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert b"200" in connection.recv(2000)
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+    start = time.monotonic()
+    while connection.recv(2000):
+        pass
+    assert time.monotonic() - start < 3
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"host": "0.0.0.0"}, "--token"),
+        ({"host": "0.0.0.0", "token": "short"}, "8 or more"),
+        ({"host": "203.0.113.7", "token": TOKEN}, "cannot listen"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(
+    predictor: Predictor, options: dict[str, str], words: str
+) -> None:
+    make: Callable[..., object] = create_server
+    with pytest.raises(ValueError, match=words):
+        make(predictor, **options)

@@ -1,0 +1,116 @@
+"""The guard: who gets an answer, and with which headers. Requests are made without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from tinysight.serve.guard import Guard
+
+TOKEN = "t0ken"
+OWN = {"host": "127.0.0.1:8000"}
+COOKIE = {"cookie": f"tinysight-8000={TOKEN}"}
+ORIGIN = {"origin": "http://127.0.0.1:8000"}
+
+
+def ask(
+    method: str = "GET", path: str = "/", query: str = "", headers: Any = None
+) -> tuple[int, dict[str, str]]:
+    """Return status and headers of the answer of a guarded application that says 200 to all."""
+    guard = Guard(
+        PlainTextResponse("inside"), token=TOKEN, hosts=("127.0.0.1", "localhost"), port=8000
+    )
+    pairs = headers.items() if isinstance(headers, dict) else headers or ()
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs],
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return int(sent[0]["status"]), found
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 421),
+        ({"host": "evil.example:8000"}, 421),
+        ({"host": "127.0.0.1:8001"}, 421),
+        ({"host": "127.0.0.1"}, 421),
+        ([("host", "127.0.0.1:8000"), ("host", "evil.example")], 421),
+        (OWN, 403),
+        ({"host": "LOCALHOST:8000"} | COOKIE, 200),
+        (OWN | COOKIE, 200),
+        (OWN | {"cookie": "a=b; tinysight-8000=t0ken; c=d"}, 200),
+        (OWN | {"cookie": "tinysight-8000=t0ke"}, 403),
+        (OWN | {"cookie": "xtinysight-8000=t0ken"}, 403),
+        (OWN | {"cookie": "tinysight-8001=t0ken"}, 403),
+        (OWN | {"cookie": "tinysight-8000=\xe9"}, 403),
+        (OWN | {"authorization": "Bearer t0ken"}, 200),
+        (OWN | {"authorization": "Bearer t0ken2"}, 403),
+    ],
+)
+def test_who_may_read(headers: Any, status: int) -> None:
+    assert ask(headers=headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (COOKIE, 403),
+        (COOKIE | ORIGIN, 200),
+        (COOKIE | ORIGIN | {"sec-fetch-site": "same-origin"}, 200),
+        (COOKIE | ORIGIN | {"sec-fetch-site": "cross-site"}, 403),
+        (COOKIE | {"origin": "null"}, 403),
+        (COOKIE | {"origin": "http://evil.example"}, 403),
+        (COOKIE | {"origin": "http://127.0.0.1:8001"}, 403),
+        (ORIGIN, 403),
+        ({"authorization": "Bearer t0ken"}, 200),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_who_may_write(method: str, headers: dict[str, str], status: int) -> None:
+    assert ask(method, "/api/predict", headers=OWN | headers)[0] == status
+
+
+def test_the_printed_link_gives_the_cookie_and_a_wrong_one_does_not() -> None:
+    status, headers = ask(query="token=t0ken", headers=OWN)
+    assert status == 200
+    cookie = headers["set-cookie"]
+    assert cookie == "tinysight-8000=t0ken; Path=/; HttpOnly; SameSite=Strict"
+    for given in ({"query": "token=wrong"}, {"query": "token=t0ken", "path": "/api/model"}):
+        status, headers = ask(headers=OWN, **given)
+        assert (status, "set-cookie" in headers) == (403, False)
+    status, headers = ask(query="token=wrong", headers=OWN | COOKIE)
+    assert (status, "t0ken" in headers.get("set-cookie", "")) == (200, True)
+    assert ask("POST", query="token=t0ken", headers=OWN | ORIGIN)[0] == 403
+
+
+def test_health_needs_no_token_but_the_right_host() -> None:
+    assert ask(path="/healthz", headers=OWN)[0] == 200
+    assert ask(path="/healthz", headers={"host": "evil.example"})[0] == 421
+
+
+@pytest.mark.parametrize("headers", [OWN | COOKIE, OWN, {"host": "evil.example"}])
+def test_every_answer_binds_the_browser(headers: dict[str, str]) -> None:
+    _, found = ask(headers=headers)
+    policy = found["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ") and "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy and "http" not in policy
+    assert found["x-content-type-options"] == "nosniff"
+    assert found["cross-origin-resource-policy"] == "same-origin"
+    assert found["referrer-policy"] == "no-referrer"

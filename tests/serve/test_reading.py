@@ -1,0 +1,74 @@
+"""The reader: pictures are decoded in processes of their own, and a bomb harms nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.images import load_square
+from tinysight.serve import reading
+from tinysight.serve.reading import Reader
+
+
+def png(width: int = 60, height: int = 40, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    reader = Reader(16, "pad", num_processes=1)
+    yield reader
+    reader.close()
+
+
+def test_a_picture_is_read_as_everywhere_else(reader: Reader) -> None:
+    picture = asyncio.run(reader.read(png()))
+    assert (picture.width, picture.height) == (60, 40)
+    assert np.array_equal(picture.square, load_square(png(), 16, "pad"))
+
+
+def test_what_is_no_picture_is_named_and_the_process_goes_on(reader: Reader) -> None:
+    async def ask() -> None:
+        with pytest.raises(ValueError, match="not an image"):
+            await reader.read(b"no picture, but long enough for a signature")
+        number = reader.processes[0].number
+        assert (await reader.read(png())).width == 60
+        assert reader.processes[0].number is number
+
+    asyncio.run(ask())
+
+
+def test_a_picture_that_takes_too_long_costs_its_process_and_the_next_is_read(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        first = await asyncio.wrap_future(reader.processes[0].number)
+        monkeypatch.setattr(reading, "MAX_SECONDS", 0.0)
+        with pytest.raises(ValueError, match="too much time or memory"):
+            await reader.read(png(1500, 1500))
+        monkeypatch.undo()
+        assert (await reader.read(png())).height == 40
+        assert await asyncio.wrap_future(reader.processes[0].number) != first
+
+    asyncio.run(ask())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_memory_of_a_process_is_limited() -> None:
+    assert reading.MAX_MEMORY == 3 << 30
+    code = "from tinysight.serve.reading import _limit_memory; _limit_memory(); bytearray({})"
+    for size, failed in ((1 << 30, False), (4 << 30, True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(size)], capture_output=True, text=True
+        )
+        assert ("MemoryError" in done.stderr) == failed == bool(done.returncode)
