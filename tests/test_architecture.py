@@ -86,9 +86,10 @@ PARTS: dict[str, set[str]] = {
         *("models", "predict", "evaluation", "training", "analysis"),
         *("numpy", "torch", "matplotlib", "scipy", "ray"),
     },
-    "serve": {"files", "images", "predict", "numpy", "starlette", "uvicorn", "h11"},
+    "server": {"files", "images", "predict", "numpy", "starlette", "uvicorn", "h11"},
     "api": {
         "settings",
+        "server",
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
         *("data", "models", "predict", "evaluation", "training", "analysis", "numpy"),
     },

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tinysight.api.evaluate import evaluate
     from tinysight.api.models import load_model
     from tinysight.api.report import compare, report
+    from tinysight.api.serve import serve
     from tinysight.api.train import list_recipes, train
     from tinysight.config import Config
     from tinysight.data.dataset import Dataset
@@ -39,6 +40,7 @@ __all__ = [
     "load_model",
     "recipe",
     "report",
+    "serve",
     "train",
 ]
 _MODULES = {
@@ -56,6 +58,7 @@ _MODULES = {
     "load_model": "api.models",
     "recipe": "recipes",
     "report": "api.report",
+    "serve": "api.serve",
     "train": "api.train",
 }
 

@@ -15,7 +15,7 @@ import typer
 from typer import Option
 
 from tinysight import __version__
-from tinysight.cli import data, evaluate, predict, quickstart, report, study, train
+from tinysight.cli import data, evaluate, predict, quickstart, report, serve, study, train
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -40,6 +40,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     predict.submit,
     evaluate.export,
     predict.ensemble,
+    serve.serve,
 )
 
 

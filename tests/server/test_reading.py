@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tinysight.images import load_square
-from tinysight.serve import reading
-from tinysight.serve.reading import Reader
+from tinysight.server import reading
+from tinysight.server.reading import Reader
 
 
 def png(width: int = 60, height: int = 40, seed: int = 0) -> bytes:
@@ -66,7 +66,7 @@ def test_a_picture_that_takes_too_long_costs_its_process_and_the_next_is_read(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
 def test_memory_of_a_process_is_limited() -> None:
     assert reading.MAX_MEMORY == 3 << 30
-    code = "from tinysight.serve.reading import _limit_memory; _limit_memory(); bytearray({})"
+    code = "from tinysight.server.reading import _limit_memory; _limit_memory(); bytearray({})"
     for size, failed in ((1 << 30, False), (4 << 30, True)):
         done = subprocess.run(
             [sys.executable, "-c", code.format(size)], capture_output=True, text=True

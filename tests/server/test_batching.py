@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tinysight.serve.batching import Batcher
+from tinysight.server.batching import Batcher
 
 
 def test_each_of_many_items_gets_its_own_answer_in_batches() -> None:

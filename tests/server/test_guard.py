@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.responses import PlainTextResponse
 
-from tinysight.serve.guard import Guard
+from tinysight.server.guard import Guard
 
 TOKEN = "t0ken"
 OWN = {"host": "127.0.0.1:8000"}

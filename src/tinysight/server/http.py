@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinysight.predict.predictor import Predictor
-from tinysight.serve.app import create_app
+from tinysight.server.app import create_app
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MIN_TOKEN = 8  # characters

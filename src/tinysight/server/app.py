@@ -2,7 +2,8 @@
 
 GET  /             the page
 GET  /api/model    what the model is: classes, size, whether it finds boxes
-POST /api/predict  a picture's bytes -> its answer, as `tinysight predict --json` prints it
+POST /api/predict  a picture's bytes -> its answer, as `tinysight predict --json` prints it, or
+                   {"error"} where it cannot be read
 GET  /healthz      the process is there; /readyz: it can answer
 """
 
@@ -24,9 +25,9 @@ from starlette.staticfiles import StaticFiles
 
 from tinysight.predict.output import plain
 from tinysight.predict.predictor import Prediction, Predictor
-from tinysight.serve.batching import Batcher
-from tinysight.serve.guard import Guard
-from tinysight.serve.reading import Picture, Reader
+from tinysight.server.batching import Batcher
+from tinysight.server.guard import Guard
+from tinysight.server.reading import Picture, Reader
 
 PAGE = Path(__file__).with_name("page")
 MAX_BYTES = 20 << 20  # of a picture
@@ -73,7 +74,7 @@ class Asking:
             picture = await self.reader.read(data)
             prediction = await self.batcher.answer(picture)
         except ValueError as error:
-            raise HTTPException(422, str(error)) from None
+            return JSONResponse({"error": str(error)})  # an answer, too
         finally:
             self.in_work -= 1
         size = {"width": picture.width, "height": picture.height}
@@ -99,7 +100,7 @@ class Asking:
         finally:
             self.buffered -= len(data)
         if not data:
-            raise HTTPException(422, "no picture was sent")
+            raise HTTPException(400, "no picture was sent")
         return bytes(data)
 
 

@@ -1,0 +1,36 @@
+"""The command that opens a page on a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Argument, Option
+
+from tinysight.cli.arguments import Threshold
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        Argument(metavar="[MODEL]", help="Run or weights file.", show_default="the bundled model"),
+    ] = None,
+    host: Annotated[
+        str, Option(help="Address to listen on; one that others reach needs --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: any free one.")] = 0,
+    token: Annotated[
+        str | None, Option(help="Key in the page's link.", show_default="a random one")
+    ] = None,
+    threshold: Threshold = None,
+) -> None:
+    """Open a page on this computer where pictures are dropped and answered.
+
+    \b
+    Examples:
+      tinysight serve
+      tinysight serve small-pets --port 8000
+    """
+    import tinysight as ts
+
+    print("Ctrl-C ends it")
+    ts.serve(model, host=host, port=port, token=token, threshold=threshold)

@@ -1,0 +1,102 @@
+// Answers as cards or as a table: sorted, filtered, saved. Names are text, never markup.
+
+const LONGEST = 200; // characters of a name that are shown
+
+export function shown(name) {
+  const characters = [...name];
+  return characters.length > LONGEST ? characters.slice(0, LONGEST).join("") + "…" : name;
+}
+
+export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+function create(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+const isolated = (name) => create("bdi", { className: "name", textContent: shown(name), title: shown(name) });
+
+// What an item's answer is, in a word: its best class, or that there is none.
+export function label(item) {
+  if (item.error) return "not read";
+  if (item.answer?.none) return "none of these";
+  return item.answer?.top[0]?.class ?? (item.answer ? "boxes" : "");
+}
+
+export function certainty(item) {
+  const { top = [], boxes = [] } = item.answer ?? {};
+  return top[0]?.probability ?? boxes[0]?.confidence ?? -1;
+}
+
+export function arranged(items, { order, filter }) {
+  const kept = items.filter((item) => filter === "" || label(item) === filter);
+  const sign = { sure: -1, unsure: 1 }[order];
+  if (sign) kept.sort((a, b) => sign * (certainty(a) - certainty(b)));
+  return kept;
+}
+
+export function makeCard(item) {
+  const figure = create("figure");
+  const image = create("img", { src: item.url, alt: "", loading: "lazy" });
+  image.addEventListener("error", () => image.replaceWith(create("p", { className: "quiet", textContent: "no preview" })));
+  figure.append(image);
+  const text = create("div", { className: "text" });
+  const card = create("article", { className: "card" }, figure, text);
+  fillCard(item, figure, text);
+  return { card, refresh: () => fillCard(item, figure, text) };
+}
+
+function fillCard(item, figure, text) {
+  text.replaceChildren(create("h2", { className: "name" }, isolated(item.name)));
+  figure.querySelector("svg")?.remove();
+  if (item.error) {
+    text.append(create("p", { className: "error", textContent: item.error }));
+  } else if (!item.answer) {
+    text.append(create("p", { className: "quiet", textContent: "waiting…" }));
+  } else {
+    const { top, boxes, none } = item.answer;
+    if (none) text.append(create("p", { textContent: "none of these" }));
+    const list = create("ol", { className: "answers" });
+    for (const { class: name, probability } of top.slice(0, 5)) {
+      const bar = create("progress", { value: probability, max: 1 });
+      bar.setAttribute("aria-hidden", "true");
+      list.append(create("li", {}, bar, isolated(name), create("span", { textContent: percent(probability) })));
+    }
+    text.append(list);
+    if (boxes) {
+      const count = boxes.length === 1 ? "1 box" : `${boxes.length || "no"} boxes`;
+      text.append(create("p", { className: "quiet", textContent: count }));
+      figure.append(drawBoxes(item.answer));
+    }
+  }
+}
+
+function drawBoxes({ boxes, width, height }) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.setAttribute("aria-hidden", "true");
+  for (const { box: [x0, y0, x1, y1] } of boxes) {
+    for (const kind of ["shade", "edge"]) {
+      const rect = document.createElementNS(space, "rect");
+      const values = { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind };
+      for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);
+      svg.append(rect);
+    }
+  }
+  return svg;
+}
+
+export function fillTable(table, items, finds) {
+  const names = ["picture", "answer", "probability", ...(finds ? ["boxes"] : [])];
+  const isNumber = (name) => (["probability", "boxes"].includes(name) ? "number" : "");
+  const head = create("tr", {}, ...names.map((name) => create("th", { textContent: name, scope: "col", className: isNumber(name) })));
+  const rows = items.map((item) => {
+    const probability = item.answer?.top[0]?.probability;
+    const values = [isolated(item.name), isolated(item.error ?? label(item)), probability === undefined ? "" : percent(probability)];
+    if (finds) values.push(String(item.answer?.boxes?.length ?? ""));
+    return create("tr", {}, ...values.map((value, column) => create("td", { className: isNumber(names[column]) }, value)));
+  });
+  table.replaceChildren(create("thead", {}, head), create("tbody", {}, ...rows));
+}

@@ -1,0 +1,96 @@
+// Pictures come in by drop (of files or folders), paste, the file dialog, or the camera.
+
+export function takePictures(onPictures) {
+  const element = (id) => document.getElementById(id);
+  const intake = element("intake");
+  const files = element("files");
+
+  element("choose").addEventListener("click", () => files.click());
+  files.addEventListener("change", () => {
+    onPictures(named([...files.files]));
+    files.value = "";
+  });
+
+  let depth = 0; // of nested elements that the pointer entered
+  const mark = (change) => {
+    depth = Math.max(0, depth + change);
+    intake.classList.toggle("over", depth > 0);
+  };
+  window.addEventListener("dragenter", () => mark(1));
+  window.addEventListener("dragleave", () => mark(-1));
+  window.addEventListener("dragover", (event) => event.preventDefault());
+  window.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    mark(-depth);
+    onPictures(await dropped(event.dataTransfer));
+  });
+
+  window.addEventListener("paste", (event) => {
+    const pasted = [...(event.clipboardData?.files ?? [])];
+    if (pasted.length) onPictures(named(pasted));
+  });
+
+  setUpCamera(element, onPictures);
+}
+
+function named(files) {
+  return files.map((file) => ({ name: file.webkitRelativePath || file.name, blob: file }));
+}
+
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return named([...transfer.files]);
+  const found = [];
+  for (const entry of entries) await walk(entry, found);
+  return found.sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+async function walk(entry, found) {
+  if (entry.name.startsWith(".")) return;
+  if (entry.isFile) {
+    const file = await new Promise((done, fail) => entry.file(done, fail));
+    found.push({ name: entry.fullPath.replace(/^\//, ""), blob: file });
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+    if (!some.length) return;
+    for (const inner of some) await walk(inner, found);
+  }
+}
+
+function setUpCamera(element, onPictures) {
+  const dialog = element("camera");
+  const video = element("video");
+  const error = element("camera-error");
+  let stream = null;
+  let count = 0;
+
+  element("open-camera").addEventListener("click", async () => {
+    error.hidden = true;
+    dialog.showModal();
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      video.srcObject = stream;
+    } catch {
+      error.textContent = "There is no camera, or this page may not use it.";
+      error.hidden = false;
+    }
+  });
+  element("shoot").addEventListener("click", () => {
+    if (!video.videoWidth) return;
+    const canvas = document.createElement("canvas");
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    count += 1;
+    const name = `camera-${count}.png`;
+    canvas.toBlob((blob) => blob && onPictures([{ name, blob }]), "image/png");
+  });
+  element("close-camera").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => {
+    for (const track of stream?.getTracks() ?? []) track.stop();
+    stream = video.srcObject = null;
+  });
+}

@@ -1,0 +1,119 @@
+// The page: pictures come in, each is asked about, the answers are arranged.
+
+import { arranged, fillTable, label, makeCard, shown } from "./answers.js";
+import { takePictures } from "./intake.js";
+import { cocoOf, csvOf, save } from "./saving.js";
+import { ask, getModel, Queue } from "./server.js";
+
+const element = (id) => document.getElementById(id);
+const UNDO_TIME = 8000; // milliseconds
+
+history.replaceState(null, "", location.pathname); // the key has become a cookie
+let model = null;
+let items = [];
+
+const queue = new Queue(async (item) => {
+  try {
+    item.answer = await ask(item.blob);
+  } catch (error) {
+    item.error = error.message;
+  }
+  item.view.refresh();
+  scheduleArranging();
+});
+
+function add(pictures) {
+  if (!pictures.length || !model) return;
+  const added = pictures.map(({ name, blob }) => ({ name, blob, url: URL.createObjectURL(blob) }));
+  for (const item of added) item.view = makeCard(item);
+  items.push(...added);
+  queue.add(added);
+  arrange();
+}
+
+let scheduled = false;
+function scheduleArranging() {
+  if (scheduled) return;
+  scheduled = true;
+  setTimeout(() => {
+    scheduled = false;
+    arrange();
+  }, 100);
+}
+
+function arrange() {
+  element("results").hidden = !items.length;
+  offerClasses();
+  const kept = arranged(items, { order: element("order").value, filter: element("filter").value });
+  const asTable = element("view").value === "table";
+  element("cards").hidden = asTable;
+  element("table").hidden = !asTable;
+  element("nothing").hidden = kept.length > 0 || !items.length;
+  if (asTable) fillTable(element("table"), kept, model.finds);
+  else place(element("cards"), kept.map((item) => item.view.card));
+  const done = items.filter((item) => item.answer || item.error).length;
+  const failed = items.filter((item) => item.error).length;
+  const pictures = `${items.length} ${items.length === 1 ? "picture" : "pictures"}`;
+  const progress = done < items.length ? `${done} of ${pictures} answered` : `${pictures} answered`;
+  element("status").textContent = progress + (failed ? `, ${failed} not read` : "");
+}
+
+// Move as few elements as possible: an element that is moved loses the focus.
+function place(parent, children) {
+  children.forEach((child, index) => {
+    if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
+  });
+  while (parent.children.length > children.length) parent.lastChild.remove();
+}
+
+function offerClasses() {
+  const select = element("filter");
+  const counts = new Map();
+  for (const item of items) if (label(item)) counts.set(label(item), (counts.get(label(item)) ?? 0) + 1);
+  const options = [["", `all (${items.length})`]];
+  for (const name of [...counts.keys()].sort()) options.push([name, `${shown(name)} (${counts.get(name)})`]);
+  const chosen = counts.has(select.value) ? select.value : "";
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  select.value = chosen;
+}
+
+let undoTimer = 0;
+function clear() {
+  const removed = items;
+  items = [];
+  queue.clear();
+  arrange();
+  const count = removed.length === 1 ? "1 picture" : `${removed.length} pictures`;
+  element("undo-text").textContent = `${count} cleared.`;
+  element("undo").hidden = false;
+  clearTimeout(undoTimer);
+  const forget = () => {
+    element("undo").hidden = true;
+    for (const item of removed) if (!items.includes(item)) URL.revokeObjectURL(item.url);
+  };
+  undoTimer = setTimeout(forget, UNDO_TIME);
+  element("undo-button").onclick = () => {
+    clearTimeout(undoTimer);
+    items = [...removed, ...items];
+    queue.add(removed.filter((item) => !item.answer && !item.error));
+    element("undo").hidden = true;
+    arrange();
+    element("clear").focus();
+  };
+  element("undo-button").focus();
+}
+
+for (const id of ["filter", "order", "view"]) element(id).addEventListener("change", arrange);
+element("clear").addEventListener("click", clear);
+element("csv").addEventListener("click", () => save(csvOf(items, model), "answers.csv", "text/csv"));
+element("coco").addEventListener("click", () => save(cocoOf(items, model), "boxes.json", "application/json"));
+takePictures(add);
+
+try {
+  model = await getModel();
+  element("model").textContent = model.description;
+  element("coco").hidden = !model.finds;
+} catch (error) {
+  element("model").textContent = error.message;
+  element("model").classList.add("error");
+}

@@ -1,0 +1,56 @@
+// Answers as files, in the forms that `tinysight predict` writes: CSV, and COCO's JSON.
+
+export function csvOf(items, model) {
+  const corners = model.finds ? ["x0", "y0", "x1", "y1", "confidence"] : [];
+  const rows = [["file", ...corners, "class", "probability"]];
+  for (const { name, answer } of items) {
+    if (!answer) continue;
+    const best = answer.top[0];
+    const own = best ? [best.class, best.probability.toFixed(6)] : ["", ""];
+    const boxes = (answer.boxes ?? []).map(({ box, confidence }) => [
+      ...box.map((edge) => edge.toFixed(2)),
+      confidence.toFixed(6),
+    ]);
+    for (const box of boxes.length ? boxes : [corners.map(() => "")]) rows.push([name, ...box, ...own]);
+  }
+  return rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
+}
+
+function quoted(value) {
+  return /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+}
+
+export function cocoOf(items, model) {
+  const names = model.classifies ? model.classes : ["object"];
+  const numbers = new Map(names.map((name, index) => [name, index + 1]));
+  const images = [];
+  const annotations = [];
+  for (const { name, answer } of items) {
+    if (!answer) continue;
+    const image = images.length + 1;
+    images.push({ id: image, file_name: name, width: answer.width, height: answer.height });
+    for (const { box, confidence } of answer.boxes ?? []) {
+      const [x0, y0, x1, y1] = box;
+      const sides = [x1 - x0, y1 - y0].map((side) => Math.round(side * 100) / 100);
+      annotations.push({
+        id: annotations.length + 1,
+        image_id: image,
+        category_id: numbers.get(model.classifies ? answer.top[0].class : "object"),
+        bbox: [x0, y0, ...sides],
+        area: Math.round(sides[0] * sides[1] * 100) / 100,
+        iscrowd: 0,
+        score: confidence,
+      });
+    }
+  }
+  const categories = names.map((name, index) => ({ id: index + 1, name }));
+  return JSON.stringify({ images, annotations, categories });
+}
+
+export function save(text, name, type) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}

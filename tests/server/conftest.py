@@ -1,0 +1,63 @@
+"""A small model, and a server of it that is asked over real HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tinysight.models import create_model
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.predictor import Predictor
+from tinysight.predict.weights import weights_bytes
+from tinysight.server.http import create_server
+
+TOKEN = "a-token-of-the-tests"
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A classifier of three classes, untrained; a class has the name HOSTILE."""
+    options = {"n": 1, "filters": (4, 8)}
+    metadata = ModelMetadata(
+        model="resnet",
+        options=options,
+        class_names=("cat", HOSTILE, "dog"),
+        class_ids=("a", "b", "c"),
+        image_size=32,
+        crop=32,
+        input_size=32,
+        flip_average=False,
+        recipe="test",
+        data="pets",
+        version="0",
+        fit="pad",
+    )
+    path = tmp_path_factory.mktemp("model") / "weights.safetensors"
+    path.write_bytes(weights_bytes(create_model("resnet", 3, **options), metadata))
+    return Predictor(path)
+
+
+@pytest.fixture(scope="module")
+def link(predictor: Predictor) -> Iterator[str]:
+    """The link to the page of a running server."""
+    server, listener, link = create_server(predictor, token=TOKEN)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(link.replace("/?", "/readyz?"), timeout=5) as answer:
+                if answer.status == 200:
+                    break
+        except OSError:
+            assert time.monotonic() < deadline, "the server does not get ready"
+            time.sleep(0.05)
+    yield link
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()

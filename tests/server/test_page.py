@@ -1,0 +1,164 @@
+"""The page in a real browser: every way in, by mouse and by keyboard, with other hosts blocked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.predict.output import write_csv
+from tinysight.predict.predictor import Predictor
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
+BIDI = "\u202egnp.\u202cpicture"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[400, 1400])
+def page(browser: Any, link: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page at two widths; it asks no other host, and nothing is wrong in its console."""
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    page = context.new_page()
+    wrong: list[str] = []
+    own = link.partition("/?")[0]
+    page.on("console", lambda message: wrong.append(message.text) if message.type != "log" else 0)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+
+    def only_own(route: Any) -> None:
+        if route.request.url.startswith((own, "blob:", "data:")):
+            route.continue_()
+        else:
+            wrong.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", only_own)
+    page.goto(link)
+    page.get_by_text("3 classes of pets").wait_for()
+    yield page
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    context.close()
+    assert wrong == []
+    assert width <= request.param, "the page is wider than the window"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    names = ["a.png", "b, with a comma.png", "<b>bold<b>.png", f"{BIDI}.png"]
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (30 + number, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return [folder / name for name in names]
+
+
+def answered(page: Any, count: int) -> None:
+    plural = "s" * (count != 1)
+    page.locator("#status", has_text=re.compile(rf"^{count} picture{plural} answered")).wait_for()
+
+
+def test_pictures_are_chosen_and_answered_as_on_the_command_line(
+    page: Any, pictures: list[Path], predictor: Predictor, tmp_path: Path
+) -> None:
+    page.set_input_files("#files", pictures)
+    answered(page, 4)
+    assert page.locator(".card").count() == 4
+    first = page.locator(".card").first.locator("li").all_inner_texts()
+    expected = predictor.predict(pictures[0])
+    shares = [f"{100 * share:.1f} %" for share in expected.probabilities]
+    assert [text.split("\n")[-1] for text in first] == shares
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    saved = Path(download.value.path()).read_text("utf-8")
+    named = predictor.predict(pictures)
+    write_csv(named, predictor.metadata, tmp_path / "expected.csv")
+    ours = list(csv.reader(io.StringIO((tmp_path / "expected.csv").read_text("utf-8"))))
+    theirs = list(csv.reader(io.StringIO(saved)))
+    assert [row[1] for row in theirs] == [row[1] for row in ours]
+    assert [row[0] for row in theirs[1:]] == [path.name for path in pictures]
+
+
+def test_names_are_text(page: Any, pictures: list[Path]) -> None:
+    page.set_input_files("#files", pictures)
+    answered(page, 4)
+    assert page.title() == "tinysight"
+    assert page.locator(".card img").count() == 4  # none from a name
+    assert page.locator(".card b").count() == 0
+    assert page.locator("bdi", has_text="picture").count() == 1
+
+
+def test_what_is_no_picture_is_said_and_the_rest_is_answered(
+    page: Any, pictures: list[Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("no picture, but long enough to have a signature")
+    page.set_input_files("#files", [text, pictures[0]])
+    answered(page, 2)
+    assert "1 not read" in page.locator("#status").inner_text()
+    assert "not an image" in page.locator(".card").first.inner_text()
+    page.select_option("#filter", "not read")
+    assert page.locator(".card").count() == 1
+
+
+def test_everything_by_keyboard(page: Any, pictures: list[Path]) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.id") == "choose"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(pictures)
+    answered(page, 4)
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("() => document.activeElement.id"))
+    assert reached[:5] == ["open-camera", "filter", "order", "view", "csv"]
+    page.locator("#view").focus()
+    page.keyboard.press("t")
+    assert page.locator("#table tbody tr").count() == 4
+    page.locator("#clear").focus()
+    page.keyboard.press("Enter")
+    assert not page.locator("#results").is_visible()
+    page.keyboard.press("Enter")  # the focus is on Undo
+    answered(page, 4)
+
+
+def test_pictures_are_dropped_and_pasted(page: Any, pictures: list[Path]) -> None:
+    data = list(pictures[0].read_bytes())
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """([kind, data]) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([new Uint8Array(data)], `${kind}.png`));
+                const options = {bubbles: true, cancelable: true};
+                window.dispatchEvent(kind === "drop"
+                    ? new DragEvent("drop", {...options, dataTransfer: transfer})
+                    : new ClipboardEvent("paste", {...options, clipboardData: transfer}));
+            }""",
+            [kind, data],
+        )
+    answered(page, 2)
+    assert page.locator(".card h2").all_inner_texts() == ["drop.png", "paste.png"]
+
+
+def test_a_camera_that_is_not_there_is_said(page: Any) -> None:
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_text("There is no camera").wait_for()
+    page.keyboard.press("Escape")
+    assert not page.locator("#camera").is_visible()
