@@ -86,6 +86,11 @@ def read_image(source: Source, *, at_least: int | None = None) -> Image.Image:
     Raises:
         ValueError: names the file, what is wrong, and the formats that are read.
     """
+    return _read(source, at_least)[0]
+
+
+def _read(source: Source, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Read an image, and the width and height that it has if it is not scaled down."""
     if not isinstance(source, str | Path | bytes | np.ndarray | Image.Image) and not (
         hasattr(source, "read") and hasattr(source, "seekable")
     ):
@@ -96,20 +101,24 @@ def read_image(source: Source, *, at_least: int | None = None) -> Image.Image:
         raise ValueError(f"cannot read a {kind}: {expected}")
     with _naming(source):
         if isinstance(source, np.ndarray):
-            return to_rgb(_from_array(source))
+            image = to_rgb(_from_array(source))
+            return image, image.size
         if isinstance(source, Image.Image):
             image = source.copy()
             image.load()
-            return _to_upright_rgb(image)
+            upright = _to_upright_rgb(image)
+            return upright, upright.size
         with _opened(source) as (image, stream):
+            is_jpeg, size = image.format in ("JPEG", "MPO"), _upright_size(image)
             _scale_down(image, at_least)
             try:
                 image.load()
+                upright = _to_upright_rgb(image)
             except OSError as error:
-                if image.format not in ("JPEG", "MPO"):
+                if not is_jpeg:
                     raise
-                return _read_cut_short(stream, at_least, _name(source), error)
-            return _to_upright_rgb(image)
+                upright = _read_cut_short(stream, at_least, _name(source), error)
+            return upright, size if is_jpeg else upright.size
 
 
 def upright_size(source: str | Path | BinaryIO | bytes) -> tuple[int, int]:
@@ -118,10 +127,14 @@ def upright_size(source: str | Path | BinaryIO | bytes) -> tuple[int, int]:
     Only a PNG is decoded for it: one may give its orientation after the pixels.
     """
     with _naming(source), _opened(source) as (image, _):
-        with suppress(Exception):  # damaged EXIF does not affect the pixels
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                return image.height, image.width
-        return image.size
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    with suppress(Exception):  # damaged EXIF does not affect the pixels
+        if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+            return image.height, image.width
+    return image.size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -215,7 +228,23 @@ def _padded(image: Image.Image, frame: Frame, size: int) -> Image.Image:
 
 def load_square(source: Source, size: int, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
     """Read an image as uint8 (size, size, 3); see `read_image` and `to_square`."""
-    return to_square(read_image(source, at_least=JPEG_MARGIN * size), size, fit)
+    return load_square_of(source, size, fit)[0]
+
+
+def load_square_of(
+    source: Source, size: int, fit: Fit = "crop"
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Do what `load_square` does; return width and height of the upright image, too."""
+    image, full_size = _read(source, JPEG_MARGIN * size)
+    return to_square(image, size, fit), full_size
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Drop Pillow's warnings; around threads that read images, as these share the filters."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 class _UnreadableError(Exception):
@@ -253,8 +282,7 @@ def _opened(source: str | Path | BinaryIO | bytes) -> Iterator[tuple[Image.Image
     Pillow's warnings (odd EXIF, nearly too large, malformed MPO) are dropped: the image is read,
     or an error gives the reason. The filter names Pillow's modules only, as all threads share it.
     """
-    with _stream(source) as stream, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    with _stream(source) as stream, quiet_pillow():
         head = stream.read(SIGNATURE_LENGTH)
         if not head:
             raise _UnreadableError("it is empty")

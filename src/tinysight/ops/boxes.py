@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinysight.ops.numpy_boxes import MAX_CANDIDATES
 from tinysight.ops.tensor_rows import TensorRows
 
 MIN_SIDE = 1 / 64  # of a decoded box, in sides of the training image: no box is empty or inverted
-MAX_CANDIDATES = 256  # boxes per image that `nms` compares with one another
 DECODINGS = ("filter", "stop")
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinysight.ops.numpy_boxes import nms
 from tinysight.predict.metadata import ModelMetadata
 
 MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
@@ -44,3 +45,13 @@ def softmax(logits: Float32) -> Float32:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: Float32 = powers / powers.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def choose_boxes(
+    boxes: Float32, confidence: Float32, decoding: Decoding
+) -> tuple[Float32, Float32]:
+    """Candidates (B, N, T, 4) of N cells, and confidence (B, N, T) -> those of `Outputs`."""
+    if decoding.decoding == "stop":  # see `ops.boxes.decode`
+        confidence = np.minimum.accumulate(confidence, axis=2)
+    flat = boxes.reshape(len(boxes), -1, 4), confidence.reshape(len(boxes), -1)
+    return nms(*flat, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)

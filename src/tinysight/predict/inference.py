@@ -18,6 +18,7 @@ from tinysight.predict.decoding import MAX_DETECTIONS, Decoding, Outputs, UInt8
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.weights import load_weights
 
+MAX_CANVAS = 2048  # pixels per side: memory grows with its square
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 
 
@@ -101,7 +102,7 @@ class Network:
         model.to(self.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.localizer = model if isinstance(model, Localizer) else None
         self.model: Any = model.encoder if isinstance(model, Localizer) else model  # the classifier
-        self.preprocessing = Preprocessing.of(self.metadata)
+        self.preprocessing, self.max_side = Preprocessing.of(self.metadata), MAX_CANVAS
 
     def logits(self, images: UInt8) -> Tensor:
         """Images (B, S, S, 3), S the metadata's image_size -> the classifier's logits (B, K)."""

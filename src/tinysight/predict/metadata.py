@@ -16,9 +16,8 @@ HEAD_SETTINGS = ("head", "grid", "num_steps", "feedback", "shared")
 FOREIGN_SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
     **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
-    ".onnx": "ONNX",
 }
-WEIGHTS_SUFFIXES = {".safetensors", *FOREIGN_SUFFIXES}
+WEIGHTS_SUFFIXES = {".safetensors", ".onnx", *FOREIGN_SUFFIXES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +101,10 @@ def read_header(path: Path, text: str, digest: Digest) -> ModelMetadata:
 def check_weights_file(path: Path) -> None:
     """Raise ValueError unless a file is there, and is not by its name or start another one."""
     if kind := FOREIGN_SUFFIXES.get(path.suffix.lower()):
-        expected = "expected weights (.safetensors) that `tinysight train` or `export` wrote"
+        expected = "expected .safetensors or .onnx that `tinysight train` or `export` wrote"
         raise ValueError(f"{path} is a {kind} file by its name, which is not read; {expected}")
     if not path.is_file():
-        expected = "expected a run folder or a weights file (.safetensors)"
+        expected = "expected a run folder or a weights file (.safetensors, .onnx)"
         raise ValueError(f"{path} is not a file; {expected}")
     with path.open("rb") as start:
         if format_of(start.read(SIGNATURE_LENGTH)) == LFS_POINTER:

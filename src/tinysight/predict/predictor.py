@@ -6,21 +6,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from PIL import Image
 
 from tinysight.files import expand
-from tinysight.images import Frame, Source, frame_of, load_square, read_image, to_square
+from tinysight.images import Frame, Source, frame_of
 from tinysight.predict.decoding import Decoding, Float32, Outputs, UInt8, softmax
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.reading import Square, read_squares
 
 if TYPE_CHECKING:
     from tinysight.device import Runtime
     from tinysight.predict.inference import Network
 
 BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
-MAX_CANVAS = 2048  # pixels per side: memory grows with its square
 NO_FRAME = Frame(0, 0, 0, 0)  # of a classifier's prediction
 
 
@@ -74,6 +75,15 @@ class Prediction:
         return len(self.accepted)
 
 
+class Engine(Protocol):
+    """A model that computes `Outputs` of images (B, S, S, 3), S the metadata's image_size."""
+
+    metadata: ModelMetadata
+    max_side: int  # S of a localizer's images may be up to this
+
+    def __call__(self, images: UInt8, decoding: Decoding | None) -> Outputs: ...
+
+
 class Predictor:
     """A trained model, of a run's folder or a weights file, that takes images of any size.
 
@@ -94,8 +104,8 @@ class Predictor:
         if source.is_dir() and not self.path.exists():
             reason = "the run is not finished; see `tinysight resume`"
             raise ValueError(f"{source} has no weights.safetensors: {reason}")
-        self.network = _load_network(self.path, runtime)
-        self.metadata = self.network.metadata
+        self.engine = _load_engine(self.path, runtime)
+        self.metadata = self.engine.metadata
         self.decoding = Decoding.of(self.metadata)
         if self.decoding is not None:
             changes = {"threshold": threshold, "decoding": decoding}
@@ -105,9 +115,18 @@ class Predictor:
     def __repr__(self) -> str:
         return f"<Predictor {self.path}: {self.metadata.describe()}>"
 
+    @property
+    def network(self) -> Network:
+        """The model in torch; ValueError for an ONNX file, whose layers cannot be reached."""
+        from tinysight.predict.inference import Network
+
+        if isinstance(self.engine, Network):
+            return self.engine
+        raise ValueError(f"{self.path} only predicts; this needs the run or its .safetensors")
+
     def outputs(self, images: UInt8) -> Outputs:
         """Images (B, S, S, 3), S the metadata's image_size, or more of a localizer -> `Outputs`."""
-        return self.network(images, self.decoding)
+        return self.engine(images, self.decoding)
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is one image
@@ -146,43 +165,30 @@ class Predictor:
         batch_size: int = 64,
     ) -> Iterator[Prediction | ValueError]:
         """Yield the prediction of each image, or the ValueError that it cannot be read."""
-        if self.decoding is not None or canvas is not None:
-            yield from self._detect_each(images, top, canvas or self.metadata.image_size)
-            return
-        size, fit = self.metadata.image_size, self.metadata.fit
-        pending = iter(images)
+        side, fit = self._side(canvas), self.metadata.fit
+        batch_size = max(1, round(batch_size * (self.metadata.image_size / side) ** 2))
+        pending = read_squares(images, side, fit)
         while group := list(islice(pending, batch_size)):
-            read: list[UInt8 | ValueError] = []
-            for source in group:
-                try:
-                    read.append(load_square(source, size, fit))
-                except ValueError as error:
-                    read.append(error)
-            good = [image for image in read if not isinstance(image, ValueError)]
-            predictions = iter(self.predict_squares(np.stack(good), [], top=top) if good else ())
-            for source, image in zip(group, read, strict=True):
-                if isinstance(image, ValueError):
-                    yield image
-                else:
-                    yield _of(source, next(predictions))
+            good = [each for each in group if isinstance(each, Square)]
+            squares, sizes = [each.pixels for each in good], [each.size for each in good]
+            found = iter(self.predict_squares(np.stack(squares), sizes, top=top) if good else ())
+            for each in group:
+                yield _of(each.source, next(found)) if isinstance(each, Square) else each
 
-    def _detect_each(
-        self, images: Iterable[Source], top: int, canvas: int
-    ) -> Iterator[Prediction | ValueError]:
-        smallest, fit = self.metadata.image_size, self.metadata.fit
-        if not smallest <= canvas <= MAX_CANVAS:
-            raise ValueError(f"the canvas is {canvas} pixels; give {smallest} to {MAX_CANVAS}")
+    def _side(self, canvas: int | None) -> int:
+        """Return the side of the squares that images become; refuse one that is not possible."""
+        smallest, largest = self.metadata.image_size, self.engine.max_side
+        if canvas is None:
+            return smallest
+        if not smallest <= canvas <= largest:
+            sides = (
+                f"{smallest} to {largest}" if largest > smallest else f"{smallest} to an ONNX file"
+            )
+            raise ValueError(f"the canvas is {canvas} pixels; give {sides}")
         if self.decoding is None:
             instead = "train a localizer, as by `tinysight train localizer-joint`"
             raise ValueError(f"{self.path} is a classifier, which finds no boxes; {instead}")
-        for source in images:
-            try:
-                image = read_image(source)
-            except ValueError as error:
-                yield error
-                continue
-            square = to_square(image, canvas, fit)[None]
-            yield _of(source, self.predict_squares(square, [image.size], top=top)[0])
+        return canvas
 
     def predict_squares(
         self, squares: UInt8, sizes: Sequence[tuple[int, int]], *, top: int = 5
@@ -241,7 +247,16 @@ def load_model(
     return Predictor(source or BUNDLED, runtime=runtime, threshold=threshold, decoding=decoding)
 
 
-def _load_network(path: Path, runtime: Runtime | None) -> Network:
-    from tinysight.predict.inference import Network  # which imports torch
+def _load_engine(path: Path, runtime: Runtime | None) -> Engine:
+    """Read a file for the engine that computes it, and import that one alone."""
+    if path.suffix.lower() != ".onnx":
+        from tinysight.predict.inference import Network
 
-    return Network(path, runtime)
+        return Network(path, runtime)
+    if runtime is not None and runtime.device.type != "cpu":
+        raise ValueError(
+            f"{path} is computed on the CPU; for {runtime.device} give the .safetensors"
+        )
+    from tinysight.predict.onnx_file import OnnxNetwork
+
+    return OnnxNetwork(path)

@@ -52,6 +52,10 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
     Raises ValueError when the file is missing, not a weights file of tinysight, or damaged.
     """
     check_weights_file(path)
+    if path.suffix.lower() == ".onnx":
+        raise ValueError(
+            f"{path} is an ONNX file, which only predicts; give the run or .safetensors"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("tinysight")

@@ -1,0 +1,53 @@
+"""`ops.boxes.nms` in NumPy, for prediction without torch; the tests compare the two."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+MAX_CANDIDATES = 256  # boxes per image that are compared with one another
+
+
+def nms(
+    boxes: Float32, confidence: Float32, *, max_iou: float, max_boxes: int
+) -> tuple[Float32, Float32]:
+    """Boxes (B, N, 4) with their confidence (B, N) -> (B, max_boxes, 4) and (B, max_boxes).
+
+    The result is the one of `ops.boxes.nms`, to the bit.
+    """
+    order = np.argsort(-confidence, axis=1, kind="stable")[:, : max(MAX_CANDIDATES, max_boxes)]
+    boxes, confidence = _take(boxes, order), _take(confidence, order)
+    if max_iou < 1:
+        kept = np.ones(confidence.shape, bool)
+        overlaps = _pairwise_iou(boxes) > max_iou  # (B, N, N)
+        for rank in range(boxes.shape[1] - 1):
+            kept[:, rank + 1 :] &= ~(overlaps[:, rank, rank + 1 :] & kept[:, rank, None])
+        order = np.argsort(~kept, axis=1, kind="stable")  # the kept ones first
+        confidence = _take(np.where(kept, confidence, np.float32(0)), order)
+        boxes = _take(boxes, order)
+    missing = max(0, max_boxes - boxes.shape[1])
+    boxes = np.pad(boxes[:, :max_boxes], ((0, 0), (0, missing), (0, 0)))
+    confidence = np.pad(confidence[:, :max_boxes], ((0, 0), (0, missing)))
+    return np.where(confidence[..., None] > 0, boxes, np.float32(0)), confidence
+
+
+def _take(values: Float32, order: npt.NDArray[np.intp]) -> Float32:
+    return np.take_along_axis(values, order if values.ndim == 2 else order[..., None], axis=1)
+
+
+def _pairwise_iou(boxes: Float32) -> Float32:
+    area = _area(boxes)
+    near = np.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    far = np.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    shared = _area(np.concatenate((near, far), axis=-1))
+    union = area[:, :, None] + area[:, None, :] - shared
+    positive = union > 0
+    return np.where(positive, shared / np.where(positive, union, np.float32(1)), np.float32(0))
+
+
+def _area(boxes: Float32) -> Float32:
+    sides = (boxes[..., 2:] - boxes[..., :2]).clip(min=0)
+    area: Float32 = sides[..., 0] * sides[..., 1]
+    return area
