@@ -44,6 +44,12 @@ PARTS: dict[str, set[str]] = {
         "PIL",
         "torch",
         "safetensors",
+        "onnxruntime",
+    },
+    "export": {
+        *("__init__", "config", "run", "files", "device", "images", "ops", "data", "models"),
+        *("predict", "evaluation"),
+        *("numpy", "torch", "onnx", "onnxscript", "onnxruntime", "jinja2", "markupsafe"),
     },
     "evaluation": {
         *("config", "files", "run", "device", "ops", "data", "data.batches", "models", "predict"),

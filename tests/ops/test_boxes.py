@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tinysight.ops import boxes as ops
+from tinysight.ops import numpy_boxes
 
 CANVAS = 24
 # Sixteenths, on which moves and products are exact in double precision.
@@ -245,3 +246,25 @@ def test_nms_of_many_boxes_compares_the_most_confident() -> None:
     order = confidence[0].argsort(descending=True)[: ops.MAX_CANDIDATES]
     kept = nms_one_by_one(boxes[0, order], confidence[0, order], 0.5)[:32]
     assert torch.equal(result.boxes[0], boxes[0, order][kept])
+
+
+@given(
+    st.integers(0, 2**32), st.integers(1, 3), st.sampled_from((1, 5, 40, 300)),
+    st.sampled_from((0.0, 0.3, 0.5, 1.0)), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_nms_in_numpy_is_the_same_to_the_bit(
+    seed: int, num_images: int, count: int, max_iou: float, ties: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(-5, CANVAS, (num_images, count, 2, 2)), axis=2)
+    boxes = corners.reshape(num_images, count, 4).astype(np.float32)
+    confidence = rng.uniform(0, 1, (num_images, count)).astype(np.float32)
+    confidence = confidence.round(1) if ties else confidence
+    limits = {"max_iou": max_iou, "max_boxes": 32}
+    expected = ops.nms(
+        ops.Detections(torch.from_numpy(boxes), torch.from_numpy(confidence)), **limits
+    )
+    found = numpy_boxes.nms(boxes, confidence, **limits)
+    assert np.array_equal(found[0], expected.boxes.numpy())
+    assert np.array_equal(found[1], expected.confidence.numpy())

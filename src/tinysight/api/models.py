@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinysight.api.data import Folder
-from tinysight.device import select_device
 from tinysight.files import expand
 from tinysight.predict import predictor as predictors
 from tinysight.predict.metadata import WEIGHTS_SUFFIXES
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run, find_run, is_run
+
+if TYPE_CHECKING:
+    from tinysight.api.data import Folder
+    from tinysight.device import Runtime
 
 
 def load_model(
@@ -28,8 +30,18 @@ def load_model(
         threshold: of a localizer, the confidence from which a box is accepted; None: its own.
         decoding: of a localizer, "filter" or "stop"; None: its own.
     """
-    runtime, changes = select_device(device, "fp32"), decoding_changes(threshold, decoding)
-    return predictors.load_model(find_weights(source), runtime=runtime, **changes)
+    path, changes = find_weights(source), decoding_changes(threshold, decoding)
+    return predictors.load_model(path, runtime=_runtime(path, device), **changes)
+
+
+def _runtime(path: Path | None, device: str) -> Runtime | None:
+    """Return where a model runs; None, without torch, for an ONNX file on the CPU."""
+    is_onnx = path is not None and path.suffix.lower() == ".onnx"
+    if is_onnx and device in ("auto", "cpu"):
+        return None
+    from tinysight.device import select_device
+
+    return select_device(device, "fp32")
 
 
 def find_weights(source: Run | Folder | None) -> Path | None:

@@ -181,10 +181,10 @@ class Predictor:
         if canvas is None:
             return smallest
         if not smallest <= canvas <= largest:
-            sides = (
-                f"{smallest} to {largest}" if largest > smallest else f"{smallest} to an ONNX file"
-            )
-            raise ValueError(f"the canvas is {canvas} pixels; give {sides}")
+            sides = f"give {smallest} to {largest}"
+            if largest == smallest:
+                sides = f"an ONNX file takes {smallest}, the run or its .safetensors any"
+            raise ValueError(f"the canvas is {canvas} pixels; {sides}")
         if self.decoding is None:
             instead = "train a localizer, as by `tinysight train localizer-joint`"
             raise ValueError(f"{self.path} is a classifier, which finds no boxes; {instead}")
