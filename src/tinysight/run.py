@@ -139,6 +139,13 @@ class Run:
         last = 1 - epochs[-1]["loc50"] if finds else epochs[-1]["top1_error"]
         return f"last {what} {last:.2%}, lowest {lowest:.2%}"
 
+    def is_cross_validated(self, label: str) -> bool:
+        """Whether the outputs stored for a split are of models that did not learn from it."""
+        try:
+            return bool(json.loads(self.evaluation_path(label).read_bytes())["cross_validated"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def mismatch(self, config: Config) -> str:
         """Describe which settings that change results differ from another config; "": none."""
         own = self.config

@@ -90,6 +90,12 @@ def test_nearest_equals_the_plain_search() -> None:
         torch.testing.assert_close(values, cosines[order])
 
 
+def test_an_image_is_not_its_own_neighbor() -> None:
+    vectors, rows = torch.eye(4)[[0, 1, 0, 2]], torch.tensor([7, 8, 9, 11])
+    similarity, places = nearest(vectors[:3], vectors, rows=(rows[:3], rows), k=1, block=2)
+    assert places[[0, 2], 0].tolist() == [2, 0] and similarity[:, 0].tolist() == [1, 0, 1]
+
+
 def test_nearest_of_few_candidates_and_of_no_queries() -> None:
     similarity, places = nearest(torch.eye(3), torch.eye(3)[:2], k=5)
     assert similarity.shape == places.shape == (3, 2)

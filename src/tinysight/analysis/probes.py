@@ -88,14 +88,25 @@ def embed(
 
 
 def nearest(
-    queries: Tensor, candidates: Tensor, *, k: int = NUM_NEIGHBORS, block: int = 1000
+    queries: Tensor,
+    candidates: Tensor,
+    *,
+    rows: tuple[Tensor, Tensor] | None = None,
+    k: int = NUM_NEIGHBORS,
+    block: int = 1000,
 ) -> tuple[Tensor, Tensor]:
     """Return cosines and places (Q, k) of the candidates (M, D) most similar to queries (Q, D).
 
-    Both have length 1. With fewer than k candidates there are fewer columns.
+    Both have length 1. With fewer than k candidates there are fewer columns. With rows (Q,) and
+    (M,) a candidate of the query's own row is passed over.
     """
-    k = min(k, len(candidates))
-    parts = [(part @ candidates.T).topk(k, dim=1) for part in torch.split(queries, block)]
+    k = min(k, len(candidates) - (rows is not None))
+    parts = []
+    for start in range(0, max(1, len(queries)), block):
+        cosines = queries[start : start + block] @ candidates.T
+        if rows is not None:
+            cosines[rows[0][start : start + block, None] == rows[1]] = -torch.inf
+        parts.append(cosines.topk(k, dim=1))
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
@@ -245,7 +256,10 @@ def compute_probes(
     """Probe the model on a split; minutes for 10,000 images and 20,000 candidates on a CPU."""
     dataset = run.dataset
     train = np.asarray(dataset.rows(run.config.data.train), dtype=np.int64)
-    train = np.setdiff1d(train[dataset.labels[train] >= 0], results.rows)
+    train = train[dataset.labels[train] >= 0]
+    crossed = run.run.is_cross_validated(run.run.label(dataset.name, results.split))
+    if not crossed:
+        train = np.setdiff1d(train, results.rows)
     share = min(1.0, MAX_CANDIDATES / max(len(train), 1))
     candidates = balanced_subset(train, dataset.labels[train], share)
 
@@ -256,7 +270,8 @@ def compute_probes(
         embed(predictor, dataset.images, rows, report("computing features", len(rows)))
         for rows in (candidates, results.rows)
     )
-    similarity, places = nearest(own, known)
+    both = (torch.from_numpy(results.rows), torch.from_numpy(candidates)) if crossed else None
+    similarity, places = nearest(own, known, rows=both)
     blanking = report("blanking objects and backgrounds", len(results))
     occlusion = occlude(predictor, dataset, results.rows, blanking)
     maps = torch.empty(0, 1, 1)

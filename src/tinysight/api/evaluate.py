@@ -27,7 +27,7 @@ logger = logging.getLogger("tinysight")
 
 def evaluate(
     model: Run | Folder,
-    split: str = "val",
+    split: str | None = None,
     *,
     data: Data | None = None,
     threshold: float | None = None,
@@ -42,7 +42,8 @@ def evaluate(
     bundled model ("bundled"), nothing is written.
 
     Args:
-        split: "minival" for choices, "val" for reports.
+        split: "minival" for choices, "val" for reports; None: val, or without one what a finetuned
+            run was cross-validated on.
         data: another dataset with the same classes; None: the one that it was trained on.
         threshold, decoding, device: as for `load_model`.
     """
@@ -62,7 +63,7 @@ class EvaluationFiles:
 
 def evaluate_files(
     model: Run | Folder,
-    split: str = "val",
+    split: str | None = None,
     *,
     data: Data | None = None,
     data_dir: Folder | None = None,
@@ -74,7 +75,9 @@ def evaluate_files(
     if source is not None and source.is_dir():
         run = find_run(source)
         dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
-        _warn_of_training_images(run, dataset, split, data_dir)
+        split = split or evaluations.default_split(run, dataset)
+        if not run.is_cross_validated(run.label(dataset.name, split)):
+            _warn_of_training_images(run, dataset, split, data_dir)
         evaluation = evaluate_run(
             run,
             dataset,
@@ -89,6 +92,7 @@ def evaluate_files(
         return EvaluationFiles(
             evaluation, classifies, boxes, _write_figures(run, dataset, evaluation, boxes)
         )
+    split = split or "val"
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
     with counting(f"evaluating {split}") as progress:

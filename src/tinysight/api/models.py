@@ -56,7 +56,7 @@ def find_weights(source: Run | Folder | None) -> Path | None:
     return None if source == "bundled" else find_run(source).folder
 
 
-def decoding_changes(threshold: float | None, decoding: str | None) -> dict[str, Any]:
+def decoding_changes(threshold: float | None = None, decoding: str | None = None) -> dict[str, Any]:
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"threshold is {threshold:g}; give a confidence between 0 and 1")
     if decoding not in (None, "filter", "stop"):

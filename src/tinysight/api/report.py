@@ -15,6 +15,7 @@ from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.evaluate import evaluate_run
 from tinysight.api.models import named_run
 from tinysight.device import Runtime, select_device
+from tinysight.evaluation.evaluate import default_split
 from tinysight.predict.predictor import Predictor
 from tinysight.progress import counting
 from tinysight.run import Run
@@ -24,7 +25,7 @@ logger = logging.getLogger("tinysight")
 
 def report(
     run: Run | Folder,
-    split: str = "val",
+    split: str | None = None,
     *,
     out: Folder | None = None,
     probe: bool = True,
@@ -54,7 +55,7 @@ def report(
 
 def compare(
     runs: Sequence[Run | Folder],
-    split: str = "val",
+    split: str | None = None,
     *,
     out: Folder | None = None,
     probe: bool = True,
@@ -72,10 +73,11 @@ def compare(
 
 
 def _results(
-    run: Run, split: str, data: Data | None, data_dir: Folder | None, runtime: Runtime | None
+    run: Run, split: str | None, data: Data | None, data_dir: Folder | None, runtime: Runtime | None
 ) -> RunResults:
     """Read a run's results; with a runtime, evaluate it first where that has not been done."""
     dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
+    split = split or default_split(run, dataset)
     results = read_results(run.folder, dataset, split=split)
     evaluated = results.results is not None or results.detections is not None
     if not evaluated and run.is_finished and runtime is not None:

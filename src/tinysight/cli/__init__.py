@@ -15,7 +15,7 @@ import typer
 from typer import Option
 
 from tinysight import __version__
-from tinysight.cli import data, evaluate, predict, quickstart, report, serve, study, train
+from tinysight.cli import data, evaluate, finetune, predict, quickstart, report, serve, study, train
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", context_settings=HELP)
 COMMANDS: tuple[Callable[..., None], ...] = (
     quickstart.quickstart,
+    finetune.finetune,
     train.recipes,
     train.train,
     train.resume,

@@ -23,7 +23,10 @@ Settings = Annotated[
     Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, as train.epochs=8."),
 ]
 RunName = Annotated[str, Argument(metavar="RUN", help="A run's folder, or its name under runs/.")]
-Split = Annotated[str, Option(help="minival (for choices) or val (for reports).")]
+Split = Annotated[
+    str | None,
+    Option(help="minival (for choices) or val (for reports).", show_default="val, if there is one"),
+]
 Data = Annotated[
     str | None, Option(help="A dataset with the same classes.", show_default="the run's")
 ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: RunName,
-    split: Split = "val",
+    split: Split = None,
     data: Data = None,
     threshold: Threshold = None,
     decoding: Decoding = None,

@@ -191,7 +191,11 @@ def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | Non
 
 def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
     """Format a prediction for people."""
+    from tinysight.predict.predictor import NONE
+
     lines = [prediction.path]
+    if prediction.is_none:
+        lines.append(f"          {NONE}; the nearest:")
     if predictor.metadata.classifies:
         lines += [f"  {probability:6.1%}  {name}" for name, probability in prediction.top]
     for box, confidence in prediction.accepted:
@@ -204,11 +208,12 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
 def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> None:
     from tinysight.analysis.pictures import contact_sheet, photos_sheet, save_figure
     from tinysight.images import load_square
+    from tinysight.predict.predictor import NONE
 
     of = f", the first of {len(predictions)}" * (len(predictions) > MAX_DRAWN)
     predictions = predictions[:MAX_DRAWN]
     fit, names = predictor.metadata.fit, [Path(p.path).name for p in predictions]
-    classes = [f"{p.label} {p.probability:.0%}" for p in predictions]
+    classes = [NONE if p.is_none else f"{p.label} {p.probability:.0%}" for p in predictions]
     side = 256 if predictor.decoding is None else 512
     squares = [load_square(Path(p.path), side, fit) for p in predictions]
     if predictor.decoding is None:
@@ -262,7 +267,7 @@ def ensemble(
         list[str], Argument(metavar="RUN...", help="Finished runs, or one with --snapshots.")
     ],
     snapshots: Annotated[int, Option(min=0, help="Number of last snapshots used per run.")] = 0,
-    split: Split = "val",
+    split: Split = None,
     data: Data = None,
     out: Annotated[
         Path | None,
@@ -286,6 +291,7 @@ def ensemble(
     import tinysight as ts
     from tinysight.device import select_device
     from tinysight.evaluation.ensemble import evaluate_member, find_members, vote
+    from tinysight.evaluation.evaluate import default_split
     from tinysight.progress import counting
     from tinysight.run import find_run
 
@@ -294,6 +300,7 @@ def ensemble(
     runs = [find_run(name) for name in names]
     members = find_members(runs, snapshots)
     dataset = ts.load_dataset(data or runs[0].config.data.name, data_dir=data_dir)
+    split = split or default_split(runs[0], dataset)
     runtime, evaluated = select_device(device), []
     for member in members:
         with counting(f"evaluating {split}: {member.name}") as progress:

@@ -12,7 +12,7 @@ from tinysight.cli.arguments import Data, DataDir, Device, Split
 
 def report(
     runs: Annotated[list[str], Argument(metavar="RUN...", help="One run, or several to compare.")],
-    split: Split = "val",
+    split: Split = None,
     out: Annotated[
         Path | None, Option(help="Folder to write in.", show_default="RUN/report, of the first run")
     ] = None,

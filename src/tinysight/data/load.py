@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tinysight.data.build import build
+from tinysight.data.build import OnUnreadable, build
 from tinysight.data.composites import mosaics
 from tinysight.data.dataset import (
     Dataset,
@@ -23,6 +24,8 @@ from tinysight.data.subset import one_class
 from tinysight.files import expand
 from tinysight.images import Fit
 
+logger = logging.getLogger("tinysight")
+GONE = "the files that it was made from are not there any more, or have changed"
 _SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
 _FOLD = re.compile(r"(?P<base>.+)\.fold(?P<fold>\d+)")
 _ONE_CLASS = re.compile(
@@ -73,6 +76,62 @@ def load_dataset(
     return open_dataset(name, home=home)  # raises, and names the nearest
 
 
+def load_at_size(
+    name_or_folder: str | Path | Dataset,
+    image_size: int,
+    *,
+    home: Path,
+    fit: Fit | None = None,
+    on_unreadable: OnUnreadable = "stop",
+    progress: Progress | None = None,
+) -> Dataset:
+    """Load images of at least `image_size` pixels: from their files, where a dataset has smaller.
+
+    A folder that has not been imported becomes `<name>-all-<size>`, in which all images without a
+    split of their own are in train; a dataset of a folder becomes `<name>-<size>`, with its splits.
+    Where the files are gone or have changed, or have boxes, the dataset is returned as it is.
+    """
+    options: dict[str, Any] = {"on_unreadable": on_unreadable, "progress": progress}
+    root = None if isinstance(name_or_folder, Dataset) else _folder_of(name_or_folder, home)
+    if root is not None:
+        name = _name_of(root)
+        if (
+            fit
+            or name not in list_datasets(home)
+            or not _is_of(open_dataset(name, home=home), root)
+        ):
+            own: dict[str, Any] = {"minival_share": 0.0, "val_share": 0.0, "fit": fit or "crop"}
+            own["image_size"] = image_size
+            named = (
+                f"{name}-all-{image_size}" if own["fit"] == "crop" else f"{name}-{fit}-{image_size}"
+            )
+            return build(FolderSource(root, named, **own), home=home, **options)
+    dataset = load_dataset(name_or_folder, home=home, progress=progress)
+    known = dataset.manifest["source"]
+    from_files = dataset.view is None and known["kind"] == "folder"
+    if dataset.image_size >= image_size or not from_files or "boxes" in known["settings"]:
+        return dataset
+    if dataset.source_state() != "same":
+        logger.warning("%s is used at %d pixels: %s", dataset.name, dataset.image_size, GONE)
+        return dataset
+    settings = {**known["settings"], "image_size": image_size}
+    larger = FolderSource(Path(known["path"]), f"{dataset.name}-{image_size}", **settings)
+    return build(larger, home=home, **options)
+
+
+def _folder_of(name_or_folder: str | Path, home: Path) -> Path | None:
+    """Return the folder or zip of images that is meant, None for a dataset."""
+    path = expand(name_or_folder)
+    named = not is_path(name_or_folder) and str(name_or_folder) in list_datasets(home)
+    if named or not (path.is_dir() or _is_zip(path)) or (path / "manifest.json").is_file():
+        return None
+    return path.resolve()
+
+
+def _is_of(dataset: Dataset, root: Path) -> bool:
+    return bool(dataset.manifest["source"].get("path") == str(root))
+
+
 def _view(name: str, home: Path, progress: Progress | None) -> Dataset | None:
     """Make the view of a name like tiny-imagenet.goldfish.fold2; None for other names."""
     if found := _MOSAICS.fullmatch(name):
@@ -114,15 +173,12 @@ def _from_folder(
     if (folder / "manifest.json").is_file():
         return open_dataset(folder, home=home)
     root = folder.resolve()
-    name = (
-        re.sub(r"[^\w .+-]", "-", root.stem if _is_zip(root) else root.name).strip(" .+-")
-        or "images"
-    )
+    name = _name_of(root)
     source = FolderSource(root, name, **options)
     if not options and name in list_datasets(home):
         dataset = open_dataset(name, home=home)
         known = dataset.manifest["source"]
-        if known.get("path") == str(root):
+        if _is_of(dataset, root):
             if known["fingerprint"] == source.origin["fingerprint"]:
                 return dataset
             if "boxes" in known["settings"]:
@@ -132,6 +188,11 @@ def _from_folder(
                 )
             source = FolderSource(root, name, **known["settings"])
     return build(source, home=home, progress=progress)
+
+
+def _name_of(root: Path) -> str:
+    stem = root.stem if _is_zip(root) else root.name
+    return re.sub(r"[^\w .+-]", "-", stem).strip(" .+-") or "images"
 
 
 def _is_zip(path: Path) -> bool:

@@ -241,6 +241,13 @@ def evaluate(
     return evaluate_model(model, dataset, split, way, progress=progress, **how)
 
 
+def default_split(run: Run, dataset: Dataset) -> str:
+    """Return val, or without one what a cross-validated run learned from."""
+    learned = run.config.data.train
+    crossed = "val" not in dataset.splits and run.is_cross_validated(learned)
+    return learned if crossed else "val"
+
+
 def evaluate_run(
     run: Run,
     dataset: Dataset,
@@ -251,6 +258,8 @@ def evaluate_run(
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate a run's final weights; write `run.scores_path(label)` and `evaluation_path(label)`.
+
+    Of a split that a run was cross-validated on, what was stored then is returned.
 
     Args:
         decoding_changes: of a localizer, `threshold` and `decoding` in place of its own.
@@ -263,8 +272,10 @@ def evaluate_run(
     boxes = predictor.decoding is not None and np.diff(dataset.box_offsets)[rows].any()
     if not boxes and not (dataset.labels[rows] >= 0).any():
         raise ValueError(NO_LABEL.format(split))
-    evaluation = evaluate(predictor, dataset, split, progress=progress)
     label = run.label(dataset.name, split)
+    if run.is_cross_validated(label):
+        return Evaluation.load(run.scores_path(label))
+    evaluation = evaluate(predictor, dataset, split, progress=progress)
     evaluation.save(run.scores_path(label))
     metrics = asdict(evaluation.metrics) if evaluation.is_labeled else {}
     content = {"split": split, "data": dataset.name, **metrics}

@@ -12,7 +12,13 @@ import torch
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import Evaluation, Progress, evaluate
+from tinysight.evaluation.evaluate import (
+    Evaluation,
+    Progress,
+    default_split,
+    evaluate,
+    evaluate_run,
+)
 from tinysight.files import write_atomic
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.predictor import Predictor
@@ -45,6 +51,8 @@ def export(
     The metadata's `results["val"]` holds the fields of `Metrics`, the dataset's name and, of a
     localizer, `loc50` and `mean_iou` of the most confident boxes.
 
+    A cross-validated run on data without val has its error in the metadata already.
+
     With `half`, matrices and kernels are stored as float16. Raises ValueError when the run is not
     finished or not evaluated on val, or of another dataset.
     """
@@ -54,6 +62,9 @@ def export(
             f"the run learned from {predictor.metadata.data}, not from {dataset.name}; "
             "export it with its own data"
         )
+    split = default_split(run, dataset)
+    if split != "val":
+        return _as_cross_validated(run, path, dataset, split, half)
     run_top1_error = _run_top1_error(run)
     model, metadata = load_weights(predictor.path)
     with TemporaryDirectory() as folder:
@@ -70,6 +81,14 @@ def export(
     content = weights_bytes(model, metadata, half=half)
     write_atomic(path, content)
     return Exported(path, len(content), val, found, run_top1_error)
+
+
+def _as_cross_validated(run: Run, path: Path, dataset: Dataset, split: str, half: bool) -> Exported:
+    """Write the weights of a run on data without val; their metadata has the error already."""
+    content = weights_bytes(*load_weights(run.weights_path), half=half)
+    write_atomic(path, content)
+    known = evaluate_run(run, dataset, split)
+    return Exported(path, len(content), known, None, known.top1_error)
 
 
 def _run_top1_error(run: Run) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from tinysight.files import suggest
-from tinysight.models.classifier import Classifier
+from tinysight.models.classifier import Classifier, check_option
+from tinysight.models.distance_head import DistanceHead
 from tinysight.models.efficientnet import EfficientNetLite
 from tinysight.models.inception_resnet import InceptionResNet
 from tinysight.models.resnet import ResNet
@@ -26,8 +27,11 @@ MODELS: dict[str, type[Classifier]] = {
 def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
     """Create a model with torch's default weights; see `models.init` for others.
 
+    An option of every model is `head`, "linear" (the model's own) or "distances" (`DistanceHead`).
     Raises ValueError when the name or an option is unknown, or a value is not allowed.
     """
+    head = options.pop("head", "linear")
+    check_option("head", head, head in ("linear", "distances"), "linear, distances")
     if name not in MODELS:
         raise ValueError(f"no model is named {name!r}; {suggest(name, MODELS, cutoff=0.3)}")
     parameters = inspect.signature(MODELS[name]).parameters
@@ -38,7 +42,10 @@ def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
         if not _is_like(value, known[option]):
             expected = f"expected a value like {known[option]!r}"
             raise ValueError(f"model.options.{option} is {value!r}; {expected}")
-    return MODELS[name](num_classes, **options)  # type: ignore[call-arg]
+    model = MODELS[name](num_classes, **options)  # type: ignore[call-arg]
+    if head == "distances":
+        model.head = DistanceHead(model.num_features, num_classes)
+    return model
 
 
 def _is_like(value: Any, default: Any) -> bool:

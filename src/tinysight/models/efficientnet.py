@@ -56,9 +56,13 @@ class InvertedResidual(nn.Module):
         self.project = _unit(inside, num_out)
         self.has_shortcut = stride == 1 and num_in == num_out
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Return what the last 1x1 convolution takes."""
+        x = x if self.expand is None else F.relu6(self.expand(x))
+        return F.relu6(self.depthwise(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        inside = x if self.expand is None else F.relu6(self.expand(x))
-        projected: Tensor = self.project(F.relu6(self.depthwise(inside)))
+        projected: Tensor = self.project(self.inside(x))
         return projected + x if self.has_shortcut else projected
 
 
@@ -67,13 +71,13 @@ class EfficientNetLite(Classifier):
 
     Args:
         width: factor on the channels of every layer; 1 is Lite0's.
-        blocks: 1, or 2 for features of the last block in addition to those of the last layer.
+        features: 1, or 2 for those inside the last block in addition to those of the last layer.
     """
 
-    def __init__(self, num_classes: int, *, width: float = 1.0, blocks: int = 1) -> None:
+    def __init__(self, num_classes: int, *, width: float = 1.0, features: int = 1) -> None:
         super().__init__()
         check_option("width", width, 1 / 16 <= width <= 8, "1/16 to 8")
-        check_option("blocks", blocks, blocks in (1, 2), "1, 2")
+        check_option("features", features, features in (1, 2), "1, 2")
         first, last, *channels = (
             max(1, round(number * width)) for number in (32, 1280, *(stage[1] for stage in STAGES))
         )
@@ -88,12 +92,18 @@ class EfficientNetLite(Classifier):
                 num_in = num_out
         self.layers = nn.Sequential(*layers)
         self.top = _unit(num_in, last)
-        self.blocks = blocks
-        self.num_features = last + num_in * (blocks - 1)
+        self.num_kept = features
+        inside = channels[-2] * STAGES[-1][0]
+        self.num_features = last + inside * (features - 1)
         self.head = nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..255 -> features after the last ReLU."""
-        x = self.layers(F.relu6(self.stem(self.normalize(images))))
-        features: Tensor = F.relu6(self.top(x))
-        return features if self.blocks == 1 else torch.cat((features, x), dim=1)
+        x = F.relu6(self.stem(self.normalize(images)))
+        *layers, last = self.layers
+        assert isinstance(last, InvertedResidual)
+        for layer in layers:
+            x = layer(x)
+        inside = last.inside(x)
+        features: Tensor = F.relu6(self.top(last.project(inside)))
+        return features if self.num_kept == 1 else torch.cat((features, inside), dim=1)

@@ -12,6 +12,7 @@ leaves the sizes of all later feature maps as they were.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,6 +48,7 @@ class ResNet(Classifier):
         first_stride: stride of the first block, 2 (the report's text) or 1.
         stem_kernel: side of the stem's kernel, odd.
         stem_stride: stride of the stem, 1 (the report's) or 2.
+        features: number of last blocks whose maps, pooled to the last's size, are the features.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ResNet(Classifier):
         first_stride: int = 2,
         stem_kernel: int = 7,
         stem_stride: int = 1,
+        features: int = 1,
     ) -> None:
         super().__init__()
         check_option("n", n, n >= 1, "1 or more units per block")
@@ -67,6 +70,8 @@ class ResNet(Classifier):
         odd = stem_kernel > 0 and stem_kernel % 2 == 1
         check_option("stem_kernel", stem_kernel, odd, "1, 3, 5, 7, ...")
         check_option("stem_stride", stem_stride, stem_stride in (1, 2), "1, 2")
+        some = 1 <= features <= len(filters)
+        check_option("features", features, some, f"1 to {len(filters)}, the number of blocks")
         self.stem = unit(3, filters[0], stem_kernel, stem_stride)
         blocks = []
         num_in = filters[0]
@@ -76,10 +81,18 @@ class ResNet(Classifier):
             blocks.append(nn.Sequential(first, *others))
             num_in = num_out
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(num_in, num_classes)
-        self.num_features = num_in
+        self.num_kept = features
+        self.num_features = sum(filters[-features:])
+        self.head = nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in 0..255 -> features after the last ReLU."""
-        features: Tensor = self.blocks(self.stem(self.normalize(images)))
-        return features
+        """Images (B, 3, H, W) in 0..255 -> features after the last ReLU of a block, or several."""
+        x = self.stem(self.normalize(images))
+        maps: list[Tensor] = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        if self.num_kept == 1:
+            return maps[-1]
+        kept = [F.adaptive_avg_pool2d(m, x.shape[-2:]) for m in maps[-self.num_kept : -1]]
+        return torch.cat((*kept, x), dim=1)

@@ -40,6 +40,8 @@ class ModelMetadata:
     # head and decoding; empty: a classifier
     localizer: dict[str, Any] = field(default_factory=dict)
     fit: Fit = "crop"
+    # an image whose largest logit is below it is of none of the classes; None: there is always one
+    none_below: float | None = None
 
     @property
     def classifies(self) -> bool:
@@ -50,8 +52,11 @@ class ModelMetadata:
         """Return one phrase: recipe, classes, data and, where measured, the errors on val."""
         phrase = f"{self.recipe}, {len(self.class_names)} classes of {self.data}"
         val = self.results.get("val", {})
+        crossed = self.results.get("cross_validation") or {}
         if "top1_error" in val:
             phrase += f", {val['top1_error']:.1%} top-1 error on val"
+        elif "top1_error" in crossed:
+            phrase += f", {crossed['top1_error']:.1%} cross-validated error"
         return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")
 
     def __post_init__(self) -> None:
@@ -69,6 +74,7 @@ class ModelMetadata:
             and isinstance(self.localizer, dict)
             and isinstance(self.flip_average, bool)
             and self.fit in FITS
+            and isinstance(self.none_below, float | None)
         )
         if not sound:
             raise ValueError("the metadata of these weights is not of the form of a training's")
@@ -92,7 +98,8 @@ def read_header(path: Path, text: str, digest: Digest) -> ModelMetadata:
         values = header["metadata"]
         if header["sha256"] != digest(values):
             raise ValueError(f"{path} is damaged: its SHA-256 differs; copy the file again")
-        values = {"fit": "crop", **values}  # of weights written before there was a choice
+        # of weights written before there was a choice
+        values = {"fit": "crop", "none_below": None, **values}
         return ModelMetadata(**{f.name: _tuples(values[f.name]) for f in fields(ModelMetadata)})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} has damaged metadata ({error!r}); copy the file again") from None

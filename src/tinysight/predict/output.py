@@ -20,14 +20,15 @@ def write_csv(predictions: Sequence[Prediction], metadata: ModelMetadata, path: 
 
     A localizer's are `file,x0,y0,x1,y1,confidence,class,probability`, as `tinysight data import
     --boxes` reads them; an image without a box has one line without numbers. Class and probability
-    are the image's, and empty where the model learned none.
+    are the image's, and empty where the model learned none, or the image is of none of them.
     """
     text = StringIO()
     table = csv.writer(text, lineterminator="\n")
     corners = ("x0", "y0", "x1", "y1", "confidence") if metadata.localizer else ()
     table.writerow(["file", *corners, "class", "probability"])
     for prediction in predictions:
-        named = [prediction.label, f"{prediction.probability:.6f}"] if metadata.classifies else []
+        named = [prediction.label, f"{prediction.probability:.6f}"]
+        named *= metadata.classifies and not prediction.is_none
         rows: list[list[str]] = [[]]
         if metadata.localizer:
             rows = [[f"{n:.2f}" for n in box] + [f"{c:.6f}"] for box, c in prediction.accepted]
@@ -63,13 +64,18 @@ def write_coco(predictions: Sequence[Prediction], metadata: ModelMetadata, path:
 
 
 def plain(prediction: Prediction, metadata: ModelMetadata) -> dict[str, Any]:
-    """Return a prediction as JSON's values: image, top classes and, of a localizer, boxes."""
+    """Return a prediction as JSON's values: image, top classes and, of a localizer, boxes.
+
+    A model with a threshold has `none`, whether the image is of none of the classes, too.
+    """
     names, ids = prediction.class_names, prediction.class_ids
     top = [
         {"class": name, "id": class_id, "probability": round(probability, 6)}
         for name, class_id, probability in zip(names, ids, prediction.probabilities, strict=True)
     ]
-    found = {"image": prediction.path, "top": top if metadata.classifies else []}
+    found: dict[str, Any] = {"image": prediction.path, "top": top if metadata.classifies else []}
+    if metadata.none_below is not None:
+        found["none"] = prediction.is_none
     if not metadata.localizer:
         return found
     return found | {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tinysight.predict.inference import Network
 
 BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
+NONE = "none of these"
 NO_FRAME = Frame(0, 0, 0, 0)  # of a classifier's prediction
 
 
@@ -42,11 +43,13 @@ class Prediction:
     threshold: float = 0.5
     frame: Frame = NO_FRAME
     size: tuple[int, int] = (0, 0)  # with boxes: width and height of the upright image
+    is_none: bool = False  # whether it is too far from all classes to be of one of them
 
     def __repr__(self) -> str:
         boxes = f", {self.num_accepted} boxes accepted" if self.size != (0, 0) else ""
         name = f"{Path(self.path).name}: " if self.path else ""
-        return f"<Prediction {name}{self.label} {self.probability:.1%}{boxes}>"
+        none = f"{NONE}, nearest " * self.is_none
+        return f"<Prediction {name}{none}{self.label} {self.probability:.1%}{boxes}>"
 
     @property
     def label(self) -> str:
@@ -223,7 +226,9 @@ class Predictor:
         names, ids = (
             tuple(own[i] for i in chosen) for own in (metadata.class_names, metadata.class_ids)
         )
-        return Prediction("", names, ids, tuple(probabilities[chosen].tolist()))
+        least = metadata.none_below
+        is_none = least is not None and bool(logits.max() < least)
+        return Prediction("", names, ids, tuple(probabilities[chosen].tolist()), is_none=is_none)
 
 
 def _of(source: Source, prediction: Prediction) -> Prediction:

@@ -1,0 +1,84 @@
+"""Your own classes from few images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tinysight.api.data import Data, Folder
+from tinysight.api.models import named_run
+from tinysight.data.dataset import data_home
+from tinysight.data.load import load_at_size
+from tinysight.device import prepare_training, select_device
+from tinysight.files import expand
+from tinysight.finetuning import finetune as finetuning
+from tinysight.finetuning.encoders import EXTRA, at_hand, find_encoder
+from tinysight.finetuning.finetune import Finetuned
+from tinysight.images import Fit
+from tinysight.progress import counting
+from tinysight.run import Run
+
+logger = logging.getLogger("tinysight")
+
+
+def finetune(
+    data: Data,
+    encoder: Run | Folder = "auto",
+    *,
+    name: Folder | None = None,
+    fit: Fit | None = None,
+    skip_unreadable: bool = False,
+    device: str = "auto",
+    data_dir: Folder | None = None,
+    command: str = "",
+) -> Run:
+    """Learn your own classes on the features of a trained network, in seconds; return the run.
+
+    Args:
+        data: a folder or zip of class folders, all of which is learned from but a split val; or a
+            dataset or its name, of which train and minival are.
+        encoder: "bundled", "lite0" (EfficientNet-Lite0, with the extra pretrained), a run, or a
+            file; "auto": the one with the lowest cross-validated error.
+        name: of the run, or its folder; None: by the data, with the next free number.
+        fit: of a folder; None: as it was imported, else "crop".
+        skip_unreadable, data_dir: as for `import_dataset`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        command: what run.json records as the command.
+
+    Raises ValueError where there are fewer than two classes, an encoder cannot be read, or the
+    run's folder is taken.
+    """
+    own = {"skip_unreadable": skip_unreadable, "data_dir": data_dir, "command": command}
+    return finetune_result(data, encoder, name=name, fit=fit, device=device, **own).run  # type: ignore[arg-type]
+
+
+def finetune_result(
+    data: Data,
+    encoder: Run | Folder = "auto",
+    *,
+    name: Folder | None = None,
+    fit: Fit | None = None,
+    skip_unreadable: bool = False,
+    device: str = "auto",
+    data_dir: Folder | None = None,
+    command: str = "",
+) -> Finetuned:
+    """Do what `finetune` does, and return everything that the command prints."""
+    home = data_home() if data_dir is None else expand(data_dir)
+    runtime = select_device(device, "fp32")
+    prepare_training(runtime.device)
+    source = encoder if isinstance(encoder, str | Path) else named_run(encoder).folder
+    sources = at_hand() if source == "auto" else (source,)
+    if sources == ("bundled",) and source == "auto":
+        logger.info("the bundled encoder is used; %s", EXTRA)
+    candidates = []
+    for each in sources:
+        found = find_encoder(each)
+        unreadable = "skip" if skip_unreadable else "stop"
+        with counting("preparing images") as progress:
+            own = {"home": home, "fit": fit, "on_unreadable": unreadable, "progress": progress}
+            dataset = load_at_size(data, found.image_size, **own)  # type: ignore[arg-type]
+        with counting(f"features of {found.name}") as progress:
+            options = {"home": home, "runtime": runtime, "progress": progress}
+            candidates.append(finetuning.judge(found, dataset, **options))  # type: ignore[arg-type]
+    return finetuning.finetune(candidates, name=name, command=command)

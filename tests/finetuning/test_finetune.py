@@ -1,0 +1,112 @@
+"""A folder of a few images becomes an ordinary run, or one line says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tinysight as ts
+from tinysight.api.evaluate import evaluate_files
+from tinysight.api.finetune import finetune_result
+
+MakeFolder = Callable[..., Path]
+Tinysight = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / "runs"))
+
+
+def test_a_folder_becomes_a_run_that_every_command_takes(
+    make_folder: MakeFolder, encoder_file: Path, run_command: Tinysight, tmp_path: Path
+) -> None:
+    folder = make_folder(12, 12, 12)
+    status, out, err = run_command("finetune", str(folder), "--from", str(encoder_file))
+    assert (status, err) == (0, "")
+    run = tmp_path / "runs/finetune-own-all-32"
+    assert "36 images of 3 classes" in out and str(run) in out
+    summary = json.loads((run / "summary.json").read_text())
+    error = summary["cross_validation"]["top1_error"]
+    assert error < 0.2 and f"error              {100 * error:.1f} %" in out
+    result = evaluate_files(run)
+    assert result.evaluation.split == "train" and result.evaluation.top1_error == error
+    for words in (
+        ("evaluate", str(run)),
+        ("report", str(run)),
+        ("export", str(run), "--out", str(tmp_path / "own.safetensors"), "--half"),
+    ):
+        assert run_command(*words)[0] == 0, words
+    model = ts.load_model(tmp_path / "own.safetensors")
+    assert model.metadata.results["cross_validation"]["top1_error"] == error
+    found = model.predict(folder / "class1/003.png")
+    assert (found.label, found.is_none) == ("class1", False)
+    Image.fromarray(np.full((40, 40, 3), 250, np.uint8)).save(white := tmp_path / "white.png")
+    assert "none of these; the nearest:" in run_command("predict", str(run), str(white))[1]
+    assert ts.finetune(folder, run).name == "finetune-own-all-32-2"  # a run is an encoder
+    second = str(tmp_path / "runs/finetune-own-all-32-2")
+    assert "top-1 error" in run_command("ensemble", str(run), second)[1]
+
+
+def test_a_prepared_dataset_keeps_its_val(
+    make_folder: MakeFolder, encoder_file: Path, tmp_path: Path
+) -> None:
+    data = ts.import_dataset(make_folder(20, 20, size=80), "pets", image_size=16)
+    found = finetune_result(data, encoder_file)
+    assert found.run.config.data.name == "pets-32" and found.num_images == 32
+    evaluation = ts.evaluate(found.run)
+    assert evaluation.split == "val" and evaluation.metrics.num_images == 8
+    assert ts.load_dataset("pets").image_size == 16
+
+
+def test_the_better_of_several_encoders_is_used(
+    make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinysight.api.finetune.at_hand", lambda: ("bundled", encoder_file))
+    found = finetune_result(make_folder(8, 8, 8))
+    assert found.errors.keys() == {"bundled", str(encoder_file)}
+    assert found.errors[found.encoder] == min(found.errors.values())
+
+
+@pytest.mark.parametrize(
+    ("counts", "known"), [((1, 1, 1), False), ((60, 2, 1), True), ((2, 2), True)]
+)
+def test_few_and_uneven_images(
+    counts: tuple[int, ...], known: bool, make_folder: MakeFolder, encoder_file: Path,
+    run_command: Tinysight,
+) -> None:  # fmt: skip
+    folder = make_folder(*counts)
+    status, out, _ = run_command("finetune", str(folder), "--from", str(encoder_file))
+    assert status == 0
+    assert ("give each class a second image" in out) != known
+    assert ts.load_model("finetune-own-all-32").predict(folder / "class0/000.png").label == "class0"
+
+
+def test_two_classes_of_equal_images_are_as_wrong_as_chance(
+    make_folder: MakeFolder, encoder_file: Path
+) -> None:
+    judged = finetune_result(make_folder(10, 10, same=True), encoder_file).judged
+    assert judged is not None and judged.error >= 0.5
+
+
+def test_what_cannot_be_learned_is_one_line(
+    make_folder: MakeFolder, encoder_file: Path, tmp_path: Path
+) -> None:
+    make_folder(5, name="one")
+    with pytest.raises(ValueError, match="only one class, 'class0'; a classifier needs at least"):
+        ts.finetune(tmp_path / "one", encoder_file)
+    with pytest.raises(ValueError, match="there is no dataset 'nothing'"):
+        ts.finetune("nothing", encoder_file)
+    folder = make_folder(3, 3)
+    (folder / "class0/notes.png").write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"notes\.png.*skip-unreadable"):
+        ts.finetune(folder, encoder_file)
+    assert ts.finetune(folder, encoder_file, skip_unreadable=True).is_finished
+    with pytest.raises(ValueError, match="exists"):
+        ts.finetune(folder, encoder_file, name="finetune-own-all-32", skip_unreadable=True)
