@@ -96,7 +96,7 @@ PARTS: dict[str, set[str]] = {
         *("models", "predict", "evaluation", "training", "analysis", "finetuning"),
         *("numpy", "torch", "matplotlib", "scipy", "ray"),
     },
-    "server": {"files", "images", "predict", "numpy", "starlette", "uvicorn", "h11"},
+    "server": {"files", "run", "images", "predict", "numpy", "starlette", "uvicorn", "h11"},
     "api": {
         "settings",
         "server",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -17,6 +21,32 @@ from tinysight.server.http import create_server
 
 TOKEN = "a-token-of-the-tests"
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+
+
+class Client:
+    """Asks a running server, as a program that has the token."""
+
+    def __init__(self, link: str) -> None:
+        parts = urlsplit(link)
+        assert parts.hostname and parts.port
+        self.address = (parts.hostname, parts.port)
+        self.token = parse_qs(parts.query)["token"][0]
+
+    def ask(
+        self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        own = {"Authorization": f"Bearer {self.token}"} if headers is None else headers
+        try:
+            connection.request("GET" if body is None else "POST", path, body, own)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def predict(self, data: bytes) -> tuple[int, Any]:
+        status, content = self.ask("/api/predict", data)
+        return status, json.loads(content)
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +91,8 @@ def link(predictor: Predictor) -> Iterator[str]:
     server.should_exit = True
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def client(link: str) -> Client:
+    return Client(link)

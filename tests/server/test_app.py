@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import http.client
 import io
-import json
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -32,38 +30,7 @@ def picture(seed: int, form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-class Client:
-    """Asks a running server, as a program that has the token."""
-
-    def __init__(self, link: str) -> None:
-        parts = urlsplit(link)
-        assert parts.hostname and parts.port
-        self.address = (parts.hostname, parts.port)
-        self.token = parse_qs(parts.query)["token"][0]
-
-    def ask(
-        self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
-        own = {"Authorization": f"Bearer {self.token}"} if headers is None else headers
-        try:
-            connection.request("GET" if body is None else "POST", path, body, own)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def predict(self, data: bytes) -> tuple[int, Any]:
-        status, content = self.ask("/api/predict", data)
-        return status, json.loads(content)
-
-
-@pytest.fixture
-def client(link: str) -> Client:
-    return Client(link)
-
-
-def test_an_answer_is_the_predictors(client: Client, predictor: Predictor) -> None:
+def test_an_answer_is_the_predictors(client: Any, predictor: Predictor) -> None:
     for form in ("PNG", "BMP"):
         data = picture(1, form)
         status, found = client.predict(data)
@@ -78,7 +45,7 @@ def test_an_answer_is_the_predictors(client: Client, predictor: Predictor) -> No
 
 
 def test_many_pictures_at_once_each_get_their_own_answer(
-    client: Client, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    client: Any, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app_module, "MAX_IN_WORK", 1000)
     pictures = [picture(seed) for seed in range(40)]
@@ -104,16 +71,14 @@ def test_many_pictures_at_once_each_get_their_own_answer(
     ids=["empty", "a page", "cut short", "too large"],
 )
 def test_what_is_no_picture_is_refused_in_words(
-    client: Client, data: bytes, status: int, words: str
+    client: Any, data: bytes, status: int, words: str
 ) -> None:
     found, answer = client.predict(data)
     assert found == status
     assert any(word in answer["error"] for word in words.split("|")), answer
 
 
-def test_a_full_server_says_when_to_come_back(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_server_says_when_to_come_back(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "MAX_IN_WORK", 0)
     connection = http.client.HTTPConnection(*client.address, timeout=10)
     connection.request(
@@ -129,20 +94,20 @@ def test_a_full_server_says_when_to_come_back(
 @pytest.mark.parametrize(
     "path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/hosts"]
 )
-def test_no_file_outside_the_page_is_served(client: Client, path: str) -> None:
+def test_no_file_outside_the_page_is_served(client: Any, path: str) -> None:
     status, content = client.ask(path)
     assert status == 404
     assert b"import" not in content
 
 
-def test_without_the_token_there_is_no_answer(client: Client) -> None:
+def test_without_the_token_there_is_no_answer(client: Any) -> None:
     assert client.ask("/api/predict", picture(1), headers={})[0] == 403
     assert client.ask("/api/model", headers={})[0] == 403
     assert client.ask("/healthz", headers={}) == (200, b"ok\n")
 
 
 def test_slow_clients_are_dropped_and_do_not_stop_others(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_module, "MAX_HEADER_SECONDS", 0.4)
     monkeypatch.setattr(app_module, "MAX_BODY_SECONDS", 0.4)
@@ -170,7 +135,7 @@ def test_slow_clients_are_dropped_and_do_not_stop_others(
 
 
 def test_a_second_request_on_a_connection_is_under_the_same_clock(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_module, "MAX_HEADER_SECONDS", 0.4)
     host = f"{client.address[0]}:{client.address[1]}"

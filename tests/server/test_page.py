@@ -118,7 +118,8 @@ def test_what_is_no_picture_is_said_and_the_rest_is_answered(
 
 
 def test_everything_by_keyboard(page: Any, pictures: list[Path]) -> None:
-    page.keyboard.press("Tab")
+    for _ in range(3):  # two views, then the button
+        page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.id") == "choose"
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
@@ -162,3 +163,17 @@ def test_a_camera_that_is_not_there_is_said(page: Any) -> None:
     page.get_by_text("There is no camera").wait_for()
     page.keyboard.press("Escape")
     assert not page.locator("#camera").is_visible()
+
+
+def test_runs_are_shown_with_curves(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
+    golden = Path(__file__).parent.parent / "golden" / "run"
+    shutil.copytree(golden, tmp_path / "<i>pets")
+    page.get_by_role("link", name="Runs").press("Enter")
+    page.get_by_role("button", name=re.compile("<i>pets")).press("Enter")
+    page.locator("#run svg").first.wait_for()
+    assert page.locator("#run polyline").count() == 2
+    assert page.locator("#runs i").count() == 0
+    assert "loss of training: 1.54 at epoch 1.11" in page.locator("#run").inner_text()

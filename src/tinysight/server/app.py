@@ -4,6 +4,7 @@ GET  /             the page
 GET  /api/model    what the model is: classes, size, whether it finds boxes
 POST /api/predict  a picture's bytes -> its answer, as `tinysight predict --json` prints it, or
                    {"error"} where it cannot be read
+GET  /api/runs     runs, and /api/runs/NAME with its curves; /runs/NAME/report is its report
 GET  /healthz      the process is there; /readyz: it can answer
 """
 
@@ -25,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 from tinysight.predict.output import plain
 from tinysight.predict.predictor import Prediction, Predictor
+from tinysight.server import runs
 from tinysight.server.batching import Batcher
 from tinysight.server.guard import Guard
 from tinysight.server.reading import Picture, Reader
@@ -137,6 +139,7 @@ def create_app(predictor: Predictor, *, token: str, hosts: Sequence[str], port: 
         Route("/readyz", ready),
         Route("/api/model", asking.model),
         Route("/api/predict", asking.predict, methods=["POST"]),
+        *runs.routes(),
         Mount("/static", StaticFiles(directory=PAGE)),
     ]
     handlers: Any = {HTTPException: refuse, ClientDisconnect: leave}

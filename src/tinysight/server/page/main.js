@@ -1,6 +1,7 @@
 // The page: pictures come in, each is asked about, the answers are arranged.
 
 import { arranged, fillTable, label, makeCard, shown } from "./answers.js";
+import { showRuns } from "./runs.js";
 import { takePictures } from "./intake.js";
 import { cocoOf, csvOf, save } from "./saving.js";
 import { ask, getModel, Queue } from "./server.js";
@@ -8,7 +9,7 @@ import { ask, getModel, Queue } from "./server.js";
 const element = (id) => document.getElementById(id);
 const UNDO_TIME = 8000; // milliseconds
 
-history.replaceState(null, "", location.pathname); // the key has become a cookie
+history.replaceState(null, "", location.pathname + location.hash); // the key has become a cookie
 let model = null;
 let items = [];
 
@@ -107,7 +108,22 @@ for (const id of ["filter", "order", "view"]) element(id).addEventListener("chan
 element("clear").addEventListener("click", clear);
 element("csv").addEventListener("click", () => save(csvOf(items, model), "answers.csv", "text/csv"));
 element("coco").addEventListener("click", () => save(cocoOf(items, model), "boxes.json", "application/json"));
-takePictures(add);
+takePictures((pictures) => {
+  if (location.hash === "#runs") location.hash = "#ask";
+  add(pictures);
+});
+
+function showView() {
+  const name = location.hash === "#runs" ? "runs" : "ask";
+  for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== name;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  showRuns(name === "runs");
+}
+window.addEventListener("hashchange", showView);
+showView();
 
 try {
   model = await getModel();

@@ -1,0 +1,122 @@
+// Runs: a list, and of one run its curves, drawn again while it trains.
+
+import { shown } from "./answers.js";
+
+const EVERY = 2000; // milliseconds between looks at a training
+const WIDTH = 480;
+const HEIGHT = 200;
+const MARGIN = { left: 44, right: 8, top: 8, bottom: 24 };
+
+const element = (id) => document.getElementById(id);
+let timer = 0;
+let chosen = "";
+
+export function showRuns(visible) {
+  clearTimeout(timer);
+  if (visible) look();
+}
+
+async function look() {
+  const status = element("runs-status");
+  try {
+    const runs = await get("api/runs");
+    status.textContent = runs.length ? "" : "There is no run yet. Make one by: tinysight train small --data FOLDER";
+    list(runs);
+    if (chosen) draw(await get(`api/runs/${encodeURIComponent(chosen)}`));
+    if (runs.some((run) => run.state === "training")) timer = setTimeout(look, EVERY);
+  } catch (error) {
+    status.textContent = error.message;
+    timer = setTimeout(look, 2 * EVERY);
+  }
+}
+
+async function get(path) {
+  let answer;
+  try {
+    answer = await fetch(path);
+  } catch {
+    throw new Error("The server does not answer; it was stopped.");
+  }
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  return answer.json();
+}
+
+function list(runs) {
+  const parent = element("runs-list");
+  const focused = document.activeElement?.dataset?.name;
+  parent.replaceChildren(...runs.map((run) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.name = run.name;
+    button.setAttribute("aria-expanded", String(run.name === chosen));
+    button.append(text("strong", run.name), text("span", `${run.recipe} on ${run.data}`), text("span", run.error, "quiet"), text("span", run.state, "quiet state"));
+    button.addEventListener("click", () => {
+      chosen = chosen === run.name ? "" : run.name;
+      element("run").hidden = !chosen;
+      clearTimeout(timer);
+      look();
+    });
+    const item = document.createElement("li");
+    item.append(button);
+    return item;
+  }));
+  for (const button of parent.querySelectorAll("button")) if (button.dataset.name === focused) button.focus();
+}
+
+function text(tag, content, className = "") {
+  const made = document.createElement(tag);
+  made.textContent = shown(content);
+  made.className = className;
+  return made;
+}
+
+function draw(run) {
+  const parts = [text("h2", run.name)];
+  if (run.duration) parts.push(text("p", `trained in ${run.duration}`, "quiet"));
+  const charts = document.createElement("div");
+  charts.className = "charts";
+  charts.append(...run.curves.filter(({ points }) => points.length).map(chart));
+  if (!charts.children.length) parts.push(text("p", "No step has been logged yet.", "quiet"));
+  parts.push(charts);
+  if (run.has_report) {
+    const link = text("a", "Report on its errors");
+    link.href = `runs/${encodeURIComponent(run.name)}/report`;
+    link.target = "_blank";
+    link.rel = "noopener";
+    parts.push(link);
+  } else if (run.state === "finished") {
+    parts.push(text("p", `A report on its errors is made by: tinysight report ${run.name}`, "quiet"));
+  }
+  element("run").replaceChildren(...parts);
+  element("run").hidden = false;
+}
+
+function chart({ name, points }) {
+  const figure = document.createElement("figure");
+  const last = points[points.length - 1];
+  figure.append(text("figcaption", `${name}: ${number(last[1])} at epoch ${number(last[0])}`));
+  const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
+  const [right, top] = [Math.max(...xs), Math.max(...ys) || 1];
+  const bottom = Math.min(0, ...ys);
+  const x = (value) => MARGIN.left + (value / right) * (WIDTH - MARGIN.left - MARGIN.right);
+  const y = (value) => HEIGHT - MARGIN.bottom - ((value - bottom) / (top - bottom)) * (HEIGHT - MARGIN.bottom - MARGIN.top);
+  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": figure.textContent });
+  for (const value of [bottom, (bottom + top) / 2, top]) {
+    svg.append(make("line", { x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }));
+    svg.append(make("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, number(value)));
+  }
+  svg.append(make("text", { x: x(right), y: HEIGHT - 6, "text-anchor": "end" }, `epoch ${number(right)}`));
+  svg.append(make("polyline", { points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));
+  svg.append(make("circle", { cx: x(last[0]), cy: y(last[1]), r: 3 }));
+  figure.append(svg);
+  return figure;
+}
+
+function make(tag, attributes, content = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = content;
+  return made;
+}
+
+const number = (value) => String(Number(value.toPrecision(3)));
