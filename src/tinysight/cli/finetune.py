@@ -22,6 +22,9 @@ def finetune(
     name: Annotated[
         str | None, Option(help="Of the run, or its folder.", show_default="finetune-DATA")
     ] = None,
+    full: Annotated[
+        bool, Option("--full", help="Then train the entire network, for minutes; see the docs.")
+    ] = False,
     fit: Annotated[
         str | None, Option(help="crop, pad or stretch: what becomes the square.")
     ] = None,
@@ -43,7 +46,12 @@ def finetune(
     """
     from tinysight.api.finetune import finetune_result
 
-    options: dict[str, Any] = {"name": name, "fit": fit, "skip_unreadable": skip_unreadable}
+    options: dict[str, Any] = {
+        "name": name,
+        "full": full,
+        "fit": fit,
+        "skip_unreadable": skip_unreadable,
+    }
     options |= {"device": device, "data_dir": data_dir}
     options["command"] = shlex.join(["tinysight", *sys.argv[1:]])
     _print(finetune_result(data, encoder, **options))
@@ -65,6 +73,10 @@ def _print(found: Finetuned) -> None:
     if (ahead := found.forecast) is not None:
         expected = f"expect an error of {100 * ahead.low:.1f} to {100 * ahead.high:.1f} %"
         print(f"more images        with {ahead.more} more per class {expected}")
-    print(f"weights            {found.run.weights_path}")
-    print(f"next               tinysight report {found.run.folder}")
-    print(f"                   tinysight predict {found.run.folder} PHOTO.jpg")
+    run = found.full or found.run
+    if found.val_errors is not None:
+        before, after = (f"{100 * error:.1f} %" for error in found.val_errors)
+        print(f"error on val       {before} before, {after} after training the entire network")
+    print(f"weights            {run.weights_path}")
+    print(f"next               tinysight report {run.folder}")
+    print(f"                   tinysight predict {run.folder} PHOTO.jpg")

@@ -59,7 +59,7 @@ def train(
     data: Annotated[str | None, Option(help="Name or folder.", show_default="the recipe's")] = None,
     name: Annotated[str | None, Option(help="Name or folder.", show_default="RECIPE-DATA")] = None,
     pretrained: Annotated[
-        str | None, Option("--from", help="Weights to start from: a run, a file, or `bundled`.")
+        str | None, Option("--from", help="Weights to start from: bundled, lite0, a run, a file.")
     ] = None,
     resume: Annotated[bool, Option("--resume", help="With --name: continue if begun.")] = False,
     show: Annotated[bool, Option("--show", help="Print the resolved config only.")] = False,

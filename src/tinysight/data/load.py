@@ -82,14 +82,16 @@ def load_at_size(
     *,
     home: Path,
     fit: Fit | None = None,
+    hold_out: bool = False,
     on_unreadable: OnUnreadable = "stop",
     progress: Progress | None = None,
 ) -> Dataset:
     """Load images of at least `image_size` pixels: from their files, where a dataset has smaller.
 
     A folder that has not been imported becomes `<name>-all-<size>`, in which all images without a
-    split of their own are in train; a dataset of a folder becomes `<name>-<size>`, with its splits.
-    Where the files are gone or have changed, or have boxes, the dataset is returned as it is.
+    split of their own are in train; with `hold_out`, and from a dataset of a folder,
+    `<name>-<size>` with the splits of an import. Where the files are gone or have changed, or have
+    boxes, the dataset is returned as it is.
     """
     options: dict[str, Any] = {"on_unreadable": on_unreadable, "progress": progress}
     root = None if isinstance(name_or_folder, Dataset) else _folder_of(name_or_folder, home)
@@ -100,12 +102,10 @@ def load_at_size(
             or name not in list_datasets(home)
             or not _is_of(open_dataset(name, home=home), root)
         ):
-            own: dict[str, Any] = {"minival_share": 0.0, "val_share": 0.0, "fit": fit or "crop"}
-            own["image_size"] = image_size
-            named = (
-                f"{name}-all-{image_size}" if own["fit"] == "crop" else f"{name}-{fit}-{image_size}"
-            )
-            return build(FolderSource(root, named, **own), home=home, **options)
+            own: dict[str, Any] = {"image_size": image_size, "fit": fit or "crop"}
+            own |= {} if hold_out else {"minival_share": 0.0, "val_share": 0.0}
+            parts = [name, *([] if hold_out else ["all"]), *([fit] if fit else []), str(image_size)]
+            return build(FolderSource(root, "-".join(parts), **own), home=home, **options)
     dataset = load_dataset(name_or_folder, home=home, progress=progress)
     known = dataset.manifest["source"]
     from_files = dataset.view is None and known["kind"] == "folder"

@@ -23,6 +23,7 @@ from tinysight.config import (
     Config,
     DataConfig,
     ModelConfig,
+    OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
 )
@@ -49,6 +50,8 @@ from tinysight.run import Run, new_folder, versions
 
 logger = logging.getLogger("tinysight")
 RECIPE = "finetune"
+# of a training of the entire network
+NUM_STEPS, MIN_EPOCHS, BATCH_SIZE, LR = 300, 3, 32, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,8 @@ class Finetuned:
     judged: CrossValidation | None
     curve: tuple[CurvePoint, ...]
     forecast: Forecast | None
+    full: Run | None = None  # of the entire network, trained from there
+    val_errors: tuple[float, float] | None = None  # then, of both runs
 
 
 def learned_split(dataset: Dataset) -> str:
@@ -154,6 +159,27 @@ def finetune(
         begun,
     )
     return Finetuned(run, len(labels), num_classes, errors, best.encoder.name, judged, curve, ahead)
+
+
+def full_config(start: Run, dataset: Dataset) -> Config:
+    """Return a training of the entire network that begins with a finetuned run's weights.
+
+    The encoder learns a tenth as fast as the head; its batch norms keep their statistics, and
+    pictures are changed little: few images would teach it other ones.
+    """
+    config, count = start.config, len(learned_rows(dataset))
+    batch_size = min(BATCH_SIZE, max(2, count // 2))
+    epochs = max(MIN_EPOCHS, round(NUM_STEPS * batch_size / count))
+    side = config.crop_side(dataset.image_size)
+    return replace(
+        config,
+        recipe=f"{RECIPE}-full",
+        augment=replace(config.augment, shift=max(1, side // 16)),
+        model=replace(config.model, pretrained=str(start.folder.absolute()), frozen_norms=True),
+        optimizer=OptimizerConfig(name="adam", lr=LR, encoder_ratio=0.1, weight_decay=0.0),
+        schedule=ScheduleConfig(name="cosine", warmup=epochs / 10),
+        train=replace(config.train, epochs=epochs, batch_size=batch_size, ema_decay=0.98),
+    )
 
 
 def _config(best: Candidate) -> Config:

@@ -20,14 +20,12 @@ from tinysight.config import OPERATIONAL, Config
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.files import expand
 from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
-from tinysight.predict.metadata import HEAD_SETTINGS, ModelMetadata
-from tinysight.predict.predictor import BUNDLED
-from tinysight.predict.weights import load_weights
+from tinysight.predict.metadata import HEAD_SETTINGS
+from tinysight.predict.pretrained import read_pretrained
 from tinysight.recipes import RECIPES, recipe
 from tinysight.run import Run
 from tinysight.settings import override, parse_assignments
@@ -153,19 +151,13 @@ def initialize(
         model.initialize(mean, prior=min(max(prior, 0.01), 0.5), generator=generator)
 
 
-def pretrained_model(source: str) -> tuple[Classifier | Localizer, ModelMetadata]:
-    """Read the model of `model.pretrained`: a run folder, a weights file or "bundled"."""
-    path = BUNDLED if source == "bundled" else expand(source)
-    return load_weights(path / "weights.safetensors" if path.is_dir() else path)
-
-
 def with_pretrained_network(config: Config) -> Config:
     """Return a config with the network of the weights to start from, unless it names its own."""
     model, known = config.model, config.recipe in RECIPES
     given = known and replace(recipe(config.recipe).model, pretrained=model.pretrained) != model
     if given or not model.pretrained:
         return config
-    _, metadata = pretrained_model(model.pretrained)
+    _, metadata = read_pretrained(model.pretrained)
     return replace(config, model=replace(model, name=metadata.model, options=metadata.options))
 
 
@@ -177,7 +169,7 @@ def pretrained_weights(config: Config) -> dict[str, Tensor]:
     weights, or they are of another network.
     """
     model = config.model
-    trained, metadata = pretrained_model(model.pretrained)
+    trained, metadata = read_pretrained(model.pretrained)
     name, options = metadata.model, metadata.options
     if (name, options) != (model.name, model.options):
         raise ValueError(
@@ -203,7 +195,16 @@ def load_pretrained(model: nn.Module, config: Config) -> None:
 
 
 def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:
-    """Warn of images without a label, and where images have more objects than predictions."""
+    """Warn of images without a label, or too small for pretrained weights, and of many objects."""
+    if config.model.pretrained:
+        learned = read_pretrained(config.model.pretrained)[1].input_size
+        seen = config.input_sizes(dataset.image_size)[-1][1]
+        if 2 * seen < learned:
+            message = (
+                "%s learned from images of %d pixels, and the network sees %d here, of %s: "
+                "import them again with --size %d"
+            )
+            logger.warning(message, config.model.pretrained, learned, seen, dataset.name, learned)
     rows = dataset.rows(config.data.train)
     unlabeled = int((dataset.labels[rows.start : rows.stop] < 0).sum())
     if unlabeled and not config.localizer.finds:
