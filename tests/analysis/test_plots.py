@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +56,22 @@ def test_curves_show_training_and_monitored_errors(run: Run) -> None:
     write_log(run, epochs=3, monitored=True)
     plots.draw_curves(run)
     assert {training, monitored} <= colors(run.curves_path)
+
+
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [
+        ({"top5_error": None}, ["top-1"]),
+        ({"top1_error": math.nan, "top5_error": None, "loc50": 0.5}, ["objects missed"]),
+    ],
+)
+def test_curves_leave_out_errors_that_mean_nothing(own: dict[str, Any], names: list[str]) -> None:
+    lines = log_lines(epochs=2, monitored=True)
+    figure = plots.curves_figure(
+        [line | (own if line["kind"] == "epoch" else {}) for line in lines]
+    )
+    legend = figure.axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend[1:]] == [f"minival, {name}" for name in names]
 
 
 def test_curves_mark_the_final_error(run: Run) -> None:

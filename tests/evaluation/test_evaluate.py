@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tinysight.cli.evaluate import print_metrics
 from tinysight.config import Config
 from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
 from tinysight.data.shapes import Shapes
 from tinysight.data.subset import one_class
 from tinysight.device import Runtime
+from tinysight.evaluation.ensemble import vote
 from tinysight.evaluation.evaluate import (
     Evaluation,
     Stopped,
@@ -102,6 +104,24 @@ def test_unlabeled_images_are_left_out() -> None:
     assert metrics == replace(evaluation, **part).metrics and metrics.num_images == 100
     with pytest.raises(ValueError, match="no image of val has a label"):
         _ = replace(evaluation, labels=torch.full_like(labels, -1)).metrics
+
+
+def test_there_is_no_error_of_one_class_and_no_top5_of_five(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for classes, shown in ((6, True), (5, False)):
+        evaluation = made()
+        labels, logits = evaluation.labels % classes, evaluation.logits[:, :classes]
+        evaluation = replace(evaluation, logits=logits, labels=labels)
+        assert (evaluation.metrics.top5_error is not None) == shown
+        print_metrics(evaluation)
+        out = capsys.readouterr().out
+        assert "top-1 error" in out and ("top-5 error" in out) == shown
+        both = vote([("a", evaluation), ("b", evaluation)])
+        assert [(own.top5_error is not None) for own in both.votes] == [shown] * 2
+    one = made(boxes=True)
+    one = replace(one, logits=one.logits[:, :1], labels=one.labels * 0)
+    assert not one.is_labeled and math.isnan(one.metrics.top1_error)
 
 
 @pytest.mark.parametrize("boxes", [True, False])

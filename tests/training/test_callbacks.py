@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 
+import pytest
 from rich.console import Console
 
 from tinysight.training.callbacks import ProgressBar
@@ -42,7 +44,30 @@ def test_without_a_terminal_lines_have_elapsed_and_remaining_time() -> None:
     assert first.startswith("step 125/200: epoch 123.45, loss 12.345, error 100.0%, 9999 images/s")
     assert first.endswith("1 min 0 s elapsed, 3 min 0 s left")
     assert last.endswith("1 min 0 s elapsed, 0 s left")
-    assert "error 50.00% top-1" in epoch
+    assert epoch.endswith("error 50.00% top-1, 20.00% top-5, loss 1.000")
+
+
+@pytest.mark.parametrize(
+    ("error", "step", "epoch"),
+    [
+        (
+            0.5,
+            "loss 12.345, error 50.0%, 9999",
+            "epoch 2: monitored error 50.00% top-1, loss 1.000",
+        ),
+        (math.nan, "loss 12.345, 9999", "epoch 2: boxes found 75.00%"),
+    ],
+)
+def test_errors_that_mean_nothing_are_left_out(error: float, step: str, epoch: str) -> None:
+    out = io.StringIO()
+    bar = ProgressBar(console=Console(file=out, width=80))
+    bar.on_start(step=0, total=1)
+    bar.on_step(1, VALUES | {"top1_error": error})
+    found = {"loss": math.nan, "loc50": 0.75} if math.isnan(error) else {"loss": 1.0}
+    found |= {"top1_error": error, "top5_error": None}  # of five classes, or of one
+    bar.on_step(1, {"kind": "epoch", "epoch": 2, **found})
+    first, last = out.getvalue().splitlines()
+    assert step in first and last == epoch
 
 
 def test_a_quiet_bar_prints_nothing() -> None:

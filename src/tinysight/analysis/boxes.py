@@ -81,11 +81,11 @@ def evaluate_boxes(
         numbers["accepted_loc50"] = detection_metrics.localization(accepted).loc50
         labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
         of_labeled = ious.masked_fill(labels < 0, torch.nan)
-        for k in (1, 5) if logits is not None and not of_labeled.isnan().all() else ():
-            assert logits is not None
+        if logits is not None and not of_labeled.isnan().all():
             scores = logits.detach().cpu()
-            error = detection_metrics.localization_error(scores, labels, of_labeled, k)
-            numbers[f"top{k}_localization_error"] = error
+            for k in (k for k in (1, 5) if k < scores.shape[1]):
+                error = detection_metrics.localization_error(scores, labels, of_labeled, k)
+                numbers[f"top{k}_localization_error"] = error
         best = baselines["median" if "median" in baselines else "whole image"]["boxes"]
         constant = _constant(best, len(gt_boxes))
         baseline = detection_metrics.top_box_iou(constant, gt_boxes)

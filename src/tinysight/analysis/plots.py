@@ -107,18 +107,26 @@ def curves_figure(
     plain: dict[str, Any] = {"color": BLUE, "lw": 1, "label": "training images, augmented"}
     error.plot(*_series(train, "top1_error", 100), **plain)
     loss.plot(*_series(train, "loss"), **plain)
+    drawn: list[tuple[str, list[float], dict[str, Any]]] = []
     if epochs and not math.isnan(epochs[-1]["top1_error"]):  # NaN: no image is labeled
         top1: dict[str, Any] = {"color": ORANGE, "lw": 1.8, "marker": "o", "ms": 4}
         top5: dict[str, Any] = {"color": ORANGE, "lw": 1.2, "ls": "--", "marker": "s", "ms": 3}
-        error.plot(*_series(epochs, "top1_error", 100), **top1, label="minival, top-1")
-        error.plot(*_series(epochs, "top5_error", 100), **top5, label="minival, top-5")
         loss.plot(*_series(epochs, "loss"), **top1, label="minival")
-        for name in ("top1_error", "top5_error"):
-            place = (epochs[-1]["epoch"], 100 * epochs[-1][name])
-            if name == "top5_error" and 100 * epochs[-1]["top1_error"] < place[1] + 8:
-                continue  # the two labels would overlap
+        drawn.append(("top-1", _series(epochs, "top1_error", 100)[1], top1))
+        if epochs[-1]["top5_error"] is not None:
+            drawn.append(("top-5", _series(epochs, "top5_error", 100)[1], top5))
+    if epochs and "loc50" in epochs[-1]:
+        missed: dict[str, Any] = {"color": GREEN, "lw": 1.8, "marker": "^", "ms": 4}
+        values = [100 - found for found in _series(epochs, "loc50", 100)[1]]
+        drawn.append(("objects missed", values, missed))
+    labeled: list[float] = []
+    for name, values, look in drawn:
+        error.plot([line["epoch"] for line in epochs], values, **look, label=f"minival, {name}")
+        if all(abs(values[-1] - other) >= 8 for other in labeled):  # else labels overlap
+            labeled.append(values[-1])
             where: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points"}
-            error.annotate(f"{place[1]:.1f} %", place, **where, ha="right", color=ORANGE)
+            place, color = (epochs[-1]["epoch"], values[-1]), look["color"]
+            error.annotate(f"{values[-1]:.1f} %", place, **where, ha="right", color=color)
     if final_error is not None:
         label = f"{split}, top-1, at the end: {100 * final_error:.1f} %"
         star: dict[str, Any] = {"color": INK, "marker": "*", "ms": 11, "ls": "none"}

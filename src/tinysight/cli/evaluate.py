@@ -112,6 +112,8 @@ def print_metrics(evaluation: Evaluation) -> None:
         ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
         ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),
     ):
+        if error is None or low is None or high is None:
+            continue
         interval = f"(95 %: {100 * low:.2f} to {100 * high:.2f} %)"
         print(f"  {name} error        {100 * error:6.2f} %   {interval}")
     guess = 100 * evaluation.majority_error

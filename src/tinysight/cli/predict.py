@@ -196,7 +196,7 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
     lines = [prediction.path]
     if prediction.is_none:
         lines.append(f"          {NONE}; the nearest:")
-    if predictor.metadata.classifies:
+    if predictor.metadata.classifies and len(prediction.class_names) > 1:
         lines += [f"  {probability:6.1%}  {name}" for name, probability in prediction.top]
     for box, confidence in prediction.accepted:
         lines.append(f"  {confidence:6.1%}  box ({', '.join(f'{edge:.0f}' for edge in box)})")
@@ -321,9 +321,10 @@ def _print_ensemble(result: Ensemble) -> None:
     entries = (*result.members, *result.votes)
     width = max(len(each.name) for each in entries)
     for each in entries:
+        top5 = "" if each.top5_error is None else f", top-5 {each.top5_error:.2%}"
         print(
             f"  {each.name:<{width}}  top-1 error {each.top1_error:6.2%} "
-            f"(95 %: {each.top1_low:.2%} to {each.top1_high:.2%}), top-5 {each.top5_error:.2%}"
+            f"(95 %: {each.top1_low:.2%} to {each.top1_high:.2%}){top5}"
         )
     for gain in result.gains:
         points = f"{100 * abs(gain.gain):.2f} points {'worse' if gain.gain < 0 else 'better'}"

@@ -16,7 +16,7 @@ from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, evaluate
 from tinysight.files import write_atomic
 from tinysight.ops import metrics
-from tinysight.ops.metrics import topk_correct
+from tinysight.ops.metrics import topk_correct, topk_error
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
 
@@ -39,7 +39,7 @@ class Errors:
     top1_error: float
     top1_low: float
     top1_high: float
-    top5_error: float
+    top5_error: float | None  # there is none of five classes or fewer
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,5 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
 
 
 def _errors(name: str, scores: Tensor, labels: Tensor) -> Errors:
-    count = len(labels)
-    wrong1 = count - int(topk_correct(scores, labels, 1).sum())
-    wrong5 = count - int(topk_correct(scores, labels, min(5, scores.shape[1])).sum())
-    low, high = metrics.wilson_interval(wrong1, count)
-    return Errors(name, wrong1 / count, low, high, wrong5 / count)
+    top5 = topk_error(scores, labels, 5)[0] if scores.shape[1] > 5 else None
+    return Errors(name, *topk_error(scores, labels, 1), top5)

@@ -32,7 +32,7 @@ from tinysight.ops.metrics import (
     expected_calibration_error,
     majority_error,
     topk_correct,
-    wilson_interval,
+    topk_error,
 )
 from tinysight.predict.decoding import Decoding
 from tinysight.predict.inference import Preprocessing, classify, detect
@@ -54,16 +54,19 @@ class Stopped(Exception):  # noqa: N818 (not an error)
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of a split: errors as shares with 95 % Wilson intervals, loss in nats."""
+    """Metrics of a split: errors as shares with 95 % Wilson intervals, loss in nats.
+
+    There is no top-5 error of five classes or fewer.
+    """
 
     num_images: int
     loss: float
     top1_error: float
     top1_low: float
     top1_high: float
-    top5_error: float
-    top5_low: float
-    top5_high: float
+    top5_error: float | None
+    top5_low: float | None
+    top5_high: float | None
     calibration_error: float
 
 
@@ -81,30 +84,29 @@ class Evaluation:
 
     @property
     def is_labeled(self) -> bool:
-        """Whether any image has a label."""
-        return bool((self.labels >= 0).any())
+        """Whether images have labels of several classes, so that there is an error to measure."""
+        return self.logits.shape[1] > 1 and bool((self.labels >= 0).any())
 
     @cached_property
     def metrics(self) -> Metrics:
-        """Metrics over the labeled images; with under 5 classes, top-5 means all of them.
+        """Metrics over the labeled images.
 
-        When no image is labeled, a localizer's are NaN; a classifier's are a ValueError.
+        When there is no error to measure, a localizer's are NaN; a classifier's are a ValueError.
         """
         labeled = self.labels >= 0
         logits, labels = self.logits[labeled], self.labels[labeled]
-        if not (count := len(labels)):
+        if not self.is_labeled:
             if self.detections is not None:
-                return Metrics(0, *[math.nan] * 8)
+                nan = math.nan
+                return Metrics(0, nan, nan, nan, nan, None, None, None, nan)
             raise ValueError(NO_LABEL.format(self.split))
-        loss = float(F.cross_entropy(logits.double(), labels))
-        numbers: list[float] = []  # of top-1 and top-5: error, low, high
-        for k in (1, min(5, logits.shape[1])):
-            wrong = int((~topk_correct(logits, labels, k)).sum())
-            numbers += [wrong / count, *wilson_interval(wrong, count)]
-        confidence = logits.softmax(dim=1).amax(dim=1)
-        correct = topk_correct(logits, labels, 1)
-        numbers.append(expected_calibration_error(confidence, correct))
-        return Metrics(count, loss, *numbers)
+        count, loss = len(labels), float(F.cross_entropy(logits.double(), labels))
+        confidence, correct = logits.softmax(dim=1).amax(dim=1), topk_correct(logits, labels, 1)
+        top5: tuple[float | None, float | None, float | None] = (None, None, None)
+        if logits.shape[1] > 5:
+            top5 = topk_error(logits, labels, 5)
+        calibration_error = expected_calibration_error(confidence, correct)
+        return Metrics(count, loss, *topk_error(logits, labels, 1), *top5, calibration_error)
 
     @property
     def top1_error(self) -> float:

@@ -31,6 +31,12 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (rank < k) & ~logits.isnan().any(1)
 
 
+def topk_error(logits: Tensor, labels: Tensor, k: int) -> tuple[float, float, float]:
+    """Return the top-k error of logits (B, K), as a share, with its 95 % Wilson interval."""
+    wrong = int((~topk_correct(logits, labels, k)).sum())
+    return (wrong / len(labels), *wilson_interval(wrong, len(labels)))
+
+
 @overload
 def wilson_interval(errors: int, count: int, confidence: float = ...) -> tuple[float, float]: ...
 @overload

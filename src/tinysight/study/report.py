@@ -35,7 +35,7 @@ class FinishedRun:
     epochs: tuple[float, ...]
     errors: tuple[float, ...]  # top-1
     top1_error: float
-    top5_error: float
+    top5_error: float | None  # there is none of five classes or fewer
     seconds: float
 
 
@@ -57,7 +57,8 @@ class Row:
         return self._over_seeds("top1_error")
 
     def _over_seeds(self, name: str) -> Summary | None:
-        return summarize([getattr(run, name) for run in self.runs.values()]) if self.runs else None
+        values = [getattr(run, name) for run in self.runs.values()]
+        return summarize(values) if values and None not in values else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values, None where there are none yet."""

@@ -74,13 +74,16 @@ class ProgressBar(Callback):
             return
         if values["kind"] == "epoch":
             found = [f"boxes found {values['loc50']:.2%}"] if "loc50" in values else []
-            if not math.isnan(values["loss"]):  # NaN: no image is labeled
-                errors = f"{values['top1_error']:.2%} top-1, {values['top5_error']:.2%} top-5"
+            if not math.isnan(values["loss"]):  # NaN: no image is labeled, or there is one class
+                errors = f"{values['top1_error']:.2%} top-1"
+                if values["top5_error"] is not None:
+                    errors += f", {values['top5_error']:.2%} top-5"
                 found = [f"monitored error {errors}, loss {values['loss']:.3f}", *found]
             self._print(f"epoch {values['epoch']:g}: {', '.join(found)}")
             return
         line = f"epoch {values['epoch']:.2f}, loss {values['loss']:.3f}"
-        line += f", error {values['top1_error']:.1%}"
+        if not math.isnan(values["top1_error"]):
+            line += f", error {values['top1_error']:.1%}"
         if self.progress is not None:
             self.progress.update(self.task, description=line)
         elif time.monotonic() - self._printed_at > 30 or step == self._total:

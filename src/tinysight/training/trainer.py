@@ -7,6 +7,7 @@ numbers; a restored training takes exactly the steps that an uninterrupted one t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -225,7 +226,8 @@ class Trainer:
         shares = self.distributed.all_gather(self.sums.tolist())
         self.sums.zero_()
         loss, wrong, count, *parts = (sum(values) for values in zip(*shares, strict=True))
-        means = [value / count for value in (loss, wrong, *parts)]
+        one_class = len(self.dataset.class_names) < 2  # then there is no error
+        means = [value / count for value in (loss, math.nan if one_class else wrong, *parts)]
         names = ("loss", "top1_error", "box_loss", "confidence_loss")
         return dict(zip(names, means, strict=False))
 
