@@ -68,6 +68,21 @@ def test_train_returns_the_finished_run_and_resume_leaves_it_alone(run: ts.Run) 
         ts.train("quickstart", "shapes", name="first", resume=True, lr=0.3, **SMALL)
 
 
+def test_a_finished_run_is_trained_for_longer_also_minute_by_minute() -> None:
+    own = {"name": "longer", **SMALL}
+    first = ts.train("quickstart", "shapes", **own)
+    own |= {"resume": True, "epochs": 3}
+    stopped = ts.train("quickstart", "shapes", **own, stop_after_minutes=1e-6)
+    assert not stopped.is_finished and (first.folder / "epochs-0001").is_dir()
+    longer = ts.train("quickstart", "shapes", **own)
+    assert longer.is_finished and longer.config.train.epochs == 3
+    assert [line["epoch"] for line in longer.log() if line["kind"] == "epoch"] == [1, 2, 3]
+    written = longer.weights_path.stat().st_mtime_ns
+    assert ts.train("quickstart", "shapes", **own).weights_path.stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="2, but 3 are done"):
+        ts.train("quickstart", "shapes", **(own | {"epochs": 2}))
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

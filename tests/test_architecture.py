@@ -27,14 +27,16 @@ PARTS: dict[str, set[str]] = {
     "recipes": {"config", "files"},
     "run": {"__init__", "config", "settings", "files"},
     "settings": {"config", "files"},
+    "text": set(),
     "progress": {"rich"},
-    "device": {"torch"},
+    "device": {"text", "torch"},
     "images": {"files", "numpy", "PIL", "pillow_heif"},
     "ops": {"torch", "scipy", "numpy"},
-    "data": {"__init__", "files", "images", "numpy", "PIL", "filelock", "simplejpeg"},
+    "data": {"__init__", "files", "images", "text", "numpy", "PIL", "filelock", "simplejpeg"},
     "data.batches": {"data", "files", "ops", "numpy", "torch"},
     "models": {"files", "ops", "torch"},
     "predict": {
+        "text",
         "files",
         "images",
         "models",
@@ -54,7 +56,7 @@ PARTS: dict[str, set[str]] = {
     },
     "evaluation": {
         *("config", "files", "run", "device", "ops", "data", "data.batches", "models", "predict"),
-        *("numpy", "torch", "safetensors"),
+        *("text", "numpy", "torch", "safetensors"),
     },
     "training": {
         *(
@@ -70,11 +72,11 @@ PARTS: dict[str, set[str]] = {
             "data.batches",
         ),
         *("models", "predict", "evaluation", "progress"),
-        *("numpy", "torch", "safetensors", "filelock", "rich"),
+        *("text", "numpy", "torch", "safetensors", "filelock", "rich"),
     },
     "analysis": {
         *("__init__", "config", "run", "files", "device", "images", "ops", "data"),
-        *("data.batches", "models", "predict", "evaluation"),
+        *("data.batches", "models", "predict", "evaluation", "text"),
         *("numpy", "torch", "PIL", "matplotlib", "safetensors", "jinja2", "markupsafe", "scipy"),
     },
     "finetuning": {
@@ -106,6 +108,7 @@ PARTS: dict[str, set[str]] = {
     },
     "cli": {
         "settings",
+        "text",
         *("__init__", "api", "config", "recipes", "run", "progress", "files", "device", "images"),
         *(
             "ops",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tinysight.text import pluralize
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -25,7 +27,7 @@ class Runtime:
 
     def describe(self) -> str:
         """Return a phrase such as "cpu (2 threads), bf16"."""
-        where = f"cpu ({torch.get_num_threads()} threads)"
+        where = f"cpu ({pluralize(torch.get_num_threads(), 'thread')})"
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)
         return f"{where}, {'bf16' if self.bf16 else 'fp32'}"

@@ -18,7 +18,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -146,11 +146,11 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def mismatch(self, config: Config) -> str:
+    def mismatch(self, config: Config, *, ignore: Collection[str] = ()) -> str:
         """Describe which settings that change results differ from another config; "": none."""
-        own = self.config
+        own, ignore = self.config, {*OPERATIONAL, *ignore}
         recipe = [f"recipe={own.recipe}"] if own.recipe != config.recipe else []
-        differing = ", ".join(recipe + difference(own, config, ignore=OPERATIONAL))
+        differing = ", ".join(recipe + difference(own, config, ignore=ignore))
         return differing and f"{self.folder} holds another run: it has {differing}"
 
     def set_aside(self) -> Path:

@@ -180,7 +180,7 @@ OTHER = {"id": 2, "file_name": "other.png"}
         (coco(iscrowd=1), "all annotations are marked as crowds, and taken as objects"),
         (
             {**COCO, "annotations": [COCO["annotations"][0] | {"iscrowd": "0"}, CROWD]},
-            "1 annotations are marked as crowds",
+            "1 annotation of crowds",
         ),
         (coco(image_id="1", category_id="3"), ""),
         (coco(bbox=["10", "20", "40", "40"]), ""),
@@ -188,16 +188,16 @@ OTHER = {"id": 2, "file_name": "other.png"}
         (coco(bbox=[0.1, 0.25, 0.4, 0.5]), "as shares of the image's sides"),
         (
             {**COCO, "annotations": [*COCO["annotations"], COCO["annotations"][0] | {"id": 8}]},
-            "1 boxes are stated twice",
+            "1 box stated twice",
         ),
-        ({**COCO, "annotations": [*COCO["annotations"], CROWD]}, "1 annotations are marked as cr"),
+        ({**COCO, "annotations": [*COCO["annotations"], CROWD]}, "1 annotation of cr"),
         (
             {
                 **COCO,
                 "images": [*COCO["images"], OTHER],
                 "annotations": [*COCO["annotations"], CROWD | {"image_id": 2}],
             },
-            "1 images without an annotation are left out: 'other.png'",
+            "1 image without an annotation left out: 'other.png'",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -232,12 +232,10 @@ def test_bad_boxes_are_named_at_once_or_left_out(tmp_path: Path) -> None:
         picture(images, name)
     names = ("pic.png", "empty.png", "lost.png", "new.png")
     boxes = csv(BAD)(tmp_path)
-    with pytest.raises(ValueError, match=r"names 1 images that are not among the 4 in .*gone\.png"):
+    with pytest.raises(ValueError, match=r"names 1 image not among the 4 in .*gone\.png"):
         found(boxes, images, *names)
     put(boxes, BAD.replace("gone.png,1,1,5,5\n", ""))
-    with pytest.raises(
-        ValueError, match=r"does not mention 1 images: 'new\.png'.*--unlabeled skip"
-    ):
+    with pytest.raises(ValueError, match=r"does not mention 1 image: 'new\.png'.*--unlabeled skip"):
         found(boxes, images, *names)
     with pytest.raises(ValueError) as caught:
         found(boxes, images, *names, unlabeled="empty")
@@ -249,11 +247,11 @@ def test_bad_boxes_are_named_at_once_or_left_out(tmp_path: Path) -> None:
     assert counts == {"pic.png": 1, "empty.png": 0, "new.png": 0}  # lost.png shows something
     said = notes(boxes, images, *names, unlabeled="skip", skip_bad=True)
     for part in (
-        "3 boxes that cannot be used were left out",
+        "3 boxes that cannot be used left out",
         "left out: line 4 of boxes.csv has the box '90,70,105,79', which extends",
-        "1 images without a usable box were left out: 'lost.png'",
-        "1 images without an annotation are left out: 'new.png'",
-        "'gone.png'; these were left out",
+        "1 image without a usable box left out: 'lost.png'",
+        "1 image without an annotation left out: 'new.png'",
+        "'gone.png'; left out",
     ):
         assert part in said
 
@@ -273,7 +271,7 @@ def test_yolo_files_lacking_and_empty(tmp_path: Path) -> None:
     put(tmp_path / "labels/val/a.txt", "")
     put(tmp_path / "README.txt", "not labels")
     put(tmp_path / "data.yaml", "names: [cat]")
-    with pytest.raises(ValueError, match=r"does not mention 1 images: 'images/train/b\.png'"):
+    with pytest.raises(ValueError, match=r"does not mention 1 image: 'images/train/b\.png'"):
         index(tmp_path, tmp_path)
     for boxes in (tmp_path, tmp_path / "data.yaml", tmp_path / "labels"):
         made = index(tmp_path, boxes, unlabeled="skip")

@@ -166,7 +166,7 @@ def test_objects_at_the_edge_of_the_center_square(
     assert len(dataset) == len(PHOTOS) - (outcome == "cut")
     if outcome == "cut":
         assert "cats/one.png" not in found
-        assert dataset.notes[1].startswith("1 images whose center square shows less than half")
+        assert dataset.notes[1].startswith("1 image whose center square shows less than half")
         assert dataset.notes[2] == "left out: cats/one.png"
     else:
         assert len(found["cats/one.png"]) == 1 + (outcome == "kept")
@@ -221,7 +221,7 @@ LAST = len(PHOTOS) + 2  # the line after all others
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("cats/nine.png,1,1,5,5", "names 1 images that are not among the 13 in "),
+        ("cats/nine.png,1,1,5,5", "names 1 image not among the 13 in "),
         ("one.png,1,1,5,5", "'one.png', which may be 'cats/one.png', 'dogs/deep/one.png'"),
         ("four.png,1,1,5,5", "names one image twice, as 'dogs/four.png' and 'four.png'"),
         ("cats/one.png,5,1,5,9", f"line {LAST} of boxes.csv has the box '5,1,5,9'"),
@@ -251,7 +251,7 @@ def test_a_forgotten_image_is_named(folder: Path, tmp_path: Path) -> None:
     file.write_text(
         "\n".join(line for line in file.read_text().splitlines() if "three" not in line)
     )
-    with pytest.raises(ValueError, match=r"does not mention 1 images: 'cats/three.png'"):
+    with pytest.raises(ValueError, match=r"does not mention 1 image: 'cats/three.png'"):
         imported(folder, file, tmp_path)
 
 
@@ -382,11 +382,11 @@ def test_a_single_class_is_ignored_and_crowds_are_left_out(folder: Path, tmp_pat
     content["categories"] = [{"id": 1, "name": "animal"}]
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"does not mention 1 images: 'cats/one.png'"):
+    with pytest.raises(ValueError, match=r"does not mention 1 image: 'cats/one.png'"):
         imported(folder, file, tmp_path)  # not an image that shows nothing
     dataset = imported(folder, file, tmp_path, unlabeled="skip")
     assert len(dataset.boxes) == len(PHOTOS) - 2 and "cats/one.png" not in dataset.files
-    assert "1 annotations are marked as crowds and were left out" in dataset.notes
+    assert "1 annotation of crowds left out" in dataset.notes
     assert {dataset.class_names[label] for label in dataset.box_labels} == {"cats", "dogs"}
 
 

@@ -136,7 +136,7 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path: Path, toys: Toys) -
     assert built.splits == {"train": (0, 3), "minival": (3, 4), "val": (4, 6), "test": (6, 7)}
     assert built.boxes_of(1).tolist() == [[0, 1, 2, 3.5]] and len(built.boxes) == 3
     assert built.boxes_of(2).size == 0 and built.verify() == ()
-    assert "3 unreadable images were left out" in built.notes
+    assert "3 unreadable images left out" in built.notes
     assert "left out: 4.png: not an image" in built.notes
 
 
@@ -155,7 +155,9 @@ def test_stops_after_a_few_unreadable_images(tmp_path: Path, toys: Toys) -> None
 def test_a_source_with_nothing_readable_is_an_error(
     tmp_path: Path, toys: Toys, leftovers: Leftovers
 ) -> None:
-    with pytest.raises(ValueError, match=r"all 10 images are unreadable; the first: 0.png: broken"):
+    with pytest.raises(
+        ValueError, match=r"none of 10 images is readable; the first: 0.png: broken"
+    ):
         build(toys(decode=decode_none), home=tmp_path, on_unreadable="skip")
     assert leftovers(tmp_path) == []
 
@@ -182,8 +184,8 @@ def test_duplicates_are_reported(tmp_path: Path, toys: Toys) -> None:
     ]
     assert [note.partition(" (")[0] for note in built.notes] == [
         "drawn",
-        "2 groups of identical images have different labels",
-        "2 groups of identical images are in several splits",
+        "2 groups of identical images with different labels",
+        "2 groups of identical images in several splits",
     ]
 
 

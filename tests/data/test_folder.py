@@ -530,7 +530,7 @@ def test_images_cut_short_are_read_counted_and_named(
     put(source, "cat/cut.jpg", content=picture((0, 0, 255), (64, 64), "JPEG")[:-8])
     dataset = build(FolderSource(source, "pets", 8), home=tmp_path / "home", workers=workers)
     assert len(dataset) == 81 and not caplog.messages
-    assert dataset.notes[0] == "1 images are read with a warning"
+    assert dataset.notes[0] == "1 image read with a warning"
     assert "cat/cut.jpg' is cut short" in dataset.notes[1]
     assert (dataset.images[dataset.files.index("cat/cut.jpg")][0, 0] // 8 == (0, 0, 31)).all()
 

@@ -78,7 +78,7 @@ def test_images_of_several_classes_are_of_each(source: Dataset) -> None:
     assert files_of(made, "val", 0) == {
         source.files[row] for row in source.rows("val") if holds[row]
     }
-    assert made.notes[0] == f"{24 * 15 - len(made)} images of other classes were left out"
+    assert made.notes[0] == f"{24 * 15 - len(made)} images of other classes left out"
     made = one_class(mixed, source.class_names[3], negatives=1000)
     others = {source.files[row] for row in rows[several[rows] & ~holds[rows]]}
     assert others and others <= files_of(made, "train+minival", 1)

@@ -9,7 +9,8 @@ import pytest
 
 from tinysight.data import summary
 from tinysight.data.build import build
-from tinysight.data.summary import caption, summarize
+from tinysight.data.dataset import Dataset
+from tinysight.data.summary import caption, next_command, summarize
 
 from .conftest import make_toys
 
@@ -39,3 +40,20 @@ def test_captions_name_the_class_else_the_boxes_else_the_file(tmp_path: Path) ->
     dataset = build(toys, home=tmp_path, workers=1)  # type: ignore[arg-type]
     captions = [caption(dataset, row) for row in range(3)]
     assert captions == ["1 cat's cradle", "1.png", "cat's cradle"]
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes", "command"),
+    [
+        (5, 0, "tinysight train small --data 'my pets'"),
+        (20_001, 0, "tinysight recipes"),
+        (5, 1, "tinysight train localizer-small --data 'my pets'"),
+    ],
+)
+def test_the_next_command_fits_the_number_of_images_and_boxes(
+    images: int, boxes: int, command: str
+) -> None:
+    manifest = {"name": "my pets", "splits": {"train": (0, images)}}
+    dataset = Dataset(None, manifest)
+    dataset.__dict__["boxes"] = np.zeros((boxes, 4), np.float32)
+    assert next_command(dataset) == command

@@ -23,6 +23,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.ops import detection_metrics
 from tinysight.ops.boxes import Detections, area
 from tinysight.ops.detection_metrics import FOUND_IOU, is_found
+from tinysight.text import pluralize
 
 Boxes = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
@@ -51,7 +52,9 @@ def evaluate_boxes(
     num = len(detections.boxes)
     if num != len(rows) or (logits is not None and len(logits) != len(rows)):
         where = f"{dataset.name} {split}"
-        raise ValueError(f"{where} has {len(rows)} images; there are predictions of {num}")
+        raise ValueError(
+            f"{where} has {pluralize(len(rows), 'image')}; there are predictions of {num}"
+        )
     gt_boxes = torch.from_numpy(dataset.padded_boxes(rows))
     ious = detection_metrics.top_box_iou(detections, gt_boxes)
     counted = ~ious.isnan()
@@ -185,7 +188,8 @@ def remarks(numbers: Numbers) -> list[str]:
 
 def boxes_table(numbers: Numbers) -> str:
     """Lay the metrics of `evaluate_boxes` out for a terminal, with the baselines."""
-    lines = [f"{numbers['data']} {numbers['split']}, boxes of {numbers['num_with_boxes']:,} images"]
+    number = pluralize(numbers["num_with_boxes"], "image")
+    lines = [f"{numbers['data']} {numbers['split']}, boxes of {number}"]
     lines += _localization_lines(numbers) if numbers["localization"] is not None else []
     for k in (1, 5):
         if numbers.get(f"top{k}_localization_error") is not None:
@@ -194,7 +198,9 @@ def boxes_table(numbers: Numbers) -> str:
     if numbers["false_positives_on_negatives"] is not None:
         negatives = numbers["num_images"] - numbers["num_with_boxes"]
         wrong = numbers["false_positives_on_negatives"]
-        lines.append(f"  on {negatives:,} images without an object  {wrong:.2f} boxes per image")
+        lines.append(
+            f"  on {pluralize(negatives, 'image')} without an object  {wrong:.2f} boxes per image"
+        )
     counts = [row for row in numbers["by_objects"] if row["objects"] > 0]
     if counts and (len(counts) > 1 or counts[0]["objects"] > 1):
         accepted = f"  accepted from {numbers['threshold']:g} on"

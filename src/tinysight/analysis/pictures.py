@@ -32,6 +32,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
 from tinysight.images import Frame
 from tinysight.ops.boxes import Detections, pairwise_iou
+from tinysight.text import pluralize
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.floating]
@@ -190,7 +191,9 @@ def localization_sheet(
     """
     rows, boxes, confidence = dataset.rows(split), detections.boxes, detections.confidence
     if len(boxes) != len(rows):
-        raise ValueError(f"{dataset.name} {split} has {len(rows)} images, not {len(boxes)}")
+        raise ValueError(
+            f"{dataset.name} {split} has {pluralize(len(rows), 'image')}, not {len(boxes)}"
+        )
     with_boxes = [row for row in rows if len(dataset.boxes_of(row))]
     if not with_boxes:
         raise ValueError(f"no image of {dataset.name} {split} has a true box to compare with")

@@ -12,7 +12,7 @@ from tinysight import recipes
 from tinysight.analysis.plots import draw_curves
 from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.models import named_run
-from tinysight.config import Config
+from tinysight.config import OPERATIONAL, Config
 from tinysight.data.dataset import Dataset, is_path
 from tinysight.files import expand
 from tinysight.run import Run, read_run, run_folder
@@ -52,7 +52,8 @@ def train(
         config: a `Config` or a recipe's name.
         data: a dataset, its name or folder; None: the one that the config names.
         name: of the run, or its folder. None: recipe and data, with the next free number.
-        resume: continue where `name` already holds this run; return it when it is finished.
+        resume: continue where `name` already holds this run; return it when it is finished, or go
+            on with it where `epochs` is more than it was trained for.
         data_dir: where prepared datasets are kept; None: the default.
         command: what run.json records as the command.
         settings: fields of the config to change, by short name where that is unique (`epochs=30`,
@@ -63,7 +64,8 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; the state was saved, and `resume=True` continues.
     """
     config = recipes.recipe(config) if isinstance(config, str) else config
-    config = with_pretrained_network(change(config, _full_names(config, settings)))
+    changes = _full_names(config, settings)
+    config = with_pretrained_network(change(config, changes))
     if data is not None:
         if not isinstance(data, Dataset) and is_path(data):
             data = expand(data).absolute()
@@ -78,12 +80,13 @@ def train(
         if (folder / "run.json").is_file():
             run = read_run(folder)
             config = scaled_as(config, run.config)
-            if differing := run.mismatch(config):
+            longer = {"train.epochs", "train.early_stopping"} & changes.keys()
+            if differing := run.mismatch(config, ignore=longer):
                 raise ValueError(f"{differing}; choose another --name")
-            if run.is_finished:
+            if run.is_finished and not difference(config, run.config, ignore=OPERATIONAL):
                 logger.info("%s is finished", folder)
                 return run
-            changed = difference(config, run.config)  # of OPERATIONAL fields
+            changed = difference(config, run.config)  # of OPERATIONAL and `longer` fields
             return resume_run(run, data, settings=changed, data_dir=data_dir)
 
     work = partial(loop.train, config, name=name, command=command)

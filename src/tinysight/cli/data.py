@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Replace, SkipUnreadable, Workers
+from tinysight.text import pluralize
 
 if TYPE_CHECKING:
     from tinysight.data.build import Source
@@ -128,13 +129,15 @@ def import_(
     """
     from tinysight.data.annotations import BoxRules
     from tinysight.data.boxed_folder import source_of
+    from tinysight.data.summary import next_command
 
     if size != "auto" and not size.isdecimal():
         raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
     own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size), "fit": fit}
     rules = BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
     source = source_of(folder, name, boxes=boxes, rules=rules, **own)
-    _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
+    dataset = _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
+    print(f"next    {next_command(dataset)}")
 
 
 @app.command("list")
@@ -218,7 +221,7 @@ def info(
         with counting("checking") as progress:
             damaged = dataset.verify(progress=progress)
         if damaged:
-            found = f"{len(damaged)} images of {dataset.name} are damaged"
+            found = f"{pluralize(len(damaged), 'image')} of {dataset.name} damaged"
             raise ValueError(f"{found}, the first: {damaged[0]}; prepare it again")
         print("every image matches its checksum")
 
@@ -266,7 +269,7 @@ def show(
         box_labels=labels if several else None,
         class_names=dataset.class_names,
         side=192 if several else 128,
-        title=f"{dataset.name}, {split}: {len(chosen)} of {len(rows)} images",
+        title=f"{dataset.name}, {split}: {len(chosen)} of {pluralize(len(rows), 'image')}",
     )
     path = out or Path(f"{dataset.name}-{split}.png")
     save_figure(sheet, path)
@@ -313,7 +316,9 @@ def _load(name: str, data_dir: Path | None) -> Dataset:
         return load_dataset(name, home=data_dir, progress=progress)
 
 
-def _build(source: str | Source | None, data_dir: Path | None, skip: bool, **options: Any) -> None:
+def _build(
+    source: str | Source | None, data_dir: Path | None, skip: bool, **options: Any
+) -> Dataset:
     """Build a dataset, of Tiny ImageNet if `source` is None or its place, and describe it."""
     from tinysight.data import tiny_imagenet
     from tinysight.data.build import build
@@ -328,14 +333,15 @@ def _build(source: str | Source | None, data_dir: Path | None, skip: bool, **opt
         else:
             dataset = build(source, progress=progress, **options)
     _describe(dataset)
+    return dataset
 
 
 def _describe(dataset: Dataset, *, full: bool = False) -> None:
     from tinysight.data.dataset import FEW
     from tinysight.data.summary import summarize
 
-    size, classes = dataset.image_size, dataset.class_names
-    print(f"{dataset.name}: {len(dataset):,} images of {size}x{size}, {len(classes)} classes")
+    size, classes = dataset.image_size, pluralize(len(dataset.class_names), "class")
+    print(f"{dataset.name}: {pluralize(len(dataset), 'image')} of {size}x{size}, {classes}")
     counts = (f"{split} {stop - start:,}" for split, (start, stop) in dataset.splits.items())
     print(f"  {', '.join(count for count in counts if not count.endswith(' 0'))}")
     for line in summarize(dataset, all_classes=full):

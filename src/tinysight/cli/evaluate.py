@@ -19,6 +19,7 @@ from tinysight.cli.arguments import (
     Split,
     Threshold,
 )
+from tinysight.text import pluralize
 
 if TYPE_CHECKING:
     from tinysight.evaluation.evaluate import Evaluation
@@ -107,7 +108,7 @@ def export(
 def print_metrics(evaluation: Evaluation) -> None:
     """Print errors with their intervals next to the simplest guess, loss and calibration error."""
     metrics = evaluation.metrics
-    print(f"{evaluation.data} {evaluation.split}, {metrics.num_images:,} images")
+    print(f"{evaluation.data} {evaluation.split}, {pluralize(metrics.num_images, 'image')}")
     for name, error, low, high in (
         ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
         ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),

@@ -23,6 +23,7 @@ from tinysight.cli.arguments import (
     Threshold,
 )
 from tinysight.files import expand
+from tinysight.text import pluralize
 
 if TYPE_CHECKING:
     from tinysight.evaluation.ensemble import Ensemble
@@ -140,10 +141,10 @@ def _write(
 
     if csv is not None:
         write_csv(predictions, predictor.metadata, csv)
-        print(f"{len(predictions)} images in {csv}", file=sys.stderr)
+        print(f"{pluralize(len(predictions), 'image')} in {csv}", file=sys.stderr)
     if boxes_out is not None:
         write_coco(predictions, predictor.metadata, boxes_out)
-        print(f"boxes of {len(predictions)} images in {boxes_out}", file=sys.stderr)
+        print(f"boxes of {pluralize(len(predictions), 'image')} in {boxes_out}", file=sys.stderr)
     if draw is not None and predictions:
         _draw(predictions, predictor, draw)
 
@@ -229,7 +230,7 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
             threshold=predictions[0].threshold,
         )
     save_figure(figure, path)
-    print(f"{len(predictions)} images drawn in {path}{of}", file=sys.stderr)
+    print(f"{pluralize(len(predictions), 'image')} drawn in {path}{of}", file=sys.stderr)
 
 
 def submit(
@@ -259,7 +260,7 @@ def submit(
     with counting("evaluating test") as progress:
         runtime = select_device(device)
         count = write_submission(found, path, dataset, runtime=runtime, progress=progress)
-    print(f"{count} predictions in {path}")
+    print(f"{pluralize(count, 'prediction')} in {path}")
 
 
 def ensemble(
@@ -317,7 +318,7 @@ def ensemble(
 
 
 def _print_ensemble(result: Ensemble) -> None:
-    print(f"{result.data} {result.split}, {result.num_images:,} images")
+    print(f"{result.data} {result.split}, {pluralize(result.num_images, 'image')}")
     entries = (*result.members, *result.votes)
     width = max(len(each.name) for each in entries)
     for each in entries:

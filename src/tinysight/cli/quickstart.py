@@ -11,6 +11,7 @@ from typer import Option
 from tinysight.cli.arguments import DataDir, Settings
 from tinysight.cli.evaluate import print_metrics
 from tinysight.cli.predict import prediction_lines
+from tinysight.text import pluralize
 
 
 def quickstart(
@@ -34,7 +35,7 @@ def quickstart(
     changes: dict[str, Any] = dict(parse_assignments(settings or []))
     name = name or f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"
     dataset = ts.load_dataset("shapes", data_dir=data_dir)
-    print(f"data     {dataset.name}: {len(dataset):,} images in {dataset.path}")
+    print(f"data     {dataset.name}: {pluralize(len(dataset), 'image')} in {dataset.path}")
     command = f"tinysight quickstart --name {name}"
     run = ts.train("quickstart", dataset, name=name, data_dir=data_dir, command=command, **changes)
     print(f"trained  {run.weights_path}")

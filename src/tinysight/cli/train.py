@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Minutes, RunName, Settings
+from tinysight.text import pluralize
 
 if TYPE_CHECKING:
     from tinysight.run import Run
@@ -101,7 +102,9 @@ def train(
     _print_outcome(lambda: ts.train(config, **options))
 
 
-def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) -> None:
+def resume(
+    run: RunName, settings: Settings = None, minutes: Minutes = 0.0, data_dir: DataDir = None
+) -> None:
     """Continue an interrupted run from its newest checkpoint, to the result it would have had.
 
     A few settings may change from here on, the learning rate among them; run.json records from
@@ -111,10 +114,12 @@ def resume(run: RunName, settings: Settings = None, data_dir: DataDir = None) ->
     Examples:
       tinysight resume quickstart-shapes
       tinysight resume pets-1 optimizer.lr=0.02
+      tinysight resume pets-1 train.epochs=60 --minutes 30
     """
     from tinysight.api.train import resume_run
 
-    _print_outcome(lambda: resume_run(run, settings=settings or (), data_dir=data_dir))
+    changes = [*(settings or ()), *([f"train.stop_after_minutes={minutes}"] if minutes else ())]
+    _print_outcome(lambda: resume_run(run, settings=changes, data_dir=data_dir))
 
 
 def _print_outcome(work: Callable[[], Run]) -> None:
@@ -129,7 +134,7 @@ def _print_outcome(work: Callable[[], Run]) -> None:
         return
     summary = run.summary()
     assert summary is not None
-    steps = f"{summary['epochs']} epochs, {summary['steps']} steps"
+    steps = f"{pluralize(summary['epochs'], 'epoch')}, {pluralize(summary['steps'], 'step')}"
     print(f"trained {steps} in {duration(summary['seconds'])}")
     if error := run.monitored_error():
         print(error)

@@ -22,6 +22,7 @@ from tinysight.data.annotation_entries import (
 )
 from tinysight.data.annotations import AnnotatedBox, AnnotatedImage
 from tinysight.data.dataset import few
+from tinysight.text import pluralize
 
 
 def from_json(file: TextFile) -> tuple[str, list[AnnotatedImage], list[str]]:
@@ -93,7 +94,7 @@ def _from_coco(
     if as_objects and crowds:
         notes.append("all annotations are marked as crowds, and taken as objects")
     elif any(crowds):
-        notes.append(f"{sum(crowds)} annotations are marked as crowds and were left out")
+        notes.append(f"{pluralize(sum(crowds), 'annotation')} of crowds left out")
     return stated, notes
 
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from tinysight.data.dataset import few
 from tinysight.data.tree import Tree
 from tinysight.images import Fit, frame_of, upright_size
+from tinysight.text import pluralize
 
 MIN_SIDE = 0.1  # pixels of a box
 OVERSHOOT = 1.0  # pixels by which a box may extend beyond its image: tools round
@@ -152,8 +153,8 @@ def match_boxes(
             found[image] = ImageBoxes(corners[image][kept], classes, sizes[image])
     if faults and not rules.skip_bad:
         raise ValueError(
-            f"{len(faults)} boxes cannot be used: {few(faults, '; ')}; correct them, or leave them "
-            "out (--skip-bad-boxes)"
+            f"{pluralize(len(faults), 'box')} cannot be used: {few(faults, '; ')}; correct, or "
+            "leave out (--skip-bad-boxes)"
         )
     if not any(len(own.boxes) for own in found.values()):
         why = f": {few(faults, '; ')}" if faults else ""
@@ -162,12 +163,12 @@ def match_boxes(
         )
     notes = [f"boxes: {annotations.form}, {how}", *annotations.notes, *notes]
     if repeated:
-        notes.append(f"{repeated} boxes are stated twice and count once")
+        notes.append(f"{pluralize(repeated, 'box')} stated twice, which counts once")
     if faults:
-        notes.append(f"{len(faults)} boxes that cannot be used were left out")
+        notes.append(f"{pluralize(len(faults), 'box')} that cannot be used left out")
         notes += [f"left out: {why}" for why in faults]
     if lost := [repr(image) for image in matched if image not in found]:
-        notes.append(f"{len(lost)} images without a usable box were left out: {few(lost)}")
+        notes.append(f"{pluralize(len(lost), 'image')} without a usable box left out: {few(lost)}")
     return found, tuple(notes)
 
 
@@ -208,24 +209,24 @@ def _match_names(
             raise ValueError(f"{where} names one image twice, as {other!r} and {name!r}")
         stated[fitting[0]] = entry
     if unknown:
-        what = f"names {len(unknown)} images that are not among the {len(images)} in "
+        what = f"names {pluralize(len(unknown), 'image')} not among the {len(images)} in "
         what += f"{tree.path.name!r}: {few(unknown)}"
         if not stated or not rules.skip_bad:
             raise ValueError(
                 f"{where} {what}; expected paths below the folder, or the ends of these; correct "
                 "them, or leave them out (--skip-bad-boxes)"
             )
-        notes.append(f"{where} {what}; these were left out")
+        notes.append(f"{where} {what}; left out")
     if missing := [image for image in images if image not in stated and image not in optional]:
         names = few(map(repr, missing))
         if rules.unlabeled == "error":
             raise ValueError(
-                f"{where} does not mention {len(missing)} images: {names}; give them boxes, or "
-                "only their name if they show no object; or choose --unlabeled skip to leave them "
-                "out, --unlabeled empty if none shows an object"
+                f"{where} does not mention {pluralize(len(missing), 'image')}: {names}; give "
+                "boxes, or only a name where there is no object; or choose --unlabeled skip to "
+                "leave them out, --unlabeled empty if none shows an object"
             )
         how = "left out" if rules.unlabeled == "skip" else "taken as showing no object"
-        notes.append(f"{len(missing)} images without an annotation are {how}: {names}")
+        notes.append(f"{pluralize(len(missing), 'image')} without an annotation {how}: {names}")
     empty = {*missing, *optional} if rules.unlabeled == "empty" else {*optional}
     blank = AnnotatedImage((), ())
     kept = ((image, stated.get(image)) for image in images)

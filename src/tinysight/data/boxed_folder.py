@@ -44,6 +44,7 @@ from tinysight.data.layout import SPLIT_NAMES
 from tinysight.data.tree import images_below
 from tinysight.files import expand
 from tinysight.images import Fit
+from tinysight.text import pluralize
 
 NO_RULES = BoxRules()
 ONLY_CLASS = "object"  # where no class is stated
@@ -201,7 +202,8 @@ def _given_splits(images: list[str]) -> dict[str, str]:
             splits[image] = split
     if splits and (outside := [repr(image) for image in images if image not in splits]):
         raise ValueError(
-            f"{len(outside)} images are in none of the folders train, val and test: {few(outside)}"
+            f"{pluralize(len(outside), 'image')} in none of the folders train, val and test: "
+            f"{few(outside)}"
         )
     if splits and "train" not in splits.values():
         raise ValueError("there are images for val or test, and none in a folder train")
@@ -233,12 +235,13 @@ def _with_boxes(
     )
     cut = np.array([square.cut for square in squares])
     if cut.any():
-        what = "images whose center square shows less than half of an object (--fit pad shows all)"
         files = [index.files[row] for row in np.flatnonzero(cut)]
+        what = f"{pluralize(len(files), 'image')} whose center square shows less than half of an "
+        what += "object (--fit pad shows all)"
         if cut.all():
-            raise ValueError(f"all {len(files)} are {what}; the first: {files[0]}")
+            raise ValueError(f"there are only {what}; the first: {files[0]}")
         dropped = (f"left out: {file}" for file in files)
-        index = index.keep_rows(~cut, (f"{len(files)} {what} were left out", *dropped))
+        index = index.keep_rows(~cut, (f"{what} left out", *dropped))
     if not len(index.boxes):
         raise ValueError("no object lies in the center square of its image; pad them (--fit pad)")
     return index
@@ -252,5 +255,5 @@ def _absent(index: DatasetIndex) -> list[str]:
         absent = sorted(set(range(len(index.class_names))) - set(labels.tolist()))
         if absent and split != "test":
             missing = few(repr(index.class_names[label]) for label in absent)
-            notes.append(f"no box in {split} of {len(absent)} classes: {missing}")
+            notes.append(f"no box in {split} of {pluralize(len(absent), 'class')}: {missing}")
     return notes

@@ -42,6 +42,7 @@ from tinysight.data.dataset import (
 )
 from tinysight.data.decode import Message, decode_rows
 from tinysight.files import read_at, reserve, sync_folder, write_at, write_durable
+from tinysight.text import pluralize
 
 logger = logging.getLogger("tinysight")
 
@@ -273,18 +274,20 @@ def _write_images(
             raise ValueError(f"cannot read {reasons}; repair, remove or skip (--skip-unreadable)")
         if failures:
             if len(failures) == num:
-                raise ValueError(f"all {num} images are unreadable; the first: {failures[0][1]}")
+                raise ValueError(
+                    f"none of {pluralize(num, 'image')} is readable; the first: {failures[0][1]}"
+                )
             keep = np.ones(num, bool)
             keep[[row for row, _ in failures]] = False
             _check_classes(index, keep, failures)
-            notes = [f"{len(failures)} unreadable images were left out"]
+            notes = [f"{pluralize(len(failures), 'unreadable image')} left out"]
             notes += [f"left out: {_relative(files[row], why)}" for row, why in failures]
             index, digests = index.keep_rows(keep, tuple(notes)), digests[keep]
             _remove_rows(file.fileno(), keep, row_bytes)
             write_at(file.fileno(), [memoryview(images_header(len(digests), size))], 0)
         os.fsync(file.fileno())
     if logged:
-        noted = [f"{len(logged)} images are read with a warning"]
+        noted = [f"{pluralize(len(logged), 'image')} read with a warning"]
         noted += [_relative(files[row], why) for row, why in logged]
         index = dataclasses.replace(index, notes=index.notes + tuple(noted))
     return index, digests
@@ -364,9 +367,9 @@ def find_duplicates(index: DatasetIndex, digests: Bytes) -> list[dict[str, list[
 def _duplicate_notes(duplicates: list[dict[str, list[Any]]]) -> Iterator[str]:
     conflicts = sum(len(set(group["labels"]) - {None}) > 1 for group in duplicates)
     across = sum(len(set(group["splits"])) > 1 for group in duplicates)
-    for count, fault in ((conflicts, "have different labels"), (across, "are in several splits")):
+    for count, fault in ((conflicts, "with different labels"), (across, "in several splits")):
         if count:
-            yield f"{count} groups of identical images {fault} (manifest: duplicates)"
+            yield f"{pluralize(count, 'group')} of identical images {fault} (manifest: duplicates)"
 
 
 def find_removable(name: str, home: Path) -> Path:

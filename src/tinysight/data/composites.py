@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view, offsets
 from tinysight.data.drawing import CounterRng
 from tinysight.data.subset import class_list, class_slug, find_class, has_class, of_class
+from tinysight.text import pluralize
 
 VERSION = 1  # of the choice of tiles: part of the digest
 NUM_CANVASES = 200
@@ -90,7 +91,7 @@ def _choose_tiles(data: Dataset, label: int | None, num: int, seed: int) -> list
     with_boxes, others = _val_rows(data, label)
     if len(with_boxes) < 4 or (label is not None and len(others) < 3):
         title = data.name if label is None else f"{data.class_names[label]} of {data.name}"
-        found = f"{title} has {len(with_boxes)} images with boxes in val"
+        found = f"{title} has {pluralize(len(with_boxes), 'image')} with boxes in val"
         raise ValueError(f"{found}; mosaics need 4, and 3 others")
     tiles = []
     for index in range(num):

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tinysight.files import expand
 from tinysight.images import Fit
+from tinysight.text import pluralize
 
 FORMAT = "tinysight-dataset/1"
 SPLITS = ("train", "minival", "val", "test")
@@ -105,8 +106,9 @@ class Dataset:
         counts = ", ".join(
             f"{name} {stop - start:,}" for name, (start, stop) in splits if stop > start
         )
-        classes = f"{len(self.class_names)} classes ({few(self.class_names)})"
-        return f"<Dataset {self.name}: {len(self):,} images of {size}x{size}, {classes}; {counts}>"
+        classes = f"{pluralize(len(self.class_names), 'class')} ({few(self.class_names)})"
+        images = f"{pluralize(len(self), 'image')} of {size}x{size}"
+        return f"<Dataset {self.name}: {images}, {classes}; {counts}>"
 
     @property
     def name(self) -> str:

@@ -32,6 +32,7 @@ from tinysight.data.dataset import SPLITS, DatasetIndex, few, source_fingerprint
 from tinysight.data.layout import EXPECTED, read_layout
 from tinysight.data.tree import Tree, open_tree
 from tinysight.images import FITS, Fit, frame_side, load_square
+from tinysight.text import pluralize
 
 IMAGE_SIZE, MAX_IMAGE_SIZE = 64, 1024
 AUTO_SIZES = (32, 48, 64, 96, 128)  # larger ones cost more than they gain
@@ -195,8 +196,8 @@ def _notes(class_names: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
     for split in ("minival", "val"):
         present = {class_names[label] for label, _ in rows[split]}
         if missing := [repr(name) for name in class_names if name not in present]:
-            count = f"{len(missing)} of {len(class_names)}"
-            notes.append(f"no image in {split} for {count} classes: {few(missing)}")
+            count = f"{len(missing)} of {pluralize(len(class_names), 'class')}"
+            notes.append(f"no image in {split} for {count}: {few(missing)}")
     return tuple(notes)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view, offsets, split_ranges
 from tinysight.data.subset import FOLDS, CopyRows, assign_folds
+from tinysight.text import pluralize
 
 
 def held_out_fold(dataset: Dataset, fold: int, *, folds: int = FOLDS, name: str) -> Dataset:
@@ -18,7 +19,9 @@ def held_out_fold(dataset: Dataset, fold: int, *, folds: int = FOLDS, name: str)
         [np.arange(*bounds) for split, bounds in dataset.splits.items() if split != "test"]
     )
     if not 0 <= fold < folds <= len(rows):
-        raise ValueError(f"fold is {fold}, of {len(rows)} images; give 0 to {folds - 1}")
+        raise ValueError(
+            f"fold is {fold}, of {pluralize(len(rows), 'image')}; give 0 to {folds - 1}"
+        )
     held = assign_folds([dataset.files[row] for row in rows], folds=folds) == fold
     chosen = np.concatenate([rows[~held], rows[held]])
     boxes = [slice(*dataset.box_offsets[row : row + 2]) for row in chosen]

@@ -30,6 +30,7 @@ from tinysight.data.dataset import (
     offsets,
     split_ranges,
 )
+from tinysight.text import pluralize
 
 Ints = npt.NDArray[np.int64]
 
@@ -160,9 +161,9 @@ def one_class(
     boxes, box_offsets = _boxes_of_class(dataset, label, chosen)
     everything, notes = _rows(dataset, "train", "minival", "val"), []
     if missing := int((of_class(dataset, label) & ~holds)[everything].sum()):
-        notes.append(f"{missing} images of the class have no box and were left out")
+        notes.append(f"{pluralize(missing, 'image')} of the class without a box left out")
     if unused := len(everything) - len(chosen) - missing:
-        notes.append(f"{unused:,} images of other classes were left out")
+        notes.append(f"{pluralize(unused, 'image')} of other classes left out")
     class_names, class_ids = class_list(dataset, label)
     extra = {"class": ids[label], "fold": fold, "folds": folds}
     extra["others"] = [ids[other] for other in others if other >= 0]
@@ -192,7 +193,7 @@ def _check_positives(title: str, labeled: Ints, positives: Ints, folds: int) -> 
     if len(labeled) and not len(positives):
         raise ValueError(f"{title} has no boxes; a localizer needs a dataset with boxes")
     if len(positives) < 2 * folds:
-        found = f"{title} has {len(positives)} images with boxes to choose from"
+        found = f"{title} has {pluralize(len(positives), 'image')} with boxes to choose from"
         raise ValueError(f"{found}, {folds} folds need {2 * folds}")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.dataset import Dataset
+from tinysight.text import pluralize
 
+MAX_SMALL = 20_000  # images that the recipe `small` is made for
 MAX_CLASSES = 20  # that are named where not all are asked for
 
 
@@ -23,11 +26,21 @@ def summarize(dataset: Dataset, *, all_classes: bool = False) -> tuple[str, ...]
     per_image, sides = np.diff(dataset.box_offsets), dataset.boxes[:, 2:] - dataset.boxes[:, :2]
     with_boxes, (width, height) = int((per_image > 0).sum()), sides[sides.prod(axis=1).argmin()]
     lines.append(f"boxes per class: {_counts(dataset, dataset.box_labels, most)}")
+    images, without = (pluralize(n, "image") for n in (with_boxes, len(dataset) - with_boxes))
     lines.append(
-        f"boxes: {len(dataset.boxes):,} in {with_boxes:,} images, up to {per_image.max()} in one; "
-        f"{len(dataset) - with_boxes:,} images without; smallest {width:.1f} x {height:.1f} pixels"
+        f"boxes: {len(dataset.boxes):,} in {images}, up to {per_image.max()} in one; {without} "
+        f"without; smallest {width:.1f} x {height:.1f} pixels"
     )
     return tuple(lines)
+
+
+def next_command(dataset: Dataset) -> str:
+    """Return the command that trains a first model of a dataset: by its boxes and its number."""
+    if len(dataset.boxes):
+        return f"tinysight train localizer-small --data {shlex.quote(dataset.name)}"
+    if len(dataset) > MAX_SMALL:
+        return "tinysight recipes"
+    return f"tinysight train small --data {shlex.quote(dataset.name)}"
 
 
 def caption(dataset: Dataset, row: int) -> str:

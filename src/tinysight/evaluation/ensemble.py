@@ -19,6 +19,7 @@ from tinysight.ops import metrics
 from tinysight.ops.metrics import topk_correct, topk_error
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
+from tinysight.text import pluralize
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def find_members(runs: Sequence[Run], num_snapshots: int = 0) -> list[Member]:
         snapshots = run.snapshots()[-num_snapshots:]
         if len(snapshots) < num_snapshots:
             raise ValueError(
-                f"{run.folder} has {len(snapshots)} snapshots, --snapshots asks for "
+                f"{run.folder} has {pluralize(len(snapshots), 'snapshot')}, --snapshots asks for "
                 f"{num_snapshots}; train it with train.snapshots={num_snapshots} or more"
             )
         stems = [path.stem for path in snapshots]

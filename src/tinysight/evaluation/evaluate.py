@@ -39,6 +39,7 @@ from tinysight.predict.inference import Preprocessing, classify, detect
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
+from tinysight.text import pluralize
 
 logger = logging.getLogger("tinysight")
 Progress = Callable[[int, int], None]  # (done, total) images; what it raises ends the evaluation
@@ -332,8 +333,8 @@ def check_data(metadata: ModelMetadata, dataset: Dataset) -> None:
     """Raise ValueError unless a dataset has a model's classes, in that order, and image size."""
     if tuple(dataset.class_ids) != metadata.class_ids:
         raise ValueError(
-            f"the model knows {len(metadata.class_ids)} classes, and {dataset.name} has "
-            f"{len(dataset.class_ids)} others; use the data it was trained on"
+            f"the model knows {pluralize(len(metadata.class_ids), 'class')}, and {dataset.name} "
+            f"has {len(dataset.class_ids)} others; use the data it was trained on"
         )
     if dataset.fit != metadata.fit:
         message = "%s was imported with --fit %s, and the model learned from images with --fit %s"

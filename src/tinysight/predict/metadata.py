@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinysight.images import FITS, LFS_POINTER, SIGNATURE_LENGTH, Fit, format_of
+from tinysight.text import pluralize
 
 FORMAT = 3
 # of a metadata's `localizer`
@@ -50,7 +51,7 @@ class ModelMetadata:
 
     def describe(self) -> str:
         """Return one phrase: recipe, classes, data and, where measured, the errors on val."""
-        phrase = f"{self.recipe}, {len(self.class_names)} classes of {self.data}"
+        phrase = f"{self.recipe}, {pluralize(len(self.class_names), 'class')} of {self.data}"
         val = self.results.get("val", {})
         crossed = self.results.get("cross_validation") or {}
         if "top1_error" in val:

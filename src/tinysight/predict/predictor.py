@@ -16,6 +16,7 @@ from tinysight.images import Frame, Source, frame_of
 from tinysight.predict.decoding import Decoding, Float32, Outputs, UInt8, softmax
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.reading import Square, read_squares
+from tinysight.text import pluralize
 
 if TYPE_CHECKING:
     from tinysight.device import Runtime
@@ -46,7 +47,7 @@ class Prediction:
     is_none: bool = False  # whether it is too far from all classes to be of one of them
 
     def __repr__(self) -> str:
-        boxes = f", {self.num_accepted} boxes accepted" if self.size != (0, 0) else ""
+        boxes = f", {pluralize(self.num_accepted, 'box')} accepted" if self.size != (0, 0) else ""
         name = f"{Path(self.path).name}: " if self.path else ""
         none = f"{NONE}, nearest " * self.is_none
         return f"<Prediction {name}{none}{self.label} {self.probability:.1%}{boxes}>"

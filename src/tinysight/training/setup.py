@@ -29,6 +29,7 @@ from tinysight.predict.pretrained import read_pretrained
 from tinysight.recipes import RECIPES, recipe
 from tinysight.run import Run
 from tinysight.settings import override, parse_assignments
+from tinysight.text import pluralize
 from tinysight.training import checkpoint
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.recording import check_layers
@@ -68,7 +69,9 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
             raise ValueError(f"{name} has one class, and a classifier needs two; use a localizer")
     _check_monitored(config, dataset)
     if len(rows) < fewest:
-        raise ValueError(f"{name} has {len(rows)} training images; a training needs {fewest}")
+        raise ValueError(
+            f"{name} has {pluralize(len(rows), 'training image')}; a training needs {fewest}"
+        )
     if finds and not np.diff(dataset.box_offsets)[rows].any():
         raise ValueError(
             f"no training image of {name} has a box, so there is nothing to learn to find; use "
@@ -269,8 +272,9 @@ def check_longer(run: Run, changed: Run) -> None:
     if after.epochs <= done or stopped:
         early = " train.early_stopping=0" if done < before.epochs else ""
         raise ValueError(
-            f"{run.folder} is finished after {done} epochs; `tinysight evaluate {run.folder}` "
-            f"measures it, `tinysight resume {run.folder} train.epochs={2 * done}{early}` trains on"
+            f"{run.folder} is finished after {pluralize(done, 'epoch')}; `tinysight evaluate "
+            f"{run.folder}` measures it, `tinysight resume {run.folder} "
+            f"train.epochs={2 * done}{early}` trains on"
         )
     if not checkpoint.saved(run.checkpoints_path):
         raise ValueError(
