@@ -51,10 +51,8 @@ def evaluate_boxes(
     detections = detections.to("cpu")
     num = len(detections.boxes)
     if num != len(rows) or (logits is not None and len(logits) != len(rows)):
-        where = f"{dataset.name} {split}"
-        raise ValueError(
-            f"{where} has {pluralize(len(rows), 'image')}; there are predictions of {num}"
-        )
+        where = f"{dataset.name} {split} has {pluralize(len(rows), 'image')}"
+        raise ValueError(f"{where}; there are predictions of {num}")
     gt_boxes = torch.from_numpy(dataset.padded_boxes(rows))
     ious = detection_metrics.top_box_iou(detections, gt_boxes)
     counted = ~ious.isnan()

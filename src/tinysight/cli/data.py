@@ -129,15 +129,13 @@ def import_(
     """
     from tinysight.data.annotations import BoxRules
     from tinysight.data.boxed_folder import source_of
-    from tinysight.data.summary import next_command
 
     if size != "auto" and not size.isdecimal():
         raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
     own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size), "fit": fit}
     rules = BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
     source = source_of(folder, name, boxes=boxes, rules=rules, **own)
-    dataset = _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
-    print(f"next    {next_command(dataset)}")
+    _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
 
 
 @app.command("list")
@@ -316,13 +314,12 @@ def _load(name: str, data_dir: Path | None) -> Dataset:
         return load_dataset(name, home=data_dir, progress=progress)
 
 
-def _build(
-    source: str | Source | None, data_dir: Path | None, skip: bool, **options: Any
-) -> Dataset:
+def _build(source: str | Source | None, data_dir: Path | None, skip: bool, **options: Any) -> None:
     """Build a dataset, of Tiny ImageNet if `source` is None or its place, and describe it."""
     from tinysight.data import tiny_imagenet
     from tinysight.data.build import build
     from tinysight.data.dataset import data_home
+    from tinysight.data.summary import next_command
     from tinysight.progress import counting
 
     options |= {"home": data_dir or data_home(), "on_unreadable": "skip" if skip else "stop"}
@@ -333,7 +330,7 @@ def _build(
         else:
             dataset = build(source, progress=progress, **options)
     _describe(dataset)
-    return dataset
+    print(f"next: {next_command(dataset)}")
 
 
 def _describe(dataset: Dataset, *, full: bool = False) -> None:

@@ -35,12 +35,11 @@ def summarize(dataset: Dataset, *, all_classes: bool = False) -> tuple[str, ...]
 
 
 def next_command(dataset: Dataset) -> str:
-    """Return the command that trains a first model of a dataset: by its boxes and its number."""
-    if len(dataset.boxes):
-        return f"tinysight train localizer-small --data {shlex.quote(dataset.name)}"
-    if len(dataset) > MAX_SMALL:
+    """Return the command to go on with: that trains own pictures, by number and boxes."""
+    if dataset.manifest["source"]["kind"] != "folder" or len(dataset) > MAX_SMALL:
         return "tinysight recipes"
-    return f"tinysight train small --data {shlex.quote(dataset.name)}"
+    recipe = "localizer-small" if len(dataset.boxes) else "small"
+    return f"tinysight train {recipe} --data {shlex.quote(dataset.name)}"
 
 
 def caption(dataset: Dataset, row: int) -> str:
