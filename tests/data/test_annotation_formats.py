@@ -395,6 +395,23 @@ def test_the_split_does_not_depend_on_the_folders_around_all_images(
     assert other.files == tuple(above + file for file in plain.files)
 
 
+def test_images_of_one_class_may_be_in_any_folders_with_their_annotations(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        picture(tmp_path / "set", f"{folder}/{folder}.png")
+        voc = VOC.format(11, 21, 50, 60, name=f"{folder}.png")
+        put(tmp_path / "set" / folder / f"{folder}.xml", voc)
+    made = index(tmp_path / "set", tmp_path / "set")
+    assert made.class_names == ("cat",) and len(made.files) == 2
+    with pytest.raises(
+        ValueError, match=r"it holds none of .*\(there is Pascal VOC .* in '.*first'"
+    ):
+        index(tmp_path / "set", picture(tmp_path / "no"))
+    put(tmp_path / "boxes.csv", "file,x0,y0,x1,y1\nfirst.png,1,1,9,9\nsecond.png,1,1,9,9")
+    with pytest.raises(ValueError, match="not images") as caught:  # nothing states a class
+        index(tmp_path / "set", tmp_path / "boxes.csv")
+    assert "--boxes" not in str(caught.value)
+
+
 def test_boxes_without_a_class_are_objects(tmp_path: Path) -> None:
     picture(tmp_path / "set", "a.png", (64, 64))
     made = index(tmp_path / "set", csv("file,x0,y0,x1,y1\na.png,1,1,9,9\n")(tmp_path))

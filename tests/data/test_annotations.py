@@ -388,6 +388,7 @@ def test_a_single_class_is_ignored_and_crowds_are_left_out(folder: Path, tmp_pat
     assert len(dataset.boxes) == len(PHOTOS) - 2 and "cats/one.png" not in dataset.files
     assert "1 annotation of crowds left out" in dataset.notes
     assert {dataset.class_names[label] for label in dataset.box_labels} == {"cats", "dogs"}
+    assert "the only class of the boxes, 'animal', is not used: images have" in str(dataset.notes)
 
 
 def test_annotations_have_the_name_and_digest_of_their_file(tmp_path: Path) -> None:

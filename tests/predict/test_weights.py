@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -195,6 +196,10 @@ def test_a_card_that_no_training_writes_is_refused(name: str, value: object) -> 
     ("name", "content", "expected"),
     [
         ("best.pt", b"PK", "PyTorch or pickle file"),
+        ("a.safetensors", b"PK\3\4" + b"\0" * 60, "PyTorch or zip file by its content"),
+        ("a.safetensors", pickle.dumps({"a": 1}), "PyTorch or pickle file by its content"),
+        ("a.safetensors", b"\x80\2\0\0\0\0\0\0{}", "not a readable safetensors file"),
+        ("a.onnx", b"\x89HDF\r\n\x1a\n", "Keras or HDF5 file by its content"),
         ("net.ONNX", b"", "ONNX file"),
         ("model.h5", None, "Keras or TensorFlow file"),
         ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from tinysight.data.folder import (
     inaccessible,
     split_images,
 )
-from tinysight.data.layout import SPLIT_NAMES
+from tinysight.data.layout import SPLIT_NAMES, find_annotations
 from tinysight.data.tree import images_below
 from tinysight.files import expand
 from tinysight.images import Fit
@@ -59,13 +59,21 @@ class BoxedFolderSource(FolderSource):
     """
 
     fit: Fit = "pad"  # no object is lost
+    has_boxes: ClassVar[bool] = True
     boxes: Path = field(kw_only=True)
     rules: BoxRules = field(default=NO_RULES, kw_only=True)
 
     @cached_property
     def annotations(self) -> Annotations:
         """The content of the file or folder of boxes."""
-        return read_annotations(self.boxes)
+        try:
+            return read_annotations(self.boxes)
+        except ValueError as error:
+            form, path = find_annotations(self.tree) or ("", "")
+            other = self.tree.path / path
+            if form and self.tree.path.is_dir() and other.resolve() != self.boxes.resolve():
+                raise ValueError(f"{error} (there is {form} in {str(other)!r})") from error
+            raise
 
     @cached_property
     def origin(self) -> dict[str, Any]:
@@ -79,15 +87,21 @@ class BoxedFolderSource(FolderSource):
         """The images with their classes, splits and boxes."""
         try:
             images = images_below(self.tree, "", only_images=True)
-            if _has_class_folders(images, set(self.annotations.class_names)):
-                return self._of_class_folders()
+            stated = self.annotations.class_names
+            if _has_class_folders(images, set(stated)):
+                try:
+                    index = super().index
+                except ValueError:
+                    if len(stated) != 1:  # one class may be that of all images, in any folders
+                        raise
+                else:
+                    return self._of_class_folders(index)
             return self._of_boxes(images)
         except OSError as error:
             raise inaccessible(error) from error
 
-    def _of_class_folders(self) -> DatasetIndex:
+    def _of_class_folders(self, index: DatasetIndex) -> DatasetIndex:
         """Add the boxes of labeled images to those of class folders."""
-        index = super().index
         labeled = [
             file for file, label in zip(index.files, index.labels, strict=True) if label >= 0
         ]
@@ -95,6 +109,9 @@ class BoxedFolderSource(FolderSource):
         known = self.annotations.class_names
         names = dict(zip(index.class_names, range(len(index.class_names)), strict=True))
         if len(known) < 2:
+            if {*known} - {*names}:
+                what = f"the only class of the boxes, {known[0]!r}, is not used: "
+                notes = (*notes, f"{what}images have the classes of their folders")
             names = {}  # a box has its image's class
         elif unknown := sorted(set(known) - set(names)):
             raise ValueError(

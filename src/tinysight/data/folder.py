@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ class FolderSource:
     minival_share: float = MINIVAL_SHARE
     val_share: float = VAL_SHARE
     fit: Fit = "crop"
+    has_boxes: ClassVar[bool] = False
 
     @cached_property
     def root(self) -> Path:
@@ -133,7 +134,7 @@ class FolderSource:
 
     def _rows(self) -> tuple[tuple[str, ...], Rows, tuple[str, ...]]:
         """List the classes, every image with its label by split, and notes."""
-        layout = read_layout(self.tree, self.name)
+        layout = read_layout(self.tree, self.name, has_boxes=self.has_boxes)
         class_names = tuple(sorted(layout.splits["train"]))
         shares = (self.minival_share, 0 if "val" in layout.splits else self.val_share)
         rows: Rows = {split: [] for split in SPLITS}

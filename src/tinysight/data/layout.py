@@ -40,15 +40,15 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def read_layout(tree: Tree, name: str) -> Layout:
+def read_layout(tree: Tree, name: str, *, has_boxes: bool = False) -> Layout:
     """Find classes and splits; a ValueError has what is wrong and, where it is clear, the command.
 
-    `name` is that of the dataset, for commands.
+    `name` is that of the dataset, for commands; where there are boxes, theirs is not proposed.
     """
     try:
         return _read(tree, name)
     except ValueError as error:
-        if found := _find_annotations(tree):
+        if not has_boxes and (found := find_annotations(tree)):
             form, path = found
             what = f"{str(tree.path)!r} looks like {form}, with boxes in {path or '.'!r}"
             raise ValueError(f"{what}; {_command(tree, '', name, boxes=path)}") from error
@@ -193,7 +193,7 @@ def _check_known(split: str, classes: Classes, train: Classes) -> None:
             raise ValueError(f"{what}; classes need images in train/{where}")
 
 
-def _find_annotations(tree: Tree) -> tuple[str, str] | None:
+def find_annotations(tree: Tree) -> tuple[str, str] | None:
     """Find the first annotations of boxes in a tree: the format, and what `--boxes` takes."""
     pending = [""]
     while pending:

@@ -18,6 +18,11 @@ FOREIGN_SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
     **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
 }
+FOREIGN_STARTS = {  # whatever a file is called
+    b"PK\x03\x04": "PyTorch or zip",
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "PyTorch or pickle"),
+    b"\x89HDF": "Keras or HDF5",
+}
 WEIGHTS_SUFFIXES = {".safetensors", ".onnx", *FOREIGN_SUFFIXES}
 
 
@@ -108,16 +113,20 @@ def read_header(path: Path, text: str, digest: Digest) -> ModelMetadata:
 
 def check_weights_file(path: Path) -> None:
     """Raise ValueError unless a file is there, and is not by its name or start another one."""
+    expected = "expected .safetensors or .onnx that `tinysight train` or `export` wrote"
     if kind := FOREIGN_SUFFIXES.get(path.suffix.lower()):
-        expected = "expected .safetensors or .onnx that `tinysight train` or `export` wrote"
         raise ValueError(f"{path} is a {kind} file by its name, which is not read; {expected}")
     if not path.is_file():
-        expected = "expected a run folder or a weights file (.safetensors, .onnx)"
-        raise ValueError(f"{path} is not a file; {expected}")
-    with path.open("rb") as start:
-        if format_of(start.read(SIGNATURE_LENGTH)) == LFS_POINTER:
-            what = f"{path} is {LFS_POINTER}, not the weights"
-            raise ValueError(f"{what}; fetch them by `git lfs pull`")
+        what = f"{path} is not a file"
+        raise ValueError(f"{what}; expected a run folder or a weights file (.safetensors, .onnx)")
+    with path.open("rb") as file:
+        start = file.read(SIGNATURE_LENGTH)
+    if format_of(start) == LFS_POINTER:
+        what = f"{path} is {LFS_POINTER}, not the weights"
+        raise ValueError(f"{what}; fetch them by `git lfs pull`")
+    kinds = (kind for own, kind in FOREIGN_STARTS.items() if start.startswith(own))
+    if start[8:9] != b"{" and (kind := next(kinds, "")):  # there safetensors has its JSON
+        raise ValueError(f"{path} is a {kind} file by its content, which is not read; {expected}")
 
 
 def _tuples(value: Any) -> Any:
