@@ -250,7 +250,7 @@ def test_import_of_boxes_without_class_folders(tinysight: Tinysight, tmp_path: P
     assert "expected auto, 0, 1" in tinysight.refused(*words, "--boxes", "pets", "--boxes-origin=2")
     out = tinysight.ok(*words, "--boxes", "pets")
     for part in (
-        "8 images of 32x32, 1 classes",
+        "8 images of 32x32, 1 class",
         "boxes per class: pet 8",
         "boxes: 8 in 8 images, up to 1 in one; 0 images without; smallest 16.0 x 28.8 pixels",
         "note: boxes: Pascal VOC, in pixels counted from 1 (none begins before 1, 8 of xmax and",
