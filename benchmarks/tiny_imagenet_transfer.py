@@ -32,8 +32,8 @@ from tinysight.finetuning.lda import fit
 from tinysight.ops.augment import resize
 
 SIZE, BATCH, CHUNK = 160, 20, 500
-SHRINKAGES = (0.2, 0.05)
-EPOCHS, LOGISTIC_BATCH, LR, DROPOUT = 12, 500, 1e-3, 0.5
+SHRINKAGES = (0.05,)
+EPOCHS, LOGISTIC_BATCH, LR, DROPOUT = 10, 500, 1e-3, 0.5
 
 Ints = npt.NDArray[np.int64]
 Compute = Callable[[Tensor], Tensor]
@@ -117,7 +117,7 @@ def logistic(features: Tensor, labels: Tensor, num_classes: int) -> Compute:
         loss.backward()
         optimizer.step()
         if step % 200 == 0:
-            print(f"step {step} of {steps}: loss {float(loss):.3f}", flush=True)
+            print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
     layer.requires_grad_(False)
     return lambda x: layer((x.float() - mean) / deviation)
 

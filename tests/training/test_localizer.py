@@ -29,8 +29,9 @@ from tinysight.ops.boxes import BoxTargets, Detections, HeadOutput
 from tinysight.ops.detection_metrics import best_threshold
 from tinysight.predict.decoding import Decoding
 from tinysight.predict.inference import Preprocessing, detect
+from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import BUNDLED, Predictor
-from tinysight.predict.weights import load_weights
+from tinysight.predict.weights import load_weights, weights_bytes
 from tinysight.recipes import recipe
 from tinysight.run import read_lines, read_run
 from tinysight.settings import override
@@ -48,6 +49,7 @@ from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
 MakeConfig = Callable[..., Config]
+MakeMetadata = Callable[..., ModelMetadata]
 FINDING = {"localizer__head": "lstm", "augment__crop": 1.0, "augment__rotation": 0.0}
 FINDING |= {"optimizer__lr": 0.01}
 
@@ -264,6 +266,19 @@ def test_data_without_boxes_are_refused(
     config = make_config(**FINDING, data__monitor="none", schedule__name="linear")
     with pytest.raises(ValueError, match="no training image of small has a box"):
         check(config, dataset, DistributedContext())
+
+
+def test_weights_of_larger_images_are_warned_of(
+    make_config: MakeConfig, make_metadata: MakeMetadata, dataset: Dataset, tmp_path: Path,
+    messages: list[str],
+) -> None:  # fmt: skip
+    sizes = {"image_size": 64, "crop": 64, "input_size": 64}
+    metadata = make_metadata(options={"dropout": 0.3}, **sizes)
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(weights_bytes(create_model("small", 24, dropout=0.3), metadata))
+    warn_of_what_is_not_learned(make_config(model__pretrained=str(path)), dataset)
+    assert "learned from images of 64 pixels, and the network sees 24 here" in messages[-1]
+    assert "import them again with --size 64" in messages[-1]
 
 
 def test_more_objects_than_predictions_are_warned_of(

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinysight.api.data import Data, Folder, load_dataset
-from tinysight.api.evaluate import evaluate
 from tinysight.api.models import named_run
-from tinysight.api.train import train
 from tinysight.data.dataset import data_home
 from tinysight.data.load import load_at_size
 from tinysight.device import prepare_training, select_device
@@ -98,6 +96,10 @@ def finetune_result(
     result = finetuning.finetune(candidates, name=start, command=command)
     if not full:
         return result
+    # not before: drawing and statistics take longer to load than ten images per class to learn
+    from tinysight.api.evaluate import evaluate
+    from tinysight.api.train import train
+
     dataset = load_dataset(result.run.config.data.name, data_dir=data_dir)
     config = finetuning.full_config(result.run, dataset)
     run = train(config, dataset, name=name, command=command)

@@ -7,7 +7,6 @@ hard to beat; Kumar et al. 2022 (arXiv:2202.10054), training on begins best from
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -48,7 +47,6 @@ from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run, new_folder, versions
 
-logger = logging.getLogger("tinysight")
 RECIPE = "finetune"
 # of a training of the entire network
 NUM_STEPS, MIN_EPOCHS, BATCH_SIZE, LR = 300, 3, 32, 1e-3
