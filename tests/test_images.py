@@ -27,6 +27,7 @@ from tinysight.images import (
     load_square,
     read_image,
     to_square,
+    upright_size,
 )
 
 # top left, top right, bottom left, bottom right
@@ -486,16 +487,28 @@ def test_png_with_a_large_profile_or_text_is_an_image(kind: bytes) -> None:
     assert np.array_equal(np.asarray(read_image(data)), np.asarray(quadrants()))
 
 
-def test_heic_is_read_with_the_extra_and_names_it_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "pillow_heif", None)
-        with pytest.raises(ValueError, match=r"HEIC.*pip install 'tinysight\[heic\]'"):
-            read_image(head)
-    heif = pytest.importorskip("pillow_heif")
-    buffer = io.BytesIO()
-    heif.from_pillow(quadrants(64, 64)).save(buffer, quality=95)
-    assert close(corners(read_image(buffer.getvalue())), QUADRANTS)
+def test_heic_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"HEIC.*pip install 'tinysight\[heic\]'"):
+        read_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_heic_is_read_upright(orientation: int) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif, the extra heic, is missing")
+    written, exif = {}, Image.Exif()
+    exif[0x0112] = orientation
+    for form in ("HEIC", "JPEG"):
+        buffer = io.BytesIO()
+        if form == "HEIC":
+            heif.from_pillow(quadrants(64, 32)).save(buffer, quality=95, exif=exif.tobytes())
+        else:
+            quadrants(64, 32).save(buffer, form, quality=95, exif=exif)
+        written[form] = buffer.getvalue()
+    assert format_of(written["HEIC"][:32]) == "HEIC"
+    heic, jpeg = (read_image(content) for content in written.values())
+    assert heic.size == jpeg.size == upright_size(written["HEIC"])
+    assert close(corners(heic), corners(jpeg))
 
 
 def test_pixels_of_more_than_sixteen_bits_are_refused() -> None:

@@ -45,7 +45,8 @@ def test_captions_name_the_class_else_the_boxes_else_the_file(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("kind", "images", "boxes", "command"),
     [
-        ("folder", 5, 0, "tinysight train small --data 'my pets'"),
+        ("folder", 199, 0, "tinysight finetune 'my pets'"),
+        ("folder", 200, 0, "tinysight train small --data 'my pets'"),
         ("folder", 20_001, 0, "tinysight recipes"),
         ("folder", 5, 1, "tinysight train localizer-small --data 'my pets'"),
         ("tiny-imagenet", 5, 1, "tinysight recipes"),
@@ -55,6 +56,7 @@ def test_the_next_command_fits_the_images_and_boxes(
     kind: str, images: int, boxes: int, command: str
 ) -> None:
     manifest = {"name": "my pets", "splits": {"train": (0, images)}, "source": {"kind": kind}}
+    manifest["class_names"] = ["cat", "dog"]
     dataset = Dataset(None, manifest)
     dataset.__dict__["boxes"] = np.zeros((boxes, 4), np.float32)
     assert next_command(dataset) == command

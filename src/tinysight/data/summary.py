@@ -12,6 +12,7 @@ from tinysight.data.dataset import Dataset
 from tinysight.text import pluralize
 
 MAX_SMALL = 20_000  # images that the recipe `small` is made for
+MAX_FEW = 100  # images per class, below which the features of a trained network are better
 MAX_CLASSES = 20  # that are named where not all are asked for
 
 
@@ -35,11 +36,15 @@ def summarize(dataset: Dataset, *, all_classes: bool = False) -> tuple[str, ...]
 
 
 def next_command(dataset: Dataset) -> str:
-    """Return the command to go on with: that trains own pictures, by number and boxes."""
+    """Return the command to go on with: that learns own pictures, by number and boxes."""
+    name = shlex.quote(dataset.name)
     if dataset.manifest["source"]["kind"] != "folder" or len(dataset) > MAX_SMALL:
         return "tinysight recipes"
-    recipe = "localizer-small" if len(dataset.boxes) else "small"
-    return f"tinysight train {recipe} --data {shlex.quote(dataset.name)}"
+    if len(dataset.boxes):
+        return f"tinysight train localizer-small --data {name}"
+    if len(dataset) < MAX_FEW * len(dataset.class_names):
+        return f"tinysight finetune {name}"
+    return f"tinysight train small --data {name}"
 
 
 def caption(dataset: Dataset, row: int) -> str:
