@@ -382,7 +382,9 @@ def test_a_single_class_is_ignored_and_crowds_are_left_out(folder: Path, tmp_pat
     content["categories"] = [{"id": 1, "name": "animal"}]
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"does not mention 1 image: 'cats/one.png'"):
+    with pytest.raises(
+        ValueError, match=r"mention 1 image: 'cats/one.png' \(1 annotation of crowds left out\)"
+    ):
         imported(folder, file, tmp_path)  # not an image that shows nothing
     dataset = imported(folder, file, tmp_path, unlabeled="skip")
     assert len(dataset.boxes) == len(PHOTOS) - 2 and "cats/one.png" not in dataset.files

@@ -160,9 +160,10 @@ def list_(data_dir: DataDir = None) -> None:
             rows.append((name, "", "", "", "", str(error)))
             continue
         source = data.manifest["source"]
-        numbers = (len(data), len(data.class_names), data.image_size, data.num_bytes / 1e6)
-        counts = (f"{number:,.0f}" for number in numbers)
-        rows.append((name, *counts, source.get("path") or source["kind"]))
+        counts = (f"{n:,}" for n in (len(data), len(data.class_names), data.image_size))
+        rows.append(
+            (name, *counts, f"{data.num_bytes / 1e6:,.1f}", source.get("path") or source["kind"])
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *middle, last in rows:
         cells = (f"{text:>{width}}" for text, width in zip(middle, widths[1:-1], strict=True))

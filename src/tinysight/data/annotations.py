@@ -220,10 +220,11 @@ def _match_names(
     if missing := [image for image in images if image not in stated and image not in optional]:
         names = few(map(repr, missing))
         if rules.unlabeled == "error":
+            noted = "".join(f" ({note})" for note in annotations.notes)  # as of crowds
             raise ValueError(
-                f"{where} does not mention {pluralize(len(missing), 'image')}: {names}; give "
-                "boxes, or only a name where there is no object; or choose --unlabeled skip to "
-                "leave them out, --unlabeled empty if none shows an object"
+                f"{where} does not mention {pluralize(len(missing), 'image')}: {names}{noted}; "
+                "give boxes, or only a name where there is no object; or leave them out by "
+                "--unlabeled skip, or choose --unlabeled empty if none shows an object"
             )
         how = "left out" if rules.unlabeled == "skip" else "taken as showing no object"
         notes.append(f"{pluralize(len(missing), 'image')} without an annotation {how}: {names}")
