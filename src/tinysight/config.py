@@ -151,6 +151,7 @@ class LocalizerConfig(Section):
     box_weight: float = within("(0, inf)", 5.0)  # of the L1 distance, in sides of the image
     giou_weight: float = within("[0, inf)", 0.0)  # of 1 - GIoU, added to the L1 distance
     class_loss_weight: float = within("[0, inf)", 1.0)  # 0: the class is not trained
+    box_classes: bool = False  # each box has a class, and the image has none of its own
     # filter: all boxes above the threshold; stop: the boxes of a cell end with the first below it
     decoding: str = one_of("filter", "stop")
     # confidence from which a box is accepted; 0: the best on minival, 0.5 without one
@@ -169,6 +170,11 @@ class LocalizerConfig(Section):
     def finds(self) -> bool:
         """Whether there is a head that predicts boxes."""
         return self.head != "none"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a class of the entire image is learned."""
+        return not self.finds or (self.class_loss_weight > 0 and not self.box_classes)
 
     @property
     def num_predictions(self) -> int:

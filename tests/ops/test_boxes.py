@@ -235,6 +235,25 @@ def test_nms_equals_the_greedy_loop(max_iou: float) -> None:
     assert torch.equal(fewer.boxes, result.boxes[:, :2])
 
 
+def test_nms_keeps_what_overlaps_a_box_of_another_class() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 9, 10], [0, 1, 10, 10]]])
+    confidence, labels = torch.tensor([[0.6, 0.9, 0.7, 0.8]]), torch.tensor([[2, 1, 2, 1]])
+    result = ops.nms(ops.Detections(boxes, confidence, labels), max_iou=0.5, max_boxes=3)
+    assert result.labels is not None and result.labels.tolist() == [[1, 2, 0]]
+    assert result.confidence[0].tolist() == pytest.approx([0.9, 0.7, 0])
+    only = result.of_class(2)
+    assert only.confidence[0].tolist() == pytest.approx([0, 0.7, 0])
+    with pytest.raises(ValueError, match="labels alike"):
+        ops.Detections(boxes, confidence, labels[:, :2])
+
+
+def test_decoded_boxes_have_their_most_probable_class() -> None:
+    output = head_output([[8.0, 8, 8, 8], [20, 20, 8, 8]], [0.9, 0.8])
+    logits = torch.tensor([[0.0, 2, 1], [3, 2, 1]]).view(1, 1, 1, 2, 3)
+    found = ops.decode(output._replace(class_logits=logits), side=64, height=64, width=64)
+    assert found.labels is not None and found.labels.tolist() == [[1, 0]]
+
+
 def test_nms_of_many_boxes_compares_the_most_confident() -> None:
     generator = torch.Generator().manual_seed(0)
     near = torch.rand(1, 50_000, 2, generator=generator) * 60  # crowded: 32 need some of 256

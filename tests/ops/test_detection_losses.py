@@ -149,3 +149,23 @@ def test_a_single_box_learns_nothing_of_an_image_that_lost_its_object() -> None:
     assert float(single_box_loss(output, LOST, giou_weight=0.0).confidence) == 0
     alone = single_box_loss(output, BoxTargets(LOST.boxes_cxcywh), giou_weight=0.0)
     assert float(alone.confidence) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("head", [hungarian_loss, single_box_loss, centernet_loss])
+def test_matched_boxes_learn_their_class(head: Any) -> None:
+    grid = 1 if head is single_box_loss else 8
+    logits = torch.zeros(2, grid, grid, 1, 3, requires_grad=True)
+    boxes = torch.full((2, grid, grid, 1, 4), 0.5)
+    output = HeadOutput(boxes, torch.zeros(2, grid, grid, 1), logits)
+    gt_boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], NAN], [[0.5, 0.5, 0.5, 0.5], NAN]])
+    targets = BoxTargets(gt_boxes, labels=torch.tensor([[2, -1], [0, -1]]))
+    rule = {"overlap": "iou"} if head is hungarian_loss else {}
+    losses = head(output, targets, giou_weight=0.0, **rule)
+    assert float(losses.classes.detach()) == pytest.approx(math.log(3))  # a mean over two images
+    losses.classes.backward()
+    assert logits.grad is not None
+    place = grid // 2
+    learned = logits.grad[:, place, place, 0]
+    assert learned.argmin(dim=1).tolist() == [2, 0]
+    assert torch.count_nonzero(logits.grad) == 6
+    assert head(output._replace(class_logits=None), targets, giou_weight=0.0, **rule).classes == 0

@@ -208,10 +208,14 @@ def test_counts_equal_a_plain_loop(seed: int) -> None:
     assert overall.recall_at_1_fppi == pytest.approx(num_right / int(number.sum()))
 
 
-def coco(detections: Detections, gt_boxes: Tensor) -> list[float]:
-    """Return COCO's own AP, AP50 and AP75."""
+def coco(detections: Detections, gt_boxes: Tensor, gt_labels: Tensor | None = None) -> list[float]:
+    """Return COCO's own AP, AP50 and AP75, the mean over the classes."""
     evaluation = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
-    entry: dict[str, Any] = {"category_id": 1, "iscrowd": 0}
+    labels = detections.labels
+    if gt_labels is None or labels is None:
+        gt_labels = torch.zeros(gt_boxes.shape[:2]).long()
+        labels = torch.zeros_like(detections.confidence).long()
+    entry: dict[str, Any] = {"iscrowd": 0}
     images, annotations, results = [], [], []
 
     def xywh(box: Tensor) -> list[float]:
@@ -220,18 +224,23 @@ def coco(detections: Detections, gt_boxes: Tensor) -> list[float]:
 
     for image in range(len(gt_boxes)):
         images.append({"id": image + 1, "width": 64, "height": 64})
-        for box in gt_boxes[image][~gt_boxes[image].isnan().any(-1)]:
+        valid = ~gt_boxes[image].isnan().any(-1)
+        for box, label in zip(gt_boxes[image][valid], gt_labels[image][valid], strict=True):
             x, y, width, height = xywh(box)
             place = {"bbox": [x, y, width, height], "area": width * height}
+            place["category_id"] = int(label) + 1
             annotations.append(
                 {**entry, **place, "id": len(annotations) + 1, "image_id": image + 1}
             )
         scores = detections.confidence[image].tolist()
-        for box, score in zip(detections.boxes[image], scores, strict=True):
+        for box, score, label in zip(
+            detections.boxes[image], scores, labels[image].tolist(), strict=True
+        ):
             if score > 0:
-                results.append({**entry, "image_id": image + 1, "bbox": xywh(box), "score": score})
+                own = {"image_id": image + 1, "bbox": xywh(box), "category_id": label + 1}
+                results.append({**entry, **own, "score": score})
     with contextlib.redirect_stdout(io.StringIO()):
-        categories = [{"id": 1, "name": "thing"}]
+        categories = [{"id": n + 1, "name": f"thing {n}"} for n in range(int(gt_labels.max()) + 1)]
         api = evaluation.COCO(
             {"images": images, "annotations": annotations, "categories": categories}
         )
@@ -254,6 +263,29 @@ def test_average_precision_equals_cocos(seed: int) -> None:
     expected = coco(detections, gt_boxes)
     assert [float(ap.mean()), float(ap[0]), float(ap[5])] == pytest.approx(expected, abs=1e-9)
     assert 0.05 < ap.mean() < ap[0] < 0.95, "the random case is too easy or too hard"
+
+
+def test_average_precision_by_class_equals_cocos() -> None:
+    detections, gt_boxes = random_case(7, num=80)
+    generator = torch.Generator().manual_seed(7)
+    shape = detections.confidence.shape
+    confidence = torch.rand(shape, generator=generator, dtype=torch.float64)
+    confidence = torch.where(detections.confidence > 0, confidence, 0.0)
+    labels = torch.randint(3, shape, generator=generator)
+    gt_labels = torch.randint(3, gt_boxes.shape[:2], generator=generator)
+    detections = Detections(detections.boxes, confidence, labels)
+    ap = torch.stack(
+        [
+            average_precision(
+                detections.of_class(label),
+                gt_boxes.masked_fill((gt_labels != label)[..., None], NAN),
+            )
+            for label in range(3)
+        ]
+    )
+    found = [float(ap.mean()), float(ap[:, 0].mean()), float(ap[:, 5].mean())]
+    assert found == pytest.approx(coco(detections, gt_boxes, gt_labels), abs=1e-9)
+    assert 0.02 < found[0] < found[1] < 0.9
 
 
 def test_average_precision_by_hand() -> None:

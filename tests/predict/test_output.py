@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from PIL import Image
 
 from tinysight.data.boxed_folder import BoxedFolderSource
 from tinysight.predict.metadata import ModelMetadata
-from tinysight.predict.output import write_coco, write_csv
+from tinysight.predict.output import plain, write_coco, write_csv
 from tinysight.predict.predictor import Prediction
 
 MakeMetadata = Callable[..., ModelMetadata]
@@ -35,6 +36,7 @@ def predictions(tmp_path: Path) -> list[Prediction]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20)).save(path)
     first = Prediction(str(paths[0]), **FOUND, boxes=BOXES, confidences=(0.9, 0.5, 0.4))  # type: ignore[arg-type]
+    first = replace(first, box_labels=("cat",) * 3)
     return [first, Prediction(str(paths[1]), **FOUND)]  # type: ignore[arg-type]
 
 
@@ -101,3 +103,23 @@ def test_what_is_written_is_imported_as_boxes(
     assert index.boxes[index.box_offsets[row]].tolist() == [1.0, 2.0, 11.5, 12.25]
     assert np.diff(index.box_offsets).tolist() == ([2, 0] if row == 0 else [0, 2])
     assert index.class_names == ("cat",)
+
+
+def test_the_classes_of_boxes_are_written(
+    tmp_path: Path, predictions: list[Prediction], metadata: ModelMetadata
+) -> None:
+    own = replace(metadata, localizer=metadata.localizer | {"box_classes": True})
+    first = replace(predictions[0], box_labels=("dog", "cat", "dog"))
+    write_csv([first, predictions[1]], own, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["probability"]) for row in rows] == [
+        *(("dog", ""), ("cat", "")),
+        ("", ""),  # an image has no class of its own
+    ]
+    write_coco([first], own, tmp_path / "out.json")
+    content = json.loads((tmp_path / "out.json").read_text())
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    assert [names[each["category_id"]] for each in content["annotations"]] == ["dog", "cat"]
+    found = plain(first, own)
+    assert found["top"] == [] and [box["class"] for box in found["boxes"]] == ["dog", "cat"]

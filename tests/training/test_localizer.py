@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tinysight.analysis.boxes import boxes_table, evaluate_boxes
 from tinysight.analysis.plots import curves_figure
 from tinysight.analysis.report import write_report
 from tinysight.analysis.results import read_run as read_results
@@ -470,10 +471,41 @@ def test_a_localizer_learns_from_images_without_a_label(
 def test_what_has_no_class_to_learn(make_config: MakeConfig, dataset: Dataset) -> None:
     one = DistributedContext()
     none, half = unlabeled(dataset, slice(None)), unlabeled(dataset, slice(None, None, 2))
-    with pytest.raises(ValueError, match=r"localizer\.class_loss_weight=0"):
+    with pytest.raises(ValueError, match=r"localizer\.box_classes=true"):
         check(make_config(**FINDING), none, one)
     with pytest.raises(ValueError, match="has a class of its own"):
         check(make_config(), none, one)
     rows = training_rows(make_config(), half, one)
     assert (half.labels[rows] >= 0).all()
     assert len(rows) == (half.labels[half.rows("train")] >= 0).sum()
+
+
+@pytest.mark.parametrize("head", ["lstm", "mlp", "centernet"])
+def test_boxes_learn_classes_of_their_own(
+    head: str, make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    grid = 8 if head == "centernet" else 1
+    own = {"localizer__head": head, "localizer__grid": grid, "localizer__box_classes": True}
+    data = unlabeled(dataset, slice(None))  # no image has a class: boxes have
+    loop.train(make_config(**FINDING | own), data, name=tmp_path / "run")
+    run, predictor = read_run(tmp_path / "run"), Predictor(tmp_path / "run")
+    assert not run.config.localizer.classifies and not predictor.metadata.classifies
+    evaluation = evaluate_run(run, data, "val")
+    stored = Evaluation.load(run.scores_path("val")).detections
+    assert evaluation.detections is not None and stored is not None
+    assert stored.labels is not None and evaluation.detections.labels is not None
+    assert torch.equal(stored.labels, evaluation.detections.labels)
+    numbers = evaluate_boxes(data, "val", evaluation.detections)
+    boxes = np.concatenate(
+        [data.box_labels[data.box_offsets[n] : data.box_offsets[n + 1]] for n in data.rows("val")]
+    )
+    counts = {data.class_names[label]: int((boxes == label).sum()) for label in set(boxes.tolist())}
+    assert {row["name"]: row["num_objects"] for row in numbers["by_kind"]} == counts
+    assert all(row["name"] in boxes_table(numbers) for row in numbers["by_kind"])
+    found = predictor.predict(np.array(data.images[0]))
+    assert len(found.box_labels) == len(found.boxes) > 0
+    assert set(found.box_labels) <= set(data.class_names)
+    # the head of another kind takes over what it has
+    settings = {**FINDING, **own, "localizer__box_classes": False, "train__epochs": 1}
+    settings["model__pretrained"] = str(tmp_path / "run")
+    loop.train(make_config(**settings), dataset, name=tmp_path / "next")

@@ -3,7 +3,8 @@
 Objects of photos are large and in the middle, so that one box for all images finds more than half
 of them: a share of objects found means nothing without that of the baselines, which are fitted on
 the boxes of train. Metrics are plain numbers, ready for JSON; None where there is nothing to count.
-A localizer's boxes have no class: only ILSVRC's localization error also asks for the class.
+Where a localizer's boxes have classes they are measured by class, too; else only ILSVRC's
+localization error also asks for the class.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def evaluate_boxes(
     """
     rows = dataset.rows(split)
     detections = detections.to("cpu")
-    num = len(detections.boxes)
-    if num != len(rows) or (logits is not None and len(logits) != len(rows)):
+    if (num := len(detections)) != len(rows) or (logits is not None and len(logits) != len(rows)):
         where = f"{dataset.name} {split} has {pluralize(len(rows), 'image')}"
         raise ValueError(f"{where}; there are predictions of {num}")
     gt_boxes = torch.from_numpy(dataset.padded_boxes(rows))
@@ -72,6 +72,7 @@ def evaluate_boxes(
         "by_objects": [{"objects": count, **asdict(own)} for count, own in by_number.items()],
         "false_positives_on_negatives": by_number[0].false_positives if 0 in by_number else None,
         "baselines": baselines,
+        **_by_kind(dataset, rows, detections, gt_boxes, threshold),
         "by_class": [],
         "by_size": [],
     }
@@ -94,6 +95,32 @@ def evaluate_boxes(
         numbers["by_size"] = _by_size(dataset, gt_boxes, ious, baseline)
     plain: Numbers = _plain(numbers)
     return plain
+
+
+def _by_kind(
+    dataset: Dataset, rows: range, detections: Detections, gt_boxes: Tensor, threshold: float
+) -> Numbers:
+    """Measure the boxes of each class that is there, where predicted boxes have classes."""
+    if detections.labels is None:
+        return {"by_kind": [], "map50": None}
+    labels = torch.from_numpy(dataset.padded_box_labels(rows))
+    found: list[Numbers] = []
+    for label, (class_id, name) in enumerate(
+        zip(dataset.class_ids, dataset.class_names, strict=True)
+    ):
+        if not bool((labels == label).any()):
+            continue
+        own = detections.of_class(label)
+        gt = gt_boxes.masked_fill((labels != label)[..., None], torch.nan)
+        sets, by_number = detection_metrics.count_detections(own, gt, threshold=threshold)
+        right = sum(each.count_accuracy * each.num_images for each in by_number.values())
+        false = sum(each.false_positives * each.num_images for each in by_number.values())
+        ap50 = float(detection_metrics.average_precision(own, gt, (FOUND_IOU,))[0])
+        values = {"num_objects": sets.num_objects, "ap50": ap50, "recall": sets.recall}
+        values |= {"count_accuracy": right / len(rows), "false_positives": false / len(rows)}
+        found.append({"id": class_id, "name": name, **values})
+    mean = sum(each["ap50"] for each in found) / len(found) if found else None
+    return {"by_kind": found, "map50": mean}
 
 
 def _localization(ious: Tensor) -> Numbers:
@@ -199,6 +226,17 @@ def boxes_table(numbers: Numbers) -> str:
         lines.append(
             f"  on {pluralize(negatives, 'image')} without an object  {wrong:.2f} boxes per image"
         )
+    if kinds := numbers["by_kind"]:
+        width = max(4, *(len(kind["name"]) for kind in kinds))
+        heads = "objects       AP50    recall  false per image  count right"
+        lines.append(f"  {'':<{width}}  {heads}")
+        for kind in kinds:
+            lines.append(
+                f"  {kind['name']:<{width}}  {kind['num_objects']:>7,}   {_percent(kind['ap50'])}"
+                f"   {_percent(kind['recall'])}  {kind['false_positives']:>15.2f}"
+                f"      {_percent(kind['count_accuracy'])}"
+            )
+        lines.append(f"  {'mean':<{width}}            {_percent(numbers['map50'])}")
     counts = [row for row in numbers["by_objects"] if row["objects"] > 0]
     if counts and (len(counts) > 1 or counts[0]["objects"] > 1):
         accepted = f"  accepted from {numbers['threshold']:g} on"

@@ -249,7 +249,7 @@ def localization_section(run: RunResults, page: Page) -> Section | None:
     numbers = evaluate_boxes(dataset, run.split, run.detections, threshold=threshold)
     if numbers["localization"] is None:
         return None
-    for name in ("by_size", "by_class"):
+    for name in ("by_size", "by_class", "by_kind"):
         if rows := numbers[name]:  # no class where no image is labeled
             table = [tuple(row.values()) for row in rows]
             page.add_table(f"boxes_{name}", tuple(rows[0]), table)

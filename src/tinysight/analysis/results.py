@@ -98,8 +98,7 @@ class RunResults:
     @property
     def classifies(self) -> bool:
         """Whether the logits were trained; a localizer's need not be."""
-        localizer = self.config.localizer
-        return localizer.class_loss_weight > 0 or not localizer.finds
+        return self.config.localizer.classifies
 
 
 def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResults:

@@ -85,9 +85,7 @@ def evaluate_files(
             select_device(device),
             decoding_changes=decoding_changes(**decoding),
         )
-        localizer = run.config.localizer
-        classifies = localizer.class_loss_weight > 0 or not localizer.finds
-        classifies &= evaluation.is_labeled
+        classifies = run.config.localizer.classifies and evaluation.is_labeled
         boxes = _box_metrics(evaluation, dataset, classifies)
         return EvaluationFiles(
             evaluation, classifies, boxes, _write_figures(run, dataset, evaluation, boxes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,14 +200,19 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
         lines.append(f"          {NONE}; the nearest:")
     if predictor.metadata.classifies and len(prediction.class_names) > 1:
         lines += [f"  {probability:6.1%}  {name}" for name, probability in prediction.top]
-    for box, confidence in prediction.accepted:
-        lines.append(f"  {confidence:6.1%}  box ({', '.join(f'{edge:.0f}' for edge in box)})")
+    for (box, confidence), label in zip(
+        prediction.accepted, prediction.accepted_labels, strict=True
+    ):
+        what = f"{label} in" if predictor.metadata.has_box_classes else "box"
+        lines.append(f"  {confidence:6.1%}  {what} ({', '.join(f'{edge:.0f}' for edge in box)})")
     if predictor.decoding is not None and not prediction.num_accepted:
         lines.append(f"          no box of confidence {prediction.threshold:g} or more")
     return lines
 
 
 def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> None:
+    import numpy as np
+
     from tinysight.analysis.pictures import contact_sheet, photos_sheet, save_figure
     from tinysight.images import load_square
     from tinysight.predict.predictor import NONE
@@ -220,6 +226,18 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
     if predictor.decoding is None:
         captions = [f"{own}\n{name}" for own, name in zip(classes, names, strict=True)]
         figure = contact_sheet(squares, captions=captions, columns=4, side=side)
+    elif predictor.metadata.has_box_classes:
+        captions = [f"{name}: {_counts(p)}" for name, p in zip(names, predictions, strict=True)]
+        own: dict[str, Any] = {"class_names": predictor.metadata.class_names, "captions": captions}
+        own["box_labels"] = [
+            np.array([own["class_names"].index(each) for each in p.accepted_labels], int)
+            for p in predictions
+        ]
+        own["boxes"] = [
+            p.frame.to_square(np.array(p.boxes[: p.num_accepted], float).reshape(-1, 4), side)
+            for p in predictions
+        ]
+        figure = contact_sheet(squares, columns=3, side=side, **own)
     else:
         figure = photos_sheet(
             squares,
@@ -231,6 +249,12 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
         )
     save_figure(figure, path)
     print(f"{pluralize(len(predictions), 'image')} drawn in {path}{of}", file=sys.stderr)
+
+
+def _counts(prediction: Prediction) -> str:
+    """Count the accepted boxes of each class."""
+    counts = Counter(prediction.accepted_labels)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
 
 
 def submit(

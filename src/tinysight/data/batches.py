@@ -63,13 +63,15 @@ def chosen_rows(dataset: Dataset, split: str, fraction: float) -> Ints:
 class Batch(Generic[Drawn]):
     """One process's shard (b images) of a batch, and how each image is augmented.
 
-    Boxes (b, G, 4), if they are learned from: half-open pixels of the stored images, NaN-padded.
+    Boxes (b, G, 4), if they are learned from: half-open pixels of the stored images, NaN-padded;
+    their labels (b, G), if those are, padded with -1.
     """
 
     images: torch.Tensor  # uint8 (b, S, S, 3)
     labels: torch.Tensor  # (b,)
     draws: Drawn
     boxes: torch.Tensor | None = None
+    box_labels: torch.Tensor | None = None
 
 
 class Loader(Generic[Drawn]):
@@ -83,6 +85,7 @@ class Loader(Generic[Drawn]):
         batch_size: B, over all processes.
         shard: this process's part of range(B).
         boxes: float32 (N_all, G, 4), padded with NaN; None if no box is learned from.
+        box_labels: int64 (N_all, G); None if boxes have no class.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Loader(Generic[Drawn]):
         shard: slice,
         device: torch.device,
         boxes: torch.Tensor | None = None,
+        box_labels: torch.Tensor | None = None,
     ) -> None:
         self.num_rows = len(rows)
         self.batch_size = min(batch_size, len(rows))
@@ -112,10 +116,13 @@ class Loader(Generic[Drawn]):
         if self.on_device:
             self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
             own_labels = own_labels[torch.from_numpy(rows)]
-            boxes = None if boxes is None else boxes[torch.from_numpy(rows)]
+            boxes, box_labels = (
+                None if own is None else own[torch.from_numpy(rows)] for own in (boxes, box_labels)
+            )
             self._rows = np.arange(len(rows))
         self._labels = own_labels.to(device)
-        self._boxes = None if boxes is None else boxes.to(device)
+        own = {"boxes": boxes, "box_labels": box_labels}
+        self._of_boxes = {name: v.to(device) for name, v in own.items() if v is not None}
 
     def epoch_end(self, epoch: int) -> int:
         """Return the number of batches after which epochs 0..epoch are complete."""
@@ -137,12 +144,12 @@ class Loader(Generic[Drawn]):
             start += last - first
         if len(pieces) == 1:
             return pieces[0]
-        boxes = [piece.boxes for piece in pieces if piece.boxes is not None]
+        own = {n: torch.cat([getattr(piece, n) for piece in pieces]) for n in self._of_boxes}
         return Batch(
             images=torch.cat([piece.images for piece in pieces]),
             labels=torch.cat([piece.labels for piece in pieces]),
             draws=type(pieces[0].draws).cat([piece.draws for piece in pieces]),
-            boxes=torch.cat(boxes) if boxes else None,
+            **own,
         )
 
     def _piece(self, epoch: int, part: slice) -> Batch[Drawn]:
@@ -160,7 +167,7 @@ class Loader(Generic[Drawn]):
             images=images,
             labels=self._labels.index_select(0, on_device[part]),
             draws=draws[part],
-            boxes=None if self._boxes is None else self._boxes.index_select(0, on_device[part]),
+            **{n: value.index_select(0, on_device[part]) for n, value in self._of_boxes.items()},
         )
 
     def _epoch(self, epoch: int) -> tuple[Ints, torch.Tensor, Drawn]:

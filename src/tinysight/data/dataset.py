@@ -220,12 +220,20 @@ class Dataset:
 
     def padded_boxes(self, rows: range) -> npt.NDArray[np.float32]:
         """Return the boxes (n, G, 4) of n rows, padded with NaN to the largest number per row."""
+        return self._padded(self.boxes, rows, np.nan)
+
+    def padded_box_labels(self, rows: range) -> npt.NDArray[np.int64]:
+        """Return the labels of the same boxes (n, G), padded with -1."""
+        return self._padded(self.box_labels, rows, -1)
+
+    def _padded(self, values: npt.NDArray[Any], rows: range, fill: float) -> npt.NDArray[Any]:
         start, stop = self.box_offsets[rows.start], self.box_offsets[rows.stop]
         counts = np.diff(self.box_offsets[rows.start : rows.stop + 1])
-        padded = np.full((len(rows), int(counts.max(initial=0)), 4), np.nan, np.float32)
+        shape = (len(rows), int(counts.max(initial=0)), *values.shape[1:])
+        padded = np.full(shape, fill, values.dtype)
         image = np.repeat(np.arange(len(rows)), counts)
         place = np.arange(stop - start) - np.repeat(np.cumsum(counts) - counts, counts)
-        padded[image, place] = self.boxes[start:stop]
+        padded[image, place] = values[start:stop]
         return padded
 
     def verify(self, progress: Progress | None = None) -> tuple[str, ...]:

@@ -134,6 +134,8 @@ class Evaluation:
         if self.detections is not None:
             tensors["boxes"] = self.detections.boxes.contiguous()
             tensors["confidence"] = self.detections.confidence.contiguous()
+            if self.detections.labels is not None:
+                tensors["box_labels"] = self.detections.labels.contiguous()
         own = {name: getattr(self, name) for name in ("data", "split", "threshold")}
         header = json.dumps(own)
         write_atomic(path, save_tensors(tensors, metadata={"tinysight": header}))
@@ -145,10 +147,8 @@ class Evaluation:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["tinysight"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            boxes, confidence = tensors.pop("boxes", None), tensors.pop("confidence", None)
-            detections = None
-            if boxes is not None and confidence is not None:
-                detections = Detections(boxes, confidence)
+            own = [tensors.pop(name, None) for name in ("boxes", "confidence", "box_labels")]
+            detections = None if own[0] is None or own[1] is None else Detections(*own)
             evaluation = cls(**header, **tensors, detections=detections)
             if fault := _misfit(evaluation):
                 raise ValueError(fault)

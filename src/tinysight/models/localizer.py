@@ -59,12 +59,19 @@ class Cells(nn.Module):
 class _OneBoxHead(nn.Module):
     """A head with one box per cell, read from a vector per cell."""
 
-    box: nn.Linear
-    confidence: nn.Linear
+    def __init__(self, num_hidden: int, num_classes: int) -> None:
+        super().__init__()
+        self.box = nn.Linear(num_hidden, 4)
+        self.confidence = nn.Linear(num_hidden, 1)
+        self.classes = nn.Linear(num_hidden, num_classes) if num_classes else None
 
-    def read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Read boxes relative to their cell (B, R, C, 1, 4) and logits (B, R, C, 1)."""
-        return _in_float32(self.box, hidden)[..., None, :], _in_float32(self.confidence, hidden)
+    def read(self, hidden: Tensor) -> HeadOutput:
+        """Read one box per cell, relative to it."""
+        boxes, logits = _in_float32(self.box, hidden), _in_float32(self.confidence, hidden)
+        classes = None if self.classes is None else _in_float32(self.classes, hidden)
+        return HeadOutput(
+            boxes[..., None, :], logits, None if classes is None else classes[..., None, :]
+        )
 
     def initialize(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
         """Start at `mean_box` (4,), relative to the cell, and a confidence of `prior`."""
@@ -74,14 +81,12 @@ class _OneBoxHead(nn.Module):
 class MlpHead(_OneBoxHead):
     """One box per cell, by one hidden layer."""
 
-    def __init__(self, num_in: int, *, grid: int) -> None:
-        super().__init__()
+    def __init__(self, num_in: int, *, grid: int, num_classes: int = 0) -> None:
+        super().__init__(HIDDEN, num_classes)
         self.cells = Cells(num_in, grid)
         self.hidden = nn.Linear(self.cells.num_features, HIDDEN)
-        self.box = nn.Linear(HIDDEN, 4)
-        self.confidence = nn.Linear(HIDDEN, 1)
 
-    def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, rows: int, columns: int) -> HeadOutput:
         return self.read(F.relu(self.hidden(self.cells(features, rows, columns))))
 
 
@@ -91,11 +96,18 @@ class LstmHead(nn.Module):
     Args:
         num_steps: T, boxes per cell.
         feedback: whether a step also sees the box of the step before (0 at first).
-        shared: whether all steps share the layers that read box and confidence.
+        shared: whether all steps share the layers that read box, confidence and class.
     """
 
     def __init__(
-        self, num_in: int, *, grid: int, num_steps: int, feedback: bool, shared: bool
+        self,
+        num_in: int,
+        *,
+        grid: int,
+        num_steps: int,
+        feedback: bool,
+        shared: bool,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.cells = Cells(num_in, grid)
@@ -104,24 +116,32 @@ class LstmHead(nn.Module):
         num_layers = 1 if shared else num_steps
         self.box = nn.ModuleList([nn.Linear(HIDDEN, 4) for _ in range(num_layers)])
         self.confidence = nn.ModuleList([nn.Linear(HIDDEN, 1) for _ in range(num_layers)])
+        own = range(num_layers if num_classes else 0)
+        self.classes = nn.ModuleList([nn.Linear(HIDDEN, num_classes) for _ in own])
 
-    def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Features -> boxes relative to their cell (B, R, C, T, 4) and logits (B, R, C, T)."""
+    def forward(self, features: Tensor, rows: int, columns: int) -> HeadOutput:
+        """Features -> boxes relative to their cell."""
         cells = self.cells(features, rows, columns)
         batch = cells.shape[0]  # not len(), which an export to ONNX would freeze
         cells = cells.flatten(0, 2)  # each cell is an example
         state: tuple[Tensor, Tensor] | None = None
         box = cells.new_zeros(cells.shape[0], 4)
-        boxes, logits = [], []
+        boxes, logits, classes = [], [], []
         for step in range(self.num_steps):
             inputs = torch.cat((cells, box), dim=1) if self.feedback else cells
             state = self.lstm(inputs, state)
             layer = min(step, len(self.box) - 1)
             box = _in_float32(self.box[layer], state[0])
             boxes.append(box)
-            logits.append(_in_float32(self.confidence[layer], state[0])[:, 0])
-        shape = (batch, rows, columns, self.num_steps)
-        return torch.stack(boxes, dim=1).view(*shape, 4), torch.stack(logits, dim=1).view(shape)
+            logits.append(_in_float32(self.confidence[layer], state[0]))
+            if self.classes:
+                classes.append(_in_float32(self.classes[layer], state[0]))
+
+        def stacked(steps: list[Tensor]) -> Tensor:
+            return torch.stack(steps, dim=1).view(batch, rows, columns, self.num_steps, -1)
+
+        own = stacked(classes) if self.classes else None
+        return HeadOutput(stacked(boxes), stacked(logits)[..., 0], own)
 
     def initialize(self, mean_box: Tensor, prior: float, generator: torch.Generator) -> None:
         """Start at `mean_box` (4,), relative to the cell, and a confidence of `prior`."""
@@ -136,15 +156,13 @@ class LstmHead(nn.Module):
 class CenterHead(_OneBoxHead):
     """A confidence and a box at each position of a finer map, upsampled from the features."""
 
-    def __init__(self, num_in: int, *, grid: int) -> None:
-        super().__init__()
+    def __init__(self, num_in: int, *, grid: int, num_classes: int = 0) -> None:
+        super().__init__(64, num_classes)
         self.coarse = unit(num_in, 256, 3)
         self.middle = unit(256, 128, 3)
         self.fine = unit(128, 64, 3)
-        self.box = nn.Linear(64, 4)
-        self.confidence = nn.Linear(64, 1)
 
-    def forward(self, features: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, rows: int, columns: int) -> HeadOutput:
         x, half = self.coarse(features), (-(-rows // 2), -(-columns // 2))
         for layer, size in ((self.middle, half), (self.fine, (rows, columns))):
             x = layer(F.interpolate(x, size=size, mode="bilinear", align_corners=False))
@@ -162,6 +180,7 @@ class Localizer(nn.Module):
         frozen: whether the layers of the features are fixed: no gradient, norms by their running
             statistics.
         classifies: whether the encoder's own head is trained, also with frozen features.
+        num_classes: K, of boxes; 0: they have no class.
     """
 
     def __init__(
@@ -175,6 +194,7 @@ class Localizer(nn.Module):
         shared: bool = False,
         frozen: bool = False,
         classifies: bool = True,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(not frozen)
@@ -182,13 +202,14 @@ class Localizer(nn.Module):
         self.grid, self.frozen = grid, frozen
         num_in = encoder.num_features
         self.head: MlpHead | LstmHead | CenterHead
+        own: dict[str, Any] = {"grid": grid, "num_classes": num_classes}
         if head == "mlp":
-            self.head = MlpHead(num_in, grid=grid)
+            self.head = MlpHead(num_in, **own)
         elif head == "lstm":
-            steps: dict[str, Any] = {"num_steps": num_steps, "feedback": feedback}
-            self.head = LstmHead(num_in, grid=grid, shared=shared, **steps)
+            own |= {"num_steps": num_steps, "feedback": feedback, "shared": shared}
+            self.head = LstmHead(num_in, **own)
         elif head == "centernet":
-            self.head = CenterHead(num_in, grid=grid)
+            self.head = CenterHead(num_in, **own)
         else:
             raise ValueError(f"no head is named {head!r}; there are {', '.join(HEADS)}")
 
@@ -222,14 +243,14 @@ class Localizer(nn.Module):
             features = self.encoder.forward_features(images)
         logits = self.encoder.forward_head(features)
         num_rows, num_columns = (max(1, round(self.grid * sides)) for sides in (rows, columns))
-        boxes, confidence = self.head(features, num_rows, num_columns)
+        boxes, confidence, classes = self.head(features, num_rows, num_columns)
         centers = _cell_centers(num_rows, num_columns, rows, columns).to(boxes)
         # Cells of a canvas that is not a multiple of a cell differ in size from those of training;
         # all is seen, and predicted, larger or smaller by as much.
         stretch = boxes.new_tensor([columns / num_columns, rows / num_rows] * 2) * self.grid
         boxes = boxes * stretch
         absolute = torch.cat((boxes[..., :2] + centers[:, :, None], boxes[..., 2:]), dim=-1)
-        return LocalizerOutput(logits, HeadOutput(absolute, confidence))
+        return LocalizerOutput(logits, HeadOutput(absolute, confidence, classes))
 
 
 def _in_float32(layer: nn.Module, hidden: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class HeadOutput(NamedTuple):
 
     boxes_cxcywh: Tensor  # (B, R, C, T, 4)
     logits: Tensor  # (B, R, C, T), of the confidence
+    class_logits: Tensor | None = None  # (B, R, C, T, K), where boxes have classes
 
 
 class BoxTargets(NamedTuple):
@@ -41,20 +42,38 @@ class BoxTargets(NamedTuple):
 
     boxes_cxcywh: Tensor  # (B, G, 4)
     lost_cxcywh: Tensor | None = None  # (B, L, 4)
+    labels: Tensor | None = None  # (B, G), of the true boxes
 
 
 @dataclass(frozen=True)
 class Detections(TensorRows):
-    """Predicted boxes (B, M, 4) of B images and their confidence (B, M) in 0..1; 0 is padding."""
+    """Predicted boxes (B, M, 4) of B images and their confidence (B, M) in 0..1; 0 is padding.
+
+    `labels` (B, M) are the boxes' classes, where they have any.
+    """
 
     boxes: Tensor
     confidence: Tensor
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.confidence.shape
-        if len(shape) != 2 or self.boxes.shape != (*shape, 4):
+        labels = shape if self.labels is None else self.labels.shape
+        if len(shape) != 2 or self.boxes.shape != (*shape, 4) or labels != shape:
             given = f"boxes {tuple(self.boxes.shape)} and confidence {tuple(shape)}"
-            raise ValueError(f"{given} do not fit; give (B, M, 4) and (B, M)")
+            raise ValueError(f"{given} do not fit; give (B, M, 4) and (B, M), labels alike")
+
+    def take(self, order: Tensor) -> Detections:
+        """Return the boxes of each image at the places (B, P)."""
+        boxes = self.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        labels = None if self.labels is None else self.labels.gather(1, order)
+        return Detections(boxes, self.confidence.gather(1, order), labels)
+
+    def of_class(self, label: int) -> Detections:
+        """Return the boxes with a confidence of 0 where they have another class."""
+        assert self.labels is not None
+        confidence = torch.where(self.labels == label, self.confidence, 0)
+        return Detections(self.boxes, confidence, self.labels)
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:
@@ -129,7 +148,8 @@ def decode(
     confidence = output.logits.float().sigmoid()
     if decoding == "stop":
         confidence = confidence.cummin(dim=-1).values
-    return Detections(torch.cat((near, far), dim=-1).flatten(1, 3), confidence.flatten(1))
+    labels = None if output.class_logits is None else output.class_logits.argmax(-1).flatten(1)
+    return Detections(torch.cat((near, far), dim=-1).flatten(1, 3), confidence.flatten(1), labels)
 
 
 @torch.no_grad()
@@ -138,24 +158,28 @@ def nms(detections: Detections, *, max_iou: float, max_boxes: int) -> Detections
 
     Only the MAX_CANDIDATES most confident boxes of an image are compared: a large canvas has more,
     and memory would grow with their square. Of two boxes with an IoU above `max_iou` the less
-    confident one goes; 1 keeps all. The result has M = `max_boxes`, padded with boxes of zeros.
+    confident one goes, unless their classes differ; 1 keeps all. The result has M = `max_boxes`,
+    padded with boxes of zeros.
     """
-    confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
-    candidates = max(MAX_CANDIDATES, max_boxes)
-    confidence, order = confidence[:, :candidates], order[:, :candidates]
-    boxes = detections.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    order = detections.confidence.sort(dim=1, descending=True, stable=True).indices
+    detections = detections.take(order[:, : max(MAX_CANDIDATES, max_boxes)])
+    boxes, confidence, labels = detections.boxes, detections.confidence, detections.labels
     if max_iou < 1:
         kept = torch.ones_like(confidence, dtype=torch.bool)
         overlaps = pairwise_iou(boxes, boxes) > max_iou  # (B, M, M)
+        if labels is not None:
+            overlaps &= labels[:, :, None] == labels[:, None]
         for rank in range(boxes.shape[1] - 1):
             kept[:, rank + 1 :] &= ~(overlaps[:, rank, rank + 1 :] & kept[:, rank, None])
         order = (~kept).int().argsort(dim=1, stable=True)  # the kept ones first
-        confidence = torch.where(kept, confidence, 0).gather(1, order)
-        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+        found = Detections(boxes, torch.where(kept, confidence, 0), labels).take(order)
+        boxes, confidence, labels = found.boxes, found.confidence, found.labels
     missing = max(0, max_boxes - boxes.shape[1])
     boxes = F.pad(boxes[:, :max_boxes], (0, 0, 0, missing))
     confidence = F.pad(confidence[:, :max_boxes], (0, missing))
-    return Detections(torch.where(confidence[..., None] > 0, boxes, 0), confidence)
+    if labels is not None:
+        labels = torch.where(confidence > 0, F.pad(labels[:, :max_boxes], (0, missing)), 0)
+    return Detections(torch.where(confidence[..., None] > 0, boxes, 0), confidence, labels)
 
 
 def _intersection_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

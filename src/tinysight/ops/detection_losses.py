@@ -13,10 +13,11 @@ from tinysight.ops.matching import cells_of, match, touched_cells
 
 
 class DetectionLosses(NamedTuple):
-    """The two parts of the loss, each summed over an image's cells and averaged over images."""
+    """The parts of the loss, each summed over an image's cells and averaged over images."""
 
     confidence: Tensor
     box: Tensor
+    classes: Tensor | float = 0.0  # cross-entropy, of the matched boxes
 
 
 def hungarian_loss(
@@ -48,7 +49,9 @@ def hungarian_loss(
     example, step = matched.nonzero(as_tuple=True)
     own = gt_boxes[example, matches[example, step]]
     box = _box_loss(boxes[example, step], own, giou_weight)
-    return DetectionLosses(confidence / batch, box / batch)
+    place = (example // (rows * columns), matches[example, step])
+    classes = _class_loss(output.class_logits, (example, step), targets.labels, place)
+    return DetectionLosses(confidence / batch, box / batch, classes / batch)
 
 
 def single_box_loss(
@@ -62,8 +65,11 @@ def single_box_loss(
     known = valid | ~touched_cells(targets.lost_cxcywh, rows=1, columns=1).flatten()
     each = F.binary_cross_entropy_with_logits(logits, valid.float(), reduction="none")
     confidence = torch.where(known, each, 0).sum()
-    box = _box_loss(boxes[valid], gt_box[valid], giou_weight)
-    return DetectionLosses(confidence / len(boxes), box / len(boxes))
+    box, num = _box_loss(boxes[valid], gt_box[valid], giou_weight), len(boxes)
+    image = valid.nonzero()[:, 0]
+    first = torch.zeros_like(image)
+    classes = _class_loss(output.class_logits, (image, first), targets.labels, (image, first))
+    return DetectionLosses(confidence / num, box / num, classes / num)
 
 
 def centernet_loss(
@@ -98,7 +104,23 @@ def centernet_loss(
     lost = touched_cells(targets.lost_cxcywh, rows=rows, columns=columns)
     confidence = torch.where(heat == 1, positive, torch.where(lost, 0, negative)).sum()
     box = _box_loss(boxes[image, row, column], gt_boxes[image, index], giou_weight)
-    return DetectionLosses(confidence / batch, box / batch)
+    cell = (image * rows + row) * columns + column
+    own = (cell, torch.zeros_like(cell))
+    classes = _class_loss(output.class_logits, own, targets.labels, (image, index))
+    return DetectionLosses(confidence / batch, box / batch, classes / batch)
+
+
+def _class_loss(
+    class_logits: Tensor | None,
+    predictions: tuple[Tensor, Tensor],
+    labels: Tensor | None,
+    true: tuple[Tensor, Tensor],
+) -> Tensor | float:
+    """Sum the cross-entropies of pairs: (cell of the batch, step) and (image, its true box)."""
+    if class_logits is None or labels is None:
+        return 0.0
+    own = class_logits.float().flatten(0, 2)[predictions]
+    return F.cross_entropy(own, labels[true], reduction="sum")
 
 
 def _box_loss(boxes_cxcywh: Tensor, gt_boxes_cxcywh: Tensor, giou_weight: float) -> Tensor:

@@ -214,8 +214,7 @@ def best_threshold(detections: Detections, gt_boxes: Tensor) -> tuple[float, flo
 
 def _sorted(detections: Detections) -> Detections:
     """Sort each image's boxes by falling confidence, stably."""
-    confidence, order = detections.confidence.sort(dim=1, descending=True, stable=True)
-    return Detections(detections.boxes.gather(1, order[..., None].expand(-1, -1, 4)), confidence)
+    return detections.take(detections.confidence.sort(dim=1, descending=True, stable=True).indices)
 
 
 def _match(detections: Detections, gt_boxes: Tensor, thresholds: tuple[float, ...]) -> Tensor:

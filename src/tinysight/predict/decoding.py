@@ -38,6 +38,7 @@ class Outputs(NamedTuple):
     logits: Float32  # (B, K)
     boxes: Float32 | None = None  # (B, M, 4), M = MAX_DETECTIONS
     confidence: Float32 | None = None  # (B, M), falling
+    labels: npt.NDArray[np.int64] | None = None  # (B, M), where boxes have classes
 
 
 def softmax(logits: Float32) -> Float32:

@@ -119,7 +119,8 @@ class Network:
         how = (self.preprocessing, decoding, self.runtime)
         logits, found = detect(self.localizer, _tensor(images), *how)
         boxes, confidence = found.boxes.cpu().numpy(), found.confidence.cpu().numpy()
-        return Outputs(logits.cpu().numpy(), boxes, confidence)
+        labels = None if found.labels is None else found.labels.cpu().numpy()
+        return Outputs(logits.cpu().numpy(), boxes, confidence, labels)
 
 
 def _tensor(images: UInt8) -> Tensor:

@@ -51,8 +51,14 @@ class ModelMetadata:
 
     @property
     def classifies(self) -> bool:
-        """Whether the logits were trained; with localizer.class_loss_weight=0 they were not."""
-        return bool(self.localizer.get("class_loss_weight", 1.0) > 0)
+        """Whether the logits were trained: not where boxes have the classes, or nothing has."""
+        weight = self.localizer.get("class_loss_weight", 1.0)
+        return bool(weight > 0) and not self.has_box_classes
+
+    @property
+    def has_box_classes(self) -> bool:
+        """Whether each box has a class of its own."""
+        return bool(self.localizer.get("box_classes", False))
 
     def describe(self) -> str:
         """Return one phrase: recipe, classes, data and, where measured, the errors on val."""

@@ -41,6 +41,8 @@ class Prediction:
     probabilities: tuple[float, ...]
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     confidences: tuple[float, ...] = ()
+    # class of each box: the image's where boxes have none of their own, "" where nothing has one
+    box_labels: tuple[str, ...] = ()
     threshold: float = 0.5
     frame: Frame = NO_FRAME
     size: tuple[int, int] = (0, 0)  # with boxes: width and height of the upright image
@@ -72,6 +74,11 @@ class Prediction:
         """Pairs of accepted box and confidence."""
         pairs = zip(self.boxes, self.confidences, strict=True)
         return tuple(pair for pair in pairs if pair[1] >= self.threshold)
+
+    @property
+    def accepted_labels(self) -> tuple[str, ...]:
+        """The class of each accepted box."""
+        return self.box_labels[: self.num_accepted]
 
     @property
     def num_accepted(self) -> int:
@@ -216,6 +223,10 @@ class Predictor:
             kept = (confidence > 0) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
             own: dict[str, Any] = {"boxes": tuple(tuple(box) for box in boxes[kept].tolist())}
             own |= {"confidences": tuple(confidence[kept].tolist())}
+            names = [prediction.label if self.metadata.classifies else ""] * int(kept.sum())
+            if found.labels is not None:
+                names = [self.metadata.class_names[label] for label in found.labels[row][kept]]
+            own["box_labels"] = tuple(names)
             own |= {"threshold": self.decoding.threshold, "frame": frame, "size": (width, height)}
             located.append(replace(prediction, **own))
         return located

@@ -69,8 +69,7 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
     metadata = read_header(path, text, partial(_digest, tensors))
     num_classes = len(metadata.class_names)
     classifier = models.create_model(metadata.model, num_classes, **metadata.options)
-    head = metadata.localizer
-    model = _with_head(classifier, head, path) if head else classifier
+    model = _with_head(classifier, metadata, path) if metadata.localizer else classifier
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -79,11 +78,14 @@ def load_weights(path: Path) -> tuple[Classifier | Localizer, ModelMetadata]:
     return model.eval().requires_grad_(False), metadata
 
 
-def _with_head(classifier: Classifier, settings: dict[str, Any], path: Path) -> Localizer:
+def _with_head(classifier: Classifier, metadata: ModelMetadata, path: Path) -> Localizer:
+    settings = metadata.localizer
     try:
         if missing := [name for name in Decoding.__dataclass_fields__ if name not in settings]:
             raise ValueError(f"without {missing[0]}")
-        return Localizer(classifier, **{name: settings[name] for name in HEAD_SETTINGS})
+        num_classes = len(metadata.class_names) if metadata.has_box_classes else 0
+        own = {name: settings[name] for name in HEAD_SETTINGS}
+        return Localizer(classifier, num_classes=num_classes, **own)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path} has a head that this version cannot build ({error}); train it again"

@@ -61,8 +61,10 @@ def localization(
     """
     losses = _detection_losses(output.candidates, targets, settings)
     loss = settings.loss_weight * (losses.confidence + settings.box_weight * losses.box)
+    if settings.box_classes:
+        loss = loss + settings.loss_weight * settings.class_loss_weight * losses.classes
     labeled = labels >= 0
-    if settings.class_loss_weight and bool(labeled.any()):
+    if settings.classifies and bool(labeled.any()):
         own: dict[str, Any] = {"label_smoothing": label_smoothing, "weights": weights}
         of_class = classification(output.logits[labeled], labels[labeled], None, **own)
         loss = loss + settings.class_loss_weight * labeled.float().mean() * of_class

@@ -58,10 +58,10 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
     rows = chosen_rows(dataset, config.data.train, config.data.fraction)
     name, fewest, finds = dataset.name, 2 * distributed.size, config.localizer.finds
     labeled = dataset.labels[rows] >= 0
-    if not labeled.any() and not (finds and config.localizer.class_loss_weight == 0):
+    if not labeled.any() and config.localizer.classifies:
         raise ValueError(
             f"no training image of {name} has a class of its own, as the objects in it are of "
-            "several; use a localizer with localizer.class_loss_weight=0, such as localizer-scenes"
+            "several; use a localizer with localizer.box_classes=true, such as localizer-many"
         )
     if not finds:
         rows = rows[labeled]
@@ -132,7 +132,8 @@ def create_model(config: Config, num_classes: int) -> Classifier | Localizer:
     if not settings.finds:
         return classifier
     own = {name: getattr(settings, name) for name in (*HEAD_SETTINGS, "frozen")}
-    return Localizer(classifier, classifies=settings.class_loss_weight > 0, **own)
+    of_boxes = num_classes if settings.box_classes else 0
+    return Localizer(classifier, classifies=settings.classifies, num_classes=of_boxes, **own)
 
 
 def initialize(
@@ -193,7 +194,7 @@ def load_pretrained(model: nn.Module, config: Config) -> None:
     """Load `model.pretrained`; a last layer for other classes stays as it is initialized."""
     own = model.state_dict()
     weights = pretrained_weights(config)
-    fitting = {key: value for key, value in weights.items() if value.shape == own[key].shape}
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(own | fitting)
 
 

@@ -100,6 +100,9 @@ class Trainer:
         unit = (2 if config.augment.mixes else 1) * distributed.size  # mixing takes pairs
         size = min(config.train.batch_size, len(rows) // unit * unit)
         own: dict[str, Any] = {"device": self.runtime.device, "boxes": self.gt_boxes}
+        if config.localizer.box_classes:
+            every = range(len(self.dataset))
+            own["box_labels"] = torch.from_numpy(self.dataset.padded_box_labels(every))
         own |= {"batch_size": size, "shard": distributed.shard(size), "seed": config.train.seed}
         return Loader(self.dataset.images, self.dataset.labels, rows, draw=self._sample, **own)
 
@@ -214,6 +217,7 @@ class Trainer:
             return output, Losses(losses.classification(output, batch.labels, targets, **own))
         assert batch.boxes is not None
         boxes = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
+        boxes = boxes._replace(labels=batch.box_labels)
         own["settings"] = self.config.localizer
         return output.logits, losses.localization(output, batch.labels, boxes, **own)
 
