@@ -58,6 +58,7 @@ class RandomDataset:
     rows = Dataset.rows
     boxes_of = Dataset.boxes_of
     padded_boxes = Dataset.padded_boxes
+    _padded = Dataset._padded
 
     def __len__(self) -> int:
         return len(self.images)
