@@ -23,7 +23,7 @@ DECODING = {"decoding": "filter", "threshold": 0.2, "nms_iou": 0.5, "class_loss_
 HEADS: dict[str, dict[str, Any]] = {
     "mlp": {"grid": 1},
     "lstm": {"grid": 2, "num_steps": 3, "feedback": True, "shared": False},
-    "centernet": {"grid": 4},
+    "centernet": {"grid": 4, "box_classes": True},
 }
 
 
@@ -69,7 +69,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written
         model: Any = classifier
         if kind != "classifier":
             names = ("head", "grid", "num_steps", "feedback", "shared")
-            model = Localizer(classifier, **{n: metadata.localizer[n] for n in names})
+            own = {n: metadata.localizer[n] for n in names}
+            model = Localizer(classifier, num_classes=3 * metadata.has_box_classes, **own)
         with torch.no_grad():
             _randomized(model)
         body = trace(model.eval(), metadata)

@@ -281,9 +281,11 @@ def test_nms_in_numpy_is_the_same_to_the_bit(
     confidence = rng.uniform(0, 1, (num_images, count)).astype(np.float32)
     confidence = confidence.round(1) if ties else confidence
     limits = {"max_iou": max_iou, "max_boxes": 32}
-    expected = ops.nms(
-        ops.Detections(torch.from_numpy(boxes), torch.from_numpy(confidence)), **limits
-    )
-    found = numpy_boxes.nms(boxes, confidence, **limits)
+    labels = rng.integers(0, 3, confidence.shape) if seed % 2 else None
+    given = [None if own is None else torch.from_numpy(own) for own in (boxes, confidence, labels)]
+    expected = ops.nms(ops.Detections(*given), **limits)  # type: ignore[arg-type]
+    found = numpy_boxes.nms(boxes, confidence, labels, **limits)
     assert np.array_equal(found[0], expected.boxes.numpy())
     assert np.array_equal(found[1], expected.confidence.numpy())
+    assert (found[2] is None) == (labels is None)
+    assert expected.labels is None or np.array_equal(found[2], expected.labels.numpy())

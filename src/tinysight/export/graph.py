@@ -22,7 +22,7 @@ from tinysight.models.localizer import Localizer
 from tinysight.ops.augment import resize
 from tinysight.ops.boxes import HeadOutput, decode
 from tinysight.predict.metadata import ModelMetadata
-from tinysight.predict.onnx_file import CLASSIFIER_OUTPUTS, INPUT, LOCALIZER_OUTPUTS
+from tinysight.predict.onnx_file import INPUT, outputs_of
 
 OPSET = 18
 MISSING = "exporting to ONNX needs an extra: pip install 'tinysight[export]'"
@@ -54,12 +54,15 @@ class _Graph(nn.Module):
         logits = (output.logits if is_localizer else output).unflatten(0, (-1, views)).mean(dim=1)
         if not is_localizer:
             return (logits,)
-        found = HeadOutput(*(each.unflatten(0, (-1, views))[:, 0] for each in output.candidates))
+        parts = [None if p is None else p.unflatten(0, (-1, views)) for p in output.candidates]
+        own: list[Any] = [None if part is None else part[:, 0] for part in parts]
+        found = HeadOutput(*own)
         size, (_, rows, columns, num_boxes) = metadata.image_size, found.logits.shape
         detections = decode(found, side=size, height=size, width=size)
         cells = (-1, rows * columns, num_boxes)
-        boxes = detections.boxes.reshape(*cells, 4)
-        return logits, boxes, detections.confidence.reshape(cells)
+        boxes, labels = detections.boxes.reshape(*cells, 4), detections.labels
+        given = (logits, boxes, detections.confidence.reshape(cells))
+        return given if labels is None else (*given, labels.reshape(cells))
 
 
 def _resizing_matrix(source: int, target: int) -> Tensor:
@@ -81,7 +84,7 @@ def trace(model: Classifier | Localizer, metadata: ModelMetadata) -> bytes:
         raise ValueError(MISSING) from None
     images = torch.zeros(2, *[metadata.image_size] * 2, 3, dtype=torch.uint8)
     options: dict[str, Any] = {"dynamo": True, "verbose": False, "external_data": False}
-    options["output_names"] = LOCALIZER_OUTPUTS if metadata.localizer else CLASSIFIER_OUTPUTS
+    options["output_names"] = outputs_of(metadata)
     options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
     graph, logger = _Graph(model, metadata).eval(), logging.getLogger("torch.onnx")
     level = logger.level

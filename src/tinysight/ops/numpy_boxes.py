@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 MAX_CANDIDATES = 256  # boxes per image that are compared with one another
 
 
 def nms(
-    boxes: Float32, confidence: Float32, *, max_iou: float, max_boxes: int
-) -> tuple[Float32, Float32]:
-    """Boxes (B, N, 4) with their confidence (B, N) -> (B, max_boxes, 4) and (B, max_boxes).
+    boxes: Float32,
+    confidence: Float32,
+    labels: Int64 | None = None,
+    *,
+    max_iou: float,
+    max_boxes: int,
+) -> tuple[Float32, Float32, Int64 | None]:
+    """Boxes (B, N, 4), confidence and labels (B, N) -> (B, max_boxes, 4) and (B, max_boxes).
 
     The result is the one of `ops.boxes.nms`, to the bit.
     """
     order = np.argsort(-confidence, axis=1, kind="stable")[:, : max(MAX_CANDIDATES, max_boxes)]
     boxes, confidence = _take(boxes, order), _take(confidence, order)
+    labels = None if labels is None else _take(labels, order)
     if max_iou < 1:
         kept = np.ones(confidence.shape, bool)
         overlaps = _pairwise_iou(boxes) > max_iou  # (B, N, N)
+        if labels is not None:
+            overlaps &= labels[:, :, None] == labels[:, None]
         for rank in range(boxes.shape[1] - 1):
             kept[:, rank + 1 :] &= ~(overlaps[:, rank, rank + 1 :] & kept[:, rank, None])
         order = np.argsort(~kept, axis=1, kind="stable")  # the kept ones first
         confidence = _take(np.where(kept, confidence, np.float32(0)), order)
         boxes = _take(boxes, order)
+        labels = None if labels is None else _take(labels, order)
     missing = max(0, max_boxes - boxes.shape[1])
     boxes = np.pad(boxes[:, :max_boxes], ((0, 0), (0, missing), (0, 0)))
     confidence = np.pad(confidence[:, :max_boxes], ((0, 0), (0, missing)))
-    return np.where(confidence[..., None] > 0, boxes, np.float32(0)), confidence
+    if labels is not None:
+        labels = np.pad(labels[:, :max_boxes], ((0, 0), (0, missing)))
+        labels = np.where(confidence > 0, labels, 0)
+    return np.where(confidence[..., None] > 0, boxes, np.float32(0)), confidence, labels
 
 
-def _take(values: Float32, order: npt.NDArray[np.intp]) -> Float32:
+def _take(values: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
     return np.take_along_axis(values, order if values.ndim == 2 else order[..., None], axis=1)
 
 

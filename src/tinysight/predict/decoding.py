@@ -14,6 +14,7 @@ from tinysight.predict.metadata import ModelMetadata
 MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Outputs(NamedTuple):
     logits: Float32  # (B, K)
     boxes: Float32 | None = None  # (B, M, 4), M = MAX_DETECTIONS
     confidence: Float32 | None = None  # (B, M), falling
-    labels: npt.NDArray[np.int64] | None = None  # (B, M), where boxes have classes
+    labels: Int64 | None = None  # (B, M), where boxes have classes
 
 
 def softmax(logits: Float32) -> Float32:
@@ -49,10 +50,11 @@ def softmax(logits: Float32) -> Float32:
 
 
 def choose_boxes(
-    boxes: Float32, confidence: Float32, decoding: Decoding
-) -> tuple[Float32, Float32]:
-    """Candidates (B, N, T, 4) of N cells, and confidence (B, N, T) -> those of `Outputs`."""
+    decoding: Decoding, boxes: Float32, confidence: Float32, labels: Int64 | None = None
+) -> tuple[Float32, Float32, Int64 | None]:
+    """Candidates (B, N, T, 4) of N cells, confidence and labels (B, N, T) -> those of `Outputs`."""
     if decoding.decoding == "stop":  # see `ops.boxes.decode`
         confidence = np.minimum.accumulate(confidence, axis=2)
     flat = boxes.reshape(len(boxes), -1, 4), confidence.reshape(len(boxes), -1)
-    return nms(*flat, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)
+    own = None if labels is None else labels.reshape(len(boxes), -1)
+    return nms(*flat, own, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)

@@ -1,9 +1,10 @@
 """A trained model in one ONNX file, computed by ONNX Runtime; loads no torch.
 
 The graph takes `images`, uint8 (B, S, S, 3), and gives `logits` (B, K) and, of a localizer, `boxes`
-(B, N, T, 4) in pixels of the images and `confidences` (B, N, T), T boxes of each of N cells. The
-metadata is the entry "tinysight" of the file's metadata_props, with a checksum over all other
-bytes: it is compared before anything else is read.
+(B, N, T, 4) in pixels of the images and `confidences` (B, N, T), T boxes of each of N cells, and
+where boxes have classes their `labels` (B, N, T). The metadata is the entry "tinysight" of the
+file's metadata_props, with a checksum over all other bytes: it is compared before anything else is
+read.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from tinysight.predict.metadata import (
 
 KEY = b"tinysight"
 INPUT = "images"
-CLASSIFIER_OUTPUTS, LOCALIZER_OUTPUTS = ["logits"], ["logits", "boxes", "confidences"]
+OUTPUTS = ["logits", "boxes", "confidences", "labels"]  # a classifier's, a localizer's, of boxes
 METADATA_PROPS = 14  # the number of the field in a ModelProto
+
+
+def outputs_of(metadata: ModelMetadata) -> list[str]:
+    """Return the names of what a model's graph gives."""
+    return OUTPUTS[: 1 + 2 * bool(metadata.localizer) + metadata.has_box_classes]
 
 
 def onnx_bytes(body: bytes, metadata: ModelMetadata) -> bytes:
@@ -48,7 +54,7 @@ class OnnxNetwork:
         content = path.read_bytes()
         body, text = _split(path, content)
         self.metadata = read_header(path, text, _digest_of(body))
-        self.outputs = LOCALIZER_OUTPUTS if self.metadata.localizer else CLASSIFIER_OUTPUTS
+        self.outputs = outputs_of(self.metadata)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # an error is raised; what else is logged is for developers
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others decode
@@ -71,8 +77,7 @@ class OnnxNetwork:
         logits, *found = self.session.run(self.outputs, {INPUT: images})
         if decoding is None:
             return Outputs(logits)
-        boxes, confidence = found
-        return Outputs(logits, *choose_boxes(boxes, confidence, decoding))
+        return Outputs(logits, *choose_boxes(decoding, *found))
 
 
 def _digest_of(body: bytes) -> Digest:
