@@ -154,7 +154,8 @@ class LocalizerConfig(Section):
     box_classes: bool = False  # each box has a class, and the image has none of its own
     # filter: all boxes above the threshold; stop: the boxes of a cell end with the first below it
     decoding: str = one_of("filter", "stop")
-    # confidence from which a box is accepted; 0: the best on minival, 0.5 without one
+    # confidence from which a box is accepted; 0: the best on minival; without one 0.5, or 0.3 of
+    # centernet, whose loss allows for mistakes next to a center
     threshold: float = within("[0, 1)", 0.0)
     nms_iou: float = within("(0, 1]", 0.5)  # larger IoUs are duplicates; 1: keep all
     frozen: bool = False  # the encoder keeps the weights of model.pretrained
@@ -170,6 +171,11 @@ class LocalizerConfig(Section):
     def finds(self) -> bool:
         """Whether there is a head that predicts boxes."""
         return self.head != "none"
+
+    @property
+    def first_threshold(self) -> float:
+        """The threshold until one is chosen."""
+        return self.threshold or (0.3 if self.head == "centernet" else 0.5)
 
     @property
     def classifies(self) -> bool:

@@ -44,7 +44,7 @@ def metadata_of(kind: str) -> ModelMetadata:
     return ModelMetadata(
         model="resnet", options={"n": 1, "filters": (4, 8)}, class_names=NAMES,
         class_ids=("a", "b", "c"), image_size=32, crop=32 if localizer else 28,
-        input_size=24 if kind == "mlp" else 32, flip_average=kind != "centernet", recipe="test",
+        input_size=24 if kind == "mlp" else 32, flip_average=kind != "mlp", recipe="test",
         data="small", version="0", localizer=localizer,
     )  # fmt: skip
 

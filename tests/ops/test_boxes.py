@@ -247,6 +247,18 @@ def test_nms_keeps_what_overlaps_a_box_of_another_class() -> None:
         ops.Detections(boxes, confidence, labels[:, :2])
 
 
+def test_mirrored_output_is_turned_back_and_averaged() -> None:
+    boxes = torch.tensor([[0.2, 0.5, 0.2, 0.4], [1.3, 0.6, 0.4, 0.2]]).view(1, 1, 2, 1, 4)
+    output = ops.HeadOutput(boxes, torch.tensor([[[[1.0], [3.0]]]]))
+    # on a canvas of 1.5 sides the left cell of the mirror image is the right one's
+    mirrored = torch.tensor([[0.3, 0.6, 0.4, 0.2], [1.3, 0.5, 0.2, 0.4]]).view(1, 1, 2, 1, 4)
+    other = ops.HeadOutput(mirrored, torch.tensor([[[[5.0], [1.0]]]]))
+    found = ops.flip_averaged(output, other, width=1.5)
+    expected = torch.tensor([[0.2, 0.5, 0.2, 0.4], [1.25, 0.6, 0.4, 0.2]]).view(1, 1, 2, 1, 4)
+    torch.testing.assert_close(found.boxes_cxcywh, expected)
+    assert found.logits.flatten().tolist() == [1.0, 4.0] and found.class_logits is None
+
+
 def test_decoded_boxes_have_their_most_probable_class() -> None:
     output = head_output([[8.0, 8, 8, 8], [20, 20, 8, 8]], [0.9, 0.8])
     logits = torch.tensor([[0.0, 2, 1], [3, 2, 1]]).view(1, 1, 1, 2, 3)

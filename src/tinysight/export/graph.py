@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tinysight.models.classifier import Classifier
 from tinysight.models.localizer import Localizer
 from tinysight.ops.augment import resize
-from tinysight.ops.boxes import HeadOutput, decode
+from tinysight.ops.boxes import HeadOutput, decode, flip_averaged
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.onnx_file import INPUT, outputs_of
 
@@ -55,8 +55,12 @@ class _Graph(nn.Module):
         if not is_localizer:
             return (logits,)
         parts = [None if p is None else p.unflatten(0, (-1, views)) for p in output.candidates]
-        own: list[Any] = [None if part is None else part[:, 0] for part in parts]
-        found = HeadOutput(*own)
+        found, *mirrored = (
+            HeadOutput(*(None if part is None else part[:, view] for part in parts))  # type: ignore[arg-type]
+            for view in range(views)
+        )
+        if mirrored and found.logits.shape[-1] == 1:
+            found = flip_averaged(found, mirrored[0], width=1.0)
         size, (_, rows, columns, num_boxes) = metadata.image_size, found.logits.shape
         detections = decode(found, side=size, height=size, width=size)
         cells = (-1, rows * columns, num_boxes)

@@ -123,6 +123,22 @@ def kept_share(boxes: Tensor, *, height: float, width: float) -> Tensor:
     return _ratio(area(clip(boxes, height=height, width=width)), area(boxes))
 
 
+def flip_averaged(output: HeadOutput, mirrored: HeadOutput, *, width: float) -> HeadOutput:
+    """Average the output for images and that for their mirror images, with one box per cell.
+
+    `width` is that of the canvas in sides of the training image.
+    """
+    boxes, *others = (None if part is None else part.flip(2) for part in mirrored)
+    assert boxes is not None and output.logits.shape[-1] == 1
+    center = width - boxes[..., :1]
+    boxes = torch.cat((center, boxes[..., 1:]), dim=-1)
+    means = [
+        None if own is None or other is None else (own + other) / 2
+        for own, other in zip(output, (boxes, *others), strict=True)
+    ]
+    return HeadOutput(*means)  # type: ignore[arg-type]
+
+
 @torch.no_grad()
 def decode(
     output: HeadOutput, *, side: float, height: int, width: int, decoding: str = "filter"

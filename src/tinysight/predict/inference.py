@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tinysight.device import Runtime
 from tinysight.models.localizer import Localizer
 from tinysight.ops import augment
-from tinysight.ops.boxes import Detections, decode, nms
+from tinysight.ops.boxes import Detections, decode, flip_averaged, nms
 from tinysight.predict.decoding import MAX_DETECTIONS, Decoding, Outputs, UInt8
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.weights import load_weights
@@ -77,8 +77,8 @@ def detect(
 ) -> tuple[Tensor, Detections]:
     """Images uint8 (B, S, S, 3), of any S -> logits (B, K) and boxes in pixels of the images.
 
-    With `flip_average` the logits are the mean over the image and its mirror image; the boxes are
-    the image's own.
+    With `flip_average` the logits are the mean over the image and its mirror image, and so are the
+    candidates of a head with one box per cell.
     """
     side = images.shape[1]
     ratio = side / preprocessing.image_size
@@ -87,7 +87,10 @@ def detect(
         logits, candidates = model(views, ratio, ratio)
         logits = logits.float()
         if preprocessing.flip_average:
-            logits = (logits + model.encoder(views.flip(-1)).float()) / 2
+            mirrored = model(views.flip(-1), ratio, ratio)
+            logits = (logits + mirrored.logits.float()) / 2
+            if candidates.logits.shape[-1] == 1:
+                candidates = flip_averaged(candidates, mirrored.candidates, width=ratio)
     size, rule = preprocessing.image_size, decoding.decoding
     detections = decode(candidates, side=size, height=side, width=side, decoding=rule)
     return logits, nms(detections, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)

@@ -39,7 +39,6 @@ from tinysight.training.recording import Recorder
 from tinysight.training.scaling import warmup_steps
 from tinysight.training.schedules import LRSchedule
 
-DEFAULT_THRESHOLD = 0.5  # of a localizer's boxes, where no split chooses another
 _WEIGHTS, _RANDOM = 3, 4  # what a random stream is for; 1 and 2 are in data.batches
 
 
@@ -78,7 +77,7 @@ class Trainer:
         self.step_number = self.epochs_done = 0
         self.best_step: int | None = None
         self.best_error: float | None = None
-        self.threshold = config.localizer.threshold or DEFAULT_THRESHOLD  # of a localizer's boxes
+        self.threshold = config.localizer.first_threshold  # of a localizer's boxes
         # sums since the last line of the log: loss, wrong images, images; box, confidence loss
         self.sums = torch.zeros(5 if config.localizer.finds else 3, device=runtime.device)
         self._non_finite = torch.zeros((), dtype=torch.bool, device=runtime.device)
