@@ -229,11 +229,10 @@ class Dataset:
     def _padded(self, values: npt.NDArray[Any], rows: range, fill: float) -> npt.NDArray[Any]:
         start, stop = self.box_offsets[rows.start], self.box_offsets[rows.stop]
         counts = np.diff(self.box_offsets[rows.start : rows.stop + 1])
-        shape = (len(rows), int(counts.max(initial=0)), *values.shape[1:])
-        padded = np.full(shape, fill, values.dtype)
-        image = np.repeat(np.arange(len(rows)), counts)
+        most = int(counts.max(initial=0))
+        padded = np.full((len(rows), most, *values.shape[1:]), fill, values.dtype)
         place = np.arange(stop - start) - np.repeat(np.cumsum(counts) - counts, counts)
-        padded[image, place] = values[start:stop]
+        padded[np.repeat(np.arange(len(rows)), counts), place] = values[start:stop]
         return padded
 
     def verify(self, progress: Progress | None = None) -> tuple[str, ...]:

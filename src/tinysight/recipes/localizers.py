@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tinysight.config import (
     Config,
@@ -59,7 +60,7 @@ def localizer_many() -> Config:
     Result: not yet measured.
     """
     base = localizer_small()
-    options = {"n": 1, "filters": (32, 64, 128), **LIGHT_STEM}
+    options: dict[str, Any] = {"n": 1, "filters": (32, 64, 128), **LIGHT_STEM}
     return replace(
         base,
         recipe="localizer-many",
