@@ -33,8 +33,9 @@ def localizer_small() -> Config:
         images of 96 pixels are best.
     Images: 50 or more, with boxes.
     Hardware: any.
-    Time: 30 epochs of 131 photographs: 16 minutes on a quarter of one core.
-    Result: not yet measured on five folds.
+    Time: 10 to 100 epochs; 30 of 131 photographs of 96 pixels take 5 minutes of one core.
+    Result: 78.8 % of 33 photographs of kangaroos found (IoU of 0.5 or more; 95 %: 62.2 to 89.3;
+        best constant box 33.3 %) after 30 epochs, one fold, one seed (experiments/008).
     """
     base = localizer_joint()
     return replace(
@@ -56,8 +57,8 @@ def localizer_many() -> Config:
         pixels or more.
     Images: 100 or more, with boxes.
     Hardware: any.
-    Time: not yet measured.
-    Result: not yet measured.
+    Time: 10 to 100 epochs, 430 M multiply-adds per image of 128 pixels, forward.
+    Result: not yet run in full.
     """
     base = localizer_small()
     options: dict[str, Any] = {"n": 1, "filters": (32, 64, 128), **LIGHT_STEM}
