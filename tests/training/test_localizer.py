@@ -198,7 +198,10 @@ def test_a_localizer_begins_with_a_box_head_of_the_same_settings(
 
 def test_a_classifier_begins_with_the_encoder_of_the_bundled_localizer(dataset: Dataset) -> None:
     config = with_pretrained_network(
-        override(recipe("small"), {"model.pretrained": "bundled", "train.epochs": 1})
+        override(
+            recipe("small"),
+            {"model.pretrained": "bundled", "model.frozen_norms": True, "train.epochs": 1},
+        )
     )
     assert config.model.options["stem_kernel"] == 5  # not the network of `small`
     training = Trainer(scaled(config, 72), dataset, CPU, DistributedContext())

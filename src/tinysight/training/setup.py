@@ -158,7 +158,8 @@ def initialize(
 def with_pretrained_network(config: Config) -> Config:
     """Return a config with the network of the weights to start from, unless it names its own."""
     model, known = config.model, config.recipe in RECIPES
-    given = known and replace(recipe(config.recipe).model, pretrained=model.pretrained) != model
+    own = recipe(config.recipe).model if known else model
+    given = known and (own.name, own.options, own.init) != (model.name, model.options, model.init)
     if given or not model.pretrained:
         return config
     _, metadata = read_pretrained(model.pretrained)
