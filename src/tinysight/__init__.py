@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinysight.api.data import import_dataset, load_dataset
     from tinysight.api.evaluate import evaluate
+    from tinysight.api.export import export
     from tinysight.api.finetune import finetune
     from tinysight.api.models import load_model
     from tinysight.api.report import compare, report
@@ -35,6 +36,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "export",
     "finetune",
     "import_dataset",
     "list_recipes",
@@ -55,6 +57,7 @@ _MODULES = {
     "create_model": "models",
     "evaluate": "api.evaluate",
     "finetune": "api.finetune",
+    "export": "api.export",
     "import_dataset": "api.data",
     "list_recipes": "api.train",
     "load_dataset": "api.data",

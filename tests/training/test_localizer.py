@@ -22,7 +22,7 @@ from tinysight.config import AugmentConfig, Config, LocalizerConfig
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
-from tinysight.evaluation.export import export
+from tinysight.export.measured import export
 from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment
@@ -110,7 +110,7 @@ def test_an_exported_localizer_has_its_localization(
     found: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     evaluate_run(read_run(found), dataset, "val")
-    made = export(read_run(found), tmp_path / "out.safetensors", dataset, half=True)
+    made = export(read_run(found).weights_path, tmp_path / "out.safetensors", dataset, half=True)
     assert made.localization is not None and made.localization.num_images == 24
     predictor = Predictor(made.path)
     stored = predictor.metadata.results["val"]

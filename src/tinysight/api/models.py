@@ -36,7 +36,7 @@ def load_model(
 
 def _runtime(path: Path | None, device: str) -> Runtime | None:
     """Return where a model runs; None, without torch, for an ONNX file on the CPU."""
-    is_onnx = path is not None and path.suffix.lower() == ".onnx"
+    is_onnx = path is None or path.suffix.lower() == ".onnx"
     if is_onnx and device in ("auto", "cpu"):
         return None
     from tinysight.device import select_device
@@ -45,7 +45,7 @@ def _runtime(path: Path | None, device: str) -> Runtime | None:
 
 
 def find_weights(source: Run | Folder | None) -> Path | None:
-    """Return a run's folder or a weights file; None for the bundled model."""
+    """Return a run's folder or a weights file, of "bundled" too; None stays."""
     if source is None:
         return None
     if not isinstance(source, str | Path):
@@ -53,7 +53,7 @@ def find_weights(source: Run | Folder | None) -> Path | None:
     path = expand(source)
     if path.is_file() or is_run(path) or path.suffix.lower() in WEIGHTS_SUFFIXES:
         return path
-    return None if source == "bundled" else find_run(source).folder
+    return predictors.BUNDLED if source == "bundled" else find_run(source).folder
 
 
 def decoding_changes(threshold: float | None = None, decoding: str | None = None) -> dict[str, Any]:

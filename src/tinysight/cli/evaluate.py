@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from tinysight.cli.arguments import (
     AsJson,
@@ -66,43 +67,43 @@ def evaluate(
 
 
 def export(
-    run: RunName,
-    out: Annotated[Path, Option(help="The file to write; an existing one is replaced.")],
+    run: Annotated[str, Argument(metavar="RUN", help="A run, a weights file, or bundled.")],
+    to: Annotated[
+        str | None,
+        Option(
+            help="onnx, onnx-int8, html (a page that runs it), hub (a folder) or safetensors.",
+            show_default="by the suffix of --out, else onnx",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Option(help="What to write; an existing file is replaced.", show_default="./RUN.onnx"),
+    ] = None,
     half: Annotated[bool, Option("--half", help="Store matrices and kernels as float16.")] = False,
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:
-    """Write one weights file of an evaluated run, with its error on val in the metadata.
+    """Write a trained model for other programs, or as a page that runs it without a network.
 
-    The file is measured on val as written, in float32, as `tinysight predict` computes.
+    The file is measured on val as written, and has its error in the metadata.
 
     \b
     Examples:
+      tinysight export quickstart-shapes --to onnx-int8    # a quarter of the size, much faster
+      tinysight predict quickstart-shapes.onnx photo.jpg
+      tinysight export bundled --to html --out classifier.html
       tinysight export quickstart-shapes --half --out shapes.safetensors
-      tinysight predict shapes.safetensors examples/images/*.png
     """
-    import tinysight as ts
-    from tinysight.device import select_device
-    from tinysight.evaluation.export import export as export_run
-    from tinysight.progress import counting
-    from tinysight.run import find_run
+    from tinysight.api.export import export_files
 
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent}; create it first")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out is {out}; end it in .safetensors")
-    found = find_run(run)
-    dataset = ts.load_dataset(found.config.data.name, data_dir=data_dir)
-    runtime = select_device(device, "fp32")
-    with counting("evaluating val") as progress:
-        made = export_run(found, out, dataset, runtime=runtime, half=half, progress=progress)
-    if made.val.is_labeled:
+    made = export_files(run, to, out=out, half=half, device=device, data_dir=data_dir)
+    if made.val is not None and made.val.is_labeled:
         print_metrics(made.val)
+        if not math.isnan(made.own_top1_error):
+            print(f"  the run's own      {100 * made.own_top1_error:6.2f} % top-1 error")
     if (boxes := made.localization) is not None:
         print(f"  boxes found        {100 * boxes.loc50:6.2f} %, mean IoU {boxes.mean_iou:.4f}")
-    if made.val.is_labeled:
-        print(f"  the run's own      {100 * made.run_top1_error:6.2f} % top-1 error")
-    print(f"{made.num_bytes / 1e6:.2f} MB in {made.path}")
+    print(f"{made.metadata.describe()}\n{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 
 def print_metrics(evaluation: Evaluation) -> None:

@@ -55,7 +55,7 @@ def predict(
         list[str],
         Argument(
             metavar="[RUN|WEIGHTS] IMAGE",
-            help="Images, folders or 'patterns*', after a run or a weights file (.safetensors).",
+            help="Images, folders or 'patterns*', after a run or weights (.safetensors, .onnx).",
         ),
     ],
     model: Model = None,
@@ -93,9 +93,13 @@ def predict(
         "--boxes-out": (boxes_out, ".json"),
     }
     _check_outputs(outputs)
+    if source is None and canvas is not None:
+        source = "bundled"  # in torch, which takes other sides
     predictor = ts.load_model(source, device=device, threshold=threshold, decoding=decoding)
-    if source is None:
+    if source in (None, "bundled"):
         print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
+    elif "fp32" in predictor.metadata.results:
+        print(predictor.metadata.describe(), file=sys.stderr)
     given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
     given |= {"--threshold": threshold, "--decoding": decoding}
     if predictor.decoding is None and (used := [n for n, v in given.items() if v is not None]):

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,7 +35,7 @@ from tinysight.ops.metrics import (
     topk_error,
 )
 from tinysight.predict.decoding import Decoding
-from tinysight.predict.inference import Preprocessing, classify, detect
+from tinysight.predict.inference import Network, Preprocessing, classify, detect
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Predictor
 from tinysight.run import Run
@@ -198,26 +198,41 @@ def evaluate_model(
 
     With `decoding`, a localizer sees uncropped images.
     """
-    rows = dataset.rows(split) if rows is None else rows
+
+    def compute(images: Tensor) -> tuple[Tensor, Detections | None]:
+        if decoding is not None and isinstance(model, Localizer):
+            return detect(model, images, preprocessing, decoding, runtime)
+        return classify(model, images, preprocessing, runtime), None
+
     if batch_size is None:  # a GPU needs more images at a time to be busy
         batch_size = 1000 if runtime.device.type == "cuda" else 250
     was_training = model.training
     model.eval()
-    logits: list[Tensor] = []
-    found: list[Detections] = []
     try:
-        for start in range(rows.start, rows.stop, batch_size):
-            stop = min(start + batch_size, rows.stop)
-            images = torch.from_numpy(np.array(dataset.images[start:stop]))
-            if decoding is not None and isinstance(model, Localizer):
-                output, detections = detect(model, images, preprocessing, decoding, runtime)
-                found.append(detections)
-            else:
-                output = classify(model, images, preprocessing, runtime)
-            logits.append(output)
-            progress(stop - rows.start, len(rows))
+        rows = dataset.rows(split) if rows is None else rows
+        own = (rows, batch_size, decoding, progress)
+        return _evaluate_rows(compute, dataset, split, *own)
     finally:
         model.train(was_training)
+
+
+def _evaluate_rows(
+    compute: Callable[[Tensor], tuple[Tensor, Detections | None]],
+    dataset: Dataset,
+    split: str,
+    rows: range,
+    batch_size: int,
+    decoding: Decoding | None,
+    progress: Progress,
+) -> Evaluation:
+    logits: list[Tensor] = []
+    found: list[Detections] = []
+    for start in range(rows.start, rows.stop, batch_size):
+        stop = min(start + batch_size, rows.stop)
+        output, detections = compute(torch.from_numpy(np.array(dataset.images[start:stop])))
+        logits.append(output)
+        found += [] if detections is None else [detections]
+        progress(stop - rows.start, len(rows))
     output = torch.cat(logits).cpu() if logits else torch.empty(0, 0)
     labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
     boxes = Detections.cat(found).to("cpu") if found else None
@@ -238,10 +253,18 @@ def evaluate(
     Raises ValueError when the weights are for other classes or another image size.
     """
     check_data(predictor.metadata, dataset)
-    network = predictor.network
+    if not isinstance(network := predictor.engine, Network):
+        own = (dataset.rows(split), 64, predictor.decoding, progress)
+        return _evaluate_rows(partial(_computed, predictor), dataset, split, *own)
     model, way = network.localizer or network.model, network.preprocessing
     how: dict[str, Any] = {"runtime": network.runtime, "decoding": predictor.decoding}
     return evaluate_model(model, dataset, split, way, progress=progress, **how)
+
+
+def _computed(predictor: Predictor, images: Tensor) -> tuple[Tensor, Detections | None]:
+    logits, *boxes = predictor.outputs(images.numpy())
+    detections = Detections(*map(torch.from_numpy, boxes)) if predictor.decoding else None
+    return torch.from_numpy(logits), detections
 
 
 def default_split(run: Run, dataset: Dataset) -> str:

@@ -69,7 +69,21 @@ class ModelMetadata:
             phrase += f", {val['top1_error']:.1%} top-1 error on val"
         elif "top1_error" in crossed:
             phrase += f", {crossed['top1_error']:.1%} cross-validated error"
-        return phrase + (f", {val['loc50']:.1%} of objects found" if "loc50" in val else "")
+        if "loc50" in val:
+            phrase += f", {val['loc50']:.1%} of objects found"
+        return phrase + self._describe_int8()
+
+    def _describe_int8(self) -> str:
+        val, fp32 = self.results.get("val", {}), self.results.get("fp32")
+        if not fp32:
+            return "" if fp32 is None else " (int8, not measured)"
+        names = {"top1_error": "error", "loc50": "found"}
+        points = [
+            f"{100 * (val[key] - fp32[key]):+.2f} points {name}"
+            for key, name in names.items()
+            if key in val and key in fp32
+        ]
+        return f" (int8; measured against float32: {', '.join(points)})"
 
     def __post_init__(self) -> None:
         """Refuse values that no training writes: a checksum does not check meaning."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
 NONE = "none of these"
+# the bundled model in float16 and, for prediction on a CPU, int8
+BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")
+BUNDLED_ONNX = BUNDLED.with_suffix(".onnx")
 NO_FRAME = Frame(0, 0, 0, 0)  # of a classifier's prediction
 
 
@@ -110,11 +113,7 @@ class Predictor:
         threshold: float | None = None,
         decoding: str | None = None,
     ) -> None:
-        source = expand(source)
-        self.path = source / "weights.safetensors" if source.is_dir() else source
-        if source.is_dir() and not self.path.exists():
-            reason = "the run is not finished; see `tinysight resume`"
-            raise ValueError(f"{source} has no weights.safetensors: {reason}")
+        self.path = weights_path(expand(source))
         self.engine = _load_engine(self.path, runtime)
         self.metadata = self.engine.metadata
         self.decoding = Decoding.of(self.metadata)
@@ -256,12 +255,25 @@ def load_model(
 ) -> Predictor:
     """Load a run's folder or a weights file; None: the bundled model. See `Predictor`.
 
-    Raises ValueError when the file is missing or damaged.
+    The bundled model is an int8 file, which needs no torch, unless a runtime is given. Raises
+    ValueError when the file is missing or damaged.
     """
-    if source is None and not BUNDLED.is_file():
+    bundled = BUNDLED_ONNX if runtime is None else BUNDLED
+    if source is None and not bundled.is_file():
         what = "install tinysight again, or name a run"
-        raise ValueError(f"this installation of tinysight lacks {BUNDLED.name}; {what}")
-    return Predictor(source or BUNDLED, runtime=runtime, threshold=threshold, decoding=decoding)
+        raise ValueError(f"this installation of tinysight lacks {bundled.name}; {what}")
+    return Predictor(source or bundled, runtime=runtime, threshold=threshold, decoding=decoding)
+
+
+def weights_path(source: Path) -> Path:
+    """Return the weights of a finished run's folder; a file is returned as it is."""
+    if not source.is_dir():
+        return source
+    path = source / "weights.safetensors"
+    if not path.exists():
+        reason = "the run is not finished; see `tinysight resume`"
+        raise ValueError(f"{source} has no {path.name}: {reason}")
+    return path
 
 
 def _load_engine(path: Path, runtime: Runtime | None) -> Engine:

@@ -1,0 +1,140 @@
+"""A folder that others can load: weights, graph, labels and a README, as model hubs have them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tinysight.files import write_atomic
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import weights_bytes
+
+FRAMES = {
+    "crop": """\
+width = height = min(image.size)
+left, top = (image.width - width) // 2, (image.height - height) // 2
+""",
+    "stretch": """\
+(width, height), left, top = image.size, 0, 0
+""",
+    "pad": """\
+width = height = max(image.size)
+left, top = (image.width - width) // 2, (image.height - height) // 2
+mean = np.asarray(image).mean((0, 1)).round().astype(int)
+padded = Image.new("RGB", (width, height), tuple(mean.tolist()))
+padded.paste(image, (-left, -top))
+image = padded
+""",
+}
+EXAMPLE = """\
+import json
+import numpy as np, onnxruntime
+from PIL import Image
+
+names = json.load(open("config.json", encoding="utf-8"))["id2label"]
+size = json.load(open("preprocessor_config.json", encoding="utf-8"))["size"]
+image = Image.open("photo.jpg").convert("RGB")
+{frame}square = image.resize((size, size), Image.Resampling.BICUBIC{box})
+session = onnxruntime.InferenceSession("model.onnx")
+logits, *found = session.run(None, {{"images": np.asarray(square)[None]}})
+probabilities = np.exp(logits[0] - logits.max())
+probabilities /= probabilities.sum()
+for index in np.argsort(-probabilities)[:5]:
+    print(f"{{probabilities[index]:.3f}}  {{names[str(index)]}}")
+"""
+BOXES = """\
+boxes, confidences = found[0].reshape(-1, 4), found[1].reshape(-1)
+box = boxes[confidences.argmax()] * (width, height, width, height) / size
+print(f"{confidences.max():.3f}  box {(box + (left, top, left, top)).round(1).tolist()}")
+"""
+
+
+def write_folder(folder: Path, model: nn.Module, onnx: bytes, metadata: ModelMetadata) -> int:
+    """Write the files into a folder, made if it is not there; return their bytes."""
+    folder.mkdir(exist_ok=True)
+    files = {
+        "model.safetensors": weights_bytes(model, metadata),
+        "model.onnx": onnx,
+        "config.json": _json(_config(metadata)),
+        "preprocessor_config.json": _json({"size": metadata.image_size, "fit": metadata.fit}),
+        "labels.txt": "".join(f"{_line(name)}\n" for name in metadata.class_names).encode(),
+        "README.md": _readme(metadata).encode(),
+    }
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return sum(map(len, files.values()))
+
+
+def _config(metadata: ModelMetadata) -> dict[str, Any]:
+    names = metadata.class_names
+    return {
+        "model_type": f"tinysight-{metadata.model}",
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+        "num_labels": len(names),
+        "localizer": metadata.localizer or None,
+    }
+
+
+def _readme(metadata: ModelMetadata) -> str:
+    """Return the page: its head is YAML, each value written as JSON, which YAML includes."""
+    val = metadata.results.get("val", {})
+    metrics = [
+        {"type": name, "value": round(value, 4)}
+        for name, value in (
+            ("accuracy", 1 - val["top1_error"] if "top1_error" in val else None),
+            ("loc50", val.get("loc50")),
+        )
+        if value is not None
+    ]
+    task = {"type": "object-detection" if metadata.localizer else "image-classification"}
+    result = {"task": task, "dataset": {"name": metadata.data, "type": metadata.data}}
+    index = [{"name": metadata.recipe, "results": [result | {"metrics": metrics}]}]
+    head = {
+        "library_name": "tinysight",
+        "pipeline_tag": task["type"],
+        "tags": ["onnx", "image-classification"],
+        "model-index": index if metrics else [],
+    }
+    yaml = "".join(
+        f"{key}: {json.dumps(value, ensure_ascii=True)}\n" for key, value in head.items()
+    )
+    size = metadata.image_size
+    outputs = "`logits` (B, classes)"
+    if metadata.localizer:
+        outputs += ", `boxes` (B, cells, boxes, 4) as x0, y0, x1, y1 in pixels, `confidences`"
+    about = re.sub(r"([<>&*_`\[\]\\])", r"\\\1", _line(metadata.describe()))
+    return f"""---
+{yaml}---
+# {re.sub(r"[^ -~]|[<>&`]", "?", metadata.recipe)}
+
+{about}.
+
+`model.onnx` takes `images`, uint8 (B, {size}, {size}, 3), RGB, and gives {outputs}; cropping,
+normalization and the average over the mirror image are inside. With NumPy, Pillow and onnxruntime:
+
+```python
+{example_of(metadata)}```
+
+With tinysight: `tinysight predict model.safetensors photo.jpg`, or `model.onnx`.
+"""
+
+
+def example_of(metadata: ModelMetadata) -> str:
+    """Return a program that uses the folder's ONNX file with NumPy alone."""
+    box = ", box=(left, top, left + width, top + height)" if metadata.fit == "crop" else ""
+    example = EXAMPLE.format(frame=FRAMES[metadata.fit], box=box)
+    return example + (BOXES if metadata.localizer else "")
+
+
+def _line(text: str) -> str:
+    """Return a name as one line."""
+    return " ".join(text.split())
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape")

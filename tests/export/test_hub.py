@@ -1,0 +1,76 @@
+"""The program in the README of a hub folder runs, and answers as `tinysight predict` does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinysight.export.hub import write_folder
+from tinysight.images import Fit
+from tinysight.predict.onnx_file import onnx_bytes
+from tinysight.predict.predictor import Predictor
+from tinysight.predict.weights import load_weights
+
+from .conftest import NAMES, Written, metadata_of
+
+
+@pytest.mark.parametrize(
+    ("kind", "fit"), [("classifier", "pad"), ("lstm", "crop"), ("lstm", "stretch")]
+)
+def test_the_program_of_the_readme_answers_as_predict_does(
+    kind: str, fit: Fit, written: Callable[[str], Written], tmp_path: Path
+) -> None:
+    files, folder = written(kind), tmp_path / "hub"
+    results = {"val": {"top1_error": 0.25}}
+    metadata = replace(metadata_of(kind), fit=fit, results=results, data="pets\n---\n")
+    model, onnx = load_weights(files.weights)[0], onnx_bytes(files.body, metadata)
+    size = write_folder(folder, model, onnx, metadata)
+    assert size == sum(path.stat().st_size for path in folder.iterdir())
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 70, 3), np.uint8)
+    Image.fromarray(pixels).resize((140, 80)).save(folder / "photo.jpg", quality=100)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    command = [sys.executable, "-X", "utf8", "-c", program]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
+    lines = done.stdout.splitlines()
+    for name in ("model.onnx", "model.safetensors"):
+        expected = Predictor(folder / name).predict(folder / "photo.jpg")
+        for line, (label, probability) in zip(lines, expected.top, strict=False):
+            assert line.split("  ", 1)[1] == label
+            assert float(line.split()[0]) == pytest.approx(probability, abs=0.02)
+        if kind != "classifier":
+            confidence, *box = map(float, re.findall(r"[\d.]+", lines[-1]))
+            assert confidence == pytest.approx(expected.confidences[0], abs=0.02)
+            clipped = np.clip(box, 0, (140, 80, 140, 80))
+            assert clipped == pytest.approx(expected.boxes[0], abs=1.5)
+
+
+def test_the_files_are_those_of_a_hub(written: Callable[[str], Written], tmp_path: Path) -> None:
+    files = written("classifier")
+    metadata = replace(metadata_of("classifier"), results={"val": {"top1_error": 0.25}})
+    write_folder(tmp_path, load_weights(files.weights)[0], files.onnx.read_bytes(), metadata)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": NAMES[0], "1": NAMES[1], "2": NAMES[2]}
+    assert config["label2id"][NAMES[1]] == 1
+    prepare = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert prepare == {"size": 32, "fit": "crop"}
+    assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    _, head, body = readme.split("---\n", 2)
+    fields = {
+        line.split(": ", 1)[0]: json.loads(line.split(": ", 1)[1]) for line in head.splitlines()
+    }
+    (model,) = fields["model-index"]
+    assert model["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert body.startswith("# test\n") and "<" not in body.split("```")[0]
