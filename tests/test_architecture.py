@@ -105,6 +105,7 @@ PARTS: dict[str, set[str]] = {
         "server",
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
         *("data", "models", "predict", "evaluation", "training", "analysis", "finetuning", "numpy"),
+        "export",
     },
     "cli": {
         "settings",

@@ -153,7 +153,8 @@ def test_exported_weights_predict_and_evaluate_as_the_bundled_model_would(
     photo = tmp_path / "photo"  # no suffix: it is an image because it is a file
     Image.fromarray(np.array(tiny.images[0])).resize((200, 150)).save(photo, "PNG")
     answers = []
-    monkeypatch.setattr(predictor, "BUNDLED", tmp_path / "half.safetensors")
+    for name in ("BUNDLED", "BUNDLED_ONNX"):
+        monkeypatch.setattr(predictor, name, tmp_path / "half.safetensors")
     for words in (
         ("half.safetensors", "photo"),
         ("--model", "half.safetensors", "photo"),

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 from tinysight.data.dataset import Dataset
 from tinysight.data.tiny_imagenet import prepare
 from tinysight.evaluation.evaluate import evaluate
+from tinysight.export.page import WEB
 from tinysight.images import FITS, Fit, frame_of, to_square
 from tinysight.models import create_model
 from tinysight.predict import predictor as predictor_module
@@ -192,7 +193,11 @@ def test_prediction_imports_nothing_of_training_or_data() -> None:
 
 def test_the_bundled_model_is_small_and_its_metadata_complete() -> None:
     assert predictor_module.BUNDLED.stat().st_size <= 18e6
+    assert predictor_module.BUNDLED_ONNX.stat().st_size <= 9e6
     metadata = load_model().metadata
+    fp32 = Predictor(predictor_module.BUNDLED).metadata
+    assert replace(metadata, results=fp32.results) == fp32
+    assert metadata.results["fp32"]["top1_error"] == fp32.results["val"]["top1_error"]
     classes = (metadata.data, len(metadata.class_names), len(set(metadata.class_ids)))
     assert classes == ("tiny-imagenet", 200, 200)
     assert {"goldfish", "Egyptian cat"} <= set(metadata.class_names)
@@ -227,15 +232,16 @@ def test_the_example_of_the_page_runs(
 def test_pip_installs_the_bundled_model() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = settings["tool"]["setuptools"]["package-data"]["tinysight"]
-    wanted = predictor_module.BUNDLED.relative_to(ROOT / "src" / "tinysight")
-    assert any(wanted.match(pattern) for pattern in patterns), patterns
+    files = (predictor_module.BUNDLED, predictor_module.BUNDLED_ONNX, *WEB.iterdir())
+    for wanted in (file.relative_to(ROOT / "src" / "tinysight") for file in files):
+        assert any(wanted.match(pattern) for pattern in patterns), wanted
 
 
 def test_an_installation_without_the_bundled_model_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(predictor_module, "BUNDLED", tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match=r"lacks none\.safetensors"):
+    monkeypatch.setattr(predictor_module, "BUNDLED_ONNX", tmp_path / "none.onnx")
+    with pytest.raises(ValueError, match=r"lacks none\.onnx"):
         load_model()
 
 
