@@ -178,9 +178,9 @@ def test_exported_weights_predict_and_evaluate_as_the_bundled_model_would(
     assert predictor.load_model().metadata.results["val"] == {"data": "shapes", **metrics}
     assert sorted((tmp_path / "runs" / "first").rglob("*")) == before, "nothing is written"
 
-    monkeypatch.setattr(predictor, "BUNDLED", tmp_path / "none.safetensors")
+    monkeypatch.setattr(predictor, "BUNDLED_ONNX", tmp_path / "none.onnx")
     status, _, err = tinysight("predict", "photo")
-    assert (status, err.count("\n"), "lacks none.safetensors" in err) == (1, 1, True)
+    assert (status, err.count("\n"), "lacks none.onnx" in err) == (1, 1, True)
 
 
 def test_quickstart_ends_with_predictions_and_next_steps(
