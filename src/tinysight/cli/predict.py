@@ -96,10 +96,7 @@ def predict(
     if source is None and canvas is not None:
         source = "bundled"  # in torch, which takes other sides
     predictor = ts.load_model(source, device=device, threshold=threshold, decoding=decoding)
-    if source in (None, "bundled"):
-        print(f"bundled model: {predictor.metadata.describe()}", file=sys.stderr)
-    elif "fp32" in predictor.metadata.results:
-        print(predictor.metadata.describe(), file=sys.stderr)
+    _print_model(predictor, is_bundled=source in (None, "bundled"))
     given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
     given |= {"--threshold": threshold, "--decoding": decoding}
     if predictor.decoding is None and (used := [n for n, v in given.items() if v is not None]):
@@ -112,6 +109,13 @@ def predict(
     _write(predictions, predictor, draw=draw, csv=csv, boxes_out=boxes_out)
     if len(predictions) < len(images):
         raise typer.Exit(1)
+
+
+def _print_model(predictor: Predictor, *, is_bundled: bool) -> None:
+    """Describe a model that the user did not name, or whose arithmetic differs from the run's."""
+    if is_bundled or "fp32" in predictor.metadata.results:
+        what = "bundled model: " * is_bundled + predictor.metadata.describe()
+        print(what, file=sys.stderr)
 
 
 def _predict(
