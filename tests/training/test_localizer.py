@@ -102,6 +102,7 @@ def test_the_threshold_is_the_best_on_minival_and_used_by_all(
     loop.train(make_config(**FINDING, **fixed), dataset, name=tmp_path / "fixed")
     none = {"data__monitor": "none", "schedule__name": "cosine", "train__epochs": 1}
     loop.train(make_config(**FINDING, **none), dataset, name=tmp_path / "none")
+    assert LocalizerConfig(head="centernet", grid=8).first_threshold == 0.3
     for name, threshold in (("fixed", 0.3), ("none", 0.5)):
         assert Predictor(tmp_path / name).decoding.threshold == threshold  # type: ignore[union-attr]
 

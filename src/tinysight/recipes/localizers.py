@@ -34,8 +34,8 @@ def localizer_small() -> Config:
     Images: 50 or more, with boxes.
     Hardware: any.
     Time: 10 to 100 epochs; 30 of 131 photographs of 96 pixels take 5 minutes of one core.
-    Result: 78.8 % of 33 photographs of kangaroos found (IoU of 0.5 or more; 95 %: 62.2 to 89.3;
-        best constant box 33.3 %) after 30 epochs, one fold, one seed (experiments/008).
+    Result: 81.8 % of 99 photographs of kangaroos found (IoU of 0.5 or more; 95 %: 73.1 to 88.2;
+        best constant box 29.3 %) after 30 epochs, three of five folds, one seed (experiments/008).
     """
     base = localizer_joint()
     return replace(
@@ -57,8 +57,9 @@ def localizer_many() -> Config:
         pixels or more.
     Images: 100 or more, with boxes.
     Hardware: any.
-    Time: 10 to 100 epochs, 430 M multiply-adds per image of 128 pixels, forward.
-    Result: not yet run in full.
+    Time: 10 to 100 epochs; 26 of 253 images of 128 pixels take 6 minutes of one core.
+    Result: mAP50 90.5 % over three kinds of blood cells, 86.4 % without classes, on 74 images of
+        val, after 26 epochs, one seed (experiments/008).
     """
     base = localizer_small()
     options: dict[str, Any] = {"n": 1, "filters": (32, 64, 128), **LIGHT_STEM}
