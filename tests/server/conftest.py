@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import torch
 
 from tinysight.models import create_model
 from tinysight.predict.metadata import ModelMetadata
@@ -68,7 +69,10 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
         fit="pad",
     )
     path = tmp_path_factory.mktemp("model") / "weights.safetensors"
-    path.write_bytes(weights_bytes(create_model("resnet", 3, **options), metadata))
+    model = create_model("resnet", 3, **options)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0, 3.0, 0.0]))  # the name is shown
+    path.write_bytes(weights_bytes(model, metadata))
     return Predictor(path)
 
 
