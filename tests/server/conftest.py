@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
 
+from tinysight.api.serve import learn
 from tinysight.models import create_model
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Predictor
@@ -77,9 +80,19 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def link(predictor: Predictor) -> Iterator[str]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the classes that are taught."""
+    return tmp_path_factory.mktemp("project") / "pets"
+
+
+@pytest.fixture(scope="module")
+def link(
+    predictor: Predictor, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The link to the page of a running server."""
-    server, listener, link = create_server(predictor, token=TOKEN)
+    home = tmp_path_factory.mktemp("home")
+    os.environ |= {"TINYSIGHT_DATA": str(home / "data"), "TINYSIGHT_RUNS": str(home / "runs")}
+    server, listener, link = create_server(predictor, folder=project, learn=learn, token=TOKEN)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     deadline = time.monotonic() + 60
@@ -92,6 +105,7 @@ def link(predictor: Predictor) -> Iterator[str]:
             assert time.monotonic() < deadline, "the server does not get ready"
             time.sleep(0.05)
     yield link
+    del os.environ["TINYSIGHT_DATA"], os.environ["TINYSIGHT_RUNS"]
     server.should_exit = True
     thread.join(10)
     assert not thread.is_alive()

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_no_file_outside_the_page_is_served(client: Any, path: str) -> None:
 
 def test_without_the_token_there_is_no_answer(client: Any) -> None:
     assert client.ask("/api/predict", picture(1), headers={})[0] == 403
-    assert client.ask("/api/model", headers={})[0] == 403
+    assert client.ask("/api/models", headers={})[0] == 403
     assert client.ask("/healthz", headers={}) == (200, b"ok\n")
 
 
@@ -163,4 +164,4 @@ def test_an_address_that_cannot_be_used_is_refused(
 ) -> None:
     make: Callable[..., object] = create_server
     with pytest.raises(ValueError, match=words):
-        make(predictor, **options)
+        make(predictor, folder=Path("none"), learn=dict, **options)

@@ -92,7 +92,7 @@ def test_the_printed_link_gives_the_cookie_and_a_wrong_one_does_not() -> None:
     assert status == 200
     cookie = headers["set-cookie"]
     assert cookie == "tinysight-8000=t0ken; Path=/; HttpOnly; SameSite=Strict"
-    for given in ({"query": "token=wrong"}, {"query": "token=t0ken", "path": "/api/model"}):
+    for given in ({"query": "token=wrong"}, {"query": "token=t0ken", "path": "/api/models"}):
         status, headers = ask(headers=OWN, **given)
         assert (status, "set-cookie" in headers) == (403, False)
     status, headers = ask(query="token=wrong", headers=OWN | COOKIE)

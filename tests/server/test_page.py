@@ -118,12 +118,18 @@ def test_what_is_no_picture_is_said_and_the_rest_is_answered(
 
 
 def test_everything_by_keyboard(page: Any, pictures: list[Path]) -> None:
-    for _ in range(3):  # two views, then the button
+    for _ in range(4):  # three views, then the button
         page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.id") == "choose"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(pictures)
+    page.evaluate(
+        """() => document.getElementById("files").addEventListener("click", (event) => {
+            event.preventDefault();
+            window.asked = true;
+        })"""
+    )
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => window.asked") is True
+    page.set_input_files("#files", pictures)
     answered(page, 4)
     reached = []
     for _ in range(8):
@@ -177,3 +183,41 @@ def test_runs_are_shown_with_curves(
     assert page.locator("#run polyline").count() == 2
     assert page.locator("#runs i").count() == 0
     assert "loss of training: 1.54 at epoch 1.11" in page.locator("#run").inner_text()
+
+
+def test_classes_are_taught_tried_and_undone(page: Any, tmp_path: Path, project: Path) -> None:
+    shutil.rmtree(project, ignore_errors=True)
+    page.get_by_role("link", name="Teach").click()
+    for name, color in (
+        ("red", (220, 30, 30)),
+        ("<b>blue", (30, 30, 220)),
+        ("blue", (30, 30, 220)),
+    ):
+        page.get_by_label("New class").fill(name)
+        page.keyboard.press("Enter")
+        if "<" in name:
+            page.get_by_text("a class's name has none of").wait_for()
+            continue
+        page.get_by_role("region", name=name, exact=True).wait_for()
+        files = []
+        for number in range(5):
+            files.append(tmp_path / f"{name}-{number}.png")
+            noise = np.random.default_rng(number).integers(-30, 30, (32, 32, 3))
+            pixels = (noise + np.array(color)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(files[-1])
+        page.get_by_role("region", name=name, exact=True).locator("input").set_input_files(files)
+        page.get_by_text(f"5 pictures added to {name}", exact=True).wait_for()
+    taken = page.get_by_role("button", name="Take picture 1 out of red")
+    taken.focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("region", name="red").get_by_text("4 pictures").wait_for()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("region", name="red").get_by_text("5 pictures").wait_for()
+    page.get_by_role("button", name="Learn these classes").click()
+    page.get_by_text("Learned from 10 pictures").wait_for(timeout=60000)
+    assert "right on pictures that it had not seen" in page.locator("#learned").inner_text()
+    page.get_by_role("button", name="Try it").click()
+    page.set_input_files("#files", files)
+    answered(page, 5)
+    first = page.locator(".card").first.locator("li").first.inner_text()
+    assert first.startswith("blue")

@@ -26,13 +26,13 @@ def png(width: int = 60, height: int = 40, seed: int = 0) -> bytes:
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    reader = Reader(16, "pad", num_processes=1)
+    reader = Reader(num_processes=1)
     yield reader
     reader.close()
 
 
 def test_a_picture_is_read_as_everywhere_else(reader: Reader) -> None:
-    picture = asyncio.run(reader.read(png()))
+    picture = asyncio.run(reader.read(png(), 16, "pad"))
     assert (picture.width, picture.height) == (60, 40)
     assert np.array_equal(picture.square, load_square(png(), 16, "pad"))
 
@@ -40,9 +40,9 @@ def test_a_picture_is_read_as_everywhere_else(reader: Reader) -> None:
 def test_what_is_no_picture_is_named_and_the_process_goes_on(reader: Reader) -> None:
     async def ask() -> None:
         with pytest.raises(ValueError, match="not an image"):
-            await reader.read(b"no picture, but long enough for a signature")
+            await reader.read(b"no picture, but long enough for a signature", 16, "pad")
         number = reader.processes[0].number
-        assert (await reader.read(png())).width == 60
+        assert (await reader.read(png(), 16, "pad")).width == 60
         assert reader.processes[0].number is number
 
     asyncio.run(ask())
@@ -55,9 +55,9 @@ def test_a_picture_that_takes_too_long_costs_its_process_and_the_next_is_read(
         first = await asyncio.wrap_future(reader.processes[0].number)
         monkeypatch.setattr(reading, "MAX_SECONDS", 0.0)
         with pytest.raises(ValueError, match="too much time or memory"):
-            await reader.read(png(1500, 1500))
+            await reader.read(png(1500, 1500), 16, "pad")
         monkeypatch.undo()
-        assert (await reader.read(png())).height == 40
+        assert (await reader.read(png(), 16, "pad")).height == 40
         assert await asyncio.wrap_future(reader.processes[0].number) != first
 
     asyncio.run(ask())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -14,6 +15,9 @@ def serve(
         str | None,
         Argument(metavar="[MODEL]", help="Run or weights file.", show_default="the bundled model"),
     ] = None,
+    folder: Annotated[
+        Path, Option(help="Where the classes that are taught on the page are kept.")
+    ] = Path("pictures"),
     host: Annotated[
         str, Option(help="Address to listen on; one that others reach needs --token.")
     ] = "127.0.0.1",
@@ -23,14 +27,16 @@ def serve(
     ] = None,
     threshold: Threshold = None,
 ) -> None:
-    """Open a page on this computer where pictures are dropped and answered.
+    """Open a page on this computer where pictures are answered, and classes of your own taught.
 
     \b
     Examples:
       tinysight serve
       tinysight serve small-pets --port 8000
+      tinysight serve --folder ~/Pictures/pets
     """
     import tinysight as ts
 
     print("Ctrl-C ends it")
-    ts.serve(model, host=host, port=port, token=token, threshold=threshold)
+    options: dict[str, Any] = {"host": host, "port": port, "token": token}
+    ts.serve(model, folder=folder, threshold=threshold, **options)

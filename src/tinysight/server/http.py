@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinysight.predict.predictor import Predictor
 from tinysight.server.app import create_app
+from tinysight.server.teaching import Learn
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MIN_TOKEN = 8  # characters
@@ -68,19 +70,26 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def create_server(
-    predictor: Predictor, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
+    predictor: Predictor,
+    *,
+    folder: Path,
+    learn: Learn,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
 ) -> tuple[uvicorn.Server, socket.socket, str]:
     """Return a server, the socket it is to run on, and the link to its page; see `serve`."""
-    own = host in LOCAL_HOSTS
-    if not own and not token:
+    is_local = host in LOCAL_HOSTS
+    if not is_local and not token:
         raise ValueError(f"--host {host} lets others in; choose a --token for the link, too")
     if token is not None and len(token) < MIN_TOKEN:
         raise ValueError(f"the token has {len(token)} characters; give {MIN_TOKEN} or more")
     listener = listen(host, port)
     port = listener.getsockname()[1]
     token = token or secrets.token_urlsafe(16)
-    names = LOCAL_HOSTS if own else (host, socket.gethostname(), *LOCAL_HOSTS)
-    app = create_app(predictor, token=token, hosts=names, port=port)
+    names = LOCAL_HOSTS if is_local else (host, socket.gethostname(), *LOCAL_HOSTS)
+    own: dict[str, Any] = {"folder": folder, "learn": learn}
+    app = create_app(predictor, token=token, hosts=names, port=port, **own)
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "ws": "none"}
     options |= {"timeout_graceful_shutdown": 5, "server_header": False, "backlog": 512}
     server = uvicorn.Server(uvicorn.Config(app, http=ImpatientProtocol, **options))
@@ -91,22 +100,25 @@ def create_server(
 def serve(
     predictor: Predictor,
     *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    token: str | None = None,
+    folder: Path,
+    learn: Learn,
     started: Callable[[str], None] = print,
+    **address: Any,
 ) -> None:
     """Serve a model's page until Ctrl-C or SIGTERM.
 
     Args:
+        folder: where the classes that are taught on the page are kept.
+        learn: learns such a folder; see `Teaching`.
+        started: is called with the link.
+        address: of the server, as for `create_server`:
         host: address to listen on. Others than this machine's own need a `token` that you choose:
             whoever has the link may use the server, over a connection that is not encrypted.
         port: 0: any free one.
         token: of the link; None: a random one.
-        started: is called with the link.
 
     Raises ValueError when the address cannot be used.
     """
-    server, listener, link = create_server(predictor, host=host, port=port, token=token)
+    server, listener, link = create_server(predictor, folder=folder, learn=learn, **address)
     started(link)
     server.run(sockets=[listener])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tinysight.images import JPEG_MARGIN, Fit, read_image, to_square, upright_size
+from tinysight.images import JPEG_MARGIN, Fit, read_image, to_rgb, to_square, upright_size
 
 MAX_MEMORY = 3 << 30  # bytes of address space; 120 megapixels take a third
 MAX_SECONDS = 20.0
+THUMBNAIL = 160  # pixels
+Result = TypeVar("Result")
 
 
 class Picture(NamedTuple):
@@ -31,18 +35,27 @@ class Picture(NamedTuple):
 class Reader:
     """Decode pictures in `num_processes`, each for itself: only the picture at fault fails."""
 
-    def __init__(self, size: int, fit: Fit, *, num_processes: int = 2) -> None:
-        self.size, self.fit = size, fit
+    def __init__(self, *, num_processes: int = 2) -> None:
         self.free: asyncio.Queue[_Process] = asyncio.Queue()
         self.processes = [_Process() for _ in range(num_processes)]
         for process in self.processes:
             self.free.put_nowait(process)
 
-    async def read(self, data: bytes) -> Picture:
-        """Return the picture in a file's bytes. Raises ValueError when it cannot be read."""
+    async def read(self, data: bytes, size: int, fit: Fit) -> Picture:
+        """Return the picture in a file's bytes, for a model of an image size and a fit.
+
+        Raises ValueError when it cannot be read.
+        """
+        return await self._run(_read, data, size, fit)
+
+    async def thumbnail(self, data: bytes) -> bytes:
+        """Return a small JPEG of the picture; ValueError as `read`."""
+        return await self._run(_thumbnail, data)
+
+    async def _run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         process = await self.free.get()
         try:
-            return await process.run(data, self.size, self.fit)
+            return await process.run(function, *arguments)
         finally:
             self.free.put_nowait(process)
 
@@ -63,9 +76,9 @@ class _Process:
         self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_limit_memory)
         self.number: Future[int] = self.pool.submit(os.getpid)
 
-    async def run(self, data: bytes, size: int, fit: Fit) -> Picture:
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         await asyncio.wrap_future(self.number)  # starting takes longer than a picture may
-        work = asyncio.wrap_future(self.pool.submit(_read, data, size, fit))
+        work = asyncio.wrap_future(self.pool.submit(function, *arguments))
         try:
             return await asyncio.wait_for(work, MAX_SECONDS)
         except (TimeoutError, BrokenProcessPool, asyncio.CancelledError) as error:
@@ -76,9 +89,14 @@ class _Process:
             raise ValueError("this picture takes too much time or memory to decode") from None
 
     def stop(self) -> None:
-        with suppress(Exception):
-            os.kill(self.number.result(timeout=1), signal.SIGKILL)
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        stop_process(self.pool)
+
+
+def stop_process(pool: ProcessPoolExecutor) -> None:
+    """Kill a pool's processes, whatever they do."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _limit_memory() -> None:
@@ -87,6 +105,14 @@ def _limit_memory() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+
+
+def _thumbnail(data: bytes) -> bytes:
+    small = to_rgb(read_image(data, at_least=JPEG_MARGIN * THUMBNAIL))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=85)
+    return content.getvalue()
 
 
 def _read(data: bytes, size: int, fit: Fit) -> Picture:

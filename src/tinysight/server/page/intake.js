@@ -1,6 +1,7 @@
 // Pictures come in by drop (of files or folders), paste, the file dialog, or the camera.
 
 export function takePictures(onPictures) {
+  // where a picture was dropped is given along, as Teach takes it for the class there
   const element = (id) => document.getElementById(id);
   const intake = element("intake");
   const files = element("files");
@@ -22,7 +23,8 @@ export function takePictures(onPictures) {
   window.addEventListener("drop", async (event) => {
     event.preventDefault();
     mark(-depth);
-    onPictures(await dropped(event.dataTransfer));
+    const target = event.target;
+    onPictures(await dropped(event.dataTransfer), target);
   });
 
   window.addEventListener("paste", (event) => {
@@ -33,7 +35,7 @@ export function takePictures(onPictures) {
   setUpCamera(element, onPictures);
 }
 
-function named(files) {
+export function named(files) {
   return files.map((file) => ({ name: file.webkitRelativePath || file.name, blob: file }));
 }
 

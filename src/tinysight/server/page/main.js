@@ -4,18 +4,21 @@ import { arranged, fillTable, label, makeCard, shown } from "./answers.js";
 import { showRuns } from "./runs.js";
 import { takePictures } from "./intake.js";
 import { cocoOf, csvOf, save } from "./saving.js";
-import { ask, getModel, Queue } from "./server.js";
+import { ask, getModels, Queue } from "./server.js";
+import { refresh, setUpTeach, showTeach, teachPictures } from "./teach.js";
 
 const element = (id) => document.getElementById(id);
 const UNDO_TIME = 8000; // milliseconds
 
 history.replaceState(null, "", location.pathname + location.hash); // the key has become a cookie
+let models = {};
+let chosen = "given"; // of the models
 let model = null;
 let items = [];
 
 const queue = new Queue(async (item) => {
   try {
-    item.answer = await ask(item.blob);
+    item.answer = await ask(item.blob, item.model);
   } catch (error) {
     item.error = error.message;
   }
@@ -25,7 +28,7 @@ const queue = new Queue(async (item) => {
 
 function add(pictures) {
   if (!pictures.length || !model) return;
-  const added = pictures.map(({ name, blob }) => ({ name, blob, url: URL.createObjectURL(blob) }));
+  const added = pictures.map(({ name, blob }) => ({ name, blob, model: chosen, url: URL.createObjectURL(blob) }));
   for (const item of added) item.view = makeCard(item);
   items.push(...added);
   queue.add(added);
@@ -79,28 +82,38 @@ function offerClasses() {
 }
 
 let undoTimer = 0;
+// Show what was done with a button that undoes it; `forget` is called once it cannot be undone.
+function offerUndo(done, undo, forget = () => {}) {
+  element("undo-text").textContent = `${done}.`;
+  element("undo").hidden = false;
+  clearTimeout(undoTimer);
+  undoTimer = setTimeout(() => {
+    element("undo").hidden = true;
+    forget();
+  }, UNDO_TIME);
+  element("undo-button").onclick = () => {
+    clearTimeout(undoTimer);
+    element("undo").hidden = true;
+    undo();
+  };
+}
+
 function clear() {
   const removed = items;
   items = [];
   queue.clear();
   arrange();
   const count = removed.length === 1 ? "1 picture" : `${removed.length} pictures`;
-  element("undo-text").textContent = `${count} cleared.`;
-  element("undo").hidden = false;
-  clearTimeout(undoTimer);
-  const forget = () => {
-    element("undo").hidden = true;
-    for (const item of removed) if (!items.includes(item)) URL.revokeObjectURL(item.url);
-  };
-  undoTimer = setTimeout(forget, UNDO_TIME);
-  element("undo-button").onclick = () => {
-    clearTimeout(undoTimer);
+  const undo = () => {
     items = [...removed, ...items];
     queue.add(removed.filter((item) => !item.answer && !item.error));
-    element("undo").hidden = true;
     arrange();
     element("clear").focus();
   };
+  const forget = () => {
+    for (const item of removed) if (!items.includes(item)) URL.revokeObjectURL(item.url);
+  };
+  offerUndo(`${count} cleared`, undo, forget);
   element("undo-button").focus();
 }
 
@@ -108,28 +121,62 @@ for (const id of ["filter", "order", "view"]) element(id).addEventListener("chan
 element("clear").addEventListener("click", clear);
 element("csv").addEventListener("click", () => save(csvOf(items, model), "answers.csv", "text/csv"));
 element("coco").addEventListener("click", () => save(cocoOf(items, model), "boxes.json", "application/json"));
-takePictures((pictures) => {
-  if (location.hash === "#runs") location.hash = "#ask";
-  add(pictures);
+element("models").addEventListener("change", chooseModel);
+element("try").addEventListener("click", () => {
+  element("models").value = "taught";
+  chooseModel();
+  location.hash = "#ask";
+  element("choose").focus();
+});
+setUpTeach({
+  offerUndo: (done, undo) => offerUndo(done, async () => {
+    await undo();
+    await refresh();
+  }),
+  onLearned: loadModels,
+});
+takePictures((pictures, target) => {
+  if (location.hash === "#teach") {
+    teachPictures(pictures, target);
+  } else {
+    if (location.hash === "#runs") location.hash = "#ask";
+    add(pictures);
+  }
 });
 
+const VIEWS = ["ask", "teach", "runs"];
 function showView() {
-  const name = location.hash === "#runs" ? "runs" : "ask";
+  const name = VIEWS.find((each) => location.hash === `#${each}`) ?? "ask";
   for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== name;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  showTeach(name === "teach");
   showRuns(name === "runs");
 }
 window.addEventListener("hashchange", showView);
 showView();
 
-try {
-  model = await getModel();
+// A change of model applies to the pictures that come next.
+function chooseModel() {
+  chosen = element("models").value;
+  model = models[chosen];
   element("model").textContent = model.description;
   element("coco").hidden = !model.finds;
-} catch (error) {
-  element("model").textContent = error.message;
-  element("model").classList.add("error");
 }
+
+async function loadModels() {
+  try {
+    models = await getModels();
+    const names = { given: "given", taught: "taught here" };
+    element("models").replaceChildren(...Object.keys(models).map((name) => new Option(names[name], name)));
+    element("models").value = chosen;
+    element("which").hidden = Object.keys(models).length < 2;
+    chooseModel();
+  } catch (error) {
+    element("model").textContent = error.message;
+    element("model").classList.add("error");
+  }
+}
+await loadModels();

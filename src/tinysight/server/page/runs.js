@@ -1,6 +1,7 @@
 // Runs: a list, and of one run its curves, drawn again while it trains.
 
 import { shown } from "./answers.js";
+import { call } from "./server.js";
 
 const EVERY = 2000; // milliseconds between looks at a training
 const WIDTH = 480;
@@ -19,26 +20,15 @@ export function showRuns(visible) {
 async function look() {
   const status = element("runs-status");
   try {
-    const runs = await get("api/runs");
+    const runs = await call("api/runs");
     status.textContent = runs.length ? "" : "There is no run yet. Make one by: tinysight train small --data FOLDER";
     list(runs);
-    if (chosen) draw(await get(`api/runs/${encodeURIComponent(chosen)}`));
+    if (chosen) draw(await call(`api/runs/${encodeURIComponent(chosen)}`));
     if (runs.some((run) => run.state === "training")) timer = setTimeout(look, EVERY);
   } catch (error) {
     status.textContent = error.message;
     timer = setTimeout(look, 2 * EVERY);
   }
-}
-
-async function get(path) {
-  let answer;
-  try {
-    answer = await fetch(path);
-  } catch {
-    throw new Error("The server does not answer; it was stopped.");
-  }
-  if (!answer.ok) throw new Error((await answer.json()).error);
-  return answer.json();
 }
 
 function list(runs) {

@@ -3,19 +3,14 @@
 const AT_ONCE = 4;
 const PAUSE = 500; // milliseconds before a busy server is asked again
 
-export async function getModel() {
-  const answer = await fetch("api/model");
-  if (!answer.ok) throw new Error(await answer.text());
-  return answer.json();
-}
-
-export async function ask(blob) {
+// Return the JSON of an answer; an error is thrown in words.
+export async function call(path, options = {}) {
   for (;;) {
     let answer;
     try {
-      answer = await fetch("api/predict", { method: "POST", body: blob });
+      answer = await fetch(path, options);
     } catch {
-      throw new Error("The server does not answer: it was stopped, or the file has moved.");
+      throw new Error("The server does not answer: it was stopped, or a file has moved.");
     }
     if (answer.status === 503) {
       await new Promise((done) => setTimeout(done, PAUSE * (1 + Math.random())));
@@ -26,6 +21,10 @@ export async function ask(blob) {
     return content;
   }
 }
+
+export const getModels = () => call("api/models");
+
+export const ask = (blob, model) => call(`api/predict?model=${model}`, { method: "POST", body: blob });
 
 // Work through a list that may grow in the meantime, AT_ONCE items at a time.
 export class Queue {
