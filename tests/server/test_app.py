@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import http.client
 import io
+import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,3 +169,36 @@ def test_an_address_that_cannot_be_used_is_refused(
     make: Callable[..., object] = create_server
     with pytest.raises(ValueError, match=words):
         make(predictor, folder=Path("none"), learn=dict, **options)
+
+
+def processes_of(parent: int) -> set[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return {int(child) for child in children}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists children")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_server_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tinysight", "serve", "--folder", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout and server.stderr
+    link = next(line for line in server.stdout if "http" in line).strip()
+    with urllib.request.urlopen(link, timeout=20) as answer:
+        assert b"<title>tinysight" in answer.read()
+    children = processes_of(server.pid)
+    assert len(children) >= 2
+    server.send_signal(number)
+    status = server.wait(20)
+    assert status == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/exe").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if number is not signal.SIGKILL:
+        assert server.stderr.read() == ""
+    server.stdout.close()
+    server.stderr.close()

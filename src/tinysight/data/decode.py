@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from tinysight.data.dataset import Decode, Progress
 from tinysight.files import write_at
+from tinysight.processes import exit_with_parent
 
 logger = logging.getLogger("tinysight")
 Message = tuple[int, str]  # row, and why it failed or what is odd about it
@@ -182,15 +183,8 @@ def _start_worker(job: _Job, stop: Any) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     gc.freeze()  # what a fork inherited stays shared: looking through it would copy its pages
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     _worker = (job, job.open(), stop)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # a killed parent leaves no orphans
 
 
 def _run_chunk(chunk: Chunk) -> Result:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import socket
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -120,5 +123,11 @@ def serve(
     Raises ValueError when the address cannot be used.
     """
     server, listener, link = create_server(predictor, folder=folder, learn=learn, **address)
+    with suppress(ValueError):  # another thread than the main one has no signals
+        signal.signal(signal.SIGTERM, _end)
     started(link)
     server.run(sockets=[listener])
+
+
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)  # after the server has closed; children are cleaned up on the way

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.images import JPEG_MARGIN, Fit, read_image, to_rgb, to_square, upright_size
+from tinysight.processes import exit_with_parent
 
 MAX_MEMORY = 3 << 30  # bytes of address space; 120 megapixels take a third
 MAX_SECONDS = 20.0
@@ -96,11 +97,17 @@ def stop_process(pool: ProcessPoolExecutor) -> None:
     """Kill a pool's processes, whatever they do."""
     for process in list((pool._processes or {}).values()):
         process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(cancel_futures=True)
+
+
+def start_child() -> None:
+    """In a child: leave Ctrl-C to the server, and end with it."""
+    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _limit_memory() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
+    start_child()
     with suppress(ImportError, ValueError, OSError):  # not everywhere
         import resource
 

@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from tinysight.predict.predictor import Predictor
 from tinysight.server.project import Project
-from tinysight.server.reading import Reader, stop_process
+from tinysight.server.reading import Reader, start_child, stop_process
 
 Learn = Callable[[Path], dict[str, Any]]
 Body = Callable[[Request], Awaitable[bytes]]
@@ -138,7 +138,7 @@ class Teaching:
         async with self.busy:
             if self.pool is None:
                 context = multiprocessing.get_context("spawn")
-                self.pool = ProcessPoolExecutor(1, mp_context=context)
+                self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_child)
             work = asyncio.wrap_future(self.pool.submit(self.learn, self.project.folder))
             try:
                 found = await asyncio.wait_for(work, MAX_LEARN_SECONDS)
