@@ -229,8 +229,9 @@ class Trainer:
         shares = self.distributed.all_gather(self.sums.tolist())
         self.sums.zero_()
         loss, wrong, count, *parts = (sum(values) for values in zip(*shares, strict=True))
-        one_class = len(self.dataset.class_names) < 2  # then there is no error
-        means = [value / count for value in (loss, math.nan if one_class else wrong, *parts)]
+        if len(self.dataset.class_names) < 2 or not self.config.localizer.classifies:
+            wrong = math.nan  # there is no error
+        means = [value / count for value in (loss, wrong, *parts)]
         names = ("loss", "top1_error", "box_loss", "confidence_loss")
         return dict(zip(names, means, strict=False))
 
@@ -279,6 +280,8 @@ class Trainer:
         if any(part is None for part in shares):
             raise Stopped
         joined = Evaluation.join(shares)
+        if not self.config.localizer.classifies:  # nothing to compare labels with
+            joined = replace(joined, labels=torch.full_like(joined.labels, -1))
         found = None if self.gt_boxes is None else joined.localization(self.gt_boxes)
         return joined.metrics, found
 
