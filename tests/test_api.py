@@ -245,7 +245,7 @@ def test_what_is_printed_is_one_helpful_line(run: ts.Run) -> None:
     answer = model.predict("examples/images/plain-cross.png")
     share = f"{answer.label} {answer.probability:.1%}"
     assert repr(answer) == f"<Prediction plain-cross.png: {share}>"
-    boxes = "boxes accepted>"
+    boxes = "1 box accepted>"
     assert repr(ts.load_model().predict("examples/images/plain-cross.png")).endswith(boxes)
 
 
