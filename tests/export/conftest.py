@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinysight.export.graph import trace
+from tinysight.exporting.graph import trace
 from tinysight.models import create_model
 from tinysight.models.localizer import Localizer
 from tinysight.predict.metadata import ModelMetadata

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from tinysight.export import graph
+from tinysight.exporting import graph
 from tinysight.models import create_model
 from tinysight.ops.augment import resize
 from tinysight.predict.predictor import Predictor

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.export.hub import write_folder
+from tinysight.exporting.hub import write_folder
 from tinysight.images import Fit
 from tinysight.predict.onnx_file import onnx_bytes
 from tinysight.predict.predictor import Predictor

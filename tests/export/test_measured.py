@@ -14,7 +14,7 @@ import pytest
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import evaluate, evaluate_run
-from tinysight.export.measured import export, write_int8
+from tinysight.exporting.measured import export, write_int8
 from tinysight.models import create_model
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Predictor

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.export.page import page_of
+from tinysight.exporting.page import page_of
 from tinysight.predict.onnx_file import onnx_bytes
 from tinysight.predict.predictor import Predictor
 

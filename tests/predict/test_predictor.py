@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from tinysight.data.dataset import Dataset
 from tinysight.data.tiny_imagenet import prepare
 from tinysight.evaluation.evaluate import evaluate
-from tinysight.export.page import WEB
+from tinysight.exporting.page import WEB
 from tinysight.images import FITS, Fit, frame_of, to_square
 from tinysight.models import create_model
 from tinysight.predict import predictor as predictor_module

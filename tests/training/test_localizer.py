@@ -22,7 +22,7 @@ from tinysight.config import AugmentConfig, Config, LocalizerConfig
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, check_data, evaluate, evaluate_run
-from tinysight.export.measured import export
+from tinysight.exporting.measured import export
 from tinysight.models import create_model
 from tinysight.models.localizer import Localizer, LocalizerOutput
 from tinysight.ops import augment

@@ -8,8 +8,8 @@ from typing import Any
 from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.models import find_weights
 from tinysight.device import select_device
-from tinysight.export.measured import FORMS, Exported, write_int8
-from tinysight.export.measured import export as export_weights
+from tinysight.exporting.measured import FORMS, Exported, write_int8
+from tinysight.exporting.measured import export as export_weights
 from tinysight.files import expand
 from tinysight.predict.predictor import BUNDLED, BUNDLED_ONNX, weights_path
 from tinysight.predict.weights import load_weights

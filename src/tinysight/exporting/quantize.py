@@ -24,7 +24,7 @@ OPERATORS = ["Conv", "Gemm", "MatMul"]
 
 
 def quantize(body: bytes, images: UInt8) -> bytes:
-    """Return a graph of `export.graph.trace` quantized by images (N, S, S, 3)."""
+    """Return a graph of `exporting.graph.trace` quantized by images (N, S, S, 3)."""
     from onnxruntime import quantization as ort
 
     with TemporaryDirectory() as folder, _quiet():

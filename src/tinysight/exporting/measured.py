@@ -18,10 +18,10 @@ import torch
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Progress, evaluate
-from tinysight.export.graph import trace
-from tinysight.export.hub import write_folder
-from tinysight.export.page import page_of
-from tinysight.export.quantize import NUM_IMAGES, quantize
+from tinysight.exporting.graph import trace
+from tinysight.exporting.hub import write_folder
+from tinysight.exporting.page import page_of
+from tinysight.exporting.quantize import NUM_IMAGES, quantize
 from tinysight.files import write_atomic
 from tinysight.ops.detection_metrics import Localization
 from tinysight.predict.metadata import ModelMetadata
