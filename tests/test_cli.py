@@ -479,11 +479,11 @@ def test_train_with_resume_continues_the_same_run_only(
     status, _, err = tinysight(*words)
     assert (status, "resuming after step" in err) == (0, True), err
     assert weights.read_bytes() == trained
-    status, _, err = tinysight("resume", "job", "train.epochs=7", "--minutes", "0.00001")
-    assert (status, "state saved" in err) == (75, True), err
     status, _, err = tinysight(*words[:-1], "augment.crop=0.9")
     assert status == 1
     assert "holds another run: it has augment.crop=1.0; choose another --name" in err
+    status, _, err = tinysight("resume", "job", "train.epochs=7", "--minutes", "0.00001")
+    assert (status, "state saved" in err) == (75, True), err
 
 
 def test_show_prints_the_config_and_trains_nothing(tinysight: Tinysight, tmp_path: Path) -> None:
