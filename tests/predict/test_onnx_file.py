@@ -129,3 +129,11 @@ def test_an_onnx_file_is_used_without_torch(file: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split("\n")[:2] == ["blue", "[]"]
+
+
+def test_the_class_is_printed_where_one_is_asked_for(file: Path) -> None:
+    from tinysight.cli.predict import prediction_lines
+
+    model = Predictor(file)
+    found = model.predict(np.full((4, 4, 3), (10, 30, 20), np.uint8), top=1)
+    assert prediction_lines(found, model) == ["", "  100.0%  green"]

@@ -206,7 +206,7 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
     lines = [prediction.path]
     if prediction.is_none:
         lines.append(f"          {NONE}; the nearest:")
-    if predictor.metadata.classifies and len(prediction.class_names) > 1:
+    if predictor.metadata.classifies and len(predictor.metadata.class_names) > 1:
         lines += [f"  {probability:6.1%}  {name}" for name, probability in prediction.top]
     for (box, confidence), label in zip(
         prediction.accepted, prediction.accepted_labels, strict=True
