@@ -47,7 +47,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not reliability and not data"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not reliability and not data"
 
 reliability: $(VENV)/.dev
 	$(BIN)/python -m pytest -m reliability

@@ -21,9 +21,10 @@ PAGES = [
     if path.stem not in PENDING
 ]
 
-# Raised for captured GPU steps, then for pictures and boxes of other people
-MAX_SOURCE_LINES = 18085
-MAX_TEST_LINES = 17250
+# Raised for captured GPU steps, pictures and boxes of other people, a class per box, finetuning,
+# export and prediction without torch, and the page
+MAX_SOURCE_LINES = 22360
+MAX_TEST_LINES = 20052
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
