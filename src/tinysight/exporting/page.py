@@ -47,7 +47,7 @@ def page_of(model: bytes, metadata: ModelMetadata) -> bytes:
 
 
 def _for_page(metadata: ModelMetadata) -> dict[str, Any]:
-    names = ("class_names", "image_size", "fit", "classifies", "none_below")
+    names = ("class_names", "image_size", "fit", "classifies", "has_box_classes", "none_below")
     own = {name: getattr(metadata, name) for name in names}
     return own | {"localizer": metadata.localizer or None}
 

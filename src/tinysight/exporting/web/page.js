@@ -120,16 +120,18 @@ function boxesOf(output, width, height) {
   output.confidences.data.forEach((confidence, i) => {
     lowest = i % steps ? Math.min(lowest, confidence) : confidence;
     const value = decoding === "stop" ? lowest : confidence;
-    if (value >= threshold) found.push([...output.boxes.data.slice(4 * i, 4 * i + 4), value]);
+    const label = output.labels ? Number(output.labels.data[i]) : 0;
+    if (value >= threshold) found.push([...output.boxes.data.slice(4 * i, 4 * i + 4), value, label]);
   });
   found.sort((a, b) => b[4] - a[4]);
   const kept = [];
-  for (const box of found) if (limit >= 1 || kept.every((k) => overlap(k, box) <= limit)) kept.push(box);
+  const apart = (a, b) => a[5] !== b[5] || overlap(a, b) <= limit; // boxes of several classes may overlap
+  for (const box of found) if (limit >= 1 || kept.every((k) => apart(k, box))) kept.push(box);
   const [left, top, w, h] = frame(width, height), clip = (v, most) => Math.min(Math.max(v, 0), most);
   return kept
-    .map(([x0, y0, x1, y1, c]) => [
+    .map(([x0, y0, x1, y1, ...rest]) => [
       clip((x0 * w) / SIZE + left, width), clip((y0 * h) / SIZE + top, height),
-      clip((x1 * w) / SIZE + left, width), clip((y1 * h) / SIZE + top, height), c,
+      clip((x1 * w) / SIZE + left, width), clip((y1 * h) / SIZE + top, height), ...rest,
     ])
     .filter(([x0, y0, x1, y1]) => x0 < x1 && y0 < y1);
 }
@@ -198,7 +200,7 @@ function show(name, bitmap, answer) {
     element("span", percent(probability), bar);
   }
   if (metadata.localizer) {
-    const text = answer.boxes.map((box) => `box (${box.slice(0, 4).map(Math.round).join(", ")}), ${percent(box[4])}`);
+    const text = answer.boxes.map((box) => `${metadata.has_box_classes ? metadata.class_names[box[5]] : "box"} (${box.slice(0, 4).map(Math.round).join(", ")}), ${percent(box[4])}`);
     element("p", text.join("; ") || "no box found", card);
   }
   $("answers").prepend(card);
