@@ -214,7 +214,8 @@ def test_a_localizers_page_begins_with_its_boxes(make: Made, classifies: bool) -
     evaluation = Evaluation.load(scores)
     boxes = torch.tensor([[[4.0, 4, 10, 7]]]).repeat(len(evaluation.rows), 1, 1)  # half of each
     confidence = torch.ones(len(boxes), 1)
-    replace(evaluation, detections=Detections(boxes=boxes, confidence=confidence)).save(scores)
+    found = Detections(boxes=boxes, confidence=confidence)
+    replace(evaluation, detections=found, classifies=classifies).save(scores)
     path, page = report(folder, dataset)
     leads = page.text.index("objects found (Loc@.5) 100.00 %"), page.text.index("parameters")
     assert leads[0] < leads[1] and "mean IoU 0.500" in page.text

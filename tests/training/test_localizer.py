@@ -18,6 +18,7 @@ from tinysight.analysis.boxes import boxes_table, evaluate_boxes
 from tinysight.analysis.plots import curves_figure
 from tinysight.analysis.report import write_report
 from tinysight.analysis.results import read_run as read_results
+from tinysight.api.evaluate import evaluate_files
 from tinysight.config import AugmentConfig, Config, LocalizerConfig
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
@@ -498,6 +499,14 @@ def test_boxes_learn_classes_of_their_own(
     assert not run.config.localizer.classifies and not predictor.metadata.classifies
     evaluation = evaluate_run(run, data, "val")
     stored = Evaluation.load(run.scores_path("val")).detections
+    assert not evaluation.is_labeled and not Evaluation.load(run.scores_path("val")).is_labeled
+    written = evaluate_files(run, "val", data=data)
+    assert written.boxes is not None and written.boxes["by_class"] == []
+    assert "some predictions" not in written.files and not run.predictions_path("val").exists()
+    assert set(json.loads(run.evaluation_path("val").read_bytes())) == {"split", "data"}
+    page = write_report(read_results(run.folder, data), tmp_path / "report").read_text("utf-8")
+    assert f"evaluated on {len(data.rows('val'))} images" in page
+    assert "top-1 error" not in page and "By class" not in page
     assert evaluation.detections is not None and stored is not None
     assert stored.labels is not None and evaluation.detections.labels is not None
     assert torch.equal(stored.labels, evaluation.detections.labels)

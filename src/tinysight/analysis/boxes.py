@@ -91,7 +91,8 @@ def evaluate_boxes(
         best = baselines["median" if "median" in baselines else "whole image"]["boxes"]
         constant = _constant(best, len(gt_boxes))
         baseline = detection_metrics.top_box_iou(constant, gt_boxes)
-        numbers["by_class"] = _by_class(dataset, labels, ious, baseline)
+        if detections.labels is None:  # else images have no class: their boxes do
+            numbers["by_class"] = _by_class(dataset, labels, ious, baseline)
         numbers["by_size"] = _by_size(dataset, gt_boxes, ious, baseline)
     plain: Numbers = _plain(numbers)
     return plain

@@ -104,6 +104,8 @@ def _same_images(runs: Sequence[RunResults]) -> list[EvalResults]:
     found: list[EvalResults] = []
     for run in runs:
         folder, results = run.run.folder, run.results
+        if results is None and run.detections is not None:
+            raise ValueError(f"{folder} has no error to compare; give runs that learn labels")
         if results is None:
             command = f"tinysight evaluate {folder} --split {run.split}"
             raise ValueError(f"{folder} has no scores of {run.split}; `{command}` computes them")

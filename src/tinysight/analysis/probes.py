@@ -299,7 +299,7 @@ def stored_probes(
 
     None where there is nothing to probe: no scores, or a localizer that does not classify.
     """
-    if run.results is None or not run.classifies:
+    if run.results is None:
         return None
     shown = choose_mistakes(run.results)
     path = run.run.analysis_path / run.scores_path.name

@@ -30,12 +30,12 @@ def write_report(
     ValueError where the run has neither scores nor a line of a training.
     """
     trained = any(line["kind"] == "train" for line in run.log)
-    if run.results is None and not trained:
+    results = run.results
+    if results is None and not trained:
         missing = "neither scores nor a line of a training yet"
         raise ValueError(f"{run.run.folder} has {missing}; there is nothing to report")
     page = Page(out)
-    results = run.results if run.classifies else None
-    evaluated = run.results or (() if run.detections is None else run.detections.boxes)
+    evaluated = results or () if run.detections is None else run.detections.boxes
     values: dict[str, Any] = {
         "run": run,
         "config": run.config,

@@ -34,7 +34,7 @@ Section = dict[str, Any]
 
 
 def curves_section(run: RunResults, page: Page) -> Any:
-    error = run.results.metrics.top1_error if run.results and run.classifies else None
+    error = run.results.metrics.top1_error if run.results else None
     alt = "Training error, loss and learning rate by epoch."
     if epochs := [line for line in run.log if line["kind"] == "epoch"]:
         first, last = (100 * epochs[index]["top1_error"] for index in (0, -1))

@@ -72,7 +72,7 @@ class EvalResults:
 
 @dataclass(frozen=True)
 class RunResults:
-    """One run as the analyses see it; `results` is None where the split was not evaluated."""
+    """One run as the analyses see it; `results` is None where no error was measured."""
 
     run: Run
     log: list[dict[str, Any]]
@@ -94,11 +94,6 @@ class RunResults:
     @property
     def scores_path(self) -> Path:
         return self.run.scores_path(self.run.label(self.dataset.name, self.split))
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the logits were trained; a localizer's need not be."""
-        return self.config.localizer.classifies
 
 
 def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResults:

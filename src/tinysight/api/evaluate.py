@@ -56,7 +56,6 @@ class EvaluationFiles:
     """An evaluation with a localizer's box metrics, and the files that were written, by content."""
 
     evaluation: Evaluation
-    classifies: bool  # whether the logits were trained, and there are labels to compare them with
     boxes: dict[str, Any] | None
     files: dict[str, Path]
 
@@ -85,19 +84,15 @@ def evaluate_files(
             select_device(device),
             decoding_changes=decoding_changes(**decoding),
         )
-        classifies = run.config.localizer.classifies and evaluation.is_labeled
-        boxes = _box_metrics(evaluation, dataset, classifies)
-        return EvaluationFiles(
-            evaluation, classifies, boxes, _write_figures(run, dataset, evaluation, boxes)
-        )
+        boxes = _box_metrics(evaluation, dataset)
+        files = _write_figures(run, dataset, evaluation, boxes)
+        return EvaluationFiles(evaluation, boxes, files)
     split = split or "val"
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
-    classifies = predictor.metadata.classifies and evaluation.is_labeled
-    boxes = _box_metrics(evaluation, dataset, classifies)
-    return EvaluationFiles(evaluation, classifies, boxes, {})
+    return EvaluationFiles(evaluation, _box_metrics(evaluation, dataset), {})
 
 
 def evaluate_run(
@@ -108,13 +103,11 @@ def evaluate_run(
         return evaluations.evaluate_run(run, dataset, split, **options)
 
 
-def _box_metrics(
-    evaluation: Evaluation, dataset: Dataset, classifies: bool
-) -> dict[str, Any] | None:
+def _box_metrics(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any] | None:
     """Measure a localizer's boxes; None for a classifier. Logits count where they were trained."""
     if (detections := evaluation.detections) is None:
         return None
-    own: dict[str, Any] = {"logits": evaluation.logits if classifies else None}
+    own: dict[str, Any] = {"logits": evaluation.logits if evaluation.is_labeled else None}
     own["threshold"] = evaluation.threshold
     return evaluate_boxes(dataset, evaluation.split, detections, **own)
 

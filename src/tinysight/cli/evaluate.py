@@ -54,11 +54,11 @@ def evaluate(
     result = evaluate_files(run, split, data=data, data_dir=data_dir, **options)
     evaluation = result.evaluation
     if as_json:
-        metrics = evaluation.metrics if result.classifies else None
+        metrics = evaluation.metrics if evaluation.is_labeled else None
         boxes = {} if result.boxes is None else {"localization": result.boxes}
         print(json.dumps((asdict(metrics) if metrics else {}) | boxes, indent=1))
         return
-    if result.classifies:
+    if evaluation.is_labeled:
         print_metrics(evaluation)
     if result.boxes is not None:
         print(boxes_table(result.boxes))

@@ -82,11 +82,13 @@ class Evaluation:
     rows: Tensor  # int64 (N,), of the dataset
     detections: Detections | None = None  # of a localizer: (N, M), in stored pixels
     threshold: float = 0.5  # confidence from which the model accepts boxes
+    classifies: bool = True  # whether the logits were trained; a localizer's need not be
 
     @property
     def is_labeled(self) -> bool:
-        """Whether images have labels of several classes, so that there is an error to measure."""
-        return self.logits.shape[1] > 1 and bool((self.labels >= 0).any())
+        """Whether trained logits meet labels of several classes: there is an error to measure."""
+        several = self.classifies and self.logits.shape[1] > 1
+        return several and bool((self.labels >= 0).any())
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -136,7 +138,7 @@ class Evaluation:
             tensors["confidence"] = self.detections.confidence.contiguous()
             if self.detections.labels is not None:
                 tensors["box_labels"] = self.detections.labels.contiguous()
-        own = {name: getattr(self, name) for name in ("data", "split", "threshold")}
+        own = {name: getattr(self, name) for name in ("data", "split", "threshold", "classifies")}
         header = json.dumps(own)
         write_atomic(path, save_tensors(tensors, metadata={"tinysight": header}))
 
@@ -255,10 +257,12 @@ def evaluate(
     check_data(predictor.metadata, dataset)
     if not isinstance(network := predictor.engine, Network):
         own = (dataset.rows(split), 64, predictor.decoding, progress)
-        return _evaluate_rows(partial(_computed, predictor), dataset, split, *own)
-    model, way = network.localizer or network.model, network.preprocessing
-    how: dict[str, Any] = {"runtime": network.runtime, "decoding": predictor.decoding}
-    return evaluate_model(model, dataset, split, way, progress=progress, **how)
+        evaluation = _evaluate_rows(partial(_computed, predictor), dataset, split, *own)
+    else:
+        model, way = network.localizer or network.model, network.preprocessing
+        how: dict[str, Any] = {"runtime": network.runtime, "decoding": predictor.decoding}
+        evaluation = evaluate_model(model, dataset, split, way, progress=progress, **how)
+    return replace(evaluation, classifies=predictor.metadata.classifies)
 
 
 def _computed(predictor: Predictor, images: Tensor) -> tuple[Tensor, Detections | None]:

@@ -280,8 +280,7 @@ class Trainer:
         if any(part is None for part in shares):
             raise Stopped
         joined = Evaluation.join(shares)
-        if not self.config.localizer.classifies:  # nothing to compare labels with
-            joined = replace(joined, labels=torch.full_like(joined.labels, -1))
+        joined = replace(joined, classifies=self.config.localizer.classifies)
         found = None if self.gt_boxes is None else joined.localization(self.gt_boxes)
         return joined.metrics, found
 
