@@ -59,4 +59,26 @@ def test_the_next_command_fits_the_images_and_boxes(
     manifest["class_names"] = ["cat", "dog"]
     dataset = Dataset(None, manifest)
     dataset.__dict__["boxes"] = np.zeros((boxes, 4), np.float32)
+    dataset.__dict__["labels"] = np.zeros(images, np.int64)
+    dataset.__dict__["box_offsets"] = np.array([0] + [boxes] * images)
     assert next_command(dataset) == command
+
+
+@pytest.mark.parametrize(
+    ("per_image", "labels", "recipe"),
+    [
+        ([4, 4, 0], [0, 1, -1], "localizer-small"),  # an image without a box counts nowhere
+        ([4, 5, 0], [0, 1, -1], "localizer-many"),
+        ([2, 2, 1, 0], [-1, -1, 0, -1], "localizer-many"),  # most have boxes of several classes
+        ([2, 2, 0], [-1, 0, 0], "localizer-small"),
+    ],
+)
+def test_the_next_localizer_fits_the_boxes(
+    per_image: list[int], labels: list[int], recipe: str
+) -> None:
+    manifest = {"name": "pets", "splits": {"train": (0, len(labels))}, "class_names": ["cat"]}
+    dataset = Dataset(None, manifest | {"source": {"kind": "folder"}})
+    dataset.__dict__["boxes"] = np.zeros((sum(per_image), 4), np.float32)
+    dataset.__dict__["box_offsets"] = np.cumsum([0, *per_image])
+    dataset.__dict__["labels"] = np.array(labels)
+    assert next_command(dataset) == f"tinysight train {recipe} --data pets"

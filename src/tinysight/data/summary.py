@@ -13,6 +13,7 @@ from tinysight.text import pluralize
 
 MAX_SMALL = 20_000  # images that the recipe `small` is made for
 MAX_FEW = 100  # images per class, below which the features of a trained network are better
+MANY_BOXES = 4  # per image that has some, on average, above which they are small
 MAX_CLASSES = 20  # that are named where not all are asked for
 
 
@@ -41,10 +42,19 @@ def next_command(dataset: Dataset) -> str:
     if dataset.manifest["source"]["kind"] != "folder" or len(dataset) > MAX_SMALL:
         return "tinysight recipes"
     if len(dataset.boxes):
-        return f"tinysight train localizer-small --data {name}"
+        return f"tinysight train {_localizer(dataset)} --data {name}"
     if len(dataset) < MAX_FEW * len(dataset.class_names):
         return f"tinysight finetune {name}"
     return f"tinysight train small --data {name}"
+
+
+def _localizer(dataset: Dataset) -> str:
+    """Name the recipe for its boxes: many in an image, or of several classes in most, else few."""
+    per_image = np.diff(dataset.box_offsets)
+    with_boxes = per_image > 0
+    mixed = (dataset.labels[with_boxes] < 0).mean()
+    many = per_image[with_boxes].mean() > MANY_BOXES or mixed > 0.5
+    return "localizer-many" if many else "localizer-small"
 
 
 def caption(dataset: Dataset, row: int) -> str:
