@@ -48,8 +48,8 @@ def trained(tinysight: Tinysight, runs_home: Path) -> Path:
     folder = runs_home / "finder"
     if not folder.exists():
         status, out, err = tinysight("train", *FINDER, "--name", "finder")
-        assert status == 0 and "boxes found" in err
-        assert "share of objects missed on minival" in out
+        assert status == 0 and "surest box right" in err
+        assert "share of images whose surest box misses on minival" in out
     return folder
 
 

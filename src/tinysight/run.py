@@ -131,7 +131,7 @@ class Run:
         if summary is None or summary["best_monitored_error"] is None:
             return None
         finds, lowest = self.config.localizer.finds, summary["best_monitored_error"]
-        what = "share of objects missed on" if finds else "error on"
+        what = "share of images whose surest box misses on" if finds else "error on"
         what = f"{what} {self.config.data.monitor}"
         epochs = [line for line in self.log() if line["kind"] == "epoch"]
         if self.config.train.keep_weights == "best" or not epochs:

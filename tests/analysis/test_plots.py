@@ -62,7 +62,7 @@ def test_curves_show_training_and_monitored_errors(run: Run) -> None:
     ("own", "names"),
     [
         ({"top5_error": None}, ["top-1"]),
-        ({"top1_error": math.nan, "top5_error": None, "loc50": 0.5}, ["objects missed"]),
+        ({"top1_error": math.nan, "top5_error": None, "loc50": 0.5}, ["surest box misses"]),
     ],
 )
 def test_curves_leave_out_errors_that_mean_nothing(own: dict[str, Any], names: list[str]) -> None:

@@ -217,7 +217,7 @@ def test_a_localizers_page_begins_with_its_boxes(make: Made, classifies: bool) -
     found = Detections(boxes=boxes, confidence=confidence)
     replace(evaluation, detections=found, classifies=classifies).save(scores)
     path, page = report(folder, dataset)
-    leads = page.text.index("objects found (Loc@.5) 100.00 %"), page.text.index("parameters")
+    leads = page.text.index("surest box right (Loc@.5) 100.00 %"), page.text.index("parameters")
     assert leads[0] < leads[1] and "mean IoU 0.500" in page.text
     assert ("top-1 error" in page.text) == ("Calibration" in page.text) == classifies
     lines = (path.parent / "tables/boxes_by_size.csv").read_text().splitlines()

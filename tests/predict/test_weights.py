@@ -63,7 +63,7 @@ def test_a_model_without_measured_errors_is_described_without_them(
     assert make_metadata().describe() == "test, 24 classes of small"
     measured = make_metadata(results={"val": {"top1_error": 0.25, "loc50": 0.5}})
     assert measured.describe() == (
-        "test, 24 classes of small, 25.0% top-1 error on val, 50.0% of objects found"
+        "test, 24 classes of small, 25.0% top-1 error on val, surest box right in 50.0% of images"
     )
 
 

@@ -55,7 +55,7 @@ def test_without_a_terminal_lines_have_elapsed_and_remaining_time() -> None:
             "loss 12.345, error 50.0%, 9999",
             "epoch 2: monitored error 50.00% top-1, loss 1.000",
         ),
-        (math.nan, "loss 12.345, 9999", "epoch 2: boxes found 75.00%"),
+        (math.nan, "loss 12.345, 9999", "epoch 2: surest box right 75.00%"),
     ],
 )
 def test_errors_that_mean_nothing_are_left_out(error: float, step: str, epoch: str) -> None:

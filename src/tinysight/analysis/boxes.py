@@ -1,7 +1,7 @@
 """Localization metrics of a split, next to those of baseline boxes that ignore the image.
 
 Objects of photos are large and in the middle, so that one box for all images finds more than half
-of them: a share of objects found means nothing without that of the baselines, which are fitted on
+of them: a share of right boxes means nothing without that of the baselines, which are fitted on
 the boxes of train. Metrics are plain numbers, ready for JSON; None where there is nothing to count.
 Where a localizer's boxes have classes they are measured by class, too; else only ILSVRC's
 localization error also asks for the class.

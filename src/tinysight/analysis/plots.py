@@ -118,7 +118,7 @@ def curves_figure(
     if epochs and "loc50" in epochs[-1]:
         missed: dict[str, Any] = {"color": GREEN, "lw": 1.8, "marker": "^", "ms": 4}
         values = [100 - found for found in _series(epochs, "loc50", 100)[1]]
-        drawn.append(("objects missed", values, missed))
+        drawn.append(("surest box misses", values, missed))
     labeled: list[float] = []
     for name, values, look in drawn:
         error.plot([line["epoch"] for line in epochs], values, **look, label=f"minival, {name}")

@@ -102,7 +102,7 @@ def export(
         if not math.isnan(made.own_top1_error):
             print(f"  the run's own      {100 * made.own_top1_error:6.2f} % top-1 error")
     if (boxes := made.localization) is not None:
-        print(f"  boxes found        {100 * boxes.loc50:6.2f} %, mean IoU {boxes.mean_iou:.4f}")
+        print(f"  surest box right   {100 * boxes.loc50:6.2f} %, mean IoU {boxes.mean_iou:.4f}")
     print(f"{made.metadata.describe()}\n{made.num_bytes / 1e6:.2f} MB in {made.path}")
 
 

@@ -70,14 +70,14 @@ class ModelMetadata:
         elif "top1_error" in crossed:
             phrase += f", {crossed['top1_error']:.1%} cross-validated error"
         if "loc50" in val:
-            phrase += f", {val['loc50']:.1%} of objects found"
+            phrase += f", surest box right in {val['loc50']:.1%} of images"
         return phrase + self._describe_int8()
 
     def _describe_int8(self) -> str:
         val, fp32 = self.results.get("val", {}), self.results.get("fp32")
         if not fp32:
             return "" if fp32 is None else " (int8, not measured)"
-        names = {"top1_error": "error", "loc50": "found"}
+        names = {"top1_error": "error", "loc50": "surest box right"}
         points = [
             f"{100 * (val[key] - fp32[key]):+.2f} points {name}"
             for key, name in names.items()

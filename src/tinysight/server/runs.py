@@ -72,7 +72,7 @@ def _one(request: Request) -> Response:
     lines = run.log()
     training = [line for line in lines if line["kind"] == "train"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
-    name = "missed objects" if run.config.localizer.finds else "error"
+    name = "surest box misses" if run.config.localizer.finds else "error"
     monitored = [
         (line["epoch"], 1 - line["loc50"] if "loc50" in line else line["top1_error"])
         for line in epochs

@@ -165,7 +165,7 @@ def read_results(folder: Path) -> StudyResults:
 
 
 def _monitored_error(line: dict[str, Any]) -> float:
-    """Return what the best weights were chosen by: of a localizer, the share of objects missed."""
+    """Return what the best weights were chosen by: of a localizer, the surest boxes that miss."""
     return float(1 - line["loc50"] if "loc50" in line else line["top1_error"])
 
 

@@ -73,7 +73,7 @@ class ProgressBar(Callback):
         if values is None:
             return
         if values["kind"] == "epoch":
-            found = [f"boxes found {values['loc50']:.2%}"] if "loc50" in values else []
+            found = [f"surest box right {values['loc50']:.2%}"] if "loc50" in values else []
             if not math.isnan(values["loss"]):  # NaN: no image is labeled, or there is one class
                 errors = f"{values['top1_error']:.2%} top-1"
                 if values["top5_error"] is not None:
