@@ -89,8 +89,7 @@ def evaluate_boxes(
                 error = detection_metrics.localization_error(scores, labels, of_labeled, k)
                 numbers[f"top{k}_localization_error"] = error
         best = baselines["median" if "median" in baselines else "whole image"]["boxes"]
-        constant = _constant(best, len(gt_boxes))
-        baseline = detection_metrics.top_box_iou(constant, gt_boxes)
+        baseline = detection_metrics.top_box_iou(_constant(best, len(gt_boxes)), gt_boxes)
         if detections.labels is None:  # else images have no class: their boxes do
             numbers["by_class"] = _by_class(dataset, labels, ious, baseline)
         numbers["by_size"] = _by_size(dataset, gt_boxes, ious, baseline)
