@@ -14,6 +14,7 @@ from PIL import Image
 import tinysight as ts
 from tinysight.api.evaluate import evaluate_files
 from tinysight.api.finetune import finetune_result
+from tinysight.ops.metrics import error_interval
 from tinysight.predict.weights import load_weights
 
 MakeFolder = Callable[..., Path]
@@ -39,12 +40,27 @@ def test_a_folder_becomes_a_run_that_every_command_takes(
     assert error < 0.2 and f"error              {100 * error:.1f} %" in out
     result = evaluate_files(run)
     assert result.evaluation.split == "train" and result.evaluation.top1_error == error
+    judged = summary["cross_validation"]
+    wide = f"(95 %: {100 * judged['top1_low']:.1f} to {100 * judged['top1_high']:.1f} %)"
+    assert wide in out
+    assert (judged["top1_low"], judged["top1_high"]) == error_interval(error, 36)
     for words in (
         ("evaluate", str(run)),
         ("report", str(run)),
         ("export", str(run), "--out", str(tmp_path / "own.safetensors"), "--half"),
     ):
         assert run_command(*words)[0] == 0, words
+    out = run_command("evaluate", str(run))[1]
+    assert out.startswith("own-all-32 train, 36 images, cross-validated\n")
+    assert f"to {100 * judged['top1_high']:.2f} %)" in out
+    stored = json.loads((run / "evaluation-train.json").read_text())
+    assert stored["cross_validated"] and stored["top1_high"] == judged["top1_high"]
+    page = (run / "report/index.html").read_text()
+    assert "36 images of train, cross-validated." in page
+    assert "another seed" not in page and "error of this model" not in page
+    assert f"{100 * judged['top1_high']:.1f} % (95 %, wider" in page.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
     model = ts.load_model(tmp_path / "own.safetensors")
     assert model.metadata.results["cross_validation"]["top1_error"] == error
     found = model.predict(folder / "class1/003.png")

@@ -257,7 +257,7 @@ def compute_probes(
     dataset = run.dataset
     train = np.asarray(dataset.rows(run.config.data.train), dtype=np.int64)
     train = train[dataset.labels[train] >= 0]
-    crossed = run.run.is_cross_validated(run.run.label(dataset.name, results.split))
+    crossed = results.evaluation.cross_validated
     if not crossed:
         train = np.setdiff1d(train, results.rows)
     share = min(1.0, MAX_CANDIDATES / max(len(train), 1))

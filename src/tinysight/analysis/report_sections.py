@@ -186,9 +186,8 @@ def calibration_section(results: EvalResults, page: Page) -> Section:
     means = [100 * _mean(confidence[chosen]) for chosen in (correct, ~correct)]
     error = results.metrics.calibration_error
     alt = f"Accuracy by confidence; calibration error {100 * error:.1f} %."
-    figure = page.add_figure(
-        plots.reliability_figure([("this model", bins)]), "calibration", alt=alt
-    )
+    whose = "cross-validated" if results.evaluation.cross_validated else "this model"
+    figure = page.add_figure(plots.reliability_figure([(whose, bins)]), "calibration", alt=alt)
     alt = "Mean confidence: right {:.0f} %, wrong {:.0f} %.".format(*means)
     histogram = plots.confidence_figure(confidence, correct)
     return {

@@ -117,7 +117,8 @@ def _write_figures(
 ) -> dict[str, Path]:
     """Write what `evaluate` draws; return all files of the evaluation, by content."""
     label, detections = run.label(dataset.name, evaluation.split), evaluation.detections
-    title = f"{run.name} on {dataset.name} {label}"
+    crossed = ", cross-validated" if evaluation.cross_validated else ""
+    title = f"{run.name} on {dataset.name} {label}{crossed}"
     files = {"outputs for each image": run.scores_path(label)}
     if evaluation.is_labeled:
         files["some predictions"] = run.predictions_path(label)

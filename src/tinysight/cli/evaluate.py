@@ -56,7 +56,8 @@ def evaluate(
     if as_json:
         metrics = evaluation.metrics if evaluation.is_labeled else None
         boxes = {} if result.boxes is None else {"localization": result.boxes}
-        print(json.dumps((asdict(metrics) if metrics else {}) | boxes, indent=1))
+        crossed = {"cross_validated": True} if evaluation.cross_validated else {}
+        print(json.dumps((asdict(metrics) if metrics else {}) | boxes | crossed, indent=1))
         return
     if evaluation.is_labeled:
         print_metrics(evaluation)
@@ -109,7 +110,9 @@ def export(
 def print_metrics(evaluation: Evaluation) -> None:
     """Print errors with their intervals next to the simplest guess, loss and calibration error."""
     metrics = evaluation.metrics
-    print(f"{evaluation.data} {evaluation.split}, {pluralize(metrics.num_images, 'image')}")
+    crossed = ", cross-validated" if evaluation.cross_validated else ""
+    images = pluralize(metrics.num_images, "image")
+    print(f"{evaluation.data} {evaluation.split}, {images}{crossed}")
     for name, error, low, high in (
         ("top-1", metrics.top1_error, metrics.top1_low, metrics.top1_high),
         ("top-5", metrics.top5_error, metrics.top5_low, metrics.top5_high),

@@ -55,9 +55,10 @@ class Stopped(Exception):  # noqa: N818 (not an error)
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of a split: errors as shares with 95 % Wilson intervals, loss in nats.
+    """Metrics of a split: errors as shares with 95 % intervals, loss in nats.
 
-    There is no top-5 error of five classes or fewer.
+    Intervals are Wilson's, those of a cross-validated error of `error_interval`. There is no top-5
+    error of five classes or fewer.
     """
 
     num_images: int
@@ -83,6 +84,7 @@ class Evaluation:
     detections: Detections | None = None  # of a localizer: (N, M), in stored pixels
     threshold: float = 0.5  # confidence from which the model accepts boxes
     classifies: bool = True  # whether the logits were trained; a localizer's need not be
+    cross_validated: bool = False  # by models of several folds, none of which learned the image
 
     @property
     def is_labeled(self) -> bool:
@@ -106,10 +108,11 @@ class Evaluation:
         count, loss = len(labels), float(F.cross_entropy(logits.double(), labels))
         confidence, correct = logits.softmax(dim=1).amax(dim=1), topk_correct(logits, labels, 1)
         top5: tuple[float | None, float | None, float | None] = (None, None, None)
+        measure = partial(topk_error, logits, labels, cross_validated=self.cross_validated)
         if logits.shape[1] > 5:
-            top5 = topk_error(logits, labels, 5)
+            top5 = measure(5)
         calibration_error = expected_calibration_error(confidence, correct)
-        return Metrics(count, loss, *topk_error(logits, labels, 1), *top5, calibration_error)
+        return Metrics(count, loss, *measure(1), *top5, calibration_error)
 
     @property
     def top1_error(self) -> float:
@@ -138,8 +141,8 @@ class Evaluation:
             tensors["confidence"] = self.detections.confidence.contiguous()
             if self.detections.labels is not None:
                 tensors["box_labels"] = self.detections.labels.contiguous()
-        own = {name: getattr(self, name) for name in ("data", "split", "threshold", "classifies")}
-        header = json.dumps(own)
+        names = ("data", "split", "threshold", "classifies", "cross_validated")
+        header = json.dumps({name: getattr(self, name) for name in names})
         write_atomic(path, save_tensors(tensors, metadata={"tinysight": header}))
 
     @classmethod

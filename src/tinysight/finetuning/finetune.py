@@ -252,4 +252,4 @@ def _held_out(best: Candidate, judged: CrossValidation) -> Evaluation:
     labels = torch.from_numpy(np.array(best.dataset.labels))[rows]
     logits = torch.zeros(len(rows), judged.logits.shape[1])
     logits[labels >= 0] = judged.logits
-    return Evaluation(best.dataset.name, best.split, logits, labels, rows)
+    return Evaluation(best.dataset.name, best.split, logits, labels, rows, cross_validated=True)

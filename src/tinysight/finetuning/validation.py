@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinysight.finetuning.lda import Discriminant, fit_views
-from tinysight.ops.metrics import wilson_interval
+from tinysight.ops.metrics import error_interval
 
 Ints = npt.NDArray[np.int64]
 FOLDS = ((2000, 10), (math.inf, 5))  # below so many images: folds
@@ -21,9 +21,6 @@ MAX_CURVE_IMAGES = 4000  # learned from at one point of the curve: time grows wi
 NUM_REPEATS = 8
 NONE_SHARE = 0.03  # of images of the classes, held out, that are farther than the threshold
 MIN_FOR_NONE = 20  # held-out images
-# An interval of a cross-validated error is that of so many times fewer images: the folds' errors
-# are correlated, and the final model is another one. Measured: docs/finetuning.md
-EFFECTIVE = 0.7
 TEMPERATURES = np.exp(np.linspace(math.log(0.02), math.log(3), 41))
 
 
@@ -101,13 +98,6 @@ def assign_folds(labels: Ints, groups: Ints, num_folds: int) -> Ints:
     folds = np.empty(len(first), np.int64)
     folds[order] = np.arange(len(order)) % num_folds
     return folds[group.reshape(-1)]
-
-
-def error_interval(error: float, count: int) -> tuple[float, float]:
-    """Return a 95 % interval of the final model's error, from a cross-validated one of `count`."""
-    effective = max(1.0, EFFECTIVE * count)
-    low, high = wilson_interval(np.array(error * effective), np.array(effective))
-    return float(low), float(high)
 
 
 def log_prior(labels: Tensor, num_classes: int) -> Tensor:

@@ -14,6 +14,9 @@ from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+# An interval of a cross-validated error is that of so many times fewer images: the folds' errors
+# are correlated, and the final model is another one. Measured: docs/finetuning.md
+EFFECTIVE = 0.7
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -31,10 +34,24 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (rank < k) & ~logits.isnan().any(1)
 
 
-def topk_error(logits: Tensor, labels: Tensor, k: int) -> tuple[float, float, float]:
-    """Return the top-k error of logits (B, K), as a share, with its 95 % Wilson interval."""
-    wrong = int((~topk_correct(logits, labels, k)).sum())
-    return (wrong / len(labels), *wilson_interval(wrong, len(labels)))
+def topk_error(
+    logits: Tensor, labels: Tensor, k: int, *, cross_validated: bool = False
+) -> tuple[float, float, float]:
+    """Return the top-k error of logits (B, K), as a share, with its 95 % interval.
+
+    It is Wilson's, or where logits are of models of several folds that of `error_interval`.
+    """
+    wrong, count = int((~topk_correct(logits, labels, k)).sum()), len(labels)
+    if cross_validated:
+        return (wrong / count, *error_interval(wrong / count, count))
+    return (wrong / count, *wilson_interval(wrong, count))
+
+
+def error_interval(error: float, count: int) -> tuple[float, float]:
+    """Return a 95 % interval of the final model's error, from a cross-validated one of `count`."""
+    effective = max(1.0, EFFECTIVE * count)
+    low, high = wilson_interval(np.array(error * effective), np.array(effective))
+    return float(low), float(high)
 
 
 @overload
