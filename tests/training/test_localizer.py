@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tinysight.analysis.boxes import boxes_table, evaluate_boxes
+from tinysight.analysis.comparison import write_comparison
 from tinysight.analysis.plots import curves_figure
 from tinysight.analysis.report import write_report
 from tinysight.analysis.results import read_run as read_results
@@ -507,6 +508,8 @@ def test_boxes_learn_classes_of_their_own(
     page = write_report(read_results(run.folder, data), tmp_path / "report").read_text("utf-8")
     assert f"evaluated on {len(data.rows('val'))} images" in page
     assert "top-1 error" not in page and "By class" not in page
+    with pytest.raises(ValueError, match="has no error to compare"):
+        write_comparison([read_results(run.folder, data)], tmp_path / "compared")
     assert evaluation.detections is not None and stored is not None
     assert stored.labels is not None and evaluation.detections.labels is not None
     assert torch.equal(stored.labels, evaluation.detections.labels)
