@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tinysight import models
+from tinysight.data.dataset import is_path
 from tinysight.files import expand
 from tinysight.models.classifier import Classifier, is_of_head
 from tinysight.models.localizer import Localizer
@@ -59,7 +60,7 @@ def find_encoder(source: str | Path) -> Encoder:
     """Return the encoder of a run, by name or folder, or of what `read_pretrained` takes."""
     path = expand(source)
     if source not in ("bundled", "lite0") and not path.is_file():
-        path = path if is_run(path) else find_run(source).folder
+        path = path if is_run(path) else _find_run(source)
     trained, metadata = read_pretrained(source if source in ("bundled", "lite0") else path)
     classifier = trained.encoder if isinstance(trained, Localizer) else trained
     options = {**metadata.options, "head": "distances"}
@@ -75,3 +76,14 @@ def find_encoder(source: str | Path) -> Encoder:
         crop=metadata.crop / metadata.image_size,
         input_size=metadata.input_size,
     )
+
+
+def _find_run(source: str | Path) -> Path:
+    """Return a run's folder by name; raise ValueError that says what else can be given."""
+    others = "give a run, a file of weights, auto, bundled or lite0"
+    if is_path(source) and not expand(source).exists():
+        raise ValueError(f"no such file: {str(source)!r}; {others}")
+    try:
+        return find_run(source).folder
+    except ValueError as error:
+        raise ValueError(f"{error}; {others}") from None

@@ -67,9 +67,9 @@ def _lite0(path: Path) -> tuple[Classifier, ModelMetadata]:
     """
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's own, zip's, and what a damaged file raises
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} cannot be read as weights of PyTorch ({reason})") from None
+    except Exception:  # pickle's own, zip's, and what a damaged file raises
+        expected = "it is damaged, or has more than tensors; expected a state_dict of torch.save"
+        raise ValueError(f"{path} cannot be read as weights of PyTorch: {expected}") from None
     model = models.create_model("efficientnet_lite", 1)
     own = model.state_dict()
     state = {
