@@ -206,7 +206,7 @@ def test_datasets_are_listed_with_their_sizes(
     status, out, _ = tinysight("data", "list")
     lines = [line.split() for line in out.splitlines()]
     assert status == 0 and lines[0] == ["name", "images", "classes", "pixels", "MB", "source"]
-    assert ["my.scenes", "384", "24", "32", "1", "shapes"] in [line[:6] for line in lines]
+    assert ["my.scenes", "384", "24", "32", "1.2", "shapes"] in [line[:6] for line in lines]
     assert scenes.num_bytes == sum(file.stat().st_size for file in (home / "my.scenes").iterdir())
     (damaged,) = (line for line in out.splitlines() if line.startswith("broken"))
     assert "manifest.json is damaged" in damaged
