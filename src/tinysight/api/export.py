@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.models import find_weights
 from tinysight.device import select_device
-from tinysight.exporting.measured import FORMS, Exported, write_int8
+from tinysight.exporting.measured import FORMS, INT8, Exported, write_int8
 from tinysight.exporting.measured import export as export_weights
 from tinysight.files import expand
 from tinysight.predict.predictor import BUNDLED, BUNDLED_ONNX, weights_path
@@ -16,6 +17,8 @@ from tinysight.predict.weights import load_weights
 from tinysight.progress import counting
 from tinysight.run import Run, find_run
 
+logger = logging.getLogger("tinysight")
+ADDED = {"onnx-int8": "-int8", "hub": "-hub"}  # to the name of a file or folder
 BY_SUFFIX = {".safetensors": "safetensors", ".onnx": "onnx", ".html": "html"}
 
 
@@ -65,7 +68,7 @@ def export_files(
     weights = find_weights(model)
     assert weights is not None
     name = weights.name if weights.is_dir() else weights.stem
-    path = path or Path(name + FORMS[to])
+    path = path or Path(name + ADDED.get(to, "") + FORMS[to])
     if path.suffix != FORMS[to]:
         expected = f"ends in {FORMS[to]}" if FORMS[to] else "is a folder"
         raise ValueError(f"--out is {path}; what is exported to {to} {expected}")
@@ -76,7 +79,14 @@ def export_files(
     if weights.is_dir():
         data = data or find_run(weights).config.data.name
     weights = weights_path(weights)
-    dataset = load_dataset(data or load_weights(weights)[1].data, data_dir=data_dir)
+    metadata = load_weights(weights)[1]
+    try:
+        dataset = load_dataset(data or metadata.data, data_dir=data_dir)
+    except ValueError:
+        if data is not None or to in INT8 or "val" not in metadata.results:
+            raise
+        logger.warning("%s is not here: the file has the error of the weights", metadata.data)
+        dataset = None
     runtime = select_device(device, "fp32")
     with counting("evaluating val") as progress:
         how: dict[str, Any] = {"runtime": runtime, "progress": progress}

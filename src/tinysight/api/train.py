@@ -14,6 +14,7 @@ from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.models import named_run
 from tinysight.config import OPERATIONAL, Config
 from tinysight.data.dataset import Dataset, is_path
+from tinysight.data.load import is_zip_file
 from tinysight.files import expand
 from tinysight.run import Run, read_run, run_folder
 from tinysight.settings import change, difference
@@ -67,7 +68,7 @@ def train(
     changes = _full_names(config, settings)
     config = with_pretrained_network(change(config, changes))
     if data is not None:
-        if not isinstance(data, Dataset) and is_path(data):
+        if not isinstance(data, Dataset) and (is_path(data) or is_zip_file(expand(data))):
             data = expand(data).absolute()
         wanted = data.name if isinstance(data, Dataset) else str(data)
         config = replace(config, data=replace(config.data, name=wanted))

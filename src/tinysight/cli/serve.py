@@ -37,6 +37,6 @@ def serve(
     """
     import tinysight as ts
 
-    print("Ctrl-C ends it")
     options: dict[str, Any] = {"host": host, "port": port, "token": token}
+    options["started"] = lambda link: print(f"{link}\nCtrl-C ends it", flush=True)
     ts.serve(model, folder=folder, threshold=threshold, **options)

@@ -69,9 +69,10 @@ def load_dataset(
     if found := _SHAPES.fullmatch(name):
         fewest, most = (int(number or 1) for number in found.groups())
         return build(Shapes(name=name, objects=(fewest, most)), home=home, progress=progress)
-    if (view := _view(name, home, progress)) is not None:
+    is_zip = is_zip_file(Path(name))  # whose name may also be read as a view's: <base>.zip
+    if not is_zip and (view := _view(name, home, progress)) is not None:
         return view
-    if Path(name).is_dir() or _is_zip(Path(name)):
+    if is_zip or Path(name).is_dir():
         return _from_folder(Path(name), home, options, progress)
     return open_dataset(name, home=home)  # raises, and names the nearest
 
@@ -123,7 +124,7 @@ def _folder_of(name_or_folder: str | Path, home: Path) -> Path | None:
     """Return the folder or zip of images that is meant, None for a dataset."""
     path = expand(name_or_folder)
     named = not is_path(name_or_folder) and str(name_or_folder) in list_datasets(home)
-    if named or not (path.is_dir() or _is_zip(path)) or (path / "manifest.json").is_file():
+    if named or not (path.is_dir() or is_zip_file(path)) or (path / "manifest.json").is_file():
         return None
     return path.resolve()
 
@@ -167,7 +168,7 @@ def _from_folder(
     folder: Path, home: Path, options: dict[str, Any], progress: Progress | None
 ) -> Dataset:
     """Open a prepared dataset's folder, or import a folder or zip of images under its own name."""
-    if not folder.is_dir() and not _is_zip(folder):
+    if not folder.is_dir() and not is_zip_file(folder):
         expected = "expected a name, class folders or a .zip of these"
         raise ValueError(f"{str(folder)!r} is not a folder; {expected}")
     if (folder / "manifest.json").is_file():
@@ -191,9 +192,9 @@ def _from_folder(
 
 
 def _name_of(root: Path) -> str:
-    stem = root.stem if _is_zip(root) else root.name
+    stem = root.stem if is_zip_file(root) else root.name
     return re.sub(r"[^\w .+-]", "-", stem).strip(" .+-") or "images"
 
 
-def _is_zip(path: Path) -> bool:
+def is_zip_file(path: Path) -> bool:
     return path.suffix.lower() == ".zip" and path.is_file()

@@ -47,10 +47,13 @@ class Tree(Protocol):
 
 
 class Folder:
-    """A folder; links are followed, and a link to a folder above it is a ValueError."""
+    """A folder; links are followed, and a link to a folder above it is a ValueError.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    With `any_name`, names that break output are listed, too.
+    """
+
+    def __init__(self, path: Path, *, any_name: bool = False) -> None:
+        self.path, self.any_name = path, any_name
 
     def entries(self, folder: str) -> list[Entry]:
         here = self.path / folder
@@ -60,7 +63,8 @@ class Folder:
             raise ValueError(f"{str(here)!r} is a link to a folder that contains it")
         with os.scandir(here) as found:
             listed = {entry.name: entry for entry in found}
-        visible = _visible(here, (Entry(name, entry.is_dir()) for name, entry in listed.items()))
+        own_entries = (Entry(name, entry.is_dir()) for name, entry in listed.items())
+        visible = _visible(here, own_entries, any_name=self.any_name)
         for name in (name for name, is_folder in visible if not is_folder):
             if not (entry := listed[name]).is_file():
                 what = "a link to nothing" if entry.is_symlink() else "neither a file nor a folder"
@@ -157,7 +161,7 @@ def find_images(paths: Iterable[str]) -> list[Path]:
         own: list[Path] = []
         for match in matches if is_pattern else [given]:
             if match.is_dir():
-                below = images_below(Folder(match), "", only_images=True)
+                below = images_below(Folder(match, any_name=True), "", only_images=True)
                 own += [match / image for image in sorted(below)]
             elif not is_pattern or is_image(Folder(match.parent), match.name):
                 own.append(match)
@@ -172,13 +176,14 @@ def is_image(tree: Tree, file: str) -> bool:
     return Path(file).suffix.lower() in SUFFIXES or format_of(tree.head(file)) in FORMATS
 
 
-def _visible(folder: Path, entries: Iterable[Entry]) -> list[Entry]:
+def _visible(folder: Path, entries: Iterable[Entry], *, any_name: bool = False) -> list[Entry]:
     found = []
     for entry in entries:
         name = entry.name
         if name[0] == "." or name.lower() in _SYSTEM_FILES:
             continue
-        if not name.isprintable() and {"Cc", "Cs", "Zl", "Zp"} & set(map(category, name)):
+        breaks = not name.isprintable() and {"Cc", "Cs", "Zl", "Zp"} & set(map(category, name))
+        if breaks and not any_name:
             what = "a line break, another control character or bytes that are not UTF-8"
             raise ValueError(f"the name {name!r} in {str(folder)!r} has {what}; rename it")
         found.append(entry)

@@ -33,16 +33,27 @@ image = padded
 EXAMPLE = """\
 import json
 import numpy as np, onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
-names = json.load(open("config.json", encoding="utf-8"))["id2label"]
+config = json.load(open("config.json", encoding="utf-8"))
+names, none_below = config["id2label"], config["none_below"]
 size = json.load(open("preprocessor_config.json", encoding="utf-8"))["size"]
-image = Image.open("photo.jpg").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("photo.jpg"))
+if image.mode.startswith("I"):  # 16-bit gray
+    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    image = white
+image = image.convert("RGB")
 {frame}square = image.resize((size, size), Image.Resampling.BICUBIC{box})
 session = onnxruntime.InferenceSession("model.onnx")
 logits, *found = session.run(None, {{"images": np.asarray(square)[None]}})
 probabilities = np.exp(logits[0] - logits.max())
 probabilities /= probabilities.sum()
+if none_below is not None and logits[0].max() < none_below:
+    print("none of these; the nearest:")
 for index in np.argsort(-probabilities)[:5]:
     print(f"{{probabilities[index]:.3f}}  {{names[str(index)]}}")
 """
@@ -54,7 +65,12 @@ print(f"{confidences.max():.3f}  box {(box + (left, top, left, top)).round(1).to
 
 
 def write_folder(folder: Path, model: nn.Module, onnx: bytes, metadata: ModelMetadata) -> int:
-    """Write the files into a folder, made if it is not there; return their bytes."""
+    """Write the files into a folder, made if it is not there; return their bytes.
+
+    Raises ValueError for a folder that holds anything but an earlier export.
+    """
+    if folder.is_dir() and not _is_ours(folder) and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files; name another folder by --out")
     folder.mkdir(exist_ok=True)
     files = {
         "model.safetensors": weights_bytes(model, metadata),
@@ -69,6 +85,14 @@ def write_folder(folder: Path, model: nn.Module, onnx: bytes, metadata: ModelMet
     return sum(map(len, files.values()))
 
 
+def _is_ours(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return str(config["model_type"]).startswith("tinysight-")
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def _config(metadata: ModelMetadata) -> dict[str, Any]:
     names = metadata.class_names
     return {
@@ -77,6 +101,7 @@ def _config(metadata: ModelMetadata) -> dict[str, Any]:
         "label2id": {name: index for index, name in enumerate(names)},
         "num_labels": len(names),
         "localizer": metadata.localizer or None,
+        "none_below": metadata.none_below,
     }
 
 

@@ -55,7 +55,7 @@ class Exported:
 def export(
     weights: Path,
     path: Path,
-    dataset: Dataset,
+    dataset: Dataset | None,
     *,
     form: str = "safetensors",
     half: bool = False,
@@ -69,13 +69,14 @@ def export(
     `results["fp32"]` holds the same of the file before it was quantized, on the same engine.
 
     Args:
+        dataset: that it learned from; None: the file has the error of the weights.
         form: one of FORMS; those of INT8 measure activations on images of `dataset`'s train.
         half: of "safetensors": matrices and kernels are stored as float16.
 
     Raises ValueError when the dataset is not the one that was learned from.
     """
     model, metadata = load_weights(weights)
-    if dataset.name != metadata.data:
+    if dataset is not None and dataset.name != metadata.data:
         raise ValueError(
             f"the model learned from {metadata.data}, not from {dataset.name}; "
             "export it with its own data"
@@ -88,6 +89,7 @@ def export(
         body = trace(model, metadata)
         if form in INT8:
             results["fp32"] = measure("model.onnx", partial(onnx_bytes, body), metadata)[0]
+            assert dataset is not None
             body = quantize(body, _training_images(dataset))
         content_of = partial(onnx_bytes, body)
     suffix = ".safetensors" if form == "safetensors" else ".onnx"
@@ -118,11 +120,13 @@ def _measure(
     content_of: Callable[[ModelMetadata], bytes],
     metadata: ModelMetadata,
     *,
-    dataset: Dataset,
+    dataset: Dataset | None,
     runtime: Runtime | None,
     progress: Progress,
 ) -> tuple[dict[str, Any], Evaluation | None, Localization | None]:
     """Measure a file of this name and content on val: what metadata holds, and all outputs."""
+    if dataset is None:
+        return {}, None, None
     if "val" not in dataset.splits or not len(dataset.rows("val")):
         if "cross_validation" not in metadata.results:
             logger.warning("%s has no val: the file is written without its error", dataset.name)

@@ -77,16 +77,18 @@ def _one(request: Request) -> Response:
         (line["epoch"], 1 - line["loc50"] if "loc50" in line else line["top1_error"])
         for line in epochs
     ]
-    seconds = (run.summary() or {}).get("seconds")
+    summary = run.summary() or {}
+    seconds = summary.get("seconds")
+    curves = [
+        {"name": "loss of training", "points": _thinned(training, "loss")},
+        {"name": f"{name}, {run.config.data.monitor}", "points": _finite(monitored)},
+    ]
+    if learned := summary.get("finetune"):
+        points = [(point["per_class"], point["error"]) for point in learned["curve"]]
+        own = {"name": "error, cross-validated", "points": _finite(points)}
+        curves.append(own | {"unit": "images of a class"})
     return JSONResponse(
-        _summary(run)
-        | {
-            "duration": "" if seconds is None else duration(seconds),
-            "curves": [
-                {"name": "loss of training", "points": _thinned(training, "loss")},
-                {"name": f"{name}, {run.config.data.monitor}", "points": _finite(monitored)},
-            ],
-        }
+        _summary(run) | {"duration": "" if seconds is None else duration(seconds), "curves": curves}
     )
 
 

@@ -66,7 +66,7 @@ function draw(run) {
   const charts = document.createElement("div");
   charts.className = "charts";
   charts.append(...run.curves.filter(({ points }) => points.length).map(chart));
-  if (!charts.children.length) parts.push(text("p", "No step has been logged yet.", "quiet"));
+  if (!charts.children.length) parts.push(text("p", run.state === "finished" ? "It has no curves." : "No step has been logged yet.", "quiet"));
   parts.push(charts);
   if (run.has_report) {
     const link = text("a", "Report on its errors");
@@ -81,10 +81,11 @@ function draw(run) {
   element("run").hidden = false;
 }
 
-function chart({ name, points }) {
+function chart({ name, points, unit = "epoch" }) {
+  const at = (value) => (unit === "epoch" ? `epoch ${number(value)}` : `${number(value)} ${unit}`);
   const figure = document.createElement("figure");
   const last = points[points.length - 1];
-  figure.append(text("figcaption", `${name}: ${number(last[1])} at epoch ${number(last[0])}`));
+  figure.append(text("figcaption", `${name}: ${number(last[1])} at ${at(last[0])}`));
   const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
   const [right, top] = [Math.max(...xs), Math.max(...ys) || 1];
   const bottom = Math.min(0, ...ys);
@@ -95,7 +96,7 @@ function chart({ name, points }) {
     svg.append(make("line", { x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }));
     svg.append(make("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, number(value)));
   }
-  svg.append(make("text", { x: x(right), y: HEIGHT - 6, "text-anchor": "end" }, `epoch ${number(right)}`));
+  svg.append(make("text", { x: x(right), y: HEIGHT - 6, "text-anchor": "end" }, at(right)));
   svg.append(make("polyline", { points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));
   svg.append(make("circle", { cx: x(last[0]), cy: y(last[1]), r: 3 }));
   figure.append(svg);
