@@ -27,6 +27,8 @@ GOLDEN: list[tuple[str, dict[str, Any], int, int]] = [
     ("vgg", {"linear_convolutions": False}, 36_125_064, 1_007_087_616),
     ("vgg", {"depth": 19}, 42_033_544, 1_305_931_776),
     ("vgg", {"depth": 19, "linear_convolutions": False}, 41_438_600, 1_276_047_360),
+    ("efficientnet_lite", {}, 3_627_208, 29_275_072),
+    ("efficientnet_lite", {"width": 0.25}, 317_056, 2_468_992),
 ]
 
 

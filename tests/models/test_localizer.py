@@ -19,6 +19,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "resnet": {"n": 1, "filters": (8, 16, 16, 16)},
     "inception_resnet": {"width": 0.1},
     "vgg": {"filters": (4, 4, 4, 8, 8), "hidden": 16},
+    "efficientnet_lite": {"width": 0.1},
 }
 HEADS = (("mlp", 1), ("lstm", 1), ("lstm", 4), ("centernet", 16))
 every_head = pytest.mark.parametrize(("head", "grid"), HEADS)
@@ -65,7 +66,7 @@ def test_every_head_on_every_encoder(encoder: str, head: str, grid: int) -> None
 @every_head
 def test_boxes_start_at_the_mean_box_of_each_cell(head: str, grid: int) -> None:
     with torch.no_grad():
-        boxes, logits = create(head, grid)(random_images(2)).candidates
+        boxes, logits, _ = create(head, grid)(random_images(2)).candidates
     assert torch.allclose(logits.sigmoid(), torch.tensor(0.2))
     assert torch.allclose(boxes[..., 2:], MEAN[2:].expand_as(boxes[..., 2:]))
     centers = (torch.arange(grid) + 0.5) / grid
@@ -105,7 +106,7 @@ def test_boxes_scale_with_their_cells_on_any_canvas(head: str, grid: int, sides:
 @every_head
 def test_coordinates_are_exact_under_autocast(head: str, grid: int) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        boxes, _ = create(head, grid)(random_images(1)).candidates
+        boxes, *_ = create(head, grid)(random_images(1)).candidates
     assert boxes.dtype == torch.float32
     assert torch.equal(boxes[..., 2:], MEAN[2:].expand_as(boxes[..., 2:]))  # bf16 rounds to .6016
 

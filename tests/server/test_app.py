@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def test_the_server_leaves_nothing_behind(number: signal.Signals, tmp_path: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # CI may ignore it
     )
     assert server.stdout and server.stderr
     link = next(line for line in server.stdout if "http" in line).strip()

@@ -131,7 +131,7 @@ def test_a_predictor_finds_on_canvases_of_other_sizes(found: Path, dataset: Data
     canvas = np.full((1, 64, 64, 3), 127, np.uint8)
     canvas[0, 32:, 32:] = images[0]
     _, *wide = predictor.outputs(canvas)
-    boxes, confidence = wide
+    boxes, confidence, *_ = wide
     assert boxes.shape[-1] == 4 and boxes.max() <= 64
     assert ((boxes[..., 2:] - boxes[..., :2])[confidence > 0] > 0).all()
     num_wide, num_alone = ((found[1][0] > 0).sum() for found in (wide, alone))
@@ -364,7 +364,7 @@ def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
     pixels, _ = augmentation.apply(
         images, torch.zeros(40), drawn, crop=64, size=64, mixing_on=False
     )
-    gt_boxes, lost = augmentation.apply_to_boxes(boxes, drawn, crop=64)
+    gt_boxes, lost, *_ = augmentation.apply_to_boxes(boxes, drawn, crop=64)
     assert lost is not None and lost.isnan().all() and gt_boxes[:, 1].isnan().all()
     for image, (x, y, width, height) in zip(
         pixels[:, 0] > 127, (gt_boxes[:, 0] * 64).tolist(), strict=True
@@ -389,7 +389,7 @@ def test_a_box_that_the_window_cuts_by_more_than_half_is_lost() -> None:
             [[math.nan] * 4, [math.nan] * 4],
         ]
     )
-    gt_boxes, lost = augmentation.apply_to_boxes(boxes, drawn, crop=64)
+    gt_boxes, lost, *_ = augmentation.apply_to_boxes(boxes, drawn, crop=64)
     assert lost is not None and lost.isnan().any(-1).tolist() == [[False, True]] + [[True] * 2] * 2
     assert lost[0, 0].tolist() == [4 / 64, 20 / 64, 8 / 64, 20 / 64]
     assert gt_boxes[0, 0].isnan().all() and not gt_boxes[0, 1].isnan().any()

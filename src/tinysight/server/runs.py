@@ -55,7 +55,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "recipe": run.config.recipe,
         "data": Path(run.config.data.name).name,
         "state": _state(run),
-        "error": run.monitored_error() or "",
+        "monitored": run.monitored_error() or "",
         "has_report": (run.report_path / "index.html").is_file(),
     }
 

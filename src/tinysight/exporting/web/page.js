@@ -278,8 +278,10 @@ $("camera").addEventListener("click", async () => {
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     video.srcObject = stream;
+    $("shoot").disabled = true; // until there is a picture
     $("live").hidden = false;
     await video.play();
+    $("shoot").disabled = false;
     $("shoot").focus();
   } catch {
     $("capture").click(); // a phone's own camera, where a page may not open it

@@ -71,17 +71,19 @@ function setUpCamera(element, onPictures) {
 
   element("open-camera").addEventListener("click", async () => {
     error.hidden = true;
+    element("shoot").disabled = true; // until there is a picture
     dialog.showModal();
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
       video.srcObject = stream;
+      await video.play();
+      element("shoot").disabled = false;
     } catch {
       error.textContent = "There is no camera, or this page may not use it.";
       error.hidden = false;
     }
   });
   element("shoot").addEventListener("click", () => {
-    if (!video.videoWidth) return;
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;

@@ -39,7 +39,7 @@ function list(runs) {
     button.type = "button";
     button.dataset.name = run.name;
     button.setAttribute("aria-expanded", String(run.name === chosen));
-    button.append(text("strong", run.name), text("span", `${run.recipe} on ${run.data}`), text("span", run.error, "quiet"), text("span", run.state, "quiet state"));
+    button.append(text("strong", run.name), text("span", `${run.recipe} on ${run.data}`), text("span", run.monitored, "quiet"), text("span", run.state, "quiet state"));
     button.addEventListener("click", () => {
       chosen = chosen === run.name ? "" : run.name;
       element("run").hidden = !chosen;

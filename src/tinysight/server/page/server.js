@@ -3,7 +3,7 @@
 const AT_ONCE = 4;
 const PAUSE = 500; // milliseconds before a busy server is asked again
 
-// Return the JSON of an answer; an error is thrown in words.
+// Return the JSON of an answer. A value `error` is what went wrong, in words, and is thrown.
 export async function call(path, options = {}) {
   for (;;) {
     let answer;
