@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,18 +17,7 @@ from PIL import Image
 from tinysight.predict.output import write_csv
 from tinysight.predict.predictor import Predictor
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
 BIDI = "\u202egnp.\u202cpicture"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[400, 1400])
@@ -164,11 +152,14 @@ def test_pictures_are_dropped_and_pasted(page: Any, pictures: list[Path]) -> Non
     assert page.locator(".card h2").all_inner_texts() == ["drop.png", "paste.png"]
 
 
-def test_a_camera_that_is_not_there_is_said(page: Any) -> None:
+def test_a_picture_is_taken_by_the_camera(page: Any) -> None:
     page.get_by_role("button", name="Camera").click()
-    page.get_by_text("There is no camera").wait_for()
+    page.get_by_role("button", name="Take a picture").click()
     page.keyboard.press("Escape")
     assert not page.locator("#camera").is_visible()
+    answered(page, 1)
+    assert page.locator(".card h2").inner_text() == "camera-1.png"
+    assert page.locator(".card li").count() == 3
 
 
 def test_runs_are_shown_with_curves(
