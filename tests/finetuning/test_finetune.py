@@ -124,6 +124,19 @@ def test_few_and_uneven_images(
     assert ts.load_model("finetune-own-all-32").predict(folder / "class0/000.png").label == "class0"
 
 
+def test_what_is_wrong_with_the_data_is_said(
+    make_folder: MakeFolder, encoder_file: Path, run_command: Tinysight
+) -> None:
+    folder = make_folder(10, 2, same=True)
+    (folder / "class0/notes.png").write_bytes(b"text")
+    words = ("finetune", str(folder), "--from", str(encoder_file), "--skip-unreadable")
+    status, out, err = run_command(*words)
+    assert status == 0 and "1 unreadable image left out" in err
+    assert "too few to learn or judge: class1 (2)" in err
+    assert "several classes: 2, such as class0/000.png and class1/000.png" in err
+    assert "one class always   16.7 %   (the most frequent one); the model is no better" in out
+
+
 def test_two_classes_of_equal_images_are_as_wrong_as_chance(
     make_folder: MakeFolder, encoder_file: Path
 ) -> None:

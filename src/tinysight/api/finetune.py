@@ -16,6 +16,7 @@ from tinysight.files import expand
 from tinysight.finetuning import finetune as finetuning
 from tinysight.finetuning.encoders import find_encoder
 from tinysight.finetuning.finetune import Finetuned
+from tinysight.finetuning.remarks import data_remarks
 from tinysight.images import Fit
 from tinysight.predict.pretrained import EXTRA, at_hand
 from tinysight.progress import counting
@@ -92,6 +93,8 @@ def finetune_result(
         with counting(f"features of {found.name}") as progress:
             options: dict[str, Any] = {"home": home, "runtime": runtime, "progress": progress}
             candidates.append(finetuning.judge(found, dataset, **options))
+    for remark in data_remarks(candidates[0].dataset, candidates[0].labels.numpy()):
+        logger.warning("%s", remark)
     start = f"{name}-start" if full and name is not None else name
     result = finetuning.finetune(candidates, name=start, command=command)
     if not full:

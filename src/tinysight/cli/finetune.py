@@ -67,6 +67,11 @@ def _print(found: Finetuned) -> None:
     else:
         interval = f"(95 %: {100 * judged.low:.1f} to {100 * judged.high:.1f} %)"
         print(f"error              {100 * judged.error:.1f} %   {interval}, cross-validated")
+        if judged.high >= found.baseline:
+            worse = "; the model is no better" if judged.error >= found.baseline else ""
+            print(
+                f"one class always   {100 * found.baseline:.1f} %   (the most frequent one){worse}"
+            )
     if len(found.curve) > 1:
         points = (f"{point.per_class:.0f}: {100 * point.error:.1f} %" for point in found.curve)
         print(f"by images a class  {', '.join(points)}")

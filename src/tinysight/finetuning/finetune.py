@@ -43,6 +43,7 @@ from tinysight.finetuning.validation import (
     learning_curve,
 )
 from tinysight.models.distance_head import DistanceHead
+from tinysight.ops.metrics import majority_error
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run, new_folder, versions
@@ -83,6 +84,7 @@ class Finetuned:
     errors: dict[str, float]  # cross-validated, by encoder; of several encoders the best is used
     encoder: str
     judged: CrossValidation | None
+    baseline: float  # the error of always naming the most frequent class
     curve: tuple[CurvePoint, ...]
     forecast: Forecast | None
     full: Run | None = None  # of the entire network, trained from there
@@ -156,7 +158,8 @@ def finetune(
         },
         begun,
     )
-    return Finetuned(run, len(labels), num_classes, errors, best.encoder.name, judged, curve, ahead)
+    found = (errors, best.encoder.name, judged, majority_error(labels), curve, ahead)
+    return Finetuned(run, len(labels), num_classes, *found)
 
 
 def full_config(start: Run, dataset: Dataset) -> Config:
