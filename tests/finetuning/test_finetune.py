@@ -137,6 +137,13 @@ def test_what_is_wrong_with_the_data_is_said(
     assert "one class always   16.7 %   (the most frequent one); the model is no better" in out
 
 
+def test_the_curve_of_unequal_classes_ends_at_the_smallest(
+    make_folder: MakeFolder, encoder_file: Path
+) -> None:
+    found = finetune_result(make_folder(40, 30, 6), encoder_file)
+    assert [point.per_class for point in found.curve] == [3, 5] and found.forecast is None
+
+
 def test_two_classes_of_equal_images_are_as_wrong_as_chance(
     make_folder: MakeFolder, encoder_file: Path
 ) -> None:

@@ -141,8 +141,12 @@ def finetune(
         discriminant = replace(discriminant, temperature=judged.temperature)
         per_class = len(labels) / num_classes
         own = (best.features, labels, best.groups, num_classes)
-        curve = (*learning_curve(*own, below=per_class), CurvePoint(per_class, judged.error))
-        ahead = forecast(curve, len(labels))
+        counts = torch.bincount(labels)
+        smallest = float(counts[counts > 0].min())
+        curve = learning_curve(*own, below=min(per_class, smallest))
+        if smallest >= per_class / 2:  # else no class-by-class number describes all images
+            curve = (*curve, CurvePoint(per_class, judged.error))
+            ahead = forecast(curve, len(labels))
     errors = {one.encoder.name: one.judged.error for one in candidates if one.judged is not None}
     run = _write(
         best,
