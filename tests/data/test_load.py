@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,3 +232,17 @@ def test_only_datasets_are_removed_and_only_when_confirmed(
     assert not list(home.glob(".pets.tmp*")) and (tmp_path / "pets" / "cat").is_dir()
     for name in ("pets", "../pets", ".", ""):
         assert tinysight("data", "remove", name, "--yes")[0] == 1
+
+
+def test_a_zip_by_its_bare_name_is_found_again_once_it_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("my pets.zip", "w") as archive:
+        for number in range(24):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(buffer, "PNG")
+            archive.writestr(f"{'cat' if number % 2 else 'dog'}/{number}.png", buffer.getvalue())
+    first = load_dataset("my pets.zip", home=tmp_path / "data")
+    assert load_dataset("my pets.zip", home=tmp_path / "data").digest == first.digest
+    assert first.class_names == ("cat", "dog")

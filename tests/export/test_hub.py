@@ -74,3 +74,53 @@ def test_the_files_are_those_of_a_hub(written: Callable[[str], Written], tmp_pat
     (model,) = fields["model-index"]
     assert model["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.75}]
     assert body.startswith("# test\n") and "<" not in body.split("```")[0]
+
+
+def odd_picture(kind: str, path: Path) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (40, 70, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(path, "JPEG", exif=exif, quality=100)
+    elif kind == "clear":
+        image.putalpha(Image.fromarray(pixels[..., 0]))
+        image.save(path, "PNG")
+    else:
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(path, "PNG")
+
+
+@pytest.mark.parametrize("kind", ["turned", "clear", "16 bits"])
+@pytest.mark.parametrize("none_below", [None, 1e6])
+def test_the_program_reads_odd_pictures_as_predict_does_and_says_none(
+    kind: str, none_below: float | None, written: Callable[[str], Written], tmp_path: Path
+) -> None:
+    files, folder = written("classifier"), tmp_path / "hub"
+    metadata = replace(metadata_of("classifier"), none_below=none_below)
+    onnx = onnx_bytes(files.body, metadata)
+    write_folder(folder, load_weights(files.weights)[0], onnx, metadata)
+    odd_picture(kind, folder / "photo.jpg")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    command = [sys.executable, "-X", "utf8", "-c", program]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert ("none of these" in lines[0]) == (none_below is not None)
+    expected = Predictor(folder / "model.onnx").predict(folder / "photo.jpg")
+    shares = [float(line.split()[0]) for line in lines if "none" not in line]
+    assert shares == pytest.approx(list(expected.probabilities), abs=2e-3)
+
+
+def test_a_folder_of_other_files_is_not_written_into(
+    written: Callable[[str], Written], tmp_path: Path
+) -> None:
+    files, metadata = written("classifier"), metadata_of("classifier")
+    model, onnx = load_weights(files.weights)[0], files.onnx.read_bytes()
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="other files"):
+        write_folder(tmp_path, model, onnx, metadata)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for _ in range(2):  # an earlier export is replaced
+        assert write_folder(tmp_path / "hub", model, onnx, metadata) > 0
