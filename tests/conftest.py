@@ -157,7 +157,7 @@ def messages() -> Iterator[list[str]]:
     logger.setLevel(level)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, no other event loop can run
 def browser() -> Iterator[Any]:
     """Chromium with a camera that shows a test picture; tests are skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api")
