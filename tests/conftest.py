@@ -170,3 +170,21 @@ def browser() -> Iterator[Any]:
         browser = started.chromium.launch(executable_path=found, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def choose_by_enter() -> Callable[..., None]:
+    """Press Enter on a page whose focus is where files are chosen, and choose files."""
+
+    def choose(page: Any, files: object) -> None:
+        page.evaluate(
+            """() => document.getElementById("files").addEventListener("click", (event) => {
+                event.preventDefault();  // no dialog, which Chromium opens late without a screen
+                window.asked = true;
+            })"""
+        )
+        page.keyboard.press("Enter")
+        assert page.evaluate("() => window.asked") is True
+        page.set_input_files("#files", files)
+
+    return choose

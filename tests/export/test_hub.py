@@ -23,6 +23,17 @@ from tinysight.predict.weights import load_weights
 from .conftest import NAMES, Written, metadata_of
 
 
+def run_program_of(folder: Path) -> list[str]:
+    """Run the program in a folder's README, and return the lines that it prints."""
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    command = [sys.executable, "-X", "utf8", "-c", program]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
+    return done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("kind", "fit"), [("classifier", "pad"), ("lstm", "crop"), ("lstm", "stretch")]
 )
@@ -37,13 +48,7 @@ def test_the_program_of_the_readme_answers_as_predict_does(
     assert size == sum(path.stat().st_size for path in folder.iterdir())
     pixels = np.random.default_rng(3).integers(0, 256, (40, 70, 3), np.uint8)
     Image.fromarray(pixels).resize((140, 80)).save(folder / "photo.jpg", quality=100)
-    readme = (folder / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    command = [sys.executable, "-X", "utf8", "-c", program]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=True
-    )
-    lines = done.stdout.splitlines()
+    lines = run_program_of(folder)
     for name in ("model.onnx", "model.safetensors"):
         expected = Predictor(folder / name).predict(folder / "photo.jpg")
         for line, (label, probability) in zip(lines, expected.top, strict=False):
@@ -100,13 +105,7 @@ def test_the_program_reads_odd_pictures_as_predict_does_and_says_none(
     onnx = onnx_bytes(files.body, metadata)
     write_folder(folder, load_weights(files.weights)[0], onnx, metadata)
     odd_picture(kind, folder / "photo.jpg")
-    readme = (folder / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    command = [sys.executable, "-X", "utf8", "-c", program]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=True
-    )
-    lines = done.stdout.splitlines()
+    lines = run_program_of(folder)
     assert ("none of these" in lines[0]) == (none_below is not None)
     expected = Predictor(folder / "model.onnx").predict(folder / "photo.jpg")
     shares = [float(line.split()[0]) for line in lines if "none" not in line]

@@ -122,21 +122,13 @@ def test_the_page_answers_as_onnx_runtime_does(
 
 
 def test_pictures_come_by_keyboard_drop_paste_and_camera(
-    written: Write, opened: Any, pictures: list[Path], tmp_path: Path
+    written: Write, opened: Any, pictures: list[Path], choose_by_enter: Callable[..., None]
 ) -> None:
     page, _ = opened(written("classifier"))
     page.bring_to_front()
     page.keyboard.press("Tab")
     assert page.locator("#files:focus").count() == 1
-    page.evaluate(
-        """() => document.getElementById("files").addEventListener("click", (event) => {
-            event.preventDefault();
-            window.asked = true;
-        })"""
-    )
-    page.keyboard.press("Enter")
-    assert page.evaluate("() => window.asked") is True
-    page.set_input_files("#files", pictures[0])
+    choose_by_enter(page, pictures[0])
     page.locator("article").nth(0).wait_for()
     make = """(bytes) => { const data = new DataTransfer(), pixels = new Uint8Array(bytes);
       data.items.add(new File([pixels], "<b>dropped</b>.png", {type: "image/png"}));

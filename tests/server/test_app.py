@@ -159,8 +159,9 @@ def test_a_second_request_on_a_connection_is_under_the_same_clock(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"host": "0.0.0.0"}, "--token"),
-        ({"host": "0.0.0.0", "token": "short"}, "8 or more"),
+        ({"host": "0.0.0.0"}, "no address"),
+        ({"host": "203.0.113.7"}, "--token"),
+        ({"host": "203.0.113.7", "token": "short"}, "8 or more"),
         ({"host": "203.0.113.7", "token": "long enough"}, "cannot listen"),
     ],
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.predict.output import write_csv
-from tinysight.predict.predictor import Predictor
+from tinysight.predict.output import plain, write_coco, write_csv
+from tinysight.predict.predictor import Prediction, Predictor
 
 BIDI = "\u202egnp.\u202cpicture"
 
@@ -105,19 +107,13 @@ def test_what_is_no_picture_is_said_and_the_rest_is_answered(
     assert page.locator(".card").count() == 1
 
 
-def test_everything_by_keyboard(page: Any, pictures: list[Path]) -> None:
+def test_everything_by_keyboard(
+    page: Any, pictures: list[Path], choose_by_enter: Callable[..., None]
+) -> None:
     for _ in range(4):  # three views, then the button
         page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.id") == "choose"
-    page.evaluate(
-        """() => document.getElementById("files").addEventListener("click", (event) => {
-            event.preventDefault();
-            window.asked = true;
-        })"""
-    )
-    page.keyboard.press("Enter")
-    assert page.evaluate("() => window.asked") is True
-    page.set_input_files("#files", pictures)
+    choose_by_enter(page, pictures)
     answered(page, 4)
     reached = []
     for _ in range(8):
@@ -212,3 +208,53 @@ def test_classes_are_taught_tried_and_undone(page: Any, tmp_path: Path, project:
     answered(page, 5)
     first = page.locator(".card").first.locator("li").first.inner_text()
     assert first.startswith("blue")
+
+
+BOX = (1.0, 2.5, 30.0, 20.5)
+SOME = {"size": (64, 48), "threshold": 0.5}
+FOUND = {"boxes": (BOX, BOX, BOX), "confidences": (0.9, 0.75, 0.25), **SOME}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "classifier": ({}, {}),
+    "none of these": ({"none_below": 0.0}, {"is_none": True}),
+    "one class an image": ({"localizer": {"head": "mlp"}}, FOUND | {"box_labels": ("dog",) * 3}),
+    "no box": ({"localizer": {"head": "mlp"}}, SOME),
+    "no class": (
+        {"localizer": {"head": "mlp", "class_loss_weight": 0.0}},
+        FOUND | {"box_labels": ("",) * 3},
+    ),
+    "a class a box": (
+        {"localizer": {"head": "mlp", "box_classes": True}},
+        FOUND | {"box_labels": ("cat", "dog", "cat")},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_answers_are_saved_as_the_command_line_writes_them(
+    page: Any, predictor: Predictor, tmp_path: Path, case: str
+) -> None:
+    changes, own = CASES[case]
+    metadata = replace(predictor.metadata, **changes)
+    names = ("dog", "cat")
+    prediction = Prediction("a, b.png", names, names, (0.75, 0.25), **own)
+    width, height = own.get("size", (64, 48))
+    answer = plain(prediction, metadata) | {"width": width, "height": height}
+    items = [{"name": "a, b.png", "answer": answer}, {"name": "broken.png", "error": "why"}]
+    model = {
+        "classes": metadata.class_names,
+        "classifies": metadata.classifies,
+        "finds": bool(metadata.localizer),
+        "box_classes": metadata.has_box_classes,
+    }
+    saved = page.evaluate(
+        """async ([items, model]) => {
+            const { csvOf, cocoOf } = await import("/web/saving.js");
+            return [csvOf(items, model), model.finds ? JSON.parse(cocoOf(items, model)) : null];
+        }""",
+        [items, model],
+    )
+    write_csv([prediction], metadata, tmp_path / "a.csv")
+    assert saved[0] == (tmp_path / "a.csv").read_text("utf-8")
+    if metadata.localizer:
+        write_coco([replace(prediction, path="a, b.png")], metadata, tmp_path / "a.json")
+        assert saved[1] == json.loads((tmp_path / "a.json").read_text("utf-8"))

@@ -98,6 +98,7 @@ def evaluate_files(
 def evaluate_run(
     run: Run, dataset: Dataset, split: str, runtime: Runtime, **options: Any
 ) -> Evaluation:
+    """Evaluate a run with a progress bar; see `evaluation.evaluate.evaluate_run`."""
     with counting(f"evaluating {split}") as progress:
         options |= {"runtime": runtime, "progress": progress}
         return evaluations.evaluate_run(run, dataset, split, **options)

@@ -57,6 +57,7 @@ def find_weights(source: Run | Folder | None) -> Path | None:
 
 
 def decoding_changes(threshold: float | None = None, decoding: str | None = None) -> dict[str, Any]:
+    """Return what is given of how boxes are chosen; raise ValueError where it is not allowed."""
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"threshold is {threshold:g}; give a confidence between 0 and 1")
     if decoding not in (None, "filter", "stop"):
@@ -66,6 +67,7 @@ def decoding_changes(threshold: float | None = None, decoding: str | None = None
 
 
 def named_run(run: object) -> Run:
+    """Return a run that is given as such, by name or by folder; ValueError for anything else."""
     if not isinstance(run, Run | str | Path):
         kind = type(run).__name__
         raise ValueError(f"this is a {kind}, not a run: give a Run, its name or its folder")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinysight.api.data import Folder
+from tinysight.api.data import Folder, load_dataset
 from tinysight.api.models import load_model
 from tinysight.files import expand
 from tinysight.run import Run
 from tinysight.server import http
 
+MOST_CONFUSED = 5  # pairs of classes that the page names
 PICTURES = "pictures"  # the folder of classes taught on the page, where none is given
 
 
@@ -33,31 +34,31 @@ def serve(
     http.serve(predictor, folder=expand(folder).absolute(), learn=learn, **options)
 
 
-def learn(folder: Path) -> dict[str, Any]:
-    """Finetune on a folder of class folders; return what the page shows of it."""
+def learn(folder: Path | None) -> dict[str, Any]:
+    """Finetune on a folder of class folders; return what the page shows of it.
+
+    None: only load what that needs, so that the first folder is learned as soon as the others.
+    """
+    from tinysight.analysis.errors import confused_pairs, count_confusions
     from tinysight.api.finetune import finetune_result
     from tinysight.evaluation.evaluate import Evaluation
 
+    if folder is None:
+        return {}
     found = finetune_result(folder, "bundled", command=f"tinysight finetune {folder}")
     shown: dict[str, Any] = {"run": str(found.run.folder), "num_images": found.num_images}
     shown |= {"curve": [(point.per_class, point.error) for point in found.curve]}
     if (judged := found.judged) is not None:
         shown |= {"error_rate": judged.error, "low": judged.low, "high": judged.high}
-        split = found.run.config.data.train
-        evaluation = Evaluation.load(found.run.scores_path(split))
-        names = load_model(found.run).metadata.class_names
-        shown["confusions"] = _confusions(evaluation, names)
+        evaluation = Evaluation.load(found.run.scores_path(found.run.config.data.train))
+        own = evaluation.labels >= 0
+        labels, predicted = evaluation.labels[own], evaluation.logits[own].argmax(dim=1)
+        counts = count_confusions(labels.numpy(), predicted.numpy(), evaluation.logits.shape[1])
+        names = load_dataset(found.run.config.data.name).class_names
+        shown["confusions"] = [
+            (names[pair.first], names[pair.second], pair.forth)
+            for pair in confused_pairs(counts, limit=MOST_CONFUSED)
+        ]
     if (ahead := found.forecast) is not None:
         shown["forecast"] = {"more": ahead.more, "low": ahead.low, "high": ahead.high}
     return shown
-
-
-def _confusions(evaluation: Any, names: tuple[str, ...]) -> list[tuple[str, str, int]]:
-    """Return the pairs that are mistaken most often: label, answer, how often."""
-    counts: dict[tuple[int, int], int] = {}
-    pairs = zip(evaluation.labels.tolist(), evaluation.logits.argmax(dim=1).tolist(), strict=True)
-    for label, answer in pairs:
-        if label >= 0 and label != answer:
-            counts[label, answer] = counts.get((label, answer), 0) + 1
-    most = sorted(counts.items(), key=lambda item: -item[1])[:5]
-    return [(names[label], names[answer], count) for (label, answer), count in most]

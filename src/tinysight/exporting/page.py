@@ -20,6 +20,7 @@ from typing import Any
 from tinysight.predict.metadata import ModelMetadata
 
 WEB = Path(__file__).with_name("web")
+SHARED = WEB.parent.parent / "web"
 WASM = "ort-wasm-simd-threaded.wasm.gz"
 POLICY = (
     "default-src 'none'; script-src '{script}' 'wasm-unsafe-eval'; style-src '{style}'; "
@@ -29,7 +30,7 @@ POLICY = (
 
 def page_of(model: bytes, metadata: ModelMetadata) -> bytes:
     """Return the page of an ONNX file of tinysight."""
-    style, script = _text("page.css"), _runtime() + _text("page.js")
+    style, script = _text("page.css"), _runtime() + _shared("saving.js") + _text("page.js")
     hashes = {"script": _hash(script), "style": _hash(style)}
     values = {
         "policy": POLICY.format(**hashes),
@@ -57,6 +58,12 @@ def _runtime() -> str:
     text, exports, _ = re.split(r"export\{([^}]*)\};", _text("ort.wasm.bundle.min.mjs"))
     pairs = (each.split(" as ") for each in exports.split(","))
     return text + "const ort={" + ",".join(f"{name}:{own}" for own, name in pairs) + "};\n"
+
+
+def _shared(name: str) -> str:
+    """Return a module that the page of `tinysight serve` has, too, as part of a script."""
+    text = (SHARED / name).read_text(encoding="utf-8")
+    return re.sub(r"^export ", "", text, flags=re.MULTILINE)
 
 
 def _text(name: str) -> str:

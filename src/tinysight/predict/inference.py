@@ -87,10 +87,12 @@ def detect(
         logits, candidates = model(views, ratio, ratio)
         logits = logits.float()
         if preprocessing.flip_average:
-            mirrored = model(views.flip(-1), ratio, ratio)
-            logits = (logits + mirrored.logits.float()) / 2
             if candidates.logits.shape[-1] == 1:
-                candidates = flip_averaged(candidates, mirrored.candidates, width=ratio)
+                mirrored, others = model(views.flip(-1), ratio, ratio)
+                candidates = flip_averaged(candidates, others, width=ratio)
+            else:
+                mirrored = model.encoder(views.flip(-1))
+            logits = (logits + mirrored.float()) / 2
     size, rule = preprocessing.image_size, decoding.decoding
     detections = decode(candidates, side=size, height=side, width=side, decoding=rule)
     return logits, nms(detections, max_iou=decoding.nms_iou, max_boxes=MAX_DETECTIONS)

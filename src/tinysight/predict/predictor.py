@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tinysight.device import Runtime
     from tinysight.predict.inference import Network
 
-BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")  # the bundled model
 NONE = "none of these"
 # the bundled model in float16 and, for prediction on a CPU, int8
 BUNDLED = Path(__file__).with_name("tiny-imagenet.safetensors")

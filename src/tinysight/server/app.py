@@ -35,6 +35,7 @@ from tinysight.server.teaching import Learn, Teaching
 
 BUSY = "too many pictures at once; try again in a second"
 PAGE = Path(__file__).with_name("page")
+SHARED = PAGE.parent.parent / "web"  # with the page that an export writes
 MAX_BYTES = 20 << 20  # of a picture
 MAX_BUFFERED = 512 << 20  # of all pictures that are being sent, together
 MAX_BODY_SECONDS = 30.0
@@ -61,7 +62,7 @@ class Model:
             "classes": metadata.class_names,
             "classifies": metadata.classifies,
             "finds": decoding is not None,
-            "threshold": None if decoding is None else decoding.threshold,
+            "box_classes": metadata.has_box_classes,
         }
 
 
@@ -172,6 +173,7 @@ def create_app(
         *runs.routes(),
         *teaching.routes(),
         Mount("/static", StaticFiles(directory=PAGE)),
+        Mount("/web", StaticFiles(directory=SHARED)),
     ]
     handlers: Any = {HTTPException: refuse, ClientDisconnect: leave}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

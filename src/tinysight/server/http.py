@@ -22,6 +22,7 @@ from tinysight.server.app import create_app
 from tinysight.server.teaching import Learn
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+ANY_HOST = ("0.0.0.0", "::")
 MIN_TOKEN = 8  # characters
 MAX_HEADER_SECONDS = 10.0
 
@@ -82,7 +83,9 @@ def create_server(
     token: str | None = None,
 ) -> tuple[uvicorn.Server, socket.socket, str]:
     """Return a server, the socket it is to run on, and the link to its page; see `serve`."""
-    is_local = host in LOCAL_HOSTS
+    if host in ANY_HOST:
+        raise ValueError(f"--host {host} names no address; give the one that others type")
+    is_local = host in (*LOCAL_HOSTS, "::1")
     if not is_local and not token:
         raise ValueError(f"--host {host} lets others in; choose a --token for the link, too")
     if token is not None and len(token) < MIN_TOKEN:
@@ -90,13 +93,13 @@ def create_server(
     listener = listen(host, port)
     port = listener.getsockname()[1]
     token = token or secrets.token_urlsafe(16)
-    names = LOCAL_HOSTS if is_local else (host, socket.gethostname(), *LOCAL_HOSTS)
+    shown = f"[{host}]" if ":" in host else host
+    names = LOCAL_HOSTS if is_local else (shown, socket.gethostname(), *LOCAL_HOSTS)
     own: dict[str, Any] = {"folder": folder, "learn": learn}
     app = create_app(predictor, token=token, hosts=names, port=port, **own)
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "ws": "none"}
     options |= {"timeout_graceful_shutdown": 5, "server_header": False, "backlog": 512}
     server = uvicorn.Server(uvicorn.Config(app, http=ImpatientProtocol, **options))
-    shown = f"[{host}]" if ":" in host else host
     return server, listener, f"http://{shown}:{port}/?token={quote(token, safe='')}"
 
 

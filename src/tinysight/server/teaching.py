@@ -33,7 +33,7 @@ from tinysight.predict.predictor import Predictor
 from tinysight.server.project import Project
 from tinysight.server.reading import Reader, start_child, stop_process
 
-Learn = Callable[[Path], dict[str, Any]]
+Learn = Callable[[Path | None], dict[str, Any]]
 Body = Callable[[Request], Awaitable[bytes]]
 MAX_LEARN_SECONDS = 600.0
 
@@ -43,7 +43,7 @@ class Teaching:
 
     Args:
         learn: learns a folder in a process of its own; returns `run` (the run's folder) and what
-            the page shows.
+            the page shows. None for the folder: loads what it needs.
         use: is called with the predictor of what was learned.
         body: returns a request's bytes, as many as are allowed.
     """
@@ -62,6 +62,7 @@ class Teaching:
         self.pool: ProcessPoolExecutor | None = None
         self.busy = asyncio.Lock()
         self.learned: dict[str, Any] | None = None
+        self.files: set[str] = set()  # of the run that was learned, as it was then
 
     def routes(self) -> list[Route]:
         """Return the paths of Teach."""
@@ -82,7 +83,16 @@ class Teaching:
         if self.pool is not None:
             stop_process(self.pool)
 
+    def _process(self) -> ProcessPoolExecutor:
+        """Return the process that learns; it is started when the classes are first looked at."""
+        if self.pool is None:
+            context = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_child)
+            self.pool.submit(self.learn, None)
+        return self.pool
+
     async def _show(self, request: Request) -> Response:
+        self._process()
         classes = [asdict(each) for each in await asyncio.to_thread(self.project.classes)]
         return JSONResponse(
             {
@@ -136,10 +146,7 @@ class Teaching:
         if self.busy.locked():
             raise ValueError("the classes are being learned already")
         async with self.busy:
-            if self.pool is None:
-                context = multiprocessing.get_context("spawn")
-                self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_child)
-            work = asyncio.wrap_future(self.pool.submit(self.learn, self.project.folder))
+            work = asyncio.wrap_future(self._process().submit(self.learn, self.project.folder))
             try:
                 found = await asyncio.wait_for(work, MAX_LEARN_SECONDS)
             except (TimeoutError, BrokenProcessPool):
@@ -148,10 +155,18 @@ class Teaching:
                 raise ValueError("learning took too much time or memory; try fewer") from None
             predictor = await asyncio.to_thread(Predictor, found["run"])
             self.use(predictor)
-            if self.learned is not None:  # its place is taken
-                shutil.rmtree(self.learned["run"], ignore_errors=True)
-            self.learned = found
+            self._drop_last()
+            self.learned, self.files = found, _files_of(found["run"])
             return found
+
+    def _drop_last(self) -> None:
+        """Remove the run before, unless a report or the like was made of it."""
+        if self.learned is not None and _files_of(self.learned["run"]) == self.files:
+            shutil.rmtree(self.learned["run"], ignore_errors=True)
+
+
+def _files_of(folder: str) -> set[str]:
+    return {path.as_posix() for path in Path(folder).rglob("*")}
 
 
 def _answered(

@@ -6,6 +6,9 @@ const MOST_PIXELS = 16e6; // of a canvas on a phone
 const SHOWN = 420; // pixels of a picture's longer side
 const TOP = 5;
 const answers = [];
+const model = { // as saving.js takes it
+  classes: metadata.class_names, classifies: metadata.classifies, finds: metadata.localizer !== null, box_classes: metadata.has_box_classes,
+};
 
 async function unpack(id) {
   const text = atob($(id).textContent), bytes = new Uint8Array(text.length);
@@ -129,11 +132,15 @@ function boxesOf(output, width, height) {
   for (const box of found) if (limit >= 1 || kept.every((k) => apart(k, box))) kept.push(box);
   const [left, top, w, h] = frame(width, height), clip = (v, most) => Math.min(Math.max(v, 0), most);
   return kept
-    .map(([x0, y0, x1, y1, ...rest]) => [
-      clip((x0 * w) / SIZE + left, width), clip((y0 * h) / SIZE + top, height),
-      clip((x1 * w) / SIZE + left, width), clip((y1 * h) / SIZE + top, height), ...rest,
-    ])
-    .filter(([x0, y0, x1, y1]) => x0 < x1 && y0 < y1);
+    .map(([x0, y0, x1, y1, confidence, label]) => ({
+      box: [
+        clip((x0 * w) / SIZE + left, width), clip((y0 * h) / SIZE + top, height),
+        clip((x1 * w) / SIZE + left, width), clip((y1 * h) / SIZE + top, height),
+      ],
+      confidence,
+      ...(metadata.has_box_classes && { class: metadata.class_names[label] }),
+    }))
+    .filter(({ box: [x0, y0, x1, y1] }) => x0 < x1 && y0 < y1);
 }
 
 function drawn(bitmap, width, height) {
@@ -155,12 +162,12 @@ async function predict(session, bitmap) {
   const output = await session.run({ images: new ort.Tensor("uint8", pixels, [1, SIZE, SIZE, 3]) });
   const logits = [...output.logits.data], largest = Math.max(...logits);
   const powers = logits.map((logit) => Math.exp(logit - largest)), sum = powers.reduce((a, b) => a + b);
-  const top = powers.map((power, i) => ({ name: metadata.class_names[i], probability: power / sum }));
+  const top = powers.map((power, i) => ({ class: metadata.class_names[i], probability: power / sum }));
   top.sort((a, b) => b.probability - a.probability);
   const limit = metadata.none_below;
   return {
     width, height, top: metadata.classifies ? top.slice(0, TOP) : [],
-    isNone: limit !== null && largest < limit,
+    none: limit !== null && largest < limit,
     boxes: metadata.localizer ? boxesOf(output, width, height) : [],
   };
 }
@@ -182,25 +189,25 @@ function show(name, bitmap, answer) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", name);
   const ratio = size[0] / answer.width;
-  for (const [x0, y0, x1, y1] of answer.boxes) {
+  for (const { box: [x0, y0, x1, y1] } of answer.boxes) {
     for (const [color, line] of [["black", 4], ["#ffd400", 2]]) {
       Object.assign(context, { strokeStyle: color, lineWidth: line });
       context.strokeRect(x0 * ratio, y0 * ratio, (x1 - x0) * ratio, (y1 - y0) * ratio);
     }
   }
   card.append(canvas);
-  const title = answer.isNone ? "none of these" : answer.top[0]?.name ?? `${answer.boxes.length} found`;
+  const title = answer.none ? "none of these" : answer.top[0]?.class ?? `${answer.boxes.length} found`;
   element("h2", title, card);
   element("p", name, card).className = "quiet";
   const bars = element("ol", "", card);
-  for (const { name: label, probability } of answer.top) {
+  for (const { class: label, probability } of answer.top) {
     const bar = element("li", "", bars);
     element("i", "", bar).style.width = percent(probability).replace(" ", "");
     element("span", label, bar);
     element("span", percent(probability), bar);
   }
   if (metadata.localizer) {
-    const text = answer.boxes.map((box) => `${metadata.has_box_classes ? metadata.class_names[box[5]] : "box"} (${box.slice(0, 4).map(Math.round).join(", ")}), ${percent(box[4])}`);
+    const text = answer.boxes.map((each) => `${each.class ?? "box"} (${each.box.map(Math.round).join(", ")}), ${percent(each.confidence)}`);
     element("p", text.join("; ") || "no box found", card);
   }
   $("answers").prepend(card);
@@ -212,16 +219,6 @@ function fail(name, reason) {
   element("h2", "cannot be read", card);
   element("p", `${name}: ${reason}`, card);
   $("answers").prepend(card);
-}
-
-const cell = (value) => (/[",\n\r]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-
-function csv() {
-  const lines = answers.map(({ name, answer }) => {
-    const best = answer.isNone ? { name: "", probability: 0 } : answer.top[0] ?? { name: "", probability: 0 };
-    return [name, best.name, best.probability.toFixed(6)].map(cell).join(",");
-  });
-  return ["file,class,probability", ...lines, ""].join("\n");
 }
 
 const session = load();
@@ -300,13 +297,7 @@ $("clear").addEventListener("click", () => {
   $("save").hidden = $("clear").hidden = true;
   $("files").focus();
 });
-$("save").addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-  link.download = "answers.csv";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-});
+$("save").addEventListener("click", () => save(csvOf(answers, model), "answers.csv", "text/csv"));
 
 session.then(
   () => waiting || ($("status").textContent = "Ready"),

@@ -1,5 +1,6 @@
 // Answers as cards or as a table: sorted, filtered, saved. Names are text, never markup.
 
+const KINDS = 4; // colors of boxes, by class
 const LONGEST = 200; // characters of a name that are shown
 
 export function shown(name) {
@@ -21,7 +22,16 @@ const isolated = (name) => create("bdi", { className: "name", textContent: shown
 export function label(item) {
   if (item.error) return "not read";
   if (item.answer?.none) return "none of these";
-  return item.answer?.top[0]?.class ?? (item.answer ? "boxes" : "");
+  return item.answer?.top[0]?.class ?? (item.answer ? counted(item.answer.boxes ?? []) : "");
+}
+
+// Boxes in words: "2 boxes", or of several classes "1 cat, 2 dogs" by their names.
+function counted(boxes) {
+  if (!boxes.length) return "no box";
+  const counts = new Map();
+  for (const box of boxes) counts.set(box.class ?? "", (counts.get(box.class ?? "") ?? 0) + 1);
+  if (counts.has("")) return boxes.length === 1 ? "1 box" : `${boxes.length} boxes`;
+  return [...counts].map(([name, count]) => `${count} ${shown(name)}`).join(", ");
 }
 
 export function certainty(item) {
@@ -65,8 +75,7 @@ function fillCard(item, figure, text) {
     }
     text.append(list);
     if (boxes) {
-      const count = boxes.length === 1 ? "1 box" : `${boxes.length || "no"} boxes`;
-      text.append(create("p", { className: "quiet", textContent: count }));
+      text.append(create("p", { className: "quiet", textContent: counted(boxes) }));
       figure.append(drawBoxes(item.answer));
     }
   }
@@ -77,10 +86,11 @@ function drawBoxes({ boxes, width, height }) {
   const svg = document.createElementNS(space, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-hidden", "true");
-  for (const { box: [x0, y0, x1, y1] } of boxes) {
-    for (const kind of ["shade", "edge"]) {
+  const kinds = [...new Set(boxes.map((box) => box.class ?? ""))];
+  for (const { box: [x0, y0, x1, y1], class: kind } of boxes) {
+    for (const look of ["shade", `kind-${kinds.indexOf(kind ?? "") % KINDS}`]) {
       const rect = document.createElementNS(space, "rect");
-      const values = { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind };
+      const values = { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: look };
       for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);
       svg.append(rect);
     }

@@ -3,7 +3,7 @@
 import { arranged, fillTable, label, makeCard, shown } from "./answers.js";
 import { showRuns } from "./runs.js";
 import { takePictures } from "./intake.js";
-import { cocoOf, csvOf, save } from "./saving.js";
+import { cocoOf, csvOf, save } from "../web/saving.js";
 import { ask, getModels, Queue } from "./server.js";
 import { refresh, setUpTeach, showTeach, teachPictures } from "./teach.js";
 

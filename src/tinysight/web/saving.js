@@ -1,17 +1,22 @@
 // Answers as files, in the forms that `tinysight predict` writes: CSV, and COCO's JSON.
+// An answer is what `predict --json` prints of a picture, with its width and height.
+// The page of `tinysight serve` and the one that `tinysight export` writes share this file.
+
+// The class of a box: its own where boxes have classes, else the picture's.
+const boxClass = (box, answer, model) => (model.box_classes ? box.class : answer.top[0]?.class ?? "");
 
 export function csvOf(items, model) {
   const corners = model.finds ? ["x0", "y0", "x1", "y1", "confidence"] : [];
   const rows = [["file", ...corners, "class", "probability"]];
   for (const { name, answer } of items) {
     if (!answer) continue;
-    const best = answer.top[0];
-    const own = best ? [best.class, best.probability.toFixed(6)] : ["", ""];
-    const boxes = (answer.boxes ?? []).map(({ box, confidence }) => [
-      ...box.map((edge) => edge.toFixed(2)),
-      confidence.toFixed(6),
-    ]);
-    for (const box of boxes.length ? boxes : [corners.map(() => "")]) rows.push([name, ...box, ...own]);
+    const best = answer.none ? undefined : answer.top[0];
+    const probability = best ? best.probability.toFixed(6) : "";
+    for (const each of answer.boxes ?? []) {
+      const numbers = [...each.box.map((edge) => edge.toFixed(2)), each.confidence.toFixed(6)];
+      rows.push([name, ...numbers, boxClass(each, answer, model), probability]);
+    }
+    if (!answer.boxes?.length) rows.push([name, ...corners.map(() => ""), best?.class ?? "", probability]);
   }
   return rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
 }
@@ -21,7 +26,7 @@ function quoted(value) {
 }
 
 export function cocoOf(items, model) {
-  const names = model.classifies ? model.classes : ["object"];
+  const names = model.classifies || model.box_classes ? model.classes : ["object"];
   const numbers = new Map(names.map((name, index) => [name, index + 1]));
   const images = [];
   const annotations = [];
@@ -29,17 +34,17 @@ export function cocoOf(items, model) {
     if (!answer) continue;
     const image = images.length + 1;
     images.push({ id: image, file_name: name, width: answer.width, height: answer.height });
-    for (const { box, confidence } of answer.boxes ?? []) {
-      const [x0, y0, x1, y1] = box;
+    for (const each of answer.boxes ?? []) {
+      const [x0, y0, x1, y1] = each.box;
       const sides = [x1 - x0, y1 - y0].map((side) => Math.round(side * 100) / 100);
       annotations.push({
         id: annotations.length + 1,
         image_id: image,
-        category_id: numbers.get(model.classifies ? answer.top[0].class : "object"),
+        category_id: numbers.get(boxClass(each, answer, model) || "object"),
         bbox: [x0, y0, ...sides],
         area: Math.round(sides[0] * sides[1] * 100) / 100,
         iscrowd: 0,
-        score: confidence,
+        score: each.confidence,
       });
     }
   }
@@ -52,5 +57,5 @@ export function save(text, name, type) {
   link.href = URL.createObjectURL(new Blob([text], { type }));
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
