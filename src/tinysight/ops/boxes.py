@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tinysight.ops.numpy_boxes import MAX_CANDIDATES
 from tinysight.ops.tensor_rows import TensorRows
@@ -174,8 +173,8 @@ def nms(detections: Detections, *, max_iou: float, max_boxes: int) -> Detections
 
     Only the MAX_CANDIDATES most confident boxes of an image are compared: a large canvas has more,
     and memory would grow with their square. Of two boxes with an IoU above `max_iou` the less
-    confident one goes, unless their classes differ; 1 keeps all. The result has M = `max_boxes`,
-    padded with boxes of zeros.
+    confident one goes, unless their classes differ; 1 keeps all. The result has the first
+    `max_boxes`, or as many as there were; in place of those that go there are zeros, last.
     """
     order = detections.confidence.sort(dim=1, descending=True, stable=True).indices
     detections = detections.take(order[:, : max(MAX_CANDIDATES, max_boxes)])
@@ -190,11 +189,9 @@ def nms(detections: Detections, *, max_iou: float, max_boxes: int) -> Detections
         order = (~kept).int().argsort(dim=1, stable=True)  # the kept ones first
         found = Detections(boxes, torch.where(kept, confidence, 0), labels).take(order)
         boxes, confidence, labels = found.boxes, found.confidence, found.labels
-    missing = max(0, max_boxes - boxes.shape[1])
-    boxes = F.pad(boxes[:, :max_boxes], (0, 0, 0, missing))
-    confidence = F.pad(confidence[:, :max_boxes], (0, missing))
+    boxes, confidence = boxes[:, :max_boxes], confidence[:, :max_boxes]
     if labels is not None:
-        labels = torch.where(confidence > 0, F.pad(labels[:, :max_boxes], (0, missing)), 0)
+        labels = torch.where(confidence > 0, labels[:, :max_boxes], 0)
     return Detections(torch.where(confidence[..., None] > 0, boxes, 0), confidence, labels)
 
 

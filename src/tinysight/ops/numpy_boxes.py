@@ -21,7 +21,7 @@ def nms(
     max_iou: float,
     max_boxes: int,
 ) -> tuple[Float32, Float32, Int64 | None]:
-    """Boxes (B, N, 4), confidence and labels (B, N) -> (B, max_boxes, 4) and (B, max_boxes).
+    """Boxes (B, N, 4), confidence and labels (B, N) -> (B, M, 4) and (B, M), M at most `max_boxes`.
 
     The result is the one of `ops.boxes.nms`, to the bit.
     """
@@ -39,12 +39,9 @@ def nms(
         confidence = _take(np.where(kept, confidence, np.float32(0)), order)
         boxes = _take(boxes, order)
         labels = None if labels is None else _take(labels, order)
-    missing = max(0, max_boxes - boxes.shape[1])
-    boxes = np.pad(boxes[:, :max_boxes], ((0, 0), (0, missing), (0, 0)))
-    confidence = np.pad(confidence[:, :max_boxes], ((0, 0), (0, missing)))
+    boxes, confidence = boxes[:, :max_boxes], confidence[:, :max_boxes]
     if labels is not None:
-        labels = np.pad(labels[:, :max_boxes], ((0, 0), (0, missing)))
-        labels = np.where(confidence > 0, labels, 0)
+        labels = np.where(confidence > 0, labels[:, :max_boxes], 0)
     return np.where(confidence[..., None] > 0, boxes, np.float32(0)), confidence, labels
 
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tinysight.ops.numpy_boxes import nms
 from tinysight.predict.metadata import ModelMetadata
 
-MAX_DETECTIONS = 32  # per image, of any confidence: metrics need those below the threshold, too
+# per image, of any confidence, as in COCO's evaluation: metrics need those below the threshold, too
+MAX_DETECTIONS = 100
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -37,7 +38,7 @@ class Outputs(NamedTuple):
     """Logits of B images and, of a localizer, boxes in pixels; a confidence of 0 is padding."""
 
     logits: Float32  # (B, K)
-    boxes: Float32 | None = None  # (B, M, 4), M = MAX_DETECTIONS
+    boxes: Float32 | None = None  # (B, M, 4), M at most MAX_DETECTIONS
     confidence: Float32 | None = None  # (B, M), falling
     labels: Int64 | None = None  # (B, M), where boxes have classes
 
