@@ -113,14 +113,14 @@ def _warm_up(training: Trainer) -> float:
     batch = training.loader.batch(training.total_steps)
     with torch.random.fork_rng(_cuda(training.runtime)):  # dropout draws
         for size in sizes:
-            images, _ = augmentation.apply(
+            images = augmentation.apply(
                 batch.images,
                 batch.labels,
                 batch.draws,
                 crop=training.crop,
                 size=size,
                 mixing_on=False,
-            )
+            ).images
             with training.runtime.autocast():
                 loss = training.forward(images).float().square().mean()
             loss.backward()

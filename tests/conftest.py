@@ -172,6 +172,27 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def barriers() -> Callable[[Any], list[str]]:
+    """List what axe-core finds on a page that keeps people from using it, serious or critical."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        pytest.skip("axe-core is not installed (the extra dev)")
+    script = Path(found.origin).with_name("axe.min.js").read_text("utf-8")
+
+    def check(page: Any) -> list[str]:
+        page.evaluate(f"window.axe || (() => {{ {script} }})()")
+        results = page.evaluate("() => axe.run({resultTypes: ['violations']})")
+        return [
+            f"{rule['id']}: {node['html']} {node['any'][0]['message'] if node['any'] else ''}"
+            for rule in results["violations"]
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
+
+    return check
+
+
 @pytest.fixture
 def choose_by_enter() -> Callable[..., None]:
     """Press Enter on a page whose focus is where files are chosen, and choose files."""

@@ -351,7 +351,10 @@ def test_ensembles_of_snapshots_and_of_runs(
         ),
         ("train quickstart train.snapshots=13", "train.snapshots is 13; allowed: fewer"),
         ("train quickstart optimizer.name=lion", "allowed: sgd, rmsprop, adam"),
-        ("train quickstart augment.mixup=1 train.batch_size=31", "mixing takes images in pairs"),
+        (
+            "train quickstart augment.mixup=1 train.batch_size=31",
+            "mixing takes images in groups of 2",
+        ),
         ("resume nothing", "no run is named 'nothing'"),
         ("evaluate nothing", "no run is named 'nothing'"),
         ("submit nothing", "no run is named 'nothing'"),

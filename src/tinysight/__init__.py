@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tinysight.api.export import export
     from tinysight.api.finetune import finetune
     from tinysight.api.models import load_model
+    from tinysight.api.quiz import export_answers, quiz, report_answers
     from tinysight.api.report import compare, report
     from tinysight.api.serve import serve
     from tinysight.api.train import list_recipes, train
@@ -37,13 +38,16 @@ __all__ = [
     "create_model",
     "evaluate",
     "export",
+    "export_answers",
     "finetune",
     "import_dataset",
     "list_recipes",
     "load_dataset",
     "load_model",
+    "quiz",
     "recipe",
     "report",
+    "report_answers",
     "serve",
     "train",
 ]
@@ -58,12 +62,15 @@ _MODULES = {
     "evaluate": "api.evaluate",
     "finetune": "api.finetune",
     "export": "api.export",
+    "export_answers": "api.quiz",
     "import_dataset": "api.data",
     "list_recipes": "api.train",
     "load_dataset": "api.data",
     "load_model": "api.models",
+    "quiz": "api.quiz",
     "recipe": "recipes",
     "report": "api.report",
+    "report_answers": "api.quiz",
     "serve": "api.serve",
     "train": "api.train",
 }

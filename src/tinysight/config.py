@@ -73,6 +73,7 @@ class DataConfig(Section):
     # rows evaluated after each epoch, for choices; none: no such evaluation
     monitor: str = one_of("minival", "none")
     fraction: float = within("(0, 1]", 1.0)  # class-balanced share of the training rows
+    soft_labels: str = ""  # file with shares of people's answers as targets; see data.soft_labels
     prefetch: int = within("[0, 64]", 1)  # batches read ahead when images are not on device
 
     def __post_init__(self) -> None:
@@ -104,7 +105,9 @@ class AugmentConfig(Section):
     mixup: float = within("[0, 100]", 0.0)
     cutmix: float = within("[0, 100]", 0.0)  # the same; with both, an image takes either
     mix_probability: float = within("[0, 1]", 0.5)  # that an image is mixed
-    mix_until: float = within("[0, 1]", 0.9)  # share of the training with mixed images
+    # probability that an image becomes a mosaic of four, of a localizer
+    mosaic: float = within("[0, 1]", 0.0)
+    mix_until: float = within("[0, 1]", 0.9)  # share of the training with mixed images and mosaics
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +121,11 @@ class AugmentConfig(Section):
     def mixes(self) -> bool:
         """Whether images are mixed at all."""
         return bool(self.mix_probability and (self.mixup or self.cutmix))
+
+    @property
+    def group(self) -> int:
+        """Images of a batch that are mixed with one another."""
+        return 4 if self.mosaic else 2 if self.mixes else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +312,13 @@ class Config:
             _require(not value or bool(self.model.pretrained), name, True, allowed)
         ratio, allowed = self.optimizer.encoder_ratio, "1 with localizer.frozen=true"
         _require(ratio == 1 or not frozen, "optimizer.encoder_ratio", ratio, allowed)
-        if self.localizer.finds:
+        allowed = "0 without a localizer.head, as a mosaic has no class of its own"
+        finds = self.localizer.finds
+        _require(finds or not augment.mosaic, "augment.mosaic", augment.mosaic, allowed)
+        allowed = "left out with a localizer that learns no class of the image"
+        given = self.data.soft_labels
+        _require(not given or self.localizer.classifies, "data.soft_labels", given, allowed)
+        if finds:
             allowed = "0 with a localizer.head, as mixed images' boxes cannot be mixed"
             for name in ("mixup", "cutmix") if augment.mixes else ():
                 value = getattr(augment, name)

@@ -19,6 +19,7 @@ from tinysight.analysis.errors import (
     reliability,
     suspected_labels,
 )
+from tinysight.ops.metrics import error_interval, wilson_interval
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 PREDICTED = np.array([0, 1, 1, 0, 1, 2, 1, 2])
@@ -35,6 +36,7 @@ def results() -> Any:
         confidence=probabilities.max(axis=1).astype(float),
         correct=LABELS == PREDICTED,
         class_names=("a", "b", "c", "d"),
+        evaluation=SimpleNamespace(cross_validated=False),
     )
 
 
@@ -51,6 +53,17 @@ def test_errors_per_class_by_hand(results: Any) -> None:
     assert classes.times.tolist() == [2, 1, 1, 0]
     assert classes.order.tolist() == [2, 1, 0] and not classes.clearly_separated
     np.testing.assert_allclose(classes.confidence, [0.6, 0.55, 2.3 / 3, np.nan], rtol=1e-6)
+
+
+def test_intervals_of_cross_validated_classes_are_those_of_fewer_images(results: Any) -> None:
+    generator = np.random.default_rng(0)
+    results.evaluation.cross_validated = True
+    classes = per_class(results, generator=generator)
+    expected = [error_interval(e, n) for e, n in ((2 / 3, 3), (1 / 2, 2), (1 / 3, 3))]
+    np.testing.assert_allclose(np.stack([classes.low, classes.high], axis=1)[:3], expected)
+    assert (classes.low[3], classes.high[3]) == (0, 1)
+    # 0.7 times 100 images: Wilson's of 14 of 70
+    np.testing.assert_allclose(error_interval(0.2, 100), wilson_interval(14, 70))
 
 
 def test_pairs_are_ordered_by_mistakes_and_the_larger_direction_is_first() -> None:

@@ -263,6 +263,9 @@ def test_hidden_entries_and_system_leftovers_are_ignored(tmp_path: Path) -> None
     ]
     put(tmp_path, *names, "cat/@eaDir/thumb.jpg", "dog/Icon\r", content=b"junk")
     assert len(listed(tmp_path).files) == 20
+    # a folder with images may have been meant as a class
+    note = "hidden folders with images are left out: '.git'"
+    assert note in listed(tmp_path).notes
 
 
 def test_files_beside_class_folders_are_ignored_unless_they_are_images(tmp_path: Path) -> None:

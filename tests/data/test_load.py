@@ -14,8 +14,8 @@ from PIL import Image
 
 from tinysight.data import load
 from tinysight.data.boxed_folder import BoxedFolderSource
-from tinysight.data.build import build
-from tinysight.data.dataset import Dataset, list_datasets
+from tinysight.data.build import build, features_folder
+from tinysight.data.dataset import Dataset, list_datasets, open_dataset
 from tinysight.data.folder import FolderSource
 from tinysight.data.load import load_dataset
 from tinysight.data.shapes import Shapes
@@ -227,6 +227,12 @@ def test_only_datasets_are_removed_and_only_when_confirmed(
     status, _, err = tinysight("data", "remove", "pets", "--yes")
     assert status == 1 and "is not a dataset" in err and (pets / "mine.jpg").exists()
     (pets / "mine.jpg").unlink()
+    kept = [features_folder(home, one) for one in (open_dataset("pets", home=home).digest, "other")]
+    for folder in kept:
+        (folder / "of an encoder").mkdir(parents=True)
+    assert tinysight("data", "remove", "pets", "--yes")[0] == 0 and not pets.exists()
+    assert [folder.exists() for folder in kept] == [False, True]
+    build(FolderSource(tmp_path / "pets", "pets", 8), home=home, workers=1)
     (pets / "labels.npy").unlink()  # damaged ones go, too
     assert tinysight("data", "remove", "pets", "--yes")[0] == 0 and not pets.exists()
     assert not list(home.glob(".pets.tmp*")) and (tmp_path / "pets" / "cat").is_dir()

@@ -122,7 +122,11 @@ def test_the_page_answers_as_onnx_runtime_does(
 
 
 def test_pictures_come_by_keyboard_drop_paste_and_camera(
-    written: Write, opened: Any, pictures: list[Path], choose_by_enter: Callable[..., None]
+    written: Write,
+    opened: Any,
+    pictures: list[Path],
+    choose_by_enter: Callable[..., None],
+    barriers: Callable[[Any], list[str]],
 ) -> None:
     page, _ = opened(written("classifier"))
     page.bring_to_front()
@@ -152,6 +156,7 @@ def test_pictures_come_by_keyboard_drop_paste_and_camera(
         page.get_by_role("button", name="Save answers").click()
     lines = Path(download.value.path()).read_text().splitlines()
     assert lines[0] == "file,class,probability" and len(lines) == 5
+    assert barriers(page) == []
     page.get_by_role("button", name="Clear").click()
     assert page.locator("article").count() == 0
 

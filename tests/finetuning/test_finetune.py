@@ -14,6 +14,8 @@ from PIL import Image
 import tinysight as ts
 from tinysight.api.evaluate import evaluate_files
 from tinysight.api.finetune import finetune_result
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.finetuning.finetune import is_better
 from tinysight.ops.metrics import error_interval
 from tinysight.predict.weights import load_weights
 
@@ -92,10 +94,42 @@ def test_the_better_of_several_encoders_is_used(
     assert found.errors[found.encoder] == min(found.errors.values())
 
 
+def test_a_full_training_that_is_not_better_keeps_the_weights_before(
+    make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch,
+    run_command: Tinysight, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tinysight.finetuning.finetune.NUM_STEPS", 9)
+    monkeypatch.setattr("tinysight.finetuning.finetune.LR", 5.0)  # ruins it
+    words = ("finetune", str(make_folder(15, 15, 15)), "--from", str(encoder_file), "--full")
+    out = run_command(*words, "--name", "own")[1]
+    assert "no better by more than the noise: the weights before are kept" in out
+    full, start = (tmp_path / f"runs/{name}" for name in ("own", "own-start"))
+    names = ("weights.safetensors", "evaluation-val.json")
+    assert [(full / name).read_bytes() == (start / name).read_bytes() for name in names] == [1, 1]
+    assert json.loads((full / "summary.json").read_text())["kept"].startswith("the weights before")
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "better"), [(2, 0, True), (1, 0, False), (4, 1, True), (3, 2, False)]
+)
+def test_better_is_by_more_than_a_standard_error(gained: int, lost: int, better: bool) -> None:
+    def evaluation(right: list[int]) -> Evaluation:
+        logits = torch.zeros(20, 2)
+        logits[right, 0] = 1.0
+        logits[:, 1] = 0.5
+        labels = torch.zeros(20, dtype=torch.int64)
+        labels[19] = -1
+        return Evaluation("own", "val", logits, labels, torch.arange(20))
+
+    before, after = list(range(10)), list(range(lost, 10 + gained))
+    assert is_better(evaluation(before), evaluation([*after, 19])) == better
+
+
 def test_a_full_training_begins_with_the_last_layer_and_keeps_the_norms(
     make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tinysight.finetuning.finetune.NUM_STEPS", 9)
+    monkeypatch.setattr("tinysight.finetuning.finetune.is_better", lambda before, after: True)
     found = finetune_result(make_folder(15, 15, 15), encoder_file, full=True, name="own")
     assert found.full is not None and found.full.name == "own" and found.full.is_finished
     assert found.val_errors is not None and max(found.val_errors) < 0.4
@@ -134,7 +168,15 @@ def test_what_is_wrong_with_the_data_is_said(
     assert status == 0 and "1 unreadable image left out" in err
     assert "too few to learn or judge: class1 (2)" in err
     assert "several classes: 2, such as class0/000.png and class1/000.png" in err
-    assert "one class always   16.7 %   (the most frequent one); the model is no better" in out
+    assert "one class always   16.7 %   (class0, the most frequent); the model is no better" in out
+
+
+def test_an_error_equal_to_that_of_one_class_always_is_not_better(
+    make_folder: MakeFolder, encoder_file: Path, run_command: Tinysight
+) -> None:
+    folder = make_folder(50, 1)  # 1 - 50 / 51 and 1 / 51 differ in the last digit
+    _, out, _ = run_command("finetune", str(folder), "--from", str(encoder_file))
+    assert "one class always   2.0 %   (class0, the most frequent); the model is no better" in out
 
 
 def test_the_curve_of_unequal_classes_ends_at_the_smallest(

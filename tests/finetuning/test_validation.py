@@ -15,6 +15,7 @@ from tinysight.finetuning.validation import (
     learning_curve,
     mean_distances,
 )
+from tinysight.ops.metrics import EFFECTIVE
 
 CLASSES, WIDTH = 4, 12
 
@@ -47,18 +48,30 @@ def test_folds_divide_classes_evenly_and_keep_groups_together() -> None:
 
 def test_intervals_cover_the_error_on_other_images_and_forecasts_that_of_twice_as_many() -> None:
     covered = predicted = 0
+    squares, variances = [], []
     other = drawn(500, 1000)[0]
     for seed in range(100):
         views, labels = drawn(24, seed)
         half, own = views[::2], labels[::2]
         judged = crossvalidate(half, own, np.arange(len(own)), CLASSES)
         assert judged is not None
-        covered += judged.low <= error_of(half, own, other) <= judged.high
+        truth = error_of(half, own, other)
+        covered += judged.low <= truth <= judged.high
+        squares.append((judged.error - truth) ** 2)
+        variances.append(truth * (1 - truth) / len(own))
         curve = learning_curve(half, own, np.arange(len(own)), CLASSES, below=12)
         ahead = forecast((*curve, CurvePoint(12, judged.error)), len(own))
         assert ahead is not None and ahead.more == 12
         predicted += ahead.low <= error_of(views, labels, other) <= ahead.high
     assert covered >= 90 and predicted >= 80
+    # of independent images, by one model, the squares would be the variances
+    assert 0.9 < np.mean(squares) / np.mean(variances) < 1 / EFFECTIVE
+
+
+def test_a_forecast_does_not_exclude_the_error_that_is_there() -> None:
+    curve = [CurvePoint(3, 0.1), CurvePoint(5, 0.05), CurvePoint(10, 0.03)]
+    low, high = (forecast((*curve, CurvePoint(20, error)), 60).low for error in (0.0, 0.02))  # type: ignore[union-attr]
+    assert low == 0 and 0 < high <= 0.02
 
 
 def test_few_images_are_below_the_threshold_and_probabilities_are_calibrated() -> None:

@@ -28,8 +28,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "inception_resnet-v4": ("inception_resnet", {"n": 1, "width": 0.125, "stem": "v4"}, 8),
     "vgg16": ("vgg", VGG, 16),
     "efficientnet_lite": ("efficientnet_lite", {"width": 0.125}, 32),
+    "imagenet_resnet": ("imagenet_resnet", {"width": 8}, 32),
+    "imagenet_resnet50": ("imagenet_resnet", {"depth": 50, "width": 4}, 32),
     "vgg19": ("vgg", {**VGG, "depth": 19, "linear_convolutions": False}, 16),
 }
+ELSEWHERE = [f for f in FAMILIES if FAMILIES[f][0] in ("efficientnet_lite", "imagenet_resnet")]
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -102,8 +105,8 @@ def test_bf16_and_channels_last_give_nearly_the_same_logits(family: str) -> None
     assert (close - plain).abs().max() < 0.05 * plain.abs().max()
 
 
-# not EfficientNet: one position of features at 32 pixels is too little to begin from nothing
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family[:2] != "ef"])
+# not ImageNet's: one position of features at 32 pixels is too little to begin from nothing
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ELSEWHERE])
 def test_it_overfits_64_drawn_images(family: str) -> None:
     source = shapes.Shapes(num_train=64, num_minival=0, num_val=0, num_test=0, image_size=32)
     images = torch.from_numpy(np.stack([source.decode(row) for row in range(64)]))
@@ -140,9 +143,7 @@ def test_frozen_norms_keep_their_statistics_and_are_trained(family: str) -> None
     assert not all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-@pytest.mark.parametrize(
-    "family", [f for f in FAMILIES if f not in ("resnet", "efficientnet_lite")]
-)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("resnet", *ELSEWHERE)])
 def test_dropout_is_applied_in_training_only(family: str) -> None:
     images = random_images(2)
     with torch.random.fork_rng(), torch.no_grad():

@@ -29,6 +29,10 @@ GOLDEN: list[tuple[str, dict[str, Any], int, int]] = [
     ("vgg", {"depth": 19, "linear_convolutions": False}, 41_438_600, 1_276_047_360),
     ("efficientnet_lite", {}, 3_627_208, 29_275_072),
     ("efficientnet_lite", {"width": 0.25}, 317_056, 2_468_992),
+    # torchvision's 11,689,512, 21,797,672 and 25,557,032, whose last layers have 1,000 classes
+    ("imagenet_resnet", {}, 11_689_512 - 800 * 513, 129_178_624),
+    ("imagenet_resnet", {"depth": 34}, 21_797_672 - 800 * 513, 266_902_528),
+    ("imagenet_resnet", {"depth": 50}, 25_557_032 - 800 * 2049, 297_389_056),
 ]
 
 

@@ -20,6 +20,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "inception_resnet": {"width": 0.1},
     "vgg": {"filters": (4, 4, 4, 8, 8), "hidden": 16},
     "efficientnet_lite": {"width": 0.1},
+    "imagenet_resnet": {"width": 4},
 }
 HEADS = (("mlp", 1), ("lstm", 1), ("lstm", 4), ("centernet", 16))
 every_head = pytest.mark.parametrize(("head", "grid"), HEADS)

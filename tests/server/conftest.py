@@ -8,15 +8,18 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 import torch
 
+from tinysight.api import sort
 from tinysight.api.serve import learn
+from tinysight.api.serve import training_images as find_training_images
 from tinysight.models import create_model
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import Predictor
@@ -85,14 +88,47 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("project") / "pets"
 
 
+class DrawnImages:
+    """Training images that are compared as the server's tests wish; see `TrainingImages`."""
+
+    def __init__(self) -> None:
+        self.go_on, self.prepared, self.ready, self.fails = threading.Event(), 0, False, False
+        self.go_on.set()
+
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        self.prepared += 1
+        progress(1, 2)
+        assert self.go_on.wait(30)
+        if self.fails:
+            raise ValueError("the disk is gone")
+        self.ready = True
+
+    def nearest(self, image: Any) -> list[tuple[str, str, float, Any]]:
+        return [("a/<b>.png", "<b>cat", 0.25, np.full((2, 2, 3), 9, np.uint8))]
+
+
+@pytest.fixture(scope="module")
+def training_images() -> DrawnImages:
+    """What the given model was trained on."""
+    return DrawnImages()
+
+
 @pytest.fixture(scope="module")
 def link(
-    predictor: Predictor, project: Path, tmp_path_factory: pytest.TempPathFactory
+    predictor: Predictor,
+    project: Path,
+    training_images: DrawnImages,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """The link to the page of a running server."""
     home = tmp_path_factory.mktemp("home")
     os.environ |= {"TINYSIGHT_DATA": str(home / "data"), "TINYSIGHT_RUNS": str(home / "runs")}
-    server, listener, link = create_server(predictor, folder=project, learn=learn, token=TOKEN)
+
+    def find(model: Predictor) -> Any:
+        return training_images if model is predictor else find_training_images(model)
+
+    own: dict[str, Any] = {"learn": learn, "sorter": sort, "training_images": find}
+    server, listener, link = create_server(predictor, folder=project, token=TOKEN, **own)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     deadline = time.monotonic() + 60
@@ -114,3 +150,35 @@ def link(
 @pytest.fixture
 def client(link: str) -> Client:
     return Client(link)
+
+
+@pytest.fixture(params=[400, 1400])
+def page(browser: Any, link: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page at two widths; it asks no other host, and nothing is wrong in its console."""
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    page = context.new_page()
+    wrong: list[str] = []
+    own = link.partition("/?")[0]
+    page.on(
+        "console",
+        lambda message: (
+            wrong.append(f"{message.text} {message.location}") if message.type != "log" else 0
+        ),
+    )
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+
+    def only_own(route: Any) -> None:
+        if route.request.url.startswith((own, "blob:", "data:")):
+            route.continue_()
+        else:
+            wrong.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", only_own)
+    page.goto(link)
+    page.get_by_text("3 classes of pets").wait_for()
+    yield page
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    context.close()
+    assert wrong == []
+    assert width <= request.param, "the page is wider than the window"

@@ -108,9 +108,37 @@ def test_health_needs_no_token_but_the_right_host() -> None:
 @pytest.mark.parametrize("headers", [OWN | COOKIE, OWN, {"host": "evil.example"}])
 def test_every_answer_binds_the_browser(headers: dict[str, str]) -> None:
     _, found = ask(headers=headers)
-    policy = found["content-security-policy"]
-    assert policy.startswith("default-src 'none'; ") and "frame-ancestors 'none'" in policy
-    assert "unsafe" not in policy and "http" not in policy
+    policy = dict(each.split(" ", 1) for each in found["content-security-policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' blob: data:",
+        "connect-src": "'self'",
+        "media-src": "'self' blob:",
+        "form-action": "'none'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+    }
     assert found["x-content-type-options"] == "nosniff"
     assert found["cross-origin-resource-policy"] == "same-origin"
+    assert found["cross-origin-opener-policy"] == "same-origin"
     assert found["referrer-policy"] == "no-referrer"
+    assert found["permissions-policy"] == "camera=(self), microphone=(), geolocation=()"
+    assert found["cache-control"] == "no-store"
+
+
+def test_web_sockets_never_reach_the_application() -> None:
+    reached = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["type"])
+
+    guard = Guard(application, token=TOKEN, hosts=("127.0.0.1",), port=8000)
+
+    async def nothing(message: Any = None) -> Any:
+        return None
+
+    for kind in ("websocket", "lifespan"):
+        asyncio.run(guard({"type": kind}, nothing, nothing))
+    assert reached == ["lifespan"]

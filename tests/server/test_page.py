@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,33 +20,6 @@ from tinysight.predict.output import plain, write_coco, write_csv
 from tinysight.predict.predictor import Prediction, Predictor
 
 BIDI = "\u202egnp.\u202cpicture"
-
-
-@pytest.fixture(params=[400, 1400])
-def page(browser: Any, link: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The page at two widths; it asks no other host, and nothing is wrong in its console."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900})
-    page = context.new_page()
-    wrong: list[str] = []
-    own = link.partition("/?")[0]
-    page.on("console", lambda message: wrong.append(message.text) if message.type != "log" else 0)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-
-    def only_own(route: Any) -> None:
-        if route.request.url.startswith((own, "blob:", "data:")):
-            route.continue_()
-        else:
-            wrong.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", only_own)
-    page.goto(link)
-    page.get_by_text("3 classes of pets").wait_for()
-    yield page
-    width = page.evaluate("() => document.documentElement.scrollWidth")
-    context.close()
-    assert wrong == []
-    assert width <= request.param, "the page is wider than the window"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +56,8 @@ def test_pictures_are_chosen_and_answered_as_on_the_command_line(
     theirs = list(csv.reader(io.StringIO(saved)))
     assert [row[1] for row in theirs] == [row[1] for row in ours]
     assert [row[0] for row in theirs[1:]] == [path.name for path in pictures]
+    command = f"tinysight predict {predictor.path} FOLDER --csv answers.csv"
+    assert command in page.locator("#saved").inner_text()
 
 
 def test_names_are_text(page: Any, pictures: list[Path]) -> None:
@@ -110,7 +85,7 @@ def test_what_is_no_picture_is_said_and_the_rest_is_answered(
 def test_everything_by_keyboard(
     page: Any, pictures: list[Path], choose_by_enter: Callable[..., None]
 ) -> None:
-    for _ in range(4):  # three views, then the button
+    for _ in range(5):  # four views, then the button
         page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.id") == "choose"
     choose_by_enter(page, pictures)
@@ -148,7 +123,54 @@ def test_pictures_are_dropped_and_pasted(page: Any, pictures: list[Path]) -> Non
     assert page.locator(".card h2").all_inner_texts() == ["drop.png", "paste.png"]
 
 
-def test_a_picture_is_taken_by_the_camera(page: Any) -> None:
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_answers_are_explained_on_demand(
+    page: Any, pictures: list[Path], predictor: Predictor, training_images: Any, by: str
+) -> None:
+    page.set_input_files("#files", pictures[:1])
+    answered(page, 1)
+    card = page.locator(".card")
+    assert card.locator("svg.heat").count() == 0 and not card.locator(".nearest").is_visible()
+
+    def press(name: str) -> None:
+        button = card.get_by_role("button", name=name)
+        if by == "mouse":
+            button.click()
+        else:
+            button.focus()
+            page.keyboard.press("Enter")
+
+    press("Heat map")
+    card.locator("svg.heat image").wait_for()
+    assert card.get_by_role("button", name="Heat map").get_attribute("aria-pressed") == "true"
+    assert "matters much" in card.inner_text() or "part covered" in card.inner_text()
+    assert card.locator("svg.heat image").get_attribute("width") == "40"
+    press("Heat map")
+    assert card.locator("svg.heat").count() == 0
+    assert card.locator("[role=status]").first.inner_text() == ""
+    # Prepared once for the module's server: the first of these tests sees it fail before.
+    training_images.fails = first = not training_images.ready
+    press("Nearest training pictures")
+    if first:
+        card.get_by_text("the disk is gone").wait_for()
+        training_images.fails = False
+        press("Nearest training pictures")
+    card.locator(".nearest li").wait_for()
+    assert card.locator(".nearest").inner_text().split() == ["<b>cat", "0.25"]
+    assert card.locator(".nearest img").evaluate("image => image.naturalWidth") == 2
+    press("Nearest training pictures")
+    assert not card.locator(".nearest").is_visible()
+
+
+def test_drawn_shapes_can_be_asked_about(page: Any) -> None:
+    page.get_by_role("button", name="Try it with drawn shapes").press("Enter")
+    answered(page, 3)
+    names = page.locator(".card h2").all_inner_texts()
+    assert names == ["circle 1.png", "cross 1.png", "triangle 1.png"]
+    assert not page.locator("#ask-examples").is_visible()
+
+
+def test_pictures_are_taken_by_the_camera(page: Any) -> None:
     page.get_by_role("button", name="Camera").click()
     page.get_by_role("button", name="Take a picture").click()
     page.keyboard.press("Escape")
@@ -156,6 +178,86 @@ def test_a_picture_is_taken_by_the_camera(page: Any) -> None:
     answered(page, 1)
     assert page.locator(".card h2").inner_text() == "camera-1.png"
     assert page.locator(".card li").count() == 3
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_burst_is_taken_while_the_button_is_held(page: Any, by: str) -> None:
+    page.get_by_role("button", name="Camera").click()
+    button = page.get_by_role("button", name="Take a picture")
+    page.locator("#shoot:enabled").wait_for()
+    if by == "mouse":
+        button.hover()
+        page.mouse.down()
+        page.locator("#camera-count", has_text=re.compile("[3-6] pictures")).wait_for()
+        page.mouse.up()
+    else:
+        button.focus()
+        for _ in range(4):
+            page.keyboard.down("Enter")  # as a held key repeats
+            page.wait_for_timeout(200)
+        page.keyboard.up("Enter")
+    page.locator(".card").nth(2).wait_for()
+    count = page.locator(".card").count()
+    assert count <= 7
+    page.wait_for_timeout(700)
+    assert page.locator(".card").count() == count, "it has ended"
+    page.get_by_role("button", name="Close").click()
+    answered(page, count)
+
+
+SCRIPTS = ("document.title='broken'", "alert(1)", "fetch('http://evil.example')")
+HOSTILE_NAMES = [
+    form.format(script)
+    for script in SCRIPTS
+    for form in (
+        "<script>{}</script>.png",
+        "<img src=x onerror={}>.png",
+        "<svg onload={}>.png",
+        '"><img src=x onerror={}>.png',
+        "' onmouseover='{}.png",
+        "javascript:{}.png",
+        "${{{}}}.png",
+        "{{{{{}}}}}.png",
+        "</title><script>{}</script>.png",
+        "<iframe srcdoc='<script>parent.{}</script>'>.png",
+        "<style>@import 'http://evil.example/{}'</style>.png",
+        "<a href=javascript:{}>x</a>.png",
+        "\u202e{}gnp.\u202c.png",
+        "\u2066{}\u2069.png",
+        "<math><mi xlink:href='data:x,{}'>.png",
+        "=cmd|'{}'!A1.png",
+        "\x00{}.png",
+        "\n{}\r\n.png",
+    )
+] + ["x" * 1_000_000 + ".png", "\ud800.png", "", "__proto__", "constructor", "../../etc/passwd"]
+
+
+def test_hostile_names_are_never_executed(page: Any, pictures: list[Path], project: Path) -> None:
+    assert len(HOSTILE_NAMES) == 60
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    page.evaluate(
+        """([names, data]) => {
+            const transfer = new DataTransfer();
+            for (const name of names) transfer.items.add(new File([new Uint8Array(data)], name));
+            const options = {bubbles: true, cancelable: true, clipboardData: transfer};
+            window.dispatchEvent(new ClipboardEvent("paste", options));
+        }""",
+        [HOSTILE_NAMES, list(pictures[0].read_bytes())],
+    )
+    answered(page, 60)
+    page.locator(".card h2 .name").nth(3).hover()
+    for view in ("table", "cards"):
+        page.select_option("#view", view)
+        assert page.title() == "tinysight"
+        inside = page.locator("#results :is(script, iframe, style, math, a, svg, [onerror])")
+        assert inside.count() == 0
+    for name in HOSTILE_NAMES[1:54:18]:  # class folders that were not made on the page
+        (project / name.replace("/", "-")).mkdir(parents=True, exist_ok=True)
+    page.get_by_role("link", name="Teach").click()
+    page.locator(".class").nth(2).wait_for()
+    assert page.locator("#classes img").count() == 0 and page.title() == "tinysight"
+    for name in HOSTILE_NAMES[1:54:18]:
+        (project / name.replace("/", "-")).rmdir()
 
 
 def test_runs_are_shown_with_curves(
@@ -169,7 +271,9 @@ def test_runs_are_shown_with_curves(
     page.locator("#run svg").first.wait_for()
     assert page.locator("#run polyline").count() == 2
     assert page.locator("#runs i").count() == 0
-    assert "loss of training: 1.54 at epoch 1.11" in page.locator("#run").inner_text()
+    shown = page.locator("#run").inner_text()
+    assert "loss of training: 1.54 at epoch 1.11" in shown
+    assert "error, minival: 75.0 % at epoch 1" in shown
 
 
 def test_classes_are_taught_tried_and_undone(page: Any, tmp_path: Path, project: Path) -> None:
@@ -184,6 +288,15 @@ def test_classes_are_taught_tried_and_undone(page: Any, tmp_path: Path, project:
         page.keyboard.press("Enter")
         if "<" in name:
             page.get_by_text("a class's name has none of").wait_for()
+            for refused, words in (
+                ("", "Type the class's name first."),
+                ("..", "a class's name has none of"),
+                ("a/b", "a class's name has none of"),
+                ("red", "red is there already."),
+            ):
+                page.get_by_label("New class").fill(refused)
+                page.keyboard.press("Enter")
+                page.locator("#teach-status", has_text=words).wait_for()
             continue
         page.get_by_role("region", name=name, exact=True).wait_for()
         files = []
@@ -208,6 +321,52 @@ def test_classes_are_taught_tried_and_undone(page: Any, tmp_path: Path, project:
     answered(page, 5)
     first = page.locator(".card").first.locator("li").first.inner_text()
     assert first.startswith("blue")
+
+
+def test_no_view_keeps_people_out(
+    page: Any,
+    pictures: list[Path],
+    project: Path,
+    training_images: Any,
+    barriers: Callable[[Any], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
+    shutil.copytree(Path(__file__).parent.parent / "golden" / "run", tmp_path / "rose")
+    shutil.rmtree(project, ignore_errors=True)
+    training_images.fails = False
+    page.emulate_media(color_scheme="dark" if page.viewport_size["width"] == 400 else "light")
+    found = {"nothing asked": barriers(page)}
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture, but long enough to have a signature")
+    page.set_input_files("#files", [*pictures[:2], broken])
+    answered(page, 3)
+    for name in ("Heat map", "Nearest training pictures"):
+        page.get_by_role("button", name=name).first.click()
+    page.locator(".nearest li").wait_for()
+    page.locator("svg.heat").wait_for()
+    found["answers"] = barriers(page)
+    page.select_option("#view", "table")
+    found["table"] = barriers(page)
+    page.get_by_role("button", name="Clear").click()
+    found["undo"] = barriers(page)
+    page.get_by_role("button", name="Camera").click()
+    found["camera"] = barriers(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Teach").click()
+    page.locator("#examples").wait_for()
+    found["nothing taught"] = barriers(page)
+    page.get_by_role("button", name="Try it with drawn shapes").click()
+    page.get_by_text("12 pictures added to triangle", exact=True).wait_for()
+    page.get_by_role("button", name="Learn these classes").click()
+    page.get_by_text(re.compile("^Learned from")).wait_for(timeout=60000)
+    found["learned"] = barriers(page)
+    page.get_by_role("link", name="Runs").click()
+    page.get_by_role("button", name=re.compile("rose")).click()
+    page.locator("#run svg").first.wait_for()
+    found["runs"] = barriers(page)
+    assert {view: rules for view, rules in found.items() if rules} == {}
 
 
 BOX = (1.0, 2.5, 30.0, 20.5)

@@ -6,7 +6,9 @@ import asyncio
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +63,31 @@ def test_a_picture_that_takes_too_long_costs_its_process_and_the_next_is_read(
         assert await asyncio.wrap_future(reader.processes[0].number) != first
 
     asyncio.run(ask())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_a_process_that_hangs_is_killed(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> int:
+        first = await asyncio.wrap_future(reader.processes[0].number)
+        monkeypatch.setattr(reading, "MAX_SECONDS", 0.1)
+        with pytest.raises(ValueError, match="too much time"):
+            await reader._run(time.sleep, 60)
+        return first
+
+    deadline = time.monotonic() + 30
+    first = Path(f"/proc/{asyncio.run(ask())}/exe")
+    while first.exists():
+        time.sleep(0.05)
+    assert time.monotonic() < deadline, "it ended by itself"
+
+
+def test_a_picture_beyond_the_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(data: bytes, at_least: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(reading, "read_image", too_large)
+    with pytest.raises(ValueError, match="too much memory"):
+        reading._read(png(), 16, "pad")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tinysight as ts
+from tinysight.api.serve import learn
 
 
 def colored(red: int, blue: int, seed: int) -> bytes:
@@ -36,10 +39,22 @@ def change(client: Any, method: str, path: str, body: bytes | None = None) -> di
     return dict(content)
 
 
+COLORED = {"red & hot": (160, 0), "blue": (0, 160)}
+
+
+@pytest.fixture(autouse=True)
+def two_classes(project: Path) -> None:
+    """The folder of two classes with six pictures each, whatever a test before did to it."""
+    shutil.rmtree(project, ignore_errors=True)
+    for name, (red, blue) in COLORED.items():
+        (project / name).mkdir(parents=True)
+        for seed in range(6):
+            (project / name / f"{seed}.png").write_bytes(colored(red, blue, seed))
+
+
 def test_classes_are_taught_and_the_taught_model_answers(client: Any, project: Path) -> None:
-    assert client.ask("/api/predict?model=taught", colored(200, 0, 0))[0] == 404
-    colors = {"red & hot": (160, 0), "blue": (0, 160)}
-    for name, (red, blue) in colors.items():
+    shutil.rmtree(project)
+    for name, (red, blue) in COLORED.items():
         change(client, "PUT", f"project/{quote(name)}")
         for seed in range(6):
             added = change(client, "POST", f"project/{quote(name)}", colored(red, blue, seed))
@@ -51,14 +66,31 @@ def test_classes_are_taught_and_the_taught_model_answers(client: Any, project: P
     shown = json.loads(client.ask("/api/models")[1])
     assert sorted(shown["taught"]["classes"]) == ["blue", "red & hot"]
     assert "pets" in shown["given"]["description"]
-    for name, (red, blue) in colors.items():
+    for name, (red, blue) in COLORED.items():
         status, content = client.ask("/api/predict?model=taught", colored(red, blue, 99))
         assert status == 200 and json.loads(content)["top"][0]["class"] == name
     assert ts.load_model(learned["run"]).predict(colored(160, 0, 99)).label == "red & hot"
     assert len(list(Path(learned["run"]).parent.iterdir())) == 1
-    again = change(client, "POST", "learn")  # takes the place of the first
+    again = change(client, "POST", "learn")  # takes the place of the first, and its name
+    assert again["run"] == learned["run"]
     assert [str(path) for path in Path(again["run"]).parent.iterdir()] == [again["run"]]
     assert change(client, "GET", "project")["learned"] == again
+    made = Path(again["run"]) / "report"
+    made.mkdir()
+    third = change(client, "POST", "learn")  # something was made of the second
+    assert third["run"] != again["run"] and made.is_dir()
+
+
+def test_the_classes_are_learned_once_at_a_time(client: Any, project: Path) -> None:
+    for name, red in (("a", 160), ("b", 0)):
+        change(client, "PUT", f"project/{name}")
+        for seed in range(4):
+            change(client, "POST", f"project/{name}", colored(red, 160 - red, seed))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: change(client, "POST", "learn"), range(4)))
+    refused = [answer["error"] for answer in answers if "error" in answer]
+    assert refused == ["the classes are being learned already"] * 3
+    assert "error" not in change(client, "POST", "learn")
 
 
 def test_a_picture_is_shown_small_taken_out_and_put_back(client: Any, project: Path) -> None:
@@ -93,11 +125,8 @@ def test_what_cannot_be_done_is_said(
 
 
 def test_one_class_cannot_be_learned(client: Any, project: Path) -> None:
-    (project / "red & hot").rename(project.parent / "aside")
-    try:
-        assert "class" in change(client, "POST", "learn")["error"]
-    finally:
-        (project.parent / "aside").rename(project / "red & hot")
+    shutil.rmtree(project / "red & hot")
+    assert "class" in change(client, "POST", "learn")["error"]
 
 
 def test_a_folder_that_may_not_be_written_is_named(
@@ -109,3 +138,16 @@ def test_a_folder_that_may_not_be_written_is_named(
     monkeypatch.setattr("tinysight.server.project.write_atomic", full)
     error = change(client, "POST", "project/blue", colored(1, 2, 3))["error"]
     assert error.startswith("No space left on device: ") and "blue" in error
+
+
+def test_mistakes_are_named_with_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / "runs"))
+    for name, red, blue in (("red", 160, 0), ("blue", 0, 160)):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for seed in range(8):
+            (tmp_path / "own" / name / f"{seed}.png").write_bytes(colored(red, blue, seed))
+    (tmp_path / "own" / "red" / "wrong.png").write_bytes(colored(0, 160, 99))
+    assert learn(tmp_path / "own")["confusions"] == [("red", "blue", 1, ["wrong.png"])]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,6 +248,7 @@ def test_what_does_not_fit_is_refused(
         ({"augment__rotation": 6.0}, "at most 5"),
         ({"augment__crop": 0.75}, r"augment\.crop is 0\.75; allowed: 1 with a localizer\.head"),
         ({"augment__trivial_augment": True}, "augment.trivial_augment is True; allowed: false"),
+        ({"augment__mosaic": 0.5, "localizer__head": "none"}, "0 without a localizer.head"),
         ({"localizer__head": "detr"}, "allowed: none, mlp, lstm, centernet"),
         ({"localizer__head": "mlp", "localizer__grid": 4}, "1 with localizer.head=mlp"),
         ({"localizer__head": "centernet"}, "8 or more with localizer.head=centernet"),
@@ -343,6 +345,19 @@ def test_the_fit_of_the_data_goes_into_the_weights_and_another_is_warned_of(
     ]
 
 
+def test_the_weights_say_how_large_the_boxes_were(found: Path, dataset: Dataset) -> None:
+    sides = [
+        ((x1 - x0) * (y1 - y0)) ** 0.5
+        for row in dataset.rows("train")
+        for x0, y0, x1, y1 in dataset.boxes_of(row).tolist()
+    ]
+    found_side = Predictor(found).metadata.localizer["box_side"]
+    assert min(sides) < found_side < max(sides)
+    below = sum(side < found_side - 0.01 for side in sides) / len(sides)
+    above = sum(side > found_side + 0.01 for side in sides) / len(sides)
+    assert below < 0.5 and above <= 0.5
+
+
 def test_another_threshold_and_decoding_may_be_asked_for(found: Path, dataset: Dataset) -> None:
     images = np.array(dataset.images[:4])
     filtered = Predictor(found, threshold=0.2).outputs(images).confidence
@@ -361,7 +376,7 @@ def test_boxes_go_with_their_pixels_through_the_treatment() -> None:
         crop=1.0, shift=6, rotation=0.0, contrast=(1.0, 1.0), gamma=(1.0, 1.0), probability=1.0
     )
     drawn = augmentation.sample(40, settings=settings, source_size=64, crop=64, generator=generator)
-    pixels, _ = augmentation.apply(
+    pixels, *_ = augmentation.apply(
         images, torch.zeros(40), drawn, crop=64, size=64, mixing_on=False
     )
     gt_boxes, lost, *_ = augmentation.apply_to_boxes(boxes, drawn, crop=64)
@@ -394,6 +409,33 @@ def test_a_box_that_the_window_cuts_by_more_than_half_is_lost() -> None:
     assert lost[0, 0].tolist() == [4 / 64, 20 / 64, 8 / 64, 20 / 64]
     assert gt_boxes[0, 0].isnan().all() and not gt_boxes[0, 1].isnan().any()
     assert gt_boxes[1, 0].tolist() == [6 / 64, 20 / 64, 12 / 64, 20 / 64]
+
+
+def test_mosaics_teach_several_boxes_until_mixing_ends() -> None:
+    settings = AugmentConfig(crop=1.0, mosaic=1.0, probability=0.0, flip=0.0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = augmentation.sample(8, settings=settings, source_size=64, crop=64, generator=generator)
+    boxes = torch.tensor([[[24.0, 24, 40, 40]]]).expand(8, 1, 4)
+    labels, images = torch.arange(8), torch.zeros(8, 64, 64, 3, dtype=torch.uint8)
+    images[:, 24:40, 24:40] = 255
+    for mixing_on in (True, False):
+        how: dict[str, Any] = {"crop": 64, "mixing_on": mixing_on}
+        augmented = augmentation.apply(images, labels, drawn, size=64, **how)
+        found = augmentation.apply_to_boxes(boxes, drawn, labels=labels[:, None], **how)
+        assert found.lost_cxcywh is not None and found.labels is not None
+        counts = (~found.boxes_cxcywh.isnan().any(-1)).sum(1)
+        both = counts + (~found.lost_cxcywh.isnan().any(-1)).sum(1)
+        if mixing_on:
+            assert augmented.labels.tolist() == [-1] * 8 and float(counts.float().mean()) > 2
+            assert both.tolist() == [4] * 8
+            assert found.labels[5].tolist() == [5, 6, 7, 4]
+        else:
+            assert augmented.labels.tolist() == list(range(8)) and counts.tolist() == [1] * 8
+            assert torch.equal(augmented.images, images.permute(0, 3, 1, 2).float())
+        for image, own in zip(augmented.images[:, 0], found.boxes_cxcywh, strict=True):
+            whole = own[~own.isnan().any(-1)]
+            x, y = (whole[:, :2] * 64).long().unbind(-1)
+            assert (image[y, x] > 254).all()  # the centers of boxes are white
 
 
 def test_the_figures_of_an_epoch_are_those_of_the_top_box() -> None:

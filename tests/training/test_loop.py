@@ -158,6 +158,21 @@ def test_a_run_resumes_from_its_folder_alone(trial: Any, messages: list[str]) ->
     assert metrics.top1_error == pytest.approx(errors[-1])
 
 
+@pytest.mark.parametrize(
+    ("monitor", "seconds", "saves"), [("minival", 15.0, 3), ("none", 15.0, 1), ("none", 0.0, 3)]
+)
+def test_short_epochs_without_a_measurement_are_not_saved_one_by_one(
+    monitor: str, seconds: float, saves: int, trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, save = [], checkpoint.save
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", seconds)
+    monkeypatch.setattr(
+        checkpoint, "save", lambda state, path: (steps.append(state.step), save(state, path))
+    )
+    trial.at(data__monitor=monitor, schedule__name="cosine").go()
+    assert len(steps) == saves and steps[-1] == 14
+
+
 def test_a_resumed_run_may_change_settings_and_records_since_when(trial: Any) -> None:
     trial = trial.at(schedule__name="constant", schedule__warmup=0.0)
     trial.start(stop=6)

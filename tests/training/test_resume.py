@@ -58,7 +58,8 @@ def start(make_metadata: Callable[..., ModelMetadata], small_models: Any, tmp_pa
         "model.pretrained=START model.frozen_norms=True optimizer.encoder_ratio=0.1 "
         "optimizer.name=adam optimizer.lr=0.001 schedule.name=cosine",
         "localizer.head=lstm localizer.grid=4 localizer.giou_weight=0.5 augment.crop=1 "
-        "augment.rotation=5 optimizer.name=muon optimizer.lr=0.02 train.keep_weights=best",
+        "augment.rotation=5 optimizer.name=muon optimizer.lr=0.02 train.keep_weights=best "
+        "augment.mosaic=0.5 augment.mix_until=0.6",
     ],
 )
 def test_runs_of_every_kind_resume_bitwise_after_several_stops(

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinysight.analysis.results import EvalResults
 from tinysight.analysis.statistics import Bools, Floats, Ints, Ranks, rank_intervals
-from tinysight.ops.metrics import wilson_interval
+from tinysight.ops.metrics import error_intervals, wilson_interval
 
 NUM_EXTREME = 5  # classes listed as best and worst, as in Table 2
 NUM_BINS = 15  # as `ops.metrics.expected_calibration_error`
@@ -56,7 +56,8 @@ def per_class(results: EvalResults, *, generator: np.random.Generator) -> PerCla
     with np.errstate(invalid="ignore"):
         error = errors / counts
         confidence = np.bincount(results.labels, results.confidence, minlength=num_classes) / counts
-    low, high = wilson_interval(errors, counts)
+    interval = error_intervals if results.evaluation.cross_validated else wilson_interval
+    low, high = interval(errors, counts)
     ranks = rank_intervals(errors, counts, generator=generator, num_extreme=NUM_EXTREME)
     np.fill_diagonal(confusions, 0)
     times = confusions.max(axis=1)

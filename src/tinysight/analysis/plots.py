@@ -161,9 +161,12 @@ def error_curve(name: str, lines: Lines) -> Curve | None:
 
 @style()
 def overlaid_curves(
-    curves: Sequence[Curve], *, ylabel: str = "top-1 error (%)", title: str = ""
+    curves: Sequence[Curve], *, ylabel: str = "top-1 error (%)", title: str = "", counts: str = ""
 ) -> Figure:
-    """Plot the mean of each curve's seeds, with a band from the lowest to the highest."""
+    """Plot the mean of each curve's seeds, with a band from the lowest to the highest.
+
+    With `counts`, a label, the horizontal axis has numbers of images, logarithmic, for epochs.
+    """
     figure = new_figure(8, 4.6)
     axes = figure.subplots()
     for number, curve in enumerate(curves):
@@ -174,8 +177,14 @@ def overlaid_curves(
         if len(errors) > 1:
             low, high = errors.min(axis=0), errors.max(axis=0)
             axes.fill_between(curve.epochs, low, high, color=look["color"], alpha=0.18, lw=0)
-    axes.set(xlabel="epoch", ylabel=ylabel, title=title)
+    axes.set(xlabel=counts or "epoch", ylabel=ylabel, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if counts:
+        shown = sorted({number for curve in curves for number in curve.epochs})
+        axes.set_xscale("log")
+        axes.set_xticks(shown, [f"{number:g}" for number in shown])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
     axes.legend(handlelength=3.2)
     return figure
 

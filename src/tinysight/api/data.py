@@ -43,6 +43,8 @@ def import_dataset(
     name: str,
     *,
     boxes: Folder | None = None,
+    corrections: Folder | None = None,
+    only_labels: bool = False,
     image_size: int | Literal["auto"] = 64,
     fit: Fit | None = None,
     unlabeled: str = "error",
@@ -57,6 +59,9 @@ def import_dataset(
     Args:
         folder: class folders, train/ and val/ above these, or a zip; with `boxes` any images.
         boxes: annotations as CSV, COCO, Pascal VOC, YOLO, LabelMe, CVAT or VIA: a file or folder.
+        corrections: labels that were given on the page, as a `corrections.jsonl`; then the images
+            need no class folders, and those without a label are left out. Where boxes were given,
+            the images are those with boxes, unless `only_labels`.
         image_size: pixels per side, or "auto".
         fit: "crop", "pad" or "stretch"; None: "pad" with boxes, else "crop".
         unlabeled, skip_bad_boxes, boxes_origin, skip_unreadable, replace: as the command's options.
@@ -64,8 +69,8 @@ def import_dataset(
     Raises ValueError that names what is wrong with the folder or its annotations.
     """
     rules = BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
-    own: dict[str, Any] = {"image_size": image_size, "fit": fit}
-    source = source_of(folder, name, boxes=boxes, rules=rules, **own)
+    own: dict[str, Any] = {"image_size": image_size, "fit": fit, "only_labels": only_labels}
+    source = source_of(folder, name, boxes=boxes, corrections=corrections, rules=rules, **own)
     options: dict[str, Any] = {"on_unreadable": "skip" if skip_unreadable else "stop"}
     options |= {"home": data_home() if data_dir is None else expand(data_dir), "replace": replace}
     with counting(f"preparing {name}") as progress:

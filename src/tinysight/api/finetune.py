@@ -16,7 +16,7 @@ from tinysight.files import expand
 from tinysight.finetuning import finetune as finetuning
 from tinysight.finetuning.encoders import find_encoder
 from tinysight.finetuning.finetune import Finetuned
-from tinysight.finetuning.remarks import data_remarks
+from tinysight.finetuning.remarks import data_remarks, scene_remark
 from tinysight.images import Fit
 from tinysight.predict.pretrained import EXTRA, at_hand
 from tinysight.progress import counting
@@ -46,8 +46,8 @@ def finetune(
             file; "auto": the one with the lowest cross-validated error.
         name: of the run, or its folder; None: by the data, with the next free number.
         full: then train the entire network from there, for minutes. Without a val of their own a
-            fifth of the images are held out, and the returned run's `summary()` has the errors of
-            both on them.
+            fifth of the images are held out; where it is not better on them by more than a standard
+            error, the returned run has the weights before.
         fit: of a folder; None: as it was imported, else "crop".
         skip_unreadable, data_dir: as for `import_dataset`.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -93,7 +93,11 @@ def finetune_result(
         with counting(f"features of {found.name}") as progress:
             options: dict[str, Any] = {"home": home, "runtime": runtime, "progress": progress}
             candidates.append(finetuning.judge(found, dataset, **options))
-    for remark in data_remarks(candidates[0].dataset, candidates[0].labels.numpy()):
+    remarks = data_remarks(candidates[0].dataset, candidates[0].labels.numpy())
+    for one in candidates:
+        if one.encoder.name == "bundled":  # the threshold is measured for its features
+            remarks += filter(None, [scene_remark(one.features, one.labels.numpy(), one.groups)])
+    for remark in remarks:
         logger.warning("%s", remark)
     start = f"{name}-start" if full and name is not None else name
     result = finetuning.finetune(candidates, name=start, command=command)
@@ -104,7 +108,16 @@ def finetune_result(
     from tinysight.api.train import train
 
     dataset = load_dataset(result.run.config.data.name, data_dir=data_dir)
+    known = "" if result.judged is None else f", cross-validated error {result.judged.error:.1%}"
+    logger.info(
+        "%s: fixed features of %s, %d images%s; now all layers, judged by %d images of val",
+        result.run.folder, result.encoder, result.num_images, known, len(dataset.rows("val")),
+    )  # fmt: skip
     config = finetuning.full_config(result.run, dataset)
     run = train(config, dataset, name=name, command=command)
     before, after = (evaluate(own, "val", data=dataset, device=device) for own in (result.run, run))
-    return replace(result, full=run, val_errors=(before.top1_error, after.top1_error))
+    if not (better := finetuning.is_better(before, after)):
+        finetuning.restore_start(run, result.run)
+        evaluate(run, "val", data=dataset, device=device)
+    errors = (before.top1_error, after.top1_error)
+    return replace(result, full=run, val_errors=errors, is_better=better)

@@ -67,6 +67,9 @@ def train(
     config = recipes.recipe(config) if isinstance(config, str) else config
     changes = _full_names(config, settings)
     config = with_pretrained_network(change(config, changes))
+    if soft := config.data.soft_labels:
+        absolute = str(expand(soft).absolute())
+        config = replace(config, data=replace(config.data, soft_labels=absolute))
     if data is not None:
         if not isinstance(data, Dataset) and (is_path(data) or is_zip_file(expand(data))):
             data = expand(data).absolute()

@@ -15,7 +15,18 @@ import typer
 from typer import Option
 
 from tinysight import __version__
-from tinysight.cli import data, evaluate, finetune, predict, quickstart, report, serve, study, train
+from tinysight.cli import (
+    data,
+    evaluate,
+    finetune,
+    people,
+    predict,
+    quickstart,
+    report,
+    serve,
+    study,
+    train,
+)
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -27,6 +38,7 @@ app = typer.Typer(
     epilog="Begin with:  tinysight quickstart",
 )
 app.add_typer(data.app, name="data", context_settings=HELP)
+app.add_typer(people.app, name="people", context_settings=HELP)
 COMMANDS: tuple[Callable[..., None], ...] = (
     quickstart.quickstart,
     finetune.finetune,
@@ -42,6 +54,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate.export,
     predict.ensemble,
     serve.serve,
+    people.quiz,
 )
 
 

@@ -45,3 +45,7 @@ Threshold = Annotated[
     Option(help="Of a localizer: confidence from which a box is accepted.", show_default="its own"),
 ]
 Decoding = Annotated[str | None, Option(help="Localizer: filter or stop.", show_default="its own")]
+# of a page that is served
+Host = Annotated[str, Option(help="Address to listen on; one that others reach needs --token.")]
+Port = Annotated[int, Option(min=0, max=65535, help="0: any free one.")]
+Token = Annotated[str | None, Option(help="Key in the page's link.", show_default="a random one")]

@@ -26,6 +26,11 @@ Fit = Annotated[
         show_default="pad with --boxes, else crop",
     ),
 ]
+Corrections = Annotated[
+    Path | None,
+    Option(help="Labels and boxes given on the page of `tinysight serve`: a .jsonl file."),
+]
+OnlyLabels = Annotated[bool, Option("--only-labels", help="Leave the boxes of --corrections out.")]
 
 
 @app.command("get")
@@ -100,6 +105,8 @@ def import_(
             "or folder."
         ),
     ] = None,
+    corrections: Corrections = None,
+    only_labels: OnlyLabels = False,
     unlabeled: Annotated[
         str, Option(help="Images without an annotation: error, skip, or empty (no object).")
     ] = "error",
@@ -126,6 +133,7 @@ def import_(
       tinysight data import birds --name birds --boxes birds.csv
       tinysight data import kangaroo/images --name kangaroo --boxes kangaroo/annots
       tinysight data import cells-yolo --name cells --boxes cells-yolo/data.yaml
+      tinysight data import photos --name photos --corrections photos/corrections.jsonl
     """
     from tinysight.data.annotations import BoxRules
     from tinysight.data.boxed_folder import source_of
@@ -134,7 +142,8 @@ def import_(
         raise ValueError(f"--size is {size!r}; give a number of pixels, or auto")
     own: dict[str, Any] = {"image_size": "auto" if size == "auto" else int(size), "fit": fit}
     rules = BoxRules(unlabeled, skip_bad_boxes, boxes_origin)
-    source = source_of(folder, name, boxes=boxes, rules=rules, **own)
+    own |= {"boxes": boxes, "corrections": corrections, "only_labels": only_labels}
+    source = source_of(folder, name, rules=rules, **own)
     _build(source, data_dir, skip_unreadable, workers=workers, replace=replace)
 
 

@@ -61,17 +61,17 @@ def _print(found: Finetuned) -> None:
     print(f"{found.num_images:,} images of {found.num_classes:,} classes, encoder {found.encoder}")
     if len(found.errors) > 1:
         own = (f"{name} {100 * error:.1f} %" for name, error in found.errors.items())
-        print(f"encoders           {', '.join(own)}; the better one is used")
+        best = "the better one" if len({*found.errors.values()}) > 1 else found.encoder
+        print(f"encoders           {', '.join(own)}; {best} is used")
     if (judged := found.judged) is None:
         print("error              not known: give each class a second image, and it is measured")
     else:
         interval = f"(95 %: {100 * judged.low:.1f} to {100 * judged.high:.1f} %)"
         print(f"error              {100 * judged.error:.1f} %   {interval}, cross-validated")
         if judged.high >= found.baseline:
-            worse = "; the model is no better" if judged.error >= found.baseline else ""
-            print(
-                f"one class always   {100 * found.baseline:.1f} %   (the most frequent one){worse}"
-            )
+            worse = "; the model is no better" if judged.error > found.baseline - 1e-9 else ""
+            always = f"{100 * found.baseline:.1f} %   ({found.most_frequent}, the most frequent)"
+            print(f"one class always   {always}{worse}")
     if len(found.curve) > 1:
         points = (f"{point.per_class:.0f}: {100 * point.error:.1f} %" for point in found.curve)
         print(f"by images a class  {', '.join(points)}")
@@ -82,6 +82,10 @@ def _print(found: Finetuned) -> None:
     if found.val_errors is not None:
         before, after = (f"{100 * error:.1f} %" for error in found.val_errors)
         print(f"error on val       {before} before, {after} after training the entire network")
+        if not found.is_better:
+            print(
+                "                   no better by more than the noise: the weights before are kept"
+            )
     print(f"weights            {run.weights_path}")
     print(f"next               tinysight report {run.folder}")
     print(f"                   tinysight predict {run.folder} PHOTO.jpg")

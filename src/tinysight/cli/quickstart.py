@@ -55,5 +55,6 @@ def quickstart(
         f"next     look at {run.curves_path} and {run.predictions_path('val')}\n"
         f"         tinysight report {run.folder}     a page on its errors\n"
         "         tinysight predict photo.jpg     by the bundled model, 200 classes\n"
-        "         tinysight data import FOLDER --name NAME     your own images, a folder per class"
+        "         tinysight data import FOLDER --name NAME     your own images, by class\n"
+        f"         tinysight serve {run.folder}     a page to ask it and teach classes"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from tinysight.cli.arguments import Threshold
+from tinysight.cli.arguments import Host, Port, Threshold, Token
 
 
 def serve(
@@ -18,13 +18,9 @@ def serve(
     folder: Annotated[
         Path, Option(help="Where the classes that are taught on the page are kept.")
     ] = Path("pictures"),
-    host: Annotated[
-        str, Option(help="Address to listen on; one that others reach needs --token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="0: any free one.")] = 0,
-    token: Annotated[
-        str | None, Option(help="Key in the page's link.", show_default="a random one")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    token: Token = None,
     threshold: Threshold = None,
 ) -> None:
     """Open a page on this computer where pictures are answered, and classes of your own taught.

@@ -72,6 +72,7 @@ class Batch(Generic[Drawn]):
     draws: Drawn
     boxes: torch.Tensor | None = None
     box_labels: torch.Tensor | None = None
+    soft_labels: torch.Tensor | None = None  # (b, K), the share of each class, if given
 
 
 class Loader(Generic[Drawn]):
@@ -86,6 +87,7 @@ class Loader(Generic[Drawn]):
         shard: this process's part of range(B).
         boxes: float32 (N_all, G, 4), padded with NaN; None if no box is learned from.
         box_labels: int64 (N_all, G); None if boxes have no class.
+        soft_labels: float32 (N_all, K); None if there are labels alone.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Loader(Generic[Drawn]):
         device: torch.device,
         boxes: torch.Tensor | None = None,
         box_labels: torch.Tensor | None = None,
+        soft_labels: torch.Tensor | None = None,
     ) -> None:
         self.num_rows = len(rows)
         self.batch_size = min(batch_size, len(rows))
@@ -116,13 +119,14 @@ class Loader(Generic[Drawn]):
         if self.on_device:
             self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
             own_labels = own_labels[torch.from_numpy(rows)]
-            boxes, box_labels = (
-                None if own is None else own[torch.from_numpy(rows)] for own in (boxes, box_labels)
-            )
             self._rows = np.arange(len(rows))
         self._labels = own_labels.to(device)
-        own = {"boxes": boxes, "box_labels": box_labels}
-        self._of_boxes = {name: v.to(device) for name, v in own.items() if v is not None}
+        further = {"boxes": boxes, "box_labels": box_labels, "soft_labels": soft_labels}
+        self._further = {
+            name: (values[torch.from_numpy(rows)] if self.on_device else values).to(device)
+            for name, values in further.items()
+            if values is not None
+        }
 
     def epoch_end(self, epoch: int) -> int:
         """Return the number of batches after which epochs 0..epoch are complete."""
@@ -144,7 +148,7 @@ class Loader(Generic[Drawn]):
             start += last - first
         if len(pieces) == 1:
             return pieces[0]
-        own = {n: torch.cat([getattr(piece, n) for piece in pieces]) for n in self._of_boxes}
+        own = {n: torch.cat([getattr(piece, n) for piece in pieces]) for n in self._further}
         return Batch(
             images=torch.cat([piece.images for piece in pieces]),
             labels=torch.cat([piece.labels for piece in pieces]),
@@ -167,7 +171,7 @@ class Loader(Generic[Drawn]):
             images=images,
             labels=self._labels.index_select(0, on_device[part]),
             draws=draws[part],
-            **{n: value.index_select(0, on_device[part]) for n, value in self._of_boxes.items()},
+            **{n: value.index_select(0, on_device[part]) for n, value in self._further.items()},
         )
 
     def _epoch(self, epoch: int) -> tuple[Ints, torch.Tensor, Drawn]:

@@ -12,6 +12,8 @@ as a class is: by their names below the folder that holds them all.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,8 +23,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from tinysight.corrections import Correction, current_boxes, current_labels
 from tinysight.data.annotation_formats import read_annotations
 from tinysight.data.annotations import (
+    AnnotatedBox,
+    AnnotatedImage,
     Annotations,
     BoxRules,
     ImageBoxes,
@@ -30,6 +35,12 @@ from tinysight.data.annotations import (
     in_square,
     match_boxes,
     nfc,
+)
+from tinysight.data.corrected_folder import (
+    CorrectedFolderSource,
+    digest_of,
+    given_corrections,
+    labels_of,
 )
 from tinysight.data.dataset import SPLITS, DatasetIndex, few, offsets
 from tinysight.data.folder import (
@@ -40,7 +51,7 @@ from tinysight.data.folder import (
     inaccessible,
     split_images,
 )
-from tinysight.data.layout import SPLIT_NAMES, find_annotations
+from tinysight.data.layout import SPLIT_NAMES, find_annotations, given_splits
 from tinysight.data.tree import images_below
 from tinysight.files import expand
 from tinysight.images import Fit
@@ -79,8 +90,12 @@ class BoxedFolderSource(FolderSource):
     def origin(self) -> dict[str, Any]:
         """Path, fingerprint and settings."""
         origin = super().origin
-        own = {"boxes": self.annotations.digest, **dataclasses.asdict(self.rules)}
+        own = {"boxes": self._digest, **dataclasses.asdict(self.rules)}
         return origin | {"settings": origin["settings"] | own}
+
+    @property
+    def _digest(self) -> str:
+        return self.annotations.digest
 
     @cached_property
     def index(self) -> DatasetIndex:
@@ -125,7 +140,7 @@ class BoxedFolderSource(FolderSource):
 
     def _of_boxes(self, images: list[str]) -> DatasetIndex:
         """Make an index of images whose classes are those of their boxes."""
-        splits = _given_splits(images)
+        splits = given_splits(images)
         optional = {image for image in images if splits.get(image) == "test"}
         rules, where = self.rules, self.annotations.name
         found, notes = match_boxes(self.annotations, self.tree, images, rules, optional=optional)
@@ -172,6 +187,60 @@ class BoxedFolderSource(FolderSource):
         return rows
 
 
+@dataclass(frozen=True)
+class CorrectedBoxesSource(BoxedFolderSource):
+    """Images with the boxes that a person gave on the page; `boxes` is a `corrections.jsonl`.
+
+    An image whose boxes were not given is left out. A box without a class has its image's label.
+    """
+
+    @cached_property
+    def lines(self) -> tuple[Correction, ...]:
+        """The content of the file."""
+        return given_corrections(self.boxes)
+
+    @property
+    def _digest(self) -> str:
+        given = current_boxes(self.lines)
+        boxes = {digest: [[*each.box, each.label] for each in own] for digest, own in given.items()}
+        content = json.dumps([boxes, current_labels(self.lines)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """The boxes of the images that are there: by content, wherever they were moved."""
+        images = images_below(self.tree, "", only_images=True)
+        digests = {image: digest_of(self.tree, image) for image in images}
+        given, labels = current_boxes(self.lines), labels_of(digests, self.lines)
+        applied = len(set(digests.values()) & set(given))
+        note = f"boxes of {pluralize(applied, 'image')} applied"
+        if lost := len(given) - applied:
+            note += f"; {lost} of pictures that are not in {self.root.name!r}"
+        stated = []
+        for image in images:
+            where = f"{self.boxes.name} has for {image!r} the box "
+            if (own := given.get(digests[image])) is not None:
+                boxes = [
+                    AnnotatedBox(b.box, nfc(b.label or labels.get(image, "")), f"{where}{b.box}")
+                    for b in own
+                ]
+                stated.append(AnnotatedImage((nfc(image),), tuple(boxes)))
+        if not applied:
+            raise ValueError(f"{note}; give their folder, or take the labels by --only-labels")
+        form = "given on the page"
+        return Annotations(
+            name=self.boxes.name, form=form, digest="", images=tuple(stated), notes=(note,)
+        )
+
+    @cached_property
+    def index(self) -> DatasetIndex:
+        """The images with their boxes."""
+        try:
+            return self._of_boxes(images_below(self.tree, "", only_images=True))
+        except OSError as error:
+            raise inaccessible(error) from error
+
+
 def source_of(
     folder: str | Path,
     name: str,
@@ -179,18 +248,34 @@ def source_of(
     image_size: int | Literal["auto"] = IMAGE_SIZE,
     fit: Fit | None = None,
     boxes: str | Path | None = None,
+    corrections: str | Path | None = None,
+    only_labels: bool = False,
     rules: BoxRules = NO_RULES,
 ) -> FolderSource:
     """Return the source of a folder of images, with boxes where there are annotations.
 
-    `fit` is "crop" without boxes and "pad" with them, if it is None. Raises ValueError where rules
-    for boxes are given, and no boxes.
+    Boxes of corrections are taken unless `only_labels`. `fit` is "crop" without boxes and "pad"
+    with them, if it is None. Raises ValueError where rules for boxes are given, and no boxes, or
+    boxes and corrections.
     """
     own: dict[str, Any] = {"image_size": image_size} | ({} if fit is None else {"fit": fit})
+    if boxes is not None and corrections is not None:
+        raise ValueError("--boxes and --corrections do not go together yet; give one of them")
     if boxes is not None:
         return BoxedFolderSource(expand(folder), name, boxes=expand(boxes), rules=rules, **own)
+    if corrections is not None and not only_labels:
+        given = expand(corrections)
+        if any(current_boxes(given_corrections(given)).values()):
+            unlabeled = "skip" if rules.unlabeled == "error" else rules.unlabeled
+            rules = BoxRules(unlabeled, rules.skip_bad, "0")
+            return CorrectedBoxesSource(expand(folder), name, boxes=given, rules=rules, **own)
     if rules != NO_RULES:
         raise ValueError("--unlabeled, --skip-bad-boxes and --boxes-origin go with --boxes")
+    if corrections is not None:
+        given = expand(corrections)
+        return CorrectedFolderSource(expand(folder), name, corrections=given, **own)
+    if only_labels:
+        raise ValueError("--only-labels goes with --corrections")
     return FolderSource(expand(folder), name, **own)
 
 
@@ -207,24 +292,6 @@ def _has_class_folders(images: list[str], stated: set[str]) -> bool:
         loose |= not inner and split != "test"
     several = len(folders) > 1
     return several and (bool(stated & folders) or (len(stated) < 2 and not loose))
-
-
-def _given_splits(images: list[str]) -> dict[str, str]:
-    """Return the split of each image by the folders above it; none if there are no such folders."""
-    splits = {}
-    for image in images:
-        folders = (folder.lower() for folder in image.split("/")[:-1])
-        split = next((SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES), None)
-        if split is not None:
-            splits[image] = split
-    if splits and (outside := [repr(image) for image in images if image not in splits]):
-        raise ValueError(
-            f"{pluralize(len(outside), 'image')} in none of the folders train, val and test: "
-            f"{few(outside)}"
-        )
-    if splits and "train" not in splits.values():
-        raise ValueError("there are images for val or test, and none in a folder train")
-    return splits
 
 
 def _with_boxes(

@@ -382,11 +382,19 @@ def find_removable(name: str, home: Path) -> Path:
 
 
 def remove_dataset(name: str, home: Path) -> None:
-    """Delete a prepared dataset; ValueError as in `find_removable`."""
+    """Delete a prepared dataset and features of it; ValueError as in `find_removable`."""
     with _lock(home, name):
+        with suppress(ValueError):  # damaged
+            kept = features_folder(home, open_dataset(name, home=home).digest)
+            shutil.rmtree(kept, ignore_errors=True)
         hidden = home / f".{name}.tmp-{os.getpid()}"  # a killed removal is finished by the next
         find_removable(name, home).rename(hidden)
         shutil.rmtree(hidden)
+
+
+def features_folder(home: Path, digest: str) -> Path:
+    """Return where features of a dataset's images are kept, by its digest."""
+    return home / ".features" / digest[:32]
 
 
 def _publish(folder: Path, target: Path) -> None:

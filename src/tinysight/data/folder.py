@@ -30,7 +30,7 @@ import numpy.typing as npt
 from tinysight.data.annotations import nfc
 from tinysight.data.dataset import SPLITS, DatasetIndex, few, source_fingerprint, split_ranges
 from tinysight.data.layout import EXPECTED, read_layout
-from tinysight.data.tree import Tree, open_tree
+from tinysight.data.tree import Tree, hidden_image_folders, open_tree
 from tinysight.images import FITS, Fit, frame_side, load_square
 from tinysight.text import pluralize
 
@@ -105,6 +105,8 @@ class FolderSource:
             class_names, rows, notes = self._rows()
             index = self._sized(assemble(class_names, rows))
             notes = (*notes, *_notes(class_names, rows), *index.notes)
+            if hidden := hidden_image_folders(self.tree):
+                notes += (f"hidden folders with images are left out: {few(map(repr, hidden))}",)
             return dataclasses.replace(index, notes=notes)
         except OSError as error:
             raise inaccessible(error) from error

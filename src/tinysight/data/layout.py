@@ -15,6 +15,7 @@ from pathlib import Path
 from tinysight.data.annotations import nfc
 from tinysight.data.dataset import SPLITS, few
 from tinysight.data.tree import Tree, images_below, is_image
+from tinysight.text import pluralize
 
 EXPECTED = (
     "expected FOLDER/<class>/<image>, or FOLDER/train/<class>/<image> and "
@@ -191,6 +192,24 @@ def _check_known(split: str, classes: Classes, train: Classes) -> None:
             where = "; put test images without a label into test/ itself" if split == "test" else ""
             what = f"{split}/{name} is not a class of train/{hint}"
             raise ValueError(f"{what}; classes need images in train/{where}")
+
+
+def given_splits(images: list[str]) -> dict[str, str]:
+    """Return the split of each image by the folders above it; none if there are no such folders."""
+    splits = {}
+    for image in images:
+        folders = (folder.lower() for folder in image.split("/")[:-1])
+        split = next((SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES), None)
+        if split is not None:
+            splits[image] = split
+    if splits and (outside := [repr(image) for image in images if image not in splits]):
+        raise ValueError(
+            f"{pluralize(len(outside), 'image')} in none of the folders train, val and test: "
+            f"{few(outside)}"
+        )
+    if splits and "train" not in splits.values():
+        raise ValueError("there are images for val or test, and none in a folder train")
+    return splits
 
 
 def find_annotations(tree: Tree) -> tuple[str, str] | None:

@@ -18,7 +18,7 @@ from tinysight.data.dataset import (
     open_dataset,
 )
 from tinysight.data.folder import FolderSource
-from tinysight.data.folds import held_out_fold
+from tinysight.data.selection import draw, held_out_fold
 from tinysight.data.shapes import Shapes
 from tinysight.data.subset import one_class
 from tinysight.files import expand
@@ -26,8 +26,10 @@ from tinysight.images import Fit
 
 logger = logging.getLogger("tinysight")
 GONE = "the files that it was made from are not there any more, or have changed"
+_MORE = {"boxes", "corrections"}  # settings of sources that need a file in addition
 _SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
 _FOLD = re.compile(r"(?P<base>.+)\.fold(?P<fold>\d+)")
+_DRAW = re.compile(r"(?P<base>.+)\.draw(?P<per_class>\d+)-(?P<seed>\d+)")
 _ONE_CLASS = re.compile(
     r"(?P<base>.+?)\.(?P<class_name>[\w-]+)(?:\.fold(?P<fold>\d+))?(?:\.negatives(?P<number>\d+))?"
 )
@@ -46,9 +48,10 @@ def load_dataset(
 
     A name is that of a prepared dataset, or follows a pattern: `shapes` and `shapes-2-4` (two to
     four objects per scene) are drawn; `<dataset>.<class>` with `.foldK` and `.negativesN` is a view
-    of one class, `<dataset>.foldK` has fold K of 5 as val; with `.mosaics` they are mosaics. A
-    folder is imported under its own name, once, at `image_size` pixels (None: as before, else 64;
-    "auto": what fits them), those that are not square by `fit` (None: as before, else "crop").
+    of one class, `<dataset>.foldK` has fold K of 5 as val, `<dataset>.drawN-S` a draw with seed S
+    of N images per class as train; with `.mosaics` they are mosaics. A folder is imported under its
+    own name, once, at `image_size` pixels (None: as before, else 64; "auto": what fits them), those
+    that are not square by `fit` (None: as before, else "crop").
 
     Args:
         name_or_folder: a name, a folder (of class folders, or of a prepared dataset), or a Dataset,
@@ -92,12 +95,12 @@ def load_at_size(
     A folder that has not been imported becomes `<name>-all-<size>`, in which all images without a
     split of their own are in train; with `hold_out`, and from a dataset of a folder,
     `<name>-<size>` with the splits of an import. Where the files are gone or have changed, or have
-    boxes, the dataset is returned as it is.
+    boxes or corrections, the dataset is returned as it is.
     """
     options: dict[str, Any] = {"on_unreadable": on_unreadable, "progress": progress}
     root = None if isinstance(name_or_folder, Dataset) else _folder_of(name_or_folder, home)
     if root is not None:
-        name = _name_of(root)
+        name = name_of(root)
         if (
             fit
             or name not in list_datasets(home)
@@ -110,7 +113,7 @@ def load_at_size(
     dataset = load_dataset(name_or_folder, home=home, progress=progress)
     known = dataset.manifest["source"]
     from_files = dataset.view is None and known["kind"] == "folder"
-    if dataset.image_size >= image_size or not from_files or "boxes" in known["settings"]:
+    if dataset.image_size >= image_size or not from_files or _MORE & {*known["settings"]}:
         return dataset
     if dataset.source_state() != "same":
         logger.warning("%s is used at %d pixels: %s", dataset.name, dataset.image_size, GONE)
@@ -146,6 +149,10 @@ def _view(name: str, home: Path, progress: Progress | None) -> Dataset | None:
     if found and found["base"] in list_datasets(home):
         base = open_dataset(found["base"], home=home)
         return held_out_fold(base, int(found["fold"]), name=name)
+    found = _DRAW.fullmatch(name)
+    if found and found["base"] in list_datasets(home):
+        base = open_dataset(found["base"], home=home)
+        return draw(base, int(found["per_class"]), int(found["seed"]), name=name)
     found = _ONE_CLASS.fullmatch(name)
     base = None if found is None else _base(name, found["base"], home, progress)
     if found is None or base is None:
@@ -174,7 +181,7 @@ def _from_folder(
     if (folder / "manifest.json").is_file():
         return open_dataset(folder, home=home)
     root = folder.resolve()
-    name = _name_of(root)
+    name = name_of(root)
     source = FolderSource(root, name, **options)
     if not options and name in list_datasets(home):
         dataset = open_dataset(name, home=home)
@@ -182,16 +189,16 @@ def _from_folder(
         if _is_of(dataset, root):
             if known["fingerprint"] == source.origin["fingerprint"]:
                 return dataset
-            if "boxes" in known["settings"]:
+            if more := _MORE & {*known["settings"]}:
                 raise ValueError(
-                    f"{root} has changed since it was imported as {name!r}, with boxes; import it "
-                    f"again: tinysight data import {root} --name {name} --boxes FILE"
+                    f"{root} has changed since it was imported as {name!r}; import it again: "
+                    f"tinysight data import {root} --name {name} --{more.pop()} FILE"
                 )
             source = FolderSource(root, name, **known["settings"])
     return build(source, home=home, progress=progress)
 
 
-def _name_of(root: Path) -> str:
+def name_of(root: Path) -> str:
     stem = root.stem if is_zip_file(root) else root.name
     return re.sub(r"[^\w .+-]", "-", stem).strip(" .+-") or "images"
 

@@ -10,6 +10,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -169,6 +170,17 @@ def find_images(paths: Iterable[str]) -> list[Path]:
             raise ValueError(f"{path!r} has no image of a kind that is read ({READABLE})")
         found += own
     return found
+
+
+def hidden_image_folders(tree: Tree) -> list[str]:
+    """Return the hidden folders at the top of a folder that have images right in them."""
+    found: list[str] = []
+    with suppress(OSError):
+        for entry in tree.path.iterdir() if isinstance(tree, Folder) else ():
+            if entry.name[0] == "." and entry.is_dir():
+                own = any(file.suffix.lower() in SUFFIXES for file in entry.iterdir())
+                found += [entry.name] if own else []
+    return sorted(found)
 
 
 def is_image(tree: Tree, file: str) -> bool:

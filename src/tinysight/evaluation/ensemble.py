@@ -22,6 +22,13 @@ from tinysight.run import Run
 from tinysight.text import pluralize
 
 
+def combined(logits: Sequence[Tensor]) -> Tensor:
+    """Return logits (N, K) whose softmax is the mean probability of models with logits (N, K)."""
+    if len(logits) == 1:
+        return logits[0]
+    return metrics.mean_probability(logits).clamp_min(1e-38).log().float()
+
+
 @dataclass(frozen=True)
 class Member:
     """A member of an ensemble: its name, its weights, and where its evaluation is stored."""

@@ -16,11 +16,12 @@ from tinysight.files import expand
 from tinysight.models.classifier import Classifier, is_of_head
 from tinysight.models.localizer import Localizer
 from tinysight.predict.inference import Preprocessing
+from tinysight.predict.metadata import WEIGHTS_SUFFIXES
 from tinysight.predict.pretrained import read_pretrained
 from tinysight.run import find_run, is_run
 
 # features of several last layers together beat the last one's by 1 to 3 points
-NUM_FEATURES = {"resnet": 3, "efficientnet_lite": 2}
+NUM_FEATURES = {"resnet": 3, "efficientnet_lite": 2, "imagenet_resnet": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,8 @@ def find_encoder(source: str | Path) -> Encoder:
 def _find_run(source: str | Path) -> Path:
     """Return a run's folder by name; raise ValueError that says what else can be given."""
     others = "give a run, a file of weights, auto, bundled or lite0"
-    if is_path(source) and not expand(source).exists():
+    is_file = is_path(source) or Path(source).suffix in WEIGHTS_SUFFIXES
+    if is_file and not expand(source).exists():
         raise ValueError(f"no such file: {str(source)!r}; {others}")
     try:
         return find_run(source).folder

@@ -17,12 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tinysight.data.build import features_folder
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.files import write_atomic
 from tinysight.finetuning.encoders import Encoder
 from tinysight.models.classifier import Classifier
 from tinysight.models.distance_head import roots
+from tinysight.predict.decoding import UInt8
+from tinysight.predict.inference import Preprocessing
 
 BLOCK = 128  # rows in a file
 BATCH = 32
@@ -49,11 +52,13 @@ def features_of(
 
     Returns:
         float16 (N, 2, F).
+
+    Raises ValueError where a feature is not finite.
     """
     network: Classifier | None = None
     how = encoder.preprocessing(dataset.image_size)
     key = hashlib.sha256(f"{dataset.digest} {encoder.digest} {how}".encode()).hexdigest()
-    folder, parts, done = home / ".features" / key[:32], [], 0
+    folder, parts, done = features_folder(home, dataset.digest) / key[:32], [], 0
     for block in np.unique(rows // BLOCK).tolist():
         start, stop = block * BLOCK, min((block + 1) * BLOCK, len(dataset))
         path = folder / f"{start:08d}.npy"
@@ -73,15 +78,24 @@ def features_of(
 
 
 @torch.inference_mode()
+def embed(network: Classifier, how: Preprocessing, images: UInt8, runtime: Runtime) -> Tensor:
+    """Images (B, S, S, 3) -> what a `DistanceHead` projects, float16 (B, 2, F) on the CPU."""
+    views = how.center(torch.from_numpy(np.array(images)), runtime)
+    both = [roots(network.forward_features(x).float()) for x in (views, views.flip(-1))]
+    return torch.stack(both, dim=1).half().cpu()
+
+
 def _compute(
     network: Classifier, encoder: Encoder, dataset: Dataset, rows: range, runtime: Runtime
 ) -> npt.NDArray[np.float16]:
     how, parts = encoder.preprocessing(dataset.image_size), []
     for start in range(rows.start, rows.stop, BATCH):
-        images = np.array(dataset.images[start : min(start + BATCH, rows.stop)])
-        views = how.center(torch.from_numpy(images), runtime)
-        both = [roots(network.forward_features(x).float()) for x in (views, views.flip(-1))]
-        parts.append(torch.stack(both, dim=1).half().cpu().numpy())
+        images = dataset.images[start : min(start + BATCH, rows.stop)]
+        part = embed(network, how, images, runtime).numpy()
+        if not np.isfinite(part).all():
+            message = "gives features that are not numbers: its weights are damaged, or overflow"
+            raise ValueError(f"the encoder {encoder.name} {message}")
+        parts.append(part)
     return np.concatenate(parts)
 
 

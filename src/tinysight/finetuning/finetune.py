@@ -7,6 +7,7 @@ hard to beat; Kumar et al. 2022 (arXiv:2202.10054), training on begins best from
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,7 +44,7 @@ from tinysight.finetuning.validation import (
     learning_curve,
 )
 from tinysight.models.distance_head import DistanceHead
-from tinysight.ops.metrics import majority_error
+from tinysight.ops.metrics import majority_error, topk_correct
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run, new_folder, versions
@@ -85,10 +86,12 @@ class Finetuned:
     encoder: str
     judged: CrossValidation | None
     baseline: float  # the error of always naming the most frequent class
+    most_frequent: str
     curve: tuple[CurvePoint, ...]
     forecast: Forecast | None
     full: Run | None = None  # of the entire network, trained from there
-    val_errors: tuple[float, float] | None = None  # then, of both runs
+    val_errors: tuple[float, float] | None = None  # then, before and after
+    is_better: bool = False  # by more than the noise; else `full` has the weights before
 
 
 def learned_split(dataset: Dataset) -> str:
@@ -162,7 +165,8 @@ def finetune(
         },
         begun,
     )
-    found = (errors, best.encoder.name, judged, majority_error(labels), curve, ahead)
+    frequent = dataset.class_names[int(torch.bincount(labels).argmax())]
+    found = (errors, best.encoder.name, judged, majority_error(labels), frequent, curve, ahead)
     return Finetuned(run, len(labels), num_classes, *found)
 
 
@@ -185,6 +189,23 @@ def full_config(start: Run, dataset: Dataset) -> Config:
         schedule=ScheduleConfig(name="cosine", warmup=epochs / 10),
         train=replace(config.train, epochs=epochs, batch_size=batch_size, ema_decay=0.98),
     )
+
+
+def is_better(before: Evaluation, after: Evaluation) -> bool:
+    """Return whether errors of the same images got fewer by more than a standard error."""
+    labeled = before.labels >= 0
+    first, second = (
+        topk_correct(one.logits[labeled], one.labels[labeled], 1) for one in (before, after)
+    )
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    return gained - lost > math.sqrt(gained + lost)
+
+
+def restore_start(full: Run, start: Run) -> None:
+    """Give a training the weights that it began with, and note it in its summary."""
+    write_atomic(full.weights_path, start.weights_path.read_bytes())
+    summary = (full.summary() or {}) | {"kept": "the weights before, as these were not better"}
+    write_atomic(full.summary_path, json.dumps(summary, indent=1).encode())
 
 
 def _config(best: Candidate) -> Config:

@@ -167,7 +167,8 @@ def forecast(curve: tuple[CurvePoint, ...], count: int) -> Forecast | None:
     more = max(1, round(curve[-1].per_class))
     ratio = 1 + more / curve[-1].per_class
     low, high = error_interval(known[-1].error, count)
-    return Forecast(more, low * ratio**-power, high * ratio ** (-power / 3))
+    low = min(low * ratio**-power, curve[-1].error)  # which may be 0
+    return Forecast(more, low, high * ratio ** (-power / 3))
 
 
 def mean_distances(own: Discriminant, views: Tensor) -> Tensor:

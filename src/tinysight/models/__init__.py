@@ -12,12 +12,14 @@ from tinysight.files import suggest
 from tinysight.models.classifier import Classifier, check_option
 from tinysight.models.distance_head import DistanceHead
 from tinysight.models.efficientnet import EfficientNetLite
+from tinysight.models.imagenet_resnet import ImageNetResNet
 from tinysight.models.inception_resnet import InceptionResNet
 from tinysight.models.resnet import ResNet
 from tinysight.models.vgg import VGG
 
 MODELS: dict[str, type[Classifier]] = {
     "efficientnet_lite": EfficientNetLite,
+    "imagenet_resnet": ImageNetResNet,
     "inception_resnet": InceptionResNet,
     "resnet": ResNet,
     "vgg": VGG,

@@ -49,9 +49,15 @@ def topk_error(
 
 def error_interval(error: float, count: int) -> tuple[float, float]:
     """Return a 95 % interval of the final model's error, from a cross-validated one of `count`."""
-    effective = max(1.0, EFFECTIVE * count)
-    low, high = wilson_interval(np.array(error * effective), np.array(effective))
-    return float(low), float(high)
+    low, high = error_intervals(np.array([error * count]), np.array([count]))
+    return float(low[0]), float(high[0])
+
+
+def error_intervals(errors: Any, counts: Any) -> tuple[Floats, Floats]:
+    """Return the same for numbers of errors (K,) in `counts` (K,)."""
+    share = errors / np.maximum(counts, 1)
+    effective = np.where(counts > 0, np.maximum(EFFECTIVE * counts, 1.0), 0.0)
+    return wilson_interval(share * effective, effective)
 
 
 @overload

@@ -87,10 +87,15 @@ def sample_mix(
     return MixParams(weight=weight, window=window)
 
 
+def partners(labels: Tensor) -> Tensor:
+    """Return the index of the image that each of labels (B,) is mixed with: int64 (B,)."""
+    index = torch.arange(len(labels), device=labels.device)
+    return torch.where((index ^ 1) < len(labels), index ^ 1, index)
+
+
 def mix(images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Targets]:
     """Mix float images (B, 3, H, W) with labels (B,); with an odd B the last is not mixed."""
-    index = torch.arange(len(labels), device=labels.device)
-    partner = torch.where((index ^ 1) < len(labels), index ^ 1, index)
+    partner = partners(labels)
     others = images[partner]
     pasted = _mask(params.window, height=images.shape[2], width=images.shape[3])[:, None]
     mixed = torch.lerp(others, images, params.weight[:, None, None, None])
@@ -100,16 +105,26 @@ def mix(images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Targ
 
 
 def cross_entropy(
-    logits: Tensor, targets: Targets, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+    logits: Tensor,
+    targets: Targets,
+    *,
+    soft_labels: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of logits (B, K) with two weighted labels, each smoothed.
 
-    `weights` (K,) are factors on each label's part.
+    `soft_labels` (B, K) take the place of the images' labels before they were mixed; `weights`
+    (K,) are factors on each label's part.
     """
+    pairs = [(targets.labels, targets.labels), (targets.partners, targets.partners)]
+    if soft_labels is not None:
+        others = soft_labels[partners(targets.labels)]
+        pairs = [(targets.labels, soft_labels), (targets.partners, others)]
     of_labels, of_partners = (
-        F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
         * (1.0 if weights is None else weights[labels])
-        for labels in (targets.labels, targets.partners)
+        for labels, target in pairs
     )
     return torch.lerp(of_partners, of_labels, targets.weight).mean()
 

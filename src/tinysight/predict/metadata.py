@@ -43,7 +43,7 @@ class ModelMetadata:
     version: str
     commit: str = ""
     results: dict[str, Any] = field(default_factory=dict)
-    # head and decoding; empty: a classifier
+    # head, decoding, and the boxes' median side in pixels of image_size; empty: a classifier
     localizer: dict[str, Any] = field(default_factory=dict)
     fit: Fit = "crop"
     # an image whose largest logit is below it is of none of the classes; None: there is always one

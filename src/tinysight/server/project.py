@@ -18,6 +18,7 @@ from tinysight.images import SIGNATURE_LENGTH, SUFFIXES, format_of
 REMOVED = ".removed"
 MAX_NAME = 80  # bytes of a class's name; file systems take 255
 _REFUSED = re.compile(r'[/\\:*?"<>|]|^[.\s]|[.\s]$')  # by one system or another
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{x}{n}" for x in ("COM", "LPT") for n in range(1, 10))}
 _SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}  # others are named as their format
 _LEFT_OUT = (*("Cc", "Cf", "Cs", "Co", "Cn"),)  # categories of characters that are not seen
 
@@ -59,6 +60,10 @@ class Project:
         folder = self._class(name)
         if _pictures(folder):
             raise ValueError(f"{name} has pictures; take them out first")
+        for left in folder.glob("*.tmp-*"):  # of an addition that was killed
+            left.unlink()
+        if any(folder.iterdir()):
+            raise ValueError(f"{name} has files that are not pictures; move them elsewhere first")
         folder.rmdir()
 
     def add(self, class_name: str, data: bytes) -> str:
@@ -120,6 +125,8 @@ def checked(name: str) -> str:
         raise ValueError(
             "a class's name has none of / \\ : * ? \" < > | in it, and no dot or space at its ends"
         )
+    if name.partition(".")[0].upper() in _DEVICES:
+        raise ValueError(f"{name} is the name of a device on Windows: choose another")
     return name
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.images import JPEG_MARGIN, Fit, read_image, to_rgb, to_square, upright_size
-from tinysight.processes import exit_with_parent
+from tinysight.processes import exit_with_parent, without_ctrl_c
 
 MAX_MEMORY = 3 << 30  # bytes of address space; 120 megapixels take a third
 MAX_SECONDS = 20.0
@@ -75,7 +75,8 @@ class _Process:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_limit_memory)
-        self.number: Future[int] = self.pool.submit(os.getpid)
+        with without_ctrl_c():
+            self.number: Future[int] = self.pool.submit(os.getpid)
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         await asyncio.wrap_future(self.number)  # starting takes longer than a picture may

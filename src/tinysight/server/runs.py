@@ -35,6 +35,7 @@ def routes() -> list[Route]:
 
 
 def _list(request: Request) -> Response:
+    """List the runs, newest first."""
     return JSONResponse([_summary(run) for run in _newest()])
 
 
@@ -68,6 +69,7 @@ def _state(run: Run) -> str:
 
 
 def _one(request: Request) -> Response:
+    """Describe a run with its curves."""
     run = _find(request)
     lines = run.log()
     training = [line for line in lines if line["kind"] == "train"]
@@ -80,7 +82,7 @@ def _one(request: Request) -> Response:
     summary = run.summary() or {}
     seconds = summary.get("seconds")
     curves = [
-        {"name": "loss of training", "points": _thinned(training, "loss")},
+        {"name": "loss of training", "points": _thinned(training, "loss"), "share": False},
         {"name": f"{name}, {run.config.data.monitor}", "points": _finite(monitored)},
     ]
     if learned := summary.get("finetune"):
@@ -107,6 +109,7 @@ def _finite(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _report(request: Request) -> Response:
+    """Show a run's report, in a sandbox."""
     path = _find(request).report_path / "index.html"
     if not path.is_file():
         raise HTTPException(404, "there is no report yet; make it by `tinysight report`")

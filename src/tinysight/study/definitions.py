@@ -172,34 +172,7 @@ def _decays(name: str, published: dict[float, float | None]) -> tuple[Member, ..
     )
 
 
-def transfer() -> Study:
-    """Compare starts of a small data set's training: nothing, the bundled weights, these slowly."""
-    base = recipe("small")
-    base = replace(
-        base,
-        model=recipe("resnet10-light").model,
-        train=replace(base.train, epochs=20, batch_size=32),
-    )
-    bundled = replace(base, model=replace(base.model, pretrained="bundled"))
-    slowly = replace(
-        bundled,
-        model=replace(bundled.model, frozen_norms=True),
-        optimizer=replace(bundled.optimizer, encoder_ratio=0.1),
-    )
-    return Study(
-        name="transfer",
-        question="Do weights learned on Tiny ImageNet help to learn other pictures?",
-        source="ours, a question of Wu et al. 2017, section 5; frozen features of one or several "
-        "encoders are measured by benchmarks/transfer.py",
-        members=(
-            Member(label="from nothing", config=base),
-            Member(label="from the bundled weights", config=bundled),
-            Member(label="the encoder a tenth as fast, norms fixed", config=slowly),
-        ),
-    )
-
-
-_ALL = (models, models_modern, depth, initialization, weight_decay, weight_decay_modern, transfer)
+_ALL = (models, models_modern, depth, initialization, weight_decay, weight_decay_modern)
 STUDIES: dict[str, Callable[[], Study]] = {make.__name__.replace("_", "-"): make for make in _ALL}
 
 

@@ -110,8 +110,11 @@ class StudyResults:
     @property
     def verdicts(self) -> list[str]:
         """A sentence for each comparison with the reference."""
-        reference = next(row for row in self.rows if row.label == self.reference)
-        return [_verdict(row, reference, self.images) for row in self.rows if row is not reference]
+        errors = {
+            row.label: {seed: run.top1_error for seed, run in row.runs.items()} for row in self.rows
+        }
+        other = self.reference, errors.pop(self.reference)
+        return [verdict(label, own, *other, self.images) for label, own in errors.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -190,28 +193,32 @@ def _difference(runs: dict[int, FinishedRun], reference: dict[int, FinishedRun])
     return paired(own, others)
 
 
-def _verdict(row: Row, reference: Row, images: int) -> str:
-    difference = row.difference
-    if difference is None or row.errors is None or reference.errors is None:
-        return f"{row.label} and {reference.label}: no seed of both is finished yet."
+def verdict(
+    label: str, errors: dict[int, float], reference: str, others: dict[int, float], images: int
+) -> str:
+    """Compare errors by seed with those of a reference, in a sentence; `images` measured them."""
+    both = sorted(errors.keys() & others.keys())
+    if not both:
+        return f"{label} and {reference}: no seed of both is finished yet."
+    difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
     points = f"{100 * abs(difference.mean):.2f} points"
-    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than {reference.label}'s"
+    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than {reference}'s"
     if difference.mean == 0:
-        error = f"equal to {reference.label}'s"
+        error = f"equal to {reference}'s"
     if difference.interval is None:
         own, other = (
             "{:.1f} to {:.1f} %".format(*(100 * x for x in wilson_interval(wrong, images)))
-            for wrong in (round(s.mean * images) for s in (row.errors, reference.errors))
+            for wrong in (round(found[both[0]] * images) for found in (errors, others))
         )
         return (
-            f"{row.label}: error {error}; one seed cannot show whether that is more than the noise "
+            f"{label}: error {error}; one seed cannot show whether that is more than the noise "
             f"between seeds (for the choice of {images:,} images alone, 95 %: {own} against "
             f"{other})."
         )
     low, high = (100 * bound for bound in difference.interval)
     noise = "larger" if difference.significant else "not larger"
     return (
-        f"{row.label}: error {error} ({difference.count} seeds, 95 % interval of the difference "
+        f"{label}: error {error} ({difference.count} seeds, 95 % interval of the difference "
         f"{low:+.2f} to {high:+.2f}): {noise} than the noise between seeds."
     )
 

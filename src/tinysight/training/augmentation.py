@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tinysight.config import AugmentConfig
-from tinysight.ops import augment, mixing, trivial_augment
+from tinysight.ops import augment, mixing, mosaic, trivial_augment
 from tinysight.ops.boxes import BoxTargets, to_cxcywh
 from tinysight.ops.tensor_rows import TensorRows
 
@@ -24,6 +24,15 @@ class AugmentParams(TensorRows):
     operations: trivial_augment.TrivialAugmentParams | None = None
     erasures: mixing.EraseParams | None = None
     mixes: mixing.MixParams | None = None
+    mosaics: mosaic.MosaicParams | None = None
+
+
+class Augmented(NamedTuple):
+    """Augmented images and what they are to be taken for."""
+
+    images: Tensor  # float32 (B, 3, size, size)
+    labels: Tensor  # (B,), -1 for a mosaic
+    targets: mixing.Targets | None  # where images were mixed
 
 
 def sample(
@@ -33,7 +42,7 @@ def sample(
     names = ("flip", "shift", "rotation", "contrast", "gamma", "zoom", "stretch", "probability")
     own: dict[str, Any] = {name: getattr(settings, name) for name in names}
     draws = augment.sample(count, source_size=source_size, crop=crop, generator=generator, **own)
-    operations = erasures = mixes = None
+    operations = erasures = mixes = mosaics = None
     if settings.trivial_augment:
         operations = trivial_augment.sample(count, generator=generator)
         draws = trivial_augment.add_geometry(draws, operations, size=crop)
@@ -43,35 +52,52 @@ def sample(
         own = {"mixup": settings.mixup, "cutmix": settings.cutmix}
         own["probability"] = settings.mix_probability
         mixes = mixing.sample_mix(count, generator=generator, **own)
-    return AugmentParams(draws, operations, erasures, mixes)
+    if settings.mosaic:
+        mosaics = mosaic.sample(count, generator=generator, probability=settings.mosaic)
+    return AugmentParams(draws, operations, erasures, mixes, mosaics)
 
 
 def apply(
     images: Tensor, labels: Tensor, params: AugmentParams, *, crop: int, size: int, mixing_on: bool
-) -> tuple[Tensor, mixing.Targets | None]:
-    """Augment images uint8 (B, S, S, 3): float32 (B, 3, size, size), and targets where mixed.
+) -> Augmented:
+    """Augment images uint8 (B, S, S, 3) with labels (B,).
 
-    Cropped, moved and toned first, resized, then erased and mixed at the network's size.
+    Cropped, moved and toned first, joined to mosaics, resized, then erased and mixed at the
+    network's size.
     """
     pixels = augment.apply(images, params.draws, crop=crop)
     if params.operations is not None:
         pixels = trivial_augment.apply_tone(pixels, params.operations)
+    if params.mosaics is not None and mixing_on:
+        pixels = mosaic.apply(pixels, params.mosaics)
+        labels = mosaic.image_labels(labels, params.mosaics)
     pixels = augment.resize(pixels, size)
     if params.erasures is not None:
         pixels = mixing.erase(pixels, params.erasures)
     if params.mixes is None or not mixing_on:
-        return pixels, None
-    return mixing.mix(pixels, labels, params.mixes)
+        return Augmented(pixels, labels, None)
+    mixed, targets = mixing.mix(pixels, labels, params.mixes)
+    return Augmented(mixed, targets.main, targets)
 
 
-def apply_to_boxes(boxes: Tensor, params: AugmentParams, *, crop: int) -> BoxTargets:
-    """Move boxes (B, N, 4), NaN-padded, with their images.
+def apply_to_boxes(
+    boxes: Tensor,
+    params: AugmentParams,
+    *,
+    crop: int,
+    mixing_on: bool = True,
+    labels: Tensor | None = None,
+) -> BoxTargets:
+    """Move boxes (B, N, 4), NaN-padded, and their labels (B, N), if any, with their images.
 
     A box that keeps less than half of its area in the window is lost: what is left is neither an
     object nor background.
     """
     moved, kept = augment.apply_to_boxes(boxes, params.draws, crop=crop)
+    if params.mosaics is not None and mixing_on:
+        moved, kept = mosaic.apply_to_boxes(moved, kept, params.mosaics, size=crop)
+        labels = None if labels is None else mosaic.labels_of_boxes(labels, params.mosaics)
     whole, shares = (kept >= MIN_KEPT_SHARE)[..., None], to_cxcywh(moved) / crop
-    rest = ~whole & ~boxes.isnan()  # padding keeps 0, too
+    rest = ~whole & ~moved.isnan()  # padding keeps 0, too
     kept_boxes, lost = (torch.where(own, shares, torch.nan) for own in (whole, rest))
-    return BoxTargets(kept_boxes, lost)
+    return BoxTargets(kept_boxes, lost, labels)

@@ -90,4 +90,5 @@ class GraphedStep:
 
 
 def _tensors(batch: Batch[AugmentParams]) -> list[Tensor]:
-    return [batch.images, batch.labels, *batch.draws.tensors()]
+    soft = [] if batch.soft_labels is None else [batch.soft_labels]
+    return [batch.images, batch.labels, *soft, *batch.draws.tensors()]

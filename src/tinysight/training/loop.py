@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,6 +40,8 @@ from tinysight.training.trainer import Trainer
 logger = logging.getLogger("tinysight")
 ALONE = DistributedContext()
 SILENT = Callback()
+# between checkpoints at the ends of epochs that nothing was measured after
+SECONDS_BETWEEN_SAVES = 15.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -197,6 +199,7 @@ class _TrainingLoop:
     deadline: float
     logger: RunLogger | None = None
     has_complained: bool = False
+    saved_at: float = field(default_factory=time.perf_counter)
 
     def run_to_end(self) -> None:
         trainer, is_main = self.trainer, self.trainer.distributed.is_main
@@ -237,7 +240,7 @@ class _TrainingLoop:
     def _steps_until(self, end: int) -> None:
         trainer, config = self.trainer, self.trainer.config
         on_gpu = trainer.runtime.device.type == "cuda"
-        saved_at = logged_at = time.perf_counter()
+        logged_at = time.perf_counter()
         logged_step = trainer.step_number
         depth = 0 if trainer.loader.on_device else config.data.prefetch
         numbers = range(trainer.step_number, end)
@@ -246,7 +249,7 @@ class _TrainingLoop:
                 finite = trainer.step(batch)
                 step = trainer.step_number
                 log_is_due = step % config.train.log_every == 0 or step == end
-                minutes = (time.perf_counter() - saved_at) / 60
+                minutes = (time.perf_counter() - self.saved_at) / 60
                 requests = self._agree(
                     save=minutes >= config.train.checkpoint_minutes and step != end,
                     # a GPU is asked when the log is due: until then no step waits for it
@@ -264,7 +267,6 @@ class _TrainingLoop:
                 self._stop_if_asked(requests)
                 if requests.save:
                     self._save()
-                    saved_at = time.perf_counter()
 
     def _agree(self, *, save: bool = False, non_finite: bool = False) -> _Requests:
         time_is_up = time.monotonic() >= self.deadline
@@ -300,7 +302,11 @@ class _TrainingLoop:
             path = self.run.snapshot_path(trainer.epochs_done)
             path.parent.mkdir(exist_ok=True)
             self._write_model(path, {"steps": trainer.step_number, "epochs": trainer.epochs_done})
-        self._save()
+        # saving takes longer than an epoch of a hundred images; a measured one may be the best
+        due = config.data.monitor != "none" or trainer.epochs_done == config.train.epochs
+        due = due or time.perf_counter() - self.saved_at >= SECONDS_BETWEEN_SAVES
+        if self._agree(save=due).save:
+            self._save()
 
     def _write_model(self, path: Path, results: dict[str, Any]) -> None:
         metadata = self.trainer.metadata(self.run.versions, results)
@@ -356,6 +362,7 @@ class _TrainingLoop:
             best = trainer.best_step if config.train.keep_weights == "best" else None
             checkpoint.prune(self.run.checkpoints_path, keep=config.train.keep, best=best)
         trainer.distributed.barrier()
+        self.saved_at = time.perf_counter()
 
     def _stop_if_asked(self, requests: _Requests) -> None:
         if not (requests.signal_number or requests.time_is_up):
@@ -369,7 +376,7 @@ class _TrainingLoop:
             raise Interrupted(requests.signal_number, self.run)
         minutes = self.run.config.train.stop_after_minutes
         saved += " (for as long again; train.stop_after_minutes=0: to the end)"
-        logger.info("stopped after %g minutes at step %d; %s", minutes, step, saved)
+        logger.info("stopped after %.3g minutes at step %d; %s", minutes, step, saved)
         raise TimeUp(self.run)
 
     def _raise_non_finite(self) -> None:

@@ -28,18 +28,22 @@ def classification(
     targets: mixing.Targets | None,
     *,
     label_smoothing: float,
+    soft_labels: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of logits (B, K) with labels (B,) or mixed images' targets.
 
-    `weights` (K,) are those of each label's losses in the mean over the images.
+    `soft_labels` (B, K) are the shares of the classes per image, in place of its label; `weights`
+    (K,) are those of each label's losses in the mean over the images.
     """
     logits, smoothing = logits.float(), label_smoothing
     if targets is not None:
-        return mixing.cross_entropy(logits, targets, weights=weights, label_smoothing=smoothing)
+        own: dict[str, Any] = {"weights": weights, "label_smoothing": smoothing}
+        return mixing.cross_entropy(logits, targets, soft_labels=soft_labels, **own)
+    target = labels if soft_labels is None else soft_labels
     if weights is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+    each = F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
     return (each * weights[labels]).mean()
 
 
@@ -50,6 +54,7 @@ def localization(
     *,
     settings: LocalizerConfig,
     label_smoothing: float,
+    soft_labels: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Losses:
     """Return the weighted sum of classification, confidence and box losses.
@@ -57,7 +62,7 @@ def localization(
     Args:
         labels: (B,); images without one (-1) have no classification loss.
         targets: see `augmentation.apply_to_boxes`.
-        weights: (K,), of each class; see `classification`.
+        soft_labels: (B, K), weights: (K,), of each class; see `classification`.
     """
     losses = _detection_losses(output.candidates, targets, settings)
     loss = settings.loss_weight * (losses.confidence + settings.box_weight * losses.box)
@@ -66,6 +71,7 @@ def localization(
     labeled = labels >= 0
     if settings.classifies and bool(labeled.any()):
         own: dict[str, Any] = {"label_smoothing": label_smoothing, "weights": weights}
+        own["soft_labels"] = None if soft_labels is None else soft_labels[labeled]
         of_class = classification(output.logits[labeled], labels[labeled], None, **own)
         loss = loss + settings.class_loss_weight * labeled.float().mean() * of_class
     return Losses(loss, losses.box.detach(), losses.confidence.detach())

@@ -19,6 +19,7 @@ from tinysight import models
 from tinysight.config import OPERATIONAL, Config
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
+from tinysight.data.soft_labels import read_soft_labels
 from tinysight.device import Runtime
 from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
@@ -87,12 +88,12 @@ def _check_sizes(config: Config, dataset: Dataset, distributed: DistributedConte
             f"the network would see {smallest} pixels of the {size} of {dataset.name}, and needs "
             f"{MIN_INPUT}; set larger shares in augment.crop and train.sizes"
         )
-    pair, processes = (2 if config.augment.mixes else 1), distributed.size
-    if batch_size % (pair * processes):
-        why = " (mixing takes images in pairs)" if pair == 2 else ""
+    group, processes = config.augment.group, distributed.size
+    if batch_size % (group * processes):
+        why = f" (mixing takes images in groups of {group})" if group > 1 else ""
         raise ValueError(
             f"train.batch_size {batch_size} cannot be shared evenly by {processes} processes{why}; "
-            f"set a multiple of {pair * processes}"
+            f"set a multiple of {group * processes}"
         )
 
 
@@ -116,12 +117,24 @@ def _check_monitored(config: Config, dataset: Dataset) -> None:
 
 def check(config: Config, dataset: Dataset, distributed: DistributedContext) -> None:
     """Raise ValueError where `config` cannot be trained on `dataset`; costs no memory or time."""
-    training_rows(config, dataset, distributed)
+    rows = training_rows(config, dataset, distributed)
+    if config.data.soft_labels:
+        read_soft_labels(config.data.soft_labels, dataset, rows)
     with torch.device("meta"):
         model = create_model(config, len(dataset.class_names))
     if config.model.pretrained:
         pretrained_weights(config)
     check_layers(model, config.train.record)
+
+
+def soft_labels(config: Config, dataset: Dataset, rows: Rows) -> Tensor | None:
+    """Return the shares of each class (N, K) that people gave, if the config names a file."""
+    if not config.data.soft_labels:
+        return None
+    targets, shared = read_soft_labels(config.data.soft_labels, dataset, rows)
+    message = "%d of the %d training images have soft labels, the others labels"
+    logger.info(message, shared[rows].sum(), len(rows))
+    return torch.from_numpy(targets)
 
 
 def create_model(config: Config, num_classes: int) -> Classifier | Localizer:

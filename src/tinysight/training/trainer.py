@@ -7,6 +7,7 @@ numbers; a restored training takes exactly the steps that an uninterrupted one t
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,13 +25,13 @@ from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, Metrics, Stopped, evaluate_model
 from tinysight.models.localizer import LocalizerOutput
-from tinysight.ops import mixing
+from tinysight.ops.boxes import area
 from tinysight.ops.detection_metrics import Localization, best_threshold
 from tinysight.predict.decoding import Decoding
 from tinysight.predict.inference import Preprocessing
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.training import augmentation, checkpoint, losses, optimizers, setup
-from tinysight.training.augmentation import AugmentParams
+from tinysight.training.augmentation import Augmented, AugmentParams
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.ema import EMA
 from tinysight.training.graph import GraphedStep, StepKind, StepResult
@@ -57,6 +58,10 @@ class Trainer:
         self.gt_boxes = None
         if config.localizer.finds:
             self.gt_boxes = torch.from_numpy(dataset.padded_boxes(range(len(dataset))))
+            self.box_side = float(area(self.gt_boxes[torch.from_numpy(rows)]).sqrt().nanmedian())
+        self.soft_labels = setup.soft_labels(config, dataset, rows)
+        content = b"" if self.soft_labels is None else self.soft_labels.numpy().tobytes()
+        self.soft_digest = hashlib.sha256(content).hexdigest() if content else ""
         self.loader = self._create_loader(rows)
         self.total_steps = self.loader.epoch_end(config.train.epochs - 1)
 
@@ -96,12 +101,13 @@ class Trainer:
 
     def _create_loader(self, rows: setup.Rows) -> Loader[AugmentParams]:
         config, distributed = self.config, self.distributed
-        unit = (2 if config.augment.mixes else 1) * distributed.size  # mixing takes pairs
+        unit = config.augment.group * distributed.size
         size = min(config.train.batch_size, len(rows) // unit * unit)
         own: dict[str, Any] = {"device": self.runtime.device, "boxes": self.gt_boxes}
         if config.localizer.box_classes:
             every = range(len(self.dataset))
             own["box_labels"] = torch.from_numpy(self.dataset.padded_box_labels(every))
+        own["soft_labels"] = self.soft_labels
         own |= {"batch_size": size, "shard": distributed.shard(size), "seed": config.train.seed}
         return Loader(self.dataset.images, self.dataset.labels, rows, draw=self._sample, **own)
 
@@ -189,17 +195,15 @@ class Trainer:
     def _compute(self, batch: Batch[AugmentParams], kind: StepKind) -> StepResult:
         """Go forward and backward through a batch; the gradients are the parameters'."""
         inputs, (size, mixing_on) = (batch.images, batch.labels, batch.draws), kind
-        images, targets = augmentation.apply(
-            *inputs, crop=self.crop, size=size, mixing_on=mixing_on
-        )
+        augmented = augmentation.apply(*inputs, crop=self.crop, size=size, mixing_on=mixing_on)
         with self.runtime.autocast():
             with self.recorder.watch(self.step_number + 1):
-                output = self.forward(images)
-            logits, terms = self._losses(output, batch, targets)
+                output = self.forward(augmented.images)
+            logits, terms = self._losses(output, batch, augmented, mixing_on=mixing_on)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         finite = torch.isfinite(terms.loss.detach() + nn.utils.get_total_norm(gradients))
-        labels = batch.labels if targets is None else targets.main
+        labels = augmented.labels
         wrong, labeled = logits.detach().argmax(dim=1) != labels, labels >= 0
         return StepResult(finite, _sums(terms, wrong & labeled, labeled))
 
@@ -207,18 +211,23 @@ class Trainer:
         self,
         output: Tensor | LocalizerOutput,
         batch: Batch[AugmentParams],
-        targets: mixing.Targets | None,
+        augmented: Augmented,
+        *,
+        mixing_on: bool,
     ) -> tuple[Tensor, Losses]:
         """Return the logits (B, K) in a network's output, and the losses."""
         smoothing = self.config.train.label_smoothing
         own: dict[str, Any] = {"label_smoothing": smoothing, "weights": self.class_weights}
+        own["soft_labels"] = batch.soft_labels
         if isinstance(output, Tensor):
-            return output, Losses(losses.classification(output, batch.labels, targets, **own))
+            labels, targets = batch.labels, augmented.targets
+            return output, Losses(losses.classification(output, labels, targets, **own))
         assert batch.boxes is not None
-        boxes = augmentation.apply_to_boxes(batch.boxes, batch.draws, crop=self.crop)
-        boxes = boxes._replace(labels=batch.box_labels)
+        how: dict[str, Any] = {"crop": self.crop, "mixing_on": mixing_on}
+        how["labels"] = batch.box_labels
+        boxes = augmentation.apply_to_boxes(batch.boxes, batch.draws, **how)
         own["settings"] = self.config.localizer
-        return output.logits, losses.localization(output, batch.labels, boxes, **own)
+        return output.logits, losses.localization(output, augmented.labels, boxes, **own)
 
     def found_non_finite(self) -> bool:
         """Whether a step on a GPU was not finite (this waits for the device)."""
@@ -238,7 +247,11 @@ class Trainer:
     def metadata(self, versions: dict[str, str], results: dict[str, Any]) -> ModelMetadata:
         """Describe the weights, for their file."""
         config, dataset = self.config, self.dataset
-        localizer = asdict(replace(config.localizer, frozen=False, threshold=self.threshold))
+        localizer: dict[str, Any] = asdict(
+            replace(config.localizer, frozen=False, threshold=self.threshold)
+        )
+        if self.gt_boxes is not None:
+            localizer["box_side"] = round(self.box_side, 2)
         return ModelMetadata(
             model=config.model.name,
             options=config.model.options,
@@ -330,11 +343,19 @@ class Trainer:
         scalars |= {
             name: getattr(self, name) for name in ("epochs_done", "best_step", "best_error")
         }
-        scalars["lr_schedule"] = self.lr_schedule.state()
+        scalars |= {"lr_schedule": self.lr_schedule.state(), "soft_labels": self.soft_digest}
         return checkpoint.State(step=self.step_number, tensors=tensors, scalars=scalars)
 
     def restore(self, state: checkpoint.State) -> None:
-        """Take `state()` back, random state last: creating anything may draw from it."""
+        """Take `state()` back, random state last: creating anything may draw from it.
+
+        Raises ValueError where the soft labels are not those of that state.
+        """
+        if state.scalars.get("soft_labels", "") != self.soft_digest:
+            raise ValueError(
+                f"{self.config.data.soft_labels} is not what the training began with; put those"
+                " soft labels back, or train a new run"
+            )
         self.model.load_state_dict(state.part("model"))
         optimizers.restore_optimizer(self.optimizer, self.model, state.part("optimizer"))
         if self.ema is not None:

@@ -1,5 +1,9 @@
 // Answers as cards or as a table: sorted, filtered, saved. Names are text, never markup.
 
+import { boxing } from "./boxes.js";
+import { correcting } from "./correct.js";
+import { explanations } from "./why.js";
+
 const KINDS = 4; // colors of boxes, by class
 const LONGEST = 200; // characters of a name that are shown
 
@@ -10,13 +14,13 @@ export function shown(name) {
 
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-function create(tag, properties = {}, ...children) {
+export function create(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
 }
 
-const isolated = (name) => create("bdi", { className: "name", textContent: shown(name), title: shown(name) });
+export const isolated = (name) => create("bdi", { className: "name", textContent: shown(name), title: shown(name) });
 
 // What an item's answer is, in a word: its best class, or that there is none.
 export function label(item) {
@@ -26,7 +30,7 @@ export function label(item) {
 }
 
 // Boxes in words: "2 boxes", or of several classes "1 cat, 2 dogs" by their names.
-function counted(boxes) {
+export function counted(boxes) {
   if (!boxes.length) return "no box";
   const counts = new Map();
   for (const box of boxes) counts.set(box.class ?? "", (counts.get(box.class ?? "") ?? 0) + 1);
@@ -59,7 +63,7 @@ export function makeCard(item) {
 
 function fillCard(item, figure, text) {
   text.replaceChildren(create("h2", { className: "name" }, isolated(item.name)));
-  figure.querySelector("svg")?.remove();
+  for (const layer of figure.querySelectorAll("svg")) layer.remove();
   if (item.error) {
     text.append(create("p", { className: "error", textContent: item.error }));
   } else if (!item.answer) {
@@ -76,8 +80,13 @@ function fillCard(item, figure, text) {
     text.append(list);
     if (boxes) {
       text.append(create("p", { className: "quiet", textContent: counted(boxes) }));
-      figure.append(drawBoxes(item.answer));
+      figure.append(drawBoxes({ ...item.answer, boxes: item.boxed?.map(({ box, label }) => ({ box, class: label })) ?? boxes }));
     }
+    const [tools, ...explained] = explanations(item, figure);
+    const [correct = "", ...corrected] = correcting(item);
+    const [correctBoxes = "", ...correctedBoxes] = boxing(item);
+    tools.append(correct, correctBoxes);
+    text.append(tools, ...explained, ...corrected, ...correctedBoxes);
   }
 }
 

@@ -1,5 +1,8 @@
 // Pictures come in by drop (of files or folders), paste, the file dialog, or the camera.
 
+const BURST_PAUSE = 150; // milliseconds between pictures of a burst
+const BURST_END = 400; // after the last of them
+
 export function takePictures(onPictures) {
   // where a picture was dropped is given along, as Teach takes it for the class there
   const element = (id) => document.getElementById(id);
@@ -83,17 +86,45 @@ function setUpCamera(element, onPictures) {
       error.hidden = false;
     }
   });
-  element("shoot").addEventListener("click", () => {
+  // Held down, the button takes one picture after the other; a held Enter key repeats the click.
+  let taken = []; // not handed on yet, so that a burst is one addition
+  let holding = 0;
+  let handing = 0;
+  const shoot = () => {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
     canvas.getContext("2d").drawImage(video, 0, 0);
     count += 1;
     const name = `camera-${count}.png`;
-    canvas.toBlob((blob) => blob && onPictures([{ name, blob }]), "image/png");
+    taken.push(new Promise((done) => canvas.toBlob((blob) => done({ name, blob }), "image/png")));
+    element("camera-count").textContent = taken.length === 1 ? "1 picture" : `${taken.length} pictures`;
+    clearTimeout(handing);
+    handing = setTimeout(handOn, BURST_END);
+  };
+  const handOn = async () => {
+    clearTimeout(handing);
+    const pictures = taken;
+    taken = [];
+    if (pictures.length) onPictures((await Promise.all(pictures)).filter(({ blob }) => blob));
+  };
+  let last = 0;
+  element("shoot").addEventListener("click", () => {
+    if (performance.now() - last < BURST_PAUSE) return; // of a held key, or the end of a burst
+    last = performance.now();
+    shoot();
   });
+  const release = () => clearInterval(holding);
+  element("shoot").addEventListener("pointerdown", () => {
+    release();
+    holding = setInterval(() => element("shoot").click(), BURST_PAUSE + 50);
+  });
+  for (const end of ["pointerup", "pointerleave", "pointercancel"]) element("shoot").addEventListener(end, release);
   element("close-camera").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
+    release();
+    handOn();
+    element("camera-count").textContent = "";
     for (const track of stream?.getTracks() ?? []) track.stop();
     stream = video.srcObject = null;
   });

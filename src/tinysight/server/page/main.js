@@ -1,10 +1,14 @@
 // The page: pictures come in, each is asked about, the answers are arranged.
 
 import { arranged, fillTable, label, makeCard, shown } from "./answers.js";
+import { setUpBoxes } from "./boxes.js";
+import { setUpCorrecting } from "./correct.js";
 import { showRuns } from "./runs.js";
 import { takePictures } from "./intake.js";
 import { cocoOf, csvOf, save } from "../web/saving.js";
 import { ask, getModels, Queue } from "./server.js";
+import { drawn, SHAPES } from "./shapes.js";
+import { setUpSort, showSort } from "./sort.js";
 import { refresh, setUpTeach, showTeach, teachPictures } from "./teach.js";
 
 const element = (id) => document.getElementById(id);
@@ -28,7 +32,7 @@ const queue = new Queue(async (item) => {
 
 function add(pictures) {
   if (!pictures.length || !model) return;
-  const added = pictures.map(({ name, blob }) => ({ name, blob, model: chosen, url: URL.createObjectURL(blob) }));
+  const added = pictures.map(({ name, blob }) => ({ name, blob, model: chosen, classes: model.classes, labeled: model.classifies || model.box_classes, nearest: model.nearest, url: URL.createObjectURL(blob) }));
   for (const item of added) item.view = makeCard(item);
   items.push(...added);
   queue.add(added);
@@ -47,11 +51,12 @@ function scheduleArranging() {
 
 function arrange() {
   element("results").hidden = !items.length;
+  element("ask-examples").hidden = items.length > 0;
   offerClasses();
   const kept = arranged(items, { order: element("order").value, filter: element("filter").value });
   const asTable = element("view").value === "table";
   element("cards").hidden = asTable;
-  element("table").hidden = !asTable;
+  element("table-region").hidden = !asTable;
   element("nothing").hidden = kept.length > 0 || !items.length;
   if (asTable) fillTable(element("table"), kept, model.finds);
   else place(element("cards"), kept.map((item) => item.view.card));
@@ -102,6 +107,7 @@ function clear() {
   const removed = items;
   items = [];
   queue.clear();
+  element("saved").textContent = "";
   arrange();
   const count = removed.length === 1 ? "1 picture" : `${removed.length} pictures`;
   const undo = () => {
@@ -119,8 +125,22 @@ function clear() {
 
 for (const id of ["filter", "order", "view"]) element(id).addEventListener("change", arrange);
 element("clear").addEventListener("click", clear);
-element("csv").addEventListener("click", () => save(csvOf(items, model), "answers.csv", "text/csv"));
-element("coco").addEventListener("click", () => save(cocoOf(items, model), "boxes.json", "application/json"));
+const saved = (name, option) => {
+  const left = items.filter((item) => !item.answer && !item.error).length;
+  const part = left ? `, without ${left} of ${items.length} pictures that are not answered yet` : "";
+  element("saved").textContent = `${name} is saved${part}. The same by command: ${model.command} FOLDER ${option} ${name}`;
+};
+element("csv").addEventListener("click", () => {
+  save(csvOf(items, model), "answers.csv", "text/csv");
+  saved("answers.csv", "--csv");
+});
+element("coco").addEventListener("click", () => {
+  save(cocoOf(items, model), "boxes.json", "application/json");
+  saved("boxes.json", "--boxes-out");
+});
+element("ask-examples").addEventListener("click", async () => {
+  add((await Promise.all(Object.keys(SHAPES).map((name) => drawn(name, 1)))).flat());
+});
 element("models").addEventListener("change", chooseModel);
 element("try").addEventListener("click", () => {
   element("models").value = "taught";
@@ -135,16 +155,32 @@ setUpTeach({
   }),
   onLearned: loadModels,
 });
+setUpBoxes({ offerUndo });
+setUpCorrecting({
+  offerUndo,
+  learnedAgain: async (asked) => {
+    await loadModels();
+    queue.add(asked);
+  },
+});
+setUpSort({
+  offerUndo,
+  onLearned: loadModels,
+  onAsked: (pictures) => {
+    location.hash = "#ask";
+    add(pictures);
+  },
+});
 takePictures((pictures, target) => {
   if (location.hash === "#teach") {
     teachPictures(pictures, target);
   } else {
-    if (location.hash === "#runs") location.hash = "#ask";
+    if (["#runs", "#sort"].includes(location.hash)) location.hash = "#ask";
     add(pictures);
   }
 });
 
-const VIEWS = ["ask", "teach", "runs"];
+const VIEWS = ["ask", "teach", "sort", "runs"];
 function showView() {
   const name = VIEWS.find((each) => location.hash === `#${each}`) ?? "ask";
   for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== name;
@@ -153,6 +189,7 @@ function showView() {
     else link.removeAttribute("aria-current");
   }
   showTeach(name === "teach");
+  showSort(name === "sort");
   showRuns(name === "runs");
 }
 window.addEventListener("hashchange", showView);

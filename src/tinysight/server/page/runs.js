@@ -1,12 +1,12 @@
 // Runs: a list, and of one run its curves, drawn again while it trains.
 
-import { shown } from "./answers.js";
+import { percent, shown } from "./answers.js";
 import { call } from "./server.js";
 
 const EVERY = 2000; // milliseconds between looks at a training
 const WIDTH = 480;
 const HEIGHT = 200;
-const MARGIN = { left: 44, right: 8, top: 8, bottom: 24 };
+const MARGIN = { left: 52, right: 8, top: 8, bottom: 24 };
 
 const element = (id) => document.getElementById(id);
 let timer = 0;
@@ -81,11 +81,12 @@ function draw(run) {
   element("run").hidden = false;
 }
 
-function chart({ name, points, unit = "epoch" }) {
-  const at = (value) => (unit === "epoch" ? `epoch ${number(value)}` : `${number(value)} ${unit}`);
+export function chart({ name, points, unit = "epoch", share = true }) {
+  const written = share ? percent : number;
+  const at = (value) => (unit === "epoch" ? `epoch ${number(value)}` : `${Math.round(value)} ${unit}`);
   const figure = document.createElement("figure");
   const last = points[points.length - 1];
-  figure.append(text("figcaption", `${name}: ${number(last[1])} at ${at(last[0])}`));
+  figure.append(text("figcaption", `${name}: ${written(last[1])} at ${at(last[0])}`));
   const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
   const [right, top] = [Math.max(...xs), Math.max(...ys) || 1];
   const bottom = Math.min(0, ...ys);
@@ -94,7 +95,7 @@ function chart({ name, points, unit = "epoch" }) {
   const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": figure.textContent });
   for (const value of [bottom, (bottom + top) / 2, top]) {
     svg.append(make("line", { x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }));
-    svg.append(make("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, number(value)));
+    svg.append(make("text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, written(value)));
   }
   svg.append(make("text", { x: x(right), y: HEIGHT - 6, "text-anchor": "end" }, at(right)));
   svg.append(make("polyline", { points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));

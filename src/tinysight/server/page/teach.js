@@ -2,9 +2,12 @@
 
 import { percent, shown } from "./answers.js";
 import { named } from "./intake.js";
+import { chart } from "./runs.js";
 import { call, Queue } from "./server.js";
+import { drawn, SHAPES } from "./shapes.js";
 
 const SHOWN = 24; // pictures of a class at first
+const MAX_FAILED = 5; // pictures that are named where they cannot be added
 const element = (id) => document.getElementById(id);
 const path = (...parts) => ["api/project", ...parts.map(encodeURIComponent)].join("/");
 
@@ -50,7 +53,7 @@ async function addPictures(name, pictures) {
         failed.push(`${shown(file)}: ${error.message}`);
       }
       left -= 1;
-      say(`${pictures.length - left} of ${pictures.length} added to ${shown(name)}`);
+      say(`${pictures.length - left} of ${pictures.length} looked at for ${shown(name)}`);
       if (!left) done();
     });
     if (left) queue.add(pictures);
@@ -60,19 +63,37 @@ async function addPictures(name, pictures) {
   const fresh = [...new Set(added)].filter((file) => !known.has(file));
   await refresh();
   const count = `${fresh.length} ${fresh.length === 1 ? "picture" : "pictures"} added to ${shown(name)}`;
-  say(failed.length ? `${count}. ${failed.length} not: ${failed[0]}` : count, failed.length > 0);
+  const again = added.length - fresh.length;
+  const there = again ? `, ${again} ${again === 1 ? "was" : "were"} there already` : "";
+  const more = failed.length > MAX_FAILED ? `; and ${failed.length - MAX_FAILED} more` : "";
+  const reasons = failed.slice(0, MAX_FAILED).join("; ") + more;
+  say(count + there + (failed.length ? `. ${failed.length} not: ${reasons}` : ""), failed.length > 0);
   if (fresh.length) {
     hooks.offerUndo(count, () => all(fresh.map((file) => () => call(path(name, file), { method: "DELETE" }))));
   }
 }
 
 async function createClass(name) {
+  const wrong = refusal(name);
+  if (wrong) {
+    say(wrong, true);
+    element("new-name").focus();
+    return;
+  }
   await act(() => call(path(name), { method: "PUT" }), `${shown(name)} made`, () =>
     call(path(name), { method: "DELETE" }));
   if (!project.classes.some((each) => each.name === name)) return;
   element("new-name").value = "";
   current = name;
   element("new-name").focus();
+}
+
+// Why a name cannot be asked about at all, as it would be another address of the server.
+function refusal(name) {
+  if (!name) return "Type the class's name first.";
+  if (project.classes.some((each) => each.name === name)) return `${shown(name)} is there already.`;
+  if (/^[.]+$|[/\\]/.test(name)) return "a class's name has none of / \\ : * ? \" < > | in it, and no dot or space at its ends";
+  return "";
 }
 
 // Do a change, show what there is then, and offer to undo it.
@@ -203,55 +224,38 @@ function showLearned() {
     const right = `${percent(1 - found.error_rate)} right on pictures that it had not seen`;
     lines.push(make("p", {}, make("strong", { textContent: right }), ` (probably between ${percent(1 - found.high)} and ${percent(1 - found.low)})`));
   }
-  if (found.curve.length > 1) {
-    const points = found.curve.map(([count, error]) => `${percent(1 - error)} with ${Math.round(count)}`);
-    lines.push(make("p", { className: "quiet", textContent: `By pictures in a class: ${points.join(", ")}` }));
-  }
   if (found.forecast) {
     const { more, low, high } = found.forecast;
     lines.push(make("p", { className: "quiet", textContent: `With ${more} more in each class expect ${percent(1 - high)} to ${percent(1 - low)} right.` }));
   }
+  if (found.curve.length > 1) {
+    const curve = { name: "error on pictures that it had not seen", points: found.curve, unit: "pictures of a class" };
+    lines.push(make("div", { className: "charts" }, chart(curve)));
+  }
   if (found.confusions?.length) {
-    const pairs = found.confusions.map(([label, answer, count]) => `${shown(label)} taken for ${shown(answer)} (${count})`);
-    lines.push(make("p", { className: "quiet", textContent: `Mistaken most often: ${pairs.join(", ")}` }));
+    lines.push(make("p", { className: "quiet", textContent: "Mistaken most often:" }), make("ul", { className: "mistakes" }, ...found.confusions.map(confusion)));
   }
   element("learned").replaceChildren(...lines);
 }
 
-// Two classes of drawn shapes, so that the page can be tried without any picture at hand.
+// A pair of classes, with pictures of the first that were taken for the second.
+function confusion([label, answer, count, files]) {
+  const images = files.map((file) => {
+    const image = make("img", { src: path(label, file), alt: "" });
+    image.addEventListener("error", () => image.remove()); // taken out since
+    return image;
+  });
+  return make("li", {}, ...images, make("span", { textContent: `${shown(label)} taken for ${shown(answer)} (${count})` }));
+}
+
+// Three classes of drawn shapes, so that the page can be tried without any picture at hand.
 async function drawExamples() {
   element("examples").disabled = true;
-  for (const [name, draw] of [["circle", circle], ["cross", cross]]) {
+  for (const name of Object.keys(SHAPES)) {
     await act(() => call(path(name), { method: "PUT" }), `${name} made`);
-    const pictures = [];
-    for (let number = 0; number < 12; number += 1) pictures.push({ name: `${name} ${number + 1}`, blob: await drawn(draw) });
-    await addPictures(name, pictures);
+    await addPictures(name, await drawn(name, 12));
   }
   element("examples").disabled = false;
-}
-
-async function drawn(draw) {
-  const canvas = make("canvas", { width: 96, height: 96 });
-  const context = canvas.getContext("2d");
-  const color = () => `hsl(${Math.floor(Math.random() * 360)} 60% ${35 + Math.floor(Math.random() * 40)}%)`;
-  context.fillStyle = color();
-  context.fillRect(0, 0, 96, 96);
-  context.translate(38 + Math.random() * 20, 38 + Math.random() * 20);
-  context.rotate(Math.random() * 6);
-  context.fillStyle = context.strokeStyle = color();
-  draw(context, 18 + Math.random() * 14);
-  return new Promise((done) => canvas.toBlob(done, "image/png"));
-}
-
-function circle(context, radius) {
-  context.beginPath();
-  context.arc(0, 0, radius, 0, 7);
-  context.fill();
-}
-
-function cross(context, radius) {
-  context.fillRect(-radius, -radius / 4, 2 * radius, radius / 2);
-  context.fillRect(-radius / 4, -radius, radius / 2, 2 * radius);
 }
 
 function say(text, wrong = false) {

@@ -1,4 +1,4 @@
-"""Cross-validation: every image is in val of exactly one fold, with its label and boxes."""
+"""Views of some rows: every image is in val of exactly one fold; draws of images per class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tinysight.data.dataset import Dataset
-from tinysight.data.folds import held_out_fold
 from tinysight.data.load import load_dataset
+from tinysight.data.selection import MAX_JUDGED, drawn_rows, held_out_fold
 
 
 def test_every_image_is_held_out_once(dataset: Dataset, data_home: Path) -> None:
@@ -42,3 +42,28 @@ def test_folds_do_not_depend_on_the_order_of_the_images_and_differ_in_digest(
 def test_a_fold_that_there_is_not_is_refused(fold: int, dataset: Dataset) -> None:
     with pytest.raises(ValueError, match="give 0 to 4"):
         held_out_fold(dataset, fold, name="f")
+
+
+def test_a_draw_learns_from_some_of_each_class_and_is_judged_by_others(
+    dataset: Dataset, data_home: Path
+) -> None:
+    view = load_dataset("small.draw2-1", home=data_home)
+    assert np.bincount(view.labels[view.rows("train")]).tolist() == [2] * 24
+    names = {split: {view.files[row] for row in view.rows(split)} for split in view.splits}
+    assert not names["train"] & names["val"] and len(view) == 120
+    row = dataset.files.index(view.files[5])
+    assert np.array_equal(view.images[5], dataset.images[row])
+    more, other = drawn_rows(dataset, 2, 1)["train"], drawn_rows(dataset, 1, 2)["train"]
+    fewer = drawn_rows(dataset, 1, 1)["train"]
+    assert set(fewer) < set(more) and set(fewer) != set(other)
+
+
+def test_a_draw_takes_half_of_a_class_at_most_and_has_an_end(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = drawn_rows(dataset, 1000, 0)
+    assert len(rows["train"]) == 48 and len(rows["val"]) == 72 < MAX_JUDGED  # 2 of 5
+    monkeypatch.setattr("tinysight.data.selection.MAX_JUDGED", 7)
+    assert len(drawn_rows(dataset, 2, 0)["val"]) == 7
+    with pytest.raises(ValueError, match="0 per class of 120 labeled images in small: give 1"):
+        drawn_rows(dataset, 0, 0)

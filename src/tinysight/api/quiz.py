@@ -1,0 +1,200 @@
+"""People answer the images of a dataset, and are compared with networks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinysight.api.data import Data, Folder, load_dataset
+from tinysight.api.evaluate import evaluate_run
+from tinysight.api.models import find_weights, load_model
+from tinysight.data.dataset import Dataset
+from tinysight.device import select_device
+from tinysight.evaluation import evaluate as evaluations
+from tinysight.evaluation.ensemble import combined
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.people.answers import Answers, exclusions, gather, shown_names
+from tinysight.people.exports import write_exports
+from tinysight.people.material import Logits, Material
+from tinysight.people.quiz import Quiz, create_app
+from tinysight.people.report import write_study
+from tinysight.people.results import StudyResults, analyze
+from tinysight.people.store import Game, Store
+from tinysight.people.study import Study
+from tinysight.progress import counting
+from tinysight.run import Run, find_run
+from tinysight.server import http
+
+logger = logging.getLogger("tinysight")
+
+Networks = Sequence[Run | Folder]
+
+
+def quiz(
+    data: Data,
+    *,
+    networks: Networks = (),
+    split: str = "val",
+    num_images: int = 100,
+    seed: int = 0,
+    guesses: int = 1,
+    db: str | None = None,
+    data_dir: Folder | None = None,
+    device: str = "auto",
+    started: Callable[[str], None] = print,
+    **address: Any,
+) -> None:
+    """Serve a page where people say what images show, until Ctrl-C or SIGTERM.
+
+    Args:
+        networks: runs, weights files, "bundled", or ensembles of these as "A+B", whose answers to
+            the same images are shown at the end.
+        split: whose images are shown; training images are the examples.
+        num_images: per person.
+        seed: of who is shown what.
+        guesses: per image that people of the full game are asked for, 1 to 3.
+        db: where answers are kept: a file, or the URL of a database; None: `quiz-NAME.db`.
+        started: is called with the link.
+        address: host, port and token, as for `serve`.
+
+    Raises ValueError where the data, a network or the database does not fit.
+    """
+    if not 1 <= guesses <= 3:
+        raise ValueError(f"guesses is {guesses}; expected 1 to 3")
+    dataset = load_dataset(data, data_dir=data_dir)
+    material = Material(dataset, split, _logits(networks, dataset, split, device), num_images, seed)
+    about = {"split": split, "num_images": num_images, "seed": seed}
+    with closing(Store(db or _default(dataset), digest=dataset.digest, about=about)) as store:
+        http.run(
+            *http.serving(partial(create_app, Quiz(material, store, guesses)), **address), started
+        )
+
+
+def export_answers(
+    data: Data,
+    out: Folder,
+    *,
+    networks: Networks = (),
+    game: Game = "full",
+    db: str | None = None,
+    data_dir: Folder | None = None,
+    device: str = "auto",
+) -> Answers:
+    """Write the answers of a quiz into a folder, in the forms of two published studies.
+
+    Returns the answers of people and networks; see `people.exports` for the files.
+
+    Raises ValueError where nobody has answered.
+    """
+    study = _read_study(data, networks, game, db, data_dir, device)
+    name = f"{study.dataset.name}-{game}"
+    write_exports(study.answers, Path(out), name=name, networks=study.networks)
+    if excluded := exclusions(study.people):
+        message = "answers of people whom the rules exclude are in it, too: %s"
+        shown = shown_names(study.people.subjects)
+        logger.warning(message, "; ".join(f"{shown[n]} ({why})" for n, why in excluded.items()))
+    return study.answers
+
+
+def report_answers(
+    data: Data,
+    out: Folder | None = None,
+    *,
+    networks: Networks = (),
+    game: Game = "full",
+    db: str | None = None,
+    note: str = "",
+    data_dir: Folder | None = None,
+    device: str = "auto",
+) -> StudyResults:
+    """Write a page on what people and networks answered; return its numbers.
+
+    Args:
+        out: the folder of index.html and results.json; None: `report_folder`.
+        note: shown on top of the page.
+
+    Raises ValueError where nobody has answered.
+    """
+    study = _read_study(data, networks, game, db, data_dir, device)
+    found = analyze(study)
+    folder = report_folder(study.dataset.name, game) if out is None else Path(out)
+    write_study(study, found, folder, note=note)
+    return found
+
+
+def report_folder(name: str, game: Game) -> Path:
+    """Return where the report of a game goes where nothing else is said."""
+    return Path(f"quiz-{name}-{game}")
+
+
+def _read_study(
+    data: Data, networks: Networks, game: Game, db: str | None, data_dir: Folder | None, device: str
+) -> Study:
+    """Read what people answered, then what networks answer to the same images."""
+    dataset = load_dataset(data, data_dir=data_dir)
+    with closing(Store(db or _default(dataset), digest=dataset.digest, about=None)) as store:
+        about, choices = store.about, store.classes(game) or ()
+        rows = store.answers(game)
+    if not rows:
+        raise ValueError(
+            f"there are no answers in the {game} game of {dataset.name}; `tinysight quiz` takes"
+            " them, --game names the other game"
+        )
+    people = gather(rows, dataset.class_names)
+    split = about["split"]
+    logits = _logits(networks, dataset, split, device)
+    material = Material(dataset, split, logits, about["num_images"], about["seed"])
+    return Study(material, game, choices, people)
+
+
+def _default(dataset: Dataset) -> str:
+    return f"quiz-{dataset.name}.db"
+
+
+def _logits(networks: Networks, dataset: Dataset, split: str, device: str) -> dict[str, Logits]:
+    """Return each network's logits for a split; of an ensemble, A+B, its mean probability's."""
+    found: dict[str, Logits] = {}
+    for network in networks:
+        is_ensemble = isinstance(network, str) and "+" in network and not Path(network).exists()
+        members = str(network).split("+") if is_ensemble else [network]
+        evaluated = [_evaluate(each, dataset, split, device) for each in members]
+        name = "+".join(each for each, _ in evaluated)
+        if name in found or len({each for each, _ in evaluated}) < len(members):
+            raise ValueError(f"{name} is given twice; give other networks")
+        found[name] = combined([each.logits for _, each in evaluated]).numpy()
+    return found
+
+
+def _evaluate(
+    network: Run | Folder, dataset: Dataset, split: str, device: str
+) -> tuple[str, Evaluation]:
+    """Return a network's name, and its scores: as stored by an evaluation, or computed."""
+    source = network.folder if isinstance(network, Run) else find_weights(network)
+    name = str(network.name if isinstance(network, Run) else network)
+    if source is not None and source.is_dir():
+        run = find_run(source)
+        name, path = run.name, run.scores_path(run.label(dataset.name, split))
+        if path.is_file() and dataset.digest == run.data_digest:
+            evaluation = Evaluation.load(path)
+        else:
+            evaluation = evaluate_run(run, dataset, split, select_device(device))
+    else:
+        with counting(f"evaluating {split}") as progress:
+            model = load_model(source, device=device)
+            evaluation = evaluations.evaluate(model, dataset, split, progress=progress)
+    if not evaluation.classifies:
+        raise ValueError(f"{name} does not classify; give other networks")
+    rows = np.asarray(dataset.rows(split))
+    same = np.array_equal(evaluation.rows, rows)
+    if not same or not np.array_equal(evaluation.labels, dataset.labels[rows]):
+        raise ValueError(
+            f"the scores of {name} are of other images or labels than {split} of"
+            f" {dataset.name}; compute them again by `tinysight evaluate {name}`"
+        )
+    return name, evaluation

@@ -1,0 +1,1 @@
+"""People against networks: answers of people and networks to the same images, compared."""

@@ -1,0 +1,153 @@
+"""The commands: a study from its answers to the exported files, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tinysight.api import quiz as module
+from tinysight.data.dataset import Dataset
+from tinysight.evaluation.evaluate import Evaluation
+from tinysight.people.material import Material
+from tinysight.people.store import Given, Store
+
+Tinysight = Callable[..., tuple[int, str, str]]
+ABOUT = {"split": "val", "num_images": 10, "seed": 0}
+
+
+@pytest.fixture
+def study(dataset: Dataset, data_home: Path, tmp_path: Path, monkeypatch: Any) -> Path:
+    """Two people: one is always right, the other answers half."""
+    monkeypatch.setenv("TINYSIGHT_DATA", str(data_home))
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / "runs"))
+    path = tmp_path / "answers.db"
+    material = Material(dataset, "val", {}, num_images=10)
+    with closing(Store(str(path), digest=dataset.digest, about=ABOUT)) as store:
+        for limit in (99, 5):
+            names = dataset.class_names
+            code = store.register("full", names, lambda n: material.plan(range(24), n))
+            for key, item, _ in store.person(code).items[:limit]:
+                store.answer(code, key, Given(item.target, 2.0))
+    return path
+
+
+def test_export_with_a_network(
+    run_command: Tinysight, study: Path, tmp_path: Path, monkeypatch: Any, dataset: Dataset
+) -> None:
+    rows = dataset.rows("val")
+    labels = torch.from_numpy(dataset.labels[rows.start : rows.stop].copy())
+    logits = torch.eye(24)[(labels + 1) % 24]  # wrong everywhere
+    evaluation = Evaluation("small", "val", logits, labels, torch.arange(rows.start, rows.stop))
+    monkeypatch.setattr(module, "load_model", lambda source, device: None)
+    monkeypatch.setattr(module.evaluations, "evaluate", lambda *a, **k: evaluation)
+    monkeypatch.setattr(module, "find_weights", lambda source: None)
+    out = tmp_path / "out"
+    command = ["people", "export", "small", "--networks", "bundled", "--db", str(study)]
+    status, text, err = run_command(*command, "--out", str(out))
+    assert status == 0, err
+    assert "3 people and networks" in text
+    assert "subject-02 (5 answers, fewer than 20)" in err and "bundled (" not in err
+    counts = np.load(out / "counts.npy")
+    assert counts.sum() == counts.max(axis=1).sum()  # people were right
+    files = sorted(path.name for path in (out / "model-vs-human" / "small-full").iterdir())
+    assert files == [
+        "small-full_bundled_session-1.csv",
+        "small-full_subject-01_session_1.csv",
+        "small-full_subject-02_session_1.csv",
+    ]
+    network = (out / "model-vs-human" / "small-full" / files[0]).read_text().splitlines()[1:]
+    assert len(network) == len(counts)
+    assert all(line.split(",")[4] != line.split(",")[5] for line in network)
+
+
+def test_an_ensemble_answers_by_the_mean_probability(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = dataset.rows("val")
+    labels = torch.from_numpy(dataset.labels[rows.start : rows.stop].copy())
+    place = torch.arange(rows.start, rows.stop)
+    generator = torch.Generator().manual_seed(0)
+    both = {name: 3 * torch.randn(len(labels), 24, generator=generator) for name in ("a", "b")}
+    monkeypatch.setattr(module, "load_model", lambda source, device: source)
+    monkeypatch.setattr(module, "find_weights", lambda source: source)
+    monkeypatch.setattr(
+        module.evaluations,
+        "evaluate",
+        lambda source, *a, **k: Evaluation("small", "val", both[source.name], labels, place),
+    )
+    monkeypatch.setattr(module, "find_weights", Path)
+    found = module._logits(["a", "a+b"], dataset, "val", "cpu")
+    assert list(found) == ["a", "a+b"] and np.array_equal(found["a"], both["a"].numpy())
+    expected = (both["a"].softmax(1) + both["b"].softmax(1)) / 2
+    torch.testing.assert_close(torch.from_numpy(found["a+b"]).softmax(1), expected)
+    for twice in (["a", "a"], ["a+a"], ["a+b", "a+b"]):
+        with pytest.raises(ValueError, match="given twice"):
+            module._logits(twice, dataset, "val", "cpu")
+
+
+def test_a_report(run_command: Tinysight, study: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["people", "report", "small", "--db", str(study)]
+    status, text, err = run_command(*command)
+    assert status == 0, err
+    assert "2 people, 14 answers" in text and "everybody is excluded (fewer than 20 answers" in text
+    assert text.endswith("report quiz-small-full/index.html\n")
+    assert "No answers count yet" in Path("quiz-small-full/index.html").read_text("utf-8")
+    (tmp_path / "file").touch()
+    status, _, err = run_command(*command, "--out", "file")
+    assert status == 1 and "file" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--db", "missing.db"], "not a file"),
+        (["--game", "quick"], "no answers in the quick game of small"),
+        (["--networks", "no-such-run"], "no-such-run"),
+    ],
+)
+def test_what_has_no_answers(
+    run_command: Tinysight,
+    study: Path,
+    tmp_path: Path,
+    command: str,
+    words: list[str],
+    message: str,
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    status, _, err = run_command("people", command, "small", "--db", str(study), *out, *words)
+    assert status == 1 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "vla"], "no split"),
+        (["--images", "25"], "1 to 24"),
+        (["--images", "11"], "go on with these settings"),
+        (["--images", "10", "--host", "0.0.0.0"], "names no address"),
+        (["--images", "10", "--networks", "no-such-run"], "no-such-run"),
+        (["--images", "10", "--db", "mysql://u:secret@h/x"], "expected sqlite"),
+    ],
+)
+def test_a_quiz_that_cannot_begin_says_why(
+    run_command: Tinysight, study: Path, words: list[str], message: str
+) -> None:
+    status, _, err = run_command("quiz", "small", "--db", str(study), *words)
+    assert status == 1 and message in err and "secret" not in err and err.count("\n") == 1
+
+
+def test_a_plan(run_command: Tinysight) -> None:
+    status, text, _ = run_command("people", "plan", "--shared", "0")
+    assert status == 0 and "+- 3.9 points" in text and "1339 to 1730 answers" in text
+    assert "+- 8.3 points" in run_command("people", "plan", "--shared", "1")[1]
+    status, _, err = run_command("people", "plan", "--accuracy", "1.2")
+    assert status == 1 and "accuracy is 1.2" in err

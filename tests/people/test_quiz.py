@@ -1,0 +1,609 @@
+"""The quiz over HTTP and in a real browser: whole games by keyboard on drawn shapes."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.Image import Resampling
+
+from tinysight.data.dataset import Dataset, open_dataset
+from tinysight.people.material import TABLE, Material
+from tinysight.people.quiz import Quiz, create_app
+from tinysight.people.store import Store, UnavailableError
+from tinysight.server.http import serving
+
+TOKEN = "a-token-of-the-tests"
+NUM_IMAGES = 10  # with one catch image
+
+
+@dataclass
+class Running:
+    """A server of a quiz that can be stopped and started again on its port."""
+
+    material: Material
+    store: Store
+    port: int = 0
+    link: str = ""
+    guesses: int = 1
+    token: str = TOKEN
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        make_app = partial(create_app, Quiz(self.material, self.store, self.guesses))
+        self.server, listener, self.link = serving(make_app, port=self.port, token=self.token)
+        self.port = listener.getsockname()[1]
+        run = {"sockets": [listener]}
+        self.thread = threading.Thread(target=self.server.run, kwargs=run)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        assert self.thread is not None
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def quiz(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """24 classes, two networks: one is always right, the other takes each class for the next."""
+    labels = dataset.labels[slice(*dataset.splits["val"])]
+    right = np.eye(24, dtype=np.float32)[labels]
+    networks = {"best": right, "worst": np.roll(right, 1, axis=1)}
+    material = Material(dataset, "val", networks, num_images=NUM_IMAGES)
+    path = tmp_path_factory.mktemp("quiz") / "answers.db"
+    running = Running(material, Store(str(path), digest=dataset.digest, about={}))
+    running.start()
+    yield running
+    running.stop()
+    running.store.close()
+
+
+@pytest.fixture(params=[400, 1400])
+def page(browser: Any, quiz: Running, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page at two widths, as a new person has it; nothing is wrong in its console."""
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(quiz.link)
+    page.get_by_text("Would you like to take part?").wait_for()
+    yield page
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    context.close()
+    assert wrong == []
+    assert width <= request.param, "the page is wider than the window"
+
+
+def begin(page: Any, game: str, practice: bool = False) -> None:
+    """Agree and begin a game by keyboard."""
+    page.locator("#consent").focus()
+    page.keyboard.press("Space")
+    page.locator(f"#{game}").focus()
+    page.keyboard.press("Enter")
+    page.locator("#game").wait_for()
+    if not practice:
+        page.locator("#skip").click()
+        shown(page)
+
+
+def shown(page: Any) -> str:
+    """Wait for the next picture of the game; return its key."""
+    page.wait_for_function(
+        "(before) => { const key = document.getElementById('game').dataset.shown;"
+        " return key && key !== before && !key.startsWith('practice') }",
+        arg=page.evaluate("() => window.before ?? ''"),
+    )
+    key: str = page.evaluate("() => window.before = document.getElementById('game').dataset.shown")
+    return key
+
+
+def code_of(page: Any) -> str:
+    code: str = page.locator("#own").text_content()
+    return code
+
+
+def targets(quiz: Running, code: str) -> dict[str, str]:
+    return {key: item.target for key, item, _ in quiz.store.person(code).items}
+
+
+def type_name(page: Any, name: str) -> None:
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+
+
+def play(page: Any, quiz: Running, say: Any = type_name, wrong: int = 0) -> None:
+    """Answer all that is left, the first `wrong` images as of another class."""
+    code = code_of(page)
+    right, person = targets(quiz, code), quiz.store.person(code)
+    _, number, _, total = page.locator("#game-title").text_content().split()
+    left = int(total) - int(number) + 1
+    for number in range(left):
+        target = right[page.evaluate("() => document.getElementById('game').dataset.shown")]
+        other = next(name for name in person.classes if name != target)
+        say(page, other if number < wrong else target)
+        if number < left - 1:
+            shown(page)
+    page.locator("#result").wait_for()
+
+
+def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) -> None:
+    assert barriers(page) == []
+    assert page.locator("#full").is_disabled()
+    begin(page, "full", practice=True)
+    assert barriers(page) == []
+    names = practice(quiz)
+    for number, name in enumerate(names):
+        page.wait_for_function(
+            "(key) => document.getElementById('game').dataset.shown === key",
+            arg=f"practice-{len(names) - number}",
+        )
+        type_name(page, name if number else names[1])
+        expected = f"Right: {name}" if number and names[1] != names[0] else f"It was {name}"
+        page.get_by_text(expected, exact=True).wait_for()
+    shown(page)
+    play(page, quiz)
+    code = page.locator("#kept").text_content()
+    kept = quiz.store.person(code)
+    assert all(given and given.response == item.target for _, item, given in kept.items)
+    assert all(
+        given and given.seconds and given.screen.endswith("@1") for _, _, given in kept.items
+    )
+    rows = page.locator("#shares tr").all_text_contents()
+    assert rows[0].startswith("you100.0 %") and rows[1].startswith("best100.0 %")
+    assert rows[2].startswith("worst0.0 %")
+    assert page.locator("#instructive figure").count() == 5
+    first = page.locator("#instructive figcaption").first.locator("span").all_text_contents()
+    assert first[:2] == ["✓ you", "✓ best"] and first[2].startswith("✗ worst: ")
+    assert barriers(page) == []
+    page.locator("#delete").click()
+    page.get_by_text("Your answers are deleted.").wait_for()
+    with pytest.raises(ValueError, match="no person"):
+        quiz.store.person(code)
+
+
+def practice(quiz: Running) -> list[str]:
+    data = quiz.material.dataset
+    rows = quiz.material.practice(quiz.material.classes("full"))
+    return [data.class_names[data.labels[row]] for row in rows]
+
+
+def test_a_whole_quick_game_by_its_keys(page: Any, quiz: Running, barriers: Any) -> None:
+    begin(page, "quick")
+    assert barriers(page) == []
+    person = quiz.store.person(code_of(page))
+    assert len(person.classes) == 10
+    page.wait_for_function("() => document.getElementById('picture').style.visibility === 'hidden'")
+    page.evaluate(SHOWN_TIMES)
+
+    def press(page: Any, name: str) -> None:
+        page.keyboard.press(str((person.classes.index(name) + 1) % 10))
+
+    def wait_and_press(page: Any, name: str) -> None:
+        page.wait_for_timeout(300 if page.evaluate("() => window.times.length") < 3 else 0)
+        press(page, name)
+
+    play(page, quiz, wait_and_press, wrong=3)
+    times = page.evaluate("() => window.times")
+    assert len(times) >= 3 and min(times) >= 195 and np.median(times) < 400
+    kept = quiz.store.person(page.locator("#kept").text_content())
+    assert (
+        sum(given.response == item.target for _, item, given in kept.items if given)
+        == NUM_IMAGES + 1 - 3
+    )
+    assert len(quiz.store.answers("quick")) >= NUM_IMAGES + 1
+
+
+# Milliseconds that each picture was visible, by the style that hides it
+SHOWN_TIMES = """() => {
+    const picture = document.getElementById("picture");
+    let since = null;
+    window.times = [];
+    new MutationObserver(() => {
+        const visible = picture.style.visibility !== "hidden";
+        if (visible && since === null) since = performance.now();
+        if (!visible && since !== null) { times.push(performance.now() - since); since = null; }
+    }).observe(picture, { attributes: true });
+}"""
+SHORTEST = """async ([name, classes]) => {
+    const { matches } = await import("/static/names.js");
+    const { synonyms } = window.quiz ??= await (await fetch("/api/quiz")).json();
+    for (let length = 1; ; length++) {
+        const typed = name.slice(0, length);
+        const place = matches(classes, typed, synonyms).findIndex(([found]) => found === name);
+        if (place === 0 || (place > 0 && length > 2)) return [typed, place];
+    }
+}"""
+
+
+@pytest.mark.data
+def test_a_class_of_200_takes_three_keys_and_enter(browser: Any, tmp_path: Path) -> None:
+    """A full game on Tiny ImageNet by a player who types beginnings of names, then arrows."""
+    try:
+        data = open_dataset("tiny-imagenet")
+    except ValueError as error:
+        pytest.skip(str(error))
+    store = Store(str(tmp_path / "a.db"), digest=data.digest, about={})
+    running = Running(Material(data, "val", {}, num_images=NUM_IMAGES), store)
+    running.start()
+    page = browser.new_page()
+    page.goto(running.link)
+    page.get_by_text("Would you like to take part?").wait_for()
+    begin(page, "full")
+
+    def shortest(name: str) -> tuple[str, int]:
+        typed, place = page.evaluate(SHORTEST, [name, data.class_names])
+        return typed, place
+
+    def say(page: Any, name: str) -> None:
+        typed, place = shortest(name)
+        page.keyboard.type(typed)
+        for _ in range(place):
+            page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+
+    keys = [len(typed) + place for typed, place in map(shortest, data.class_names)]
+    assert len(keys) == 200 and np.mean(keys) <= 3 and max(keys) <= 6
+    play(page, running, say)
+    assert page.locator("#shares tr").first.text_content().startswith("you100.0 %")
+    page.close()
+    running.stop()
+    store.close()
+
+
+def test_arrows_the_mouse_and_not_knowing(page: Any, quiz: Running, barriers: Any) -> None:
+    begin(page, "full")
+    first = page.evaluate("() => window.before")
+    page.keyboard.type("re")
+    options = page.locator("#names li").all_text_contents()
+    assert len(options) > 2
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#name").get_attribute("aria-activedescendant") == "name-1"
+    page.keyboard.press("Enter")
+    second = shown(page)
+    page.locator("#unknown").click()
+    third = shown(page)
+    assert page.locator("#feedback").text_content() == ""  # none but in practice
+    page.locator("#classes > summary").click()
+    page.locator("#groups > details > summary").first.click()
+    button = page.locator("#groups .class button").first
+    name = button.text_content()
+    assert page.locator("#groups .class").first.locator("img").count() == 3  # per class in train
+    assert barriers(page) == []
+    button.click()
+    shown(page)
+    page.wait_for_function(
+        "() => Object.entries(localStorage).every(([k, v]) => !k.includes('outbox') || v === '{}')"
+    )
+    kept = {key: given for key, _, given in quiz.store.person(code_of(page)).items}
+    assert [kept[key].response for key in (first, second, third)] == [options[1], None, name]
+
+
+@pytest.fixture
+def three_guesses(quiz: Running) -> Iterator[None]:
+    quiz.stop()
+    quiz.guesses = 3
+    quiz.start()
+    yield
+    quiz.stop()
+    quiz.guesses = 1
+    quiz.start()
+
+
+@pytest.fixture
+def page_of_three_guesses(three_guesses: None, page: Any) -> Any:
+    return page
+
+
+def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
+    page_of_three_guesses: Any, quiz: Running, barriers: Any
+) -> None:
+    page = page_of_three_guesses
+    begin(page, "full")
+    names = quiz.material.dataset.class_names
+    keys = [page.evaluate("() => window.before")]
+    for number, said in enumerate((names[:3], names[3:5], names[5:6], ())):
+        for guess, name in enumerate(said):
+            page.locator("#name:focus").wait_for()
+            type_name(page, name)
+            if guess < 2:
+                page.get_by_label(("Second guess", "Third guess")[guess]).wait_for()
+                assert barriers(page) == []
+        if number == 0:
+            keys.append(shown(page))
+            continue
+        if number == 1:
+            page.keyboard.type(names[3])  # was said: it is not offered again
+            assert names[3] not in page.locator("#names li").all_text_contents()
+            page.keyboard.press("Escape")
+            page.keyboard.press("Enter")
+        else:
+            page.locator("#unknown").click()
+        keys.append(shown(page))
+    page.wait_for_function(
+        "() => Object.entries(localStorage).every(([k, v]) => !k.includes('outbox') || v === '{}')"
+    )
+    person = quiz.store.person(code_of(page))
+    kept = {key: given for key, _, given in person.items if given}
+    assert [(kept[key].response, kept[key].further) for key in keys[:4]] == [
+        (names[0], names[1:3]), (names[3], names[4:5]), (names[5], ()), (None, ()),
+    ]  # fmt: skip
+    rows = {
+        row.trial: row
+        for row in quiz.store.answers("full")
+        if row.subject == f"p-{person.number:04}"
+    }
+    assert rows[1].further == tuple(names[1:3]) and len(rows) == 4
+
+
+def test_reload_and_another_tab_go_on_at_the_same_item(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    type_name(page, "re")
+    key = shown(page)
+    page.reload()
+    page.wait_for_function(f"() => document.getElementById('game').dataset.shown === '{key}'")
+    tab = page.context.new_page()
+    tab.goto(quiz.link)
+    tab.wait_for_function(f"() => document.getElementById('game').dataset.shown === '{key}'")
+    tab.locator("#unknown").click()
+    tab.wait_for_function(f"() => document.getElementById('game').dataset.shown !== '{key}'")
+    page.locator("#name").focus()
+    type_name(page, "re")  # the same image in the first tab: its answer is not kept
+    page.wait_for_function(f"() => document.getElementById('game').dataset.shown !== '{key}'")
+    page.go_back()
+    page.go_forward()
+    page.locator("#game").wait_for()
+    person = quiz.store.person(code_of(page))
+    kept = {key: given for key, _, given in person.items}
+    assert kept[key] is not None and kept[key].response is None
+    assert len([given for given in kept.values() if given]) == 2
+
+
+def test_offline_for_a_while_and_back(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")
+    quiz.stop()
+    code = code_of(page)
+    for _ in range(4):
+        type_name(page, "re")
+        shown(page)
+    page.get_by_text("your answers wait here").wait_for()
+    assert not any(given for _, _, given in quiz.store.person(code).items)
+    quiz.start()
+    deadline = time.monotonic() + 20
+    while sum(given is not None for _, _, given in quiz.store.person(code).items) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    play(page, quiz)
+    assert all(given for _, _, given in quiz.store.person(code).items)
+
+
+def count_kept(quiz: Running, code: str) -> int:
+    return sum(given is not None for _, _, given in quiz.store.person(code).items)
+
+
+def test_answers_wait_five_minutes_offline_and_in_a_closed_page(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")  # all pictures are loaded
+    code, context = code_of(page), page.context
+    tab = context.new_page()
+    tab.clock.install()
+    tab.goto(quiz.link)
+    shown(tab)
+    tab.wait_for_load_state("networkidle")
+    context.set_offline(True)
+    for _ in range(3):
+        type_name(tab, "re")
+        shown(tab)
+    tab.clock.run_for("05:00")
+    tab.get_by_text("your answers wait here").wait_for()
+    assert count_kept(quiz, code) == 0
+    context.set_offline(False)
+    deadline = time.monotonic() + 20
+    while count_kept(quiz, code) < 3:
+        assert time.monotonic() < deadline
+        tab.clock.run_for(1000)
+    context.set_offline(True)
+    for _ in range(2):
+        type_name(tab, "re")
+        shown(tab)
+    tab.close()
+    assert count_kept(quiz, code) == 3
+    context.set_offline(False)
+    page.reload()  # any page of this browser sends what waits
+    page.wait_for_function("() => document.getElementById('game-title').textContent[6] === '6'")
+    while count_kept(quiz, code) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_quiz_with_a_new_link_gets_what_waits(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")
+    quiz.stop()
+    quiz.token = "another-token"
+    quiz.start()
+    try:
+        type_name(page, "re")
+        page.get_by_text("The quiz has a new link: open it").wait_for()
+        assert count_kept(quiz, code_of(page)) == 0
+        page.context.new_page().goto(quiz.link)
+        deadline = time.monotonic() + 20
+        while count_kept(quiz, code_of(page)) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        quiz.stop()
+        quiz.token = TOKEN
+        quiz.start()
+
+
+def test_what_is_not_an_answer_is_refused_and_nothing_else_is_shown(quiz: Running) -> None:
+    def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, content, {"Authorization": f"Bearer {TOKEN}"})
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        return answer.status, data if data[:4] == b"\x89PNG" else json.loads(data)
+
+    _, made = ask("POST", "/api/people", {"game": "full"})
+    own = f"/api/people/{made['code']}"
+    _, state = ask("GET", own)
+    key = state["items"][0]["key"]
+    assert set(state["items"][0]) == {"key", "answered"}  # neither the class nor why it is shown
+    good = {"response": state["classes"][0]}
+    for path, body in (
+        ("/api/people", {"game": "other"}),
+        ("/api/people", b"not json"),
+        (f"{own}/guess", good),
+        (f"/api/people/guess/{key}", good),
+        (f"{own}/{key}", {}),
+        (f"{own}/{key}", {"response": "a class of another set"}),
+        (f"{own}/{key}", good | {"seconds": -1}),
+        (f"{own}/{key}", good | {"seconds": "1"}),
+        (f"{own}/{key}", good | {"further": [1]}),
+        (f"{own}/{key}", good | {"further": state["classes"][:3]}),
+        (f"{own}/{key}", good | {"screen": "x" * 65}),
+    ):
+        status, found = ask("POST", path, body)
+        assert status == 400 and found["error"], body
+    assert ask("POST", f"{own}/{key}", b"x" * 5000)[0] == 413
+    assert ask("GET", f"{own}/result")[0] == 400  # before all is answered
+    assert ask("GET", f"{own}/guess")[0] == ask("GET", f"/api/people/x/{key}")[0] == 404
+    status, picture = ask("GET", f"{own}/{key}")
+    row = quiz.store.image_row(made["code"], key)
+    enlarged = Image.fromarray(quiz.material.dataset.images[row]).resize(
+        (320, 320), Resampling.BICUBIC
+    )
+    assert status == 200 and np.array_equal(Image.open(io.BytesIO(picture)), enlarged)
+    val = quiz.material.rows.start
+    for end, side in (("", 320), ("/small", 128)):
+        assert ask("GET", f"/api/gallery/{val}{end}")[0] == 404
+        status, picture = ask("GET", f"/api/gallery/0{end}")
+        assert status == 200 and picture[16:24] == side.to_bytes(4, "big") * 2
+    assert not any(given for _, _, given in quiz.store.person(made["code"]).items)
+    status, kept = ask("POST", f"{own}/{key}", good | {"seconds": 1.5, "further": []})
+    assert (status, kept) == (200, good)
+
+
+def test_a_database_that_fails_acknowledges_nothing(
+    quiz: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise UnavailableError("the database did not take it (disk full)")
+
+    monkeypatch.setattr(quiz.store, "answer", fail)
+    connection = http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)
+    name = quiz.material.dataset.class_names[0]
+    body = json.dumps({"response": name}).encode()
+    connection.request("POST", "/api/people/x/y", body, {"Authorization": f"Bearer {TOKEN}"})
+    answer = connection.getresponse()
+    assert answer.status == 503 and "disk full" in json.loads(answer.read())["error"]
+    assert answer.getheader("Retry-After") == "1"
+    connection.close()
+
+
+def test_names_are_found_by_few_letters(page: Any) -> None:
+    names = ["rat, brown rat", "ratel", "golden retriever", "goldfish, Carassius", "crate", "gown"]
+    names += ["cougar", "pumpkin"]
+    find = (
+        "async ([names, typed]) => (await import('/static/names.js')).matches(names, typed,"
+        " {cougar: ['puma', 'mountain lion'], crate: ['go box']}).map(([name, other]) =>"
+        " other ? `${name} (${other})` : name)"
+    )
+    for typed, expected in {
+        "rat": ["rat, brown rat", "ratel", "crate"],
+        "gr": ["golden retriever"],
+        "RETR": ["golden retriever"],
+        "cara": ["goldfish, Carassius"],
+        "go": ["gown", "golden retriever", "goldfish, Carassius", "crate (go box)"],
+        "pum": ["pumpkin", "cougar (puma)"],
+        "puma": ["cougar (puma)"],
+        "lion": ["cougar (mountain lion)"],
+        "brown r": ["rat, brown rat"],
+        " ": [],
+        "zz": [],
+    }.items():
+        assert page.evaluate(find, [names, typed]) == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "networks", "num_images", "message"),
+    [
+        ("train", {}, 10, "needs other images"),
+        ("val", {"n": np.zeros((3, 24), np.float32)}, 10, "n has no answers"),
+        ("val", {}, 25, "1 to 24"),
+        ("vla", {}, 10, "no split"),
+    ],
+)
+def test_material_that_does_not_fit_is_refused(
+    dataset: Dataset, split: str, networks: Any, num_images: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Material(dataset, split, networks, num_images)
+
+
+def test_the_quick_game_has_classes_that_networks_confuse(quiz: Running, dataset: Dataset) -> None:
+    labels = dataset.labels[slice(*dataset.splits["val"])]
+    logits = np.eye(24, dtype=np.float32)[np.where(labels == 3, 17, labels)]
+    unknown = Material(dataset, "val", {}, num_images=8).classes("quick")
+    assert len(set(unknown)) == 10 and unknown[:5] != (0, 1, 2, 3, 4)
+    material = Material(dataset, "val", {"n": logits}, num_images=8)
+    classes = material.classes("quick")
+    assert len(set(classes)) == 10 and {3, 17} <= set(classes)
+    row = next(row for row in material.rows if dataset.labels[row] == 3)
+    assert material.network_answer("n", row, range(24)) == 17
+    assert material.network_answer("n", row, [0, 3]) in (0, 3)  # among those that are shown
+    (together,) = (name for name, group in material.groups.items() if 3 in group)
+    assert sorted(i for group in material.groups.values() for i in group) == list(range(24))
+    assert len(material.groups) <= 14 and 17 in material.groups[together]
+    assert together == f"{dataset.class_names[17]}, {dataset.class_names[3]}"
+
+
+def test_wnids_of_tiny_imagenet_have_groups_and_synonyms(dataset: Dataset) -> None:
+    wnids = [w for line in TABLE.read_text().splitlines() for w in line.split(": ")[1].split()]
+    assert len(wnids) == len(set(wnids)) == 200 and len(TABLE.read_text().splitlines()) == 14
+    chosen = ["n02123045", "n02099601", "n07753592", *sorted(wnids)[50:71]]
+    names = ["tabby", "golden retriever", "banana", *dataset.class_names[3:]]
+    words = {"n02123045": "tabby, tabby cat", "n07753592": "banana"}
+    extra = {"class_ids": chosen, "class_names": names, "extra": {"words": words}}
+    of_wnids = replace(dataset, manifest=dataset.manifest | extra)
+    material = Material(of_wnids, "val", {}, num_images=8)
+    assert material.groups["Dogs, cats and farm animals"][:2] == [1, 0]
+    assert 2 in material.groups["Food, fruit and plants"]
+    assert sorted(i for group in material.groups.values() for i in group) == list(range(24))
+    assert material.synonyms == {"tabby": ["tabby cat"]}
+    chosen[5] = "n00000000"  # one that is not known: no groups by name
+    others = Material(replace(of_wnids, manifest=of_wnids.manifest), "val", {}, num_images=8)
+    assert "Food, fruit and plants" not in others.groups and len(others.groups) == 14
+
+
+def test_people_of_the_quick_game_have_the_classes_of_those_before(
+    quiz: Running, dataset: Dataset, tmp_path: Path
+) -> None:
+    labels = dataset.labels[slice(*dataset.splits["val"])]
+    logits = np.eye(24, dtype=np.float32)[np.where(labels == 3, 17, labels)]
+    others = Material(dataset, "val", {"n": logits}, num_images=8)
+    first = Material(dataset, "val", {}, num_images=8)
+    assert others.classes("quick") != first.classes("quick")
+    with closing(Store(str(tmp_path / "a.db"), digest=dataset.digest, about={})) as store:
+        codes = [Quiz(material, store).enter("quick") for material in (first, others)]
+        one, two = (store.person(code) for code in codes)
+    assert one.classes == two.classes
+    assert {item.target for _, item, _ in two.items} <= set(two.classes)
