@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     parser.add_argument("--data", nargs="+", default=["goldfish", "scenes", "kangaroo", "cells"])
     given = parser.parse_args()
-    header = ("Loc@.5", "AP50", "count", "recall at one wrong")
+    header = ("Loc@.5", "AP50", "count", "recall")  # recall at one wrong box an image
     print(f"{'':<32} {'':<10}{''.join(f'{name:>8}' for name in header)}")
     for name in given.data:
         one = settings(given.kangaroo, given.cells)[name]

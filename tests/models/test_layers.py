@@ -41,6 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return convolve(*args, **options)
 
     monkeypatch.setattr(layers, "convolve", recorded)
+    monkeypatch.setattr(layers, "pays", lambda: True)
     return calls
 
 
@@ -48,6 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("situation", "expected"),
     [
         ("training in bf16", True),
+        ("a CPU without AMX", False),
         ("training in fp32", False),
         ("prediction", False),
         ("few channels", False),
@@ -58,8 +60,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
 )
 def test_matrix_products_are_used_only_where_they_are_faster(
-    situation: str, expected: bool, calls: list[int]
+    situation: str, expected: bool, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if situation == "a CPU without AMX":
+        monkeypatch.setattr(layers, "pays", lambda: False)
     num_in, stride = (64 if situation == "few channels" else 128), 1 + situation.endswith("halved")
     layer = convolution(num_in, 8, 3, stride)
     if situation == "same":

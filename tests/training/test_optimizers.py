@@ -281,6 +281,26 @@ def test_orthogonal_brings_all_singular_values_near_one(dtype: torch.dtype) -> N
         assert cosine > 0.97
 
 
+@pytest.mark.parametrize("spike", [0.0, 1.0, 10.0])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)])
+def test_orthogonal_is_the_polynomial_iterated(
+    dtype: torch.dtype, most: float, spike: float
+) -> None:
+    """Also where one direction is far larger than all others, as momentum often is."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 300, generator=generator)
+    column, row = (torch.randn(shape, generator=generator) for shape in ((64, 1), (1, 300)))
+    matrix += spike * column @ row
+    expected = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        square = expected @ expected.T
+        polynomial = 3.4445 * torch.eye(64) - 4.7750 * square + 2.0315 * square @ square
+        expected = polynomial @ expected
+    for given, wanted in ((matrix, expected), (matrix.T, expected.T)):
+        found = orthogonal(given, dtype=dtype).double()
+        assert float((found - wanted).norm() / wanted.norm()) < most
+
+
 def test_muon_in_bf16_turns_kernels_nearly_the_same_way() -> None:
     steps = {}
     for bf16 in (False, True):
