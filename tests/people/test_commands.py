@@ -49,10 +49,16 @@ def test_export_with_a_network(
     monkeypatch.setattr(module, "find_weights", lambda source: None)
     out = tmp_path / "out"
     command = ["people", "export", "small", "--networks", "bundled", "--db", str(study)]
-    status, text, err = run_command(*command, "--out", str(out))
+    status, _, err = run_command(*command, "--out", str(out))
+    assert status == 1 and "the rules exclude everybody" in err and not out.exists()
+    status, text, err = run_command(*command, "--out", str(out), "--people", "all")
     assert status == 0, err
-    assert "3 people and networks" in text
-    assert "subject-02 (5 answers, fewer than 20)" in err and "bundled (" not in err
+    assert text.splitlines() == [
+        f"16 answers of 2 people in {out}",
+        "13 answers of 1 network to the same images",
+        "  included all the same: subject-01, 11 answers, fewer than 20",
+        "  included all the same: subject-02, 5 answers, fewer than 20",
+    ]
     counts = np.load(out / "counts.npy")
     assert counts.sum() == counts.max(axis=1).sum()  # people were right
     files = sorted(path.name for path in (out / "model-vs-human" / "small-full").iterdir())
@@ -96,7 +102,7 @@ def test_a_report(run_command: Tinysight, study: Path, tmp_path: Path, monkeypat
     command = ["people", "report", "small", "--db", str(study)]
     status, text, err = run_command(*command)
     assert status == 0, err
-    assert "2 people, 14 answers" in text and "everybody is excluded (fewer than 20 answers" in text
+    assert "2 people, 14 answers" in text and "everybody has fewer than 20 answers; or" in text
     assert text.endswith("report quiz-small-full/index.html\n")
     assert "No answers count yet" in Path("quiz-small-full/index.html").read_text("utf-8")
     (tmp_path / "file").touch()
@@ -149,5 +155,7 @@ def test_a_plan(run_command: Tinysight) -> None:
     status, text, _ = run_command("people", "plan", "--shared", "0")
     assert status == 0 and "+- 3.9 points" in text and "1339 to 1730 answers" in text
     assert "+- 8.3 points" in run_command("people", "plan", "--shared", "1")[1]
-    status, _, err = run_command("people", "plan", "--accuracy", "1.2")
-    assert status == 1 and "accuracy is 1.2" in err
+    assert "+- 0.8 points" in run_command("people", "plan", "--accuracy", "1")[1]
+    for option, value in (("accuracy", "1.2"), ("network", "57"), ("within", "3")):
+        status, text, err = run_command("people", "plan", f"--{option}", value)
+        assert (status, text) == (1, "") and f"{option} is {float(value)}" in err

@@ -18,6 +18,7 @@ from tinysight.people.simulation import Simulation
 from tinysight.people.statistics import error_consistency
 
 STUDY = Simulation(people=3, images=12, shared=4)
+LONG = replace(STUDY, images=30, shared=10).draw(np.random.default_rng(3))[0]
 
 
 def study() -> Answers:
@@ -49,7 +50,7 @@ def image_id(name: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "new"
-    write_exports(study(), path, name="shapes_96", networks=["network"])
+    write_exports(study(), path, name="shapes_96", networks=["network"], people="all")
     return path
 
 
@@ -131,7 +132,9 @@ def test_further_guesses_have_a_file_of_their_own(folder: Path, tmp_path: Path) 
         row if row.subject == "network" else replace(row, further=names[:2] if i == 3 else ())
         for i, row in enumerate(answers.rows)
     ]
-    write_exports(gather(rows, names), tmp_path, name="shapes_96", networks=["network"])
+    write_exports(
+        gather(rows, names), tmp_path, name="shapes_96", networks=["network"], people="all"
+    )
     after = {p.name: p.read_bytes() for p in tmp_path.rglob("*.*")}
     guesses = read(tmp_path / "further.csv")
     assert after.pop("further.csv") and after == before  # the published forms stay as they are
@@ -168,5 +171,36 @@ def test_what_cannot_be_exported_is_refused(
         change(study().rows), [*STUDY.class_names, *(["na"] if message == "'na'" else [])]
     )
     with pytest.raises(ValueError, match=message):
-        write_exports(answers, tmp_path, name="x", networks=networks)
+        write_exports(answers, tmp_path, name="x", networks=networks, people="all")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_excluded_is_left_out_unless_all_are_asked_for(tmp_path: Path) -> None:
+    rows = [replace(row, seconds=0.1 if row.subject == "p-01" else row.seconds) for row in LONG]
+    answers = gather(rows, STUDY.class_names)
+    options: dict[str, Any] = {"name": "s", "networks": ["network"]}
+    everybody = write_exports(answers, tmp_path, **options, people="all")
+    assert read(tmp_path / "excluded.csv") == [
+        {"subj": "subject-02", "answers": "30", "reason": "0.10 s in the median, under 0.6 s",
+         "left_out": "no"}
+    ]  # fmt: skip
+    assert np.load(tmp_path / "counts.npy").sum() == 90 == sum(everybody.people.values())
+    found = write_exports(answers, tmp_path, **options)  # over what was there
+    assert (
+        found.excluded == everybody.excluded == {"subject-02": "0.10 s in the median, under 0.6 s"}
+    )
+    assert found.people == {"subject-01": 30, "subject-03": 30} and found.networks == {
+        "network": 50
+    }
+    assert read(tmp_path / "excluded.csv")[0]["left_out"] == "yes"
+    counts, raw = np.load(tmp_path / "counts.npy"), read(tmp_path / "raw.csv")
+    assert counts.shape == (50, 10) and counts.sum() == 60  # 10 shared images, 20 of each person
+    assert {row["annotator_id"] for row in raw} == {"0", "2"}  # as subject-01 and subject-03
+    files = sorted(path.name for path in (tmp_path / "model-vs-human" / "s").iterdir())
+    assert files == ["s_network_session-1.csv", *(f"s_subject-0{i}_session_1.csv" for i in (1, 3))]
+    seen = {row["imagename"] for row in read(tmp_path / "images.csv")}
+    network = read(tmp_path / "model-vs-human" / "s" / files[0])
+    assert {row["imagename"] for row in network} == seen
+    slow = [replace(row, seconds=0.1) for row in rows if row.subject != "network"]
+    with pytest.raises(ValueError, match="--people all"):
+        write_exports(gather(slow, STUDY.class_names), tmp_path, name="s")

@@ -64,6 +64,11 @@ def test_few_images_have_a_core_of_a_fifth(number: int, core: int) -> None:
     assert len(rows(items, "core")) == core and len(rows(items, "main")) == number - core
 
 
+def test_three_catch_images_take_38_images() -> None:
+    """With fewer, nobody is excluded by them, as docs/people.md states."""
+    assert [len(rows(plan(num_images=each), "catch")) for each in (37, 38, 100)] == [2, 3, 6]
+
+
 @pytest.mark.parametrize("number", [0, 601])
 def test_too_few_images_are_refused(number: int) -> None:
     with pytest.raises(ValueError, match="1 to 600"):

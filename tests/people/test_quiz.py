@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from tinysight.data.dataset import Dataset, open_dataset
+from tinysight.people.answers import RULES
 from tinysight.people.material import TABLE, Material
 from tinysight.people.quiz import Quiz, create_app
 from tinysight.people.store import Store, UnavailableError
@@ -144,6 +145,7 @@ def play(page: Any, quiz: Running, say: Any = type_name, wrong: int = 0) -> None
 def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) -> None:
     assert barriers(page) == []
     assert page.locator("#full").is_disabled()
+    assert page.locator("#rules").text_content() == "; or ".join(RULES)
     begin(page, "full", practice=True)
     assert barriers(page) == []
     names = practice(quiz)

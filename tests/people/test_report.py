@@ -199,6 +199,10 @@ def test_who_is_excluded_counts_in_one_of_two_lines(make_study: MakeStudy) -> No
     assert found.findings.headline.people == 6
     assert found.everybody.accuracy.value == pytest.approx(102 / 147)
     assert found.findings.headline.accuracy.value == pytest.approx(102 / 144)
+    everybody = analyze(make_study(people, **NETWORKS), "all")
+    assert everybody.findings is not None and everybody.num_excluded == 1
+    assert everybody.findings.headline.accuracy.value == pytest.approx(102 / 147)
+    assert everybody.findings.headline.people == 7
     nobody = analyze(make_study({"g": "xxx"}))
     assert nobody.findings is None and nobody.everybody.accuracy.value == 0
 
@@ -243,6 +247,10 @@ def test_few_people_are_not_shown_one_by_one(make_study: MakeStudy, tmp_path: Pa
     assert "subject-" not in written
     found, page, numbers = write(make_study({"a": FIVE["a"], "g": "xxx"}), tmp_path)
     assert "4 more are missing" in page and "Excluded: 1." in page and found.num_excluded == 1
+    assert "Everybody counts on this page" not in page
+    study = make_study({"a": FIVE["a"], "g": "xxx"})
+    page = write_study(study, analyze(study, "all"), tmp_path / "all").read_text("utf-8")
+    assert "Everybody counts on this page" in page and "without the excluded" not in page
     assert "subject-" not in page + json.dumps(numbers)
 
 

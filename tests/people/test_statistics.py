@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tinysight.people import statistics
 from tinysight.people.answers import Answer, Answers, exclusions, gather, network_answers
@@ -287,13 +288,19 @@ def test_an_interval_at_ceiling_is_not_empty() -> None:
         ({}, None),
         ({"count": 19}, "19 answers"),
         ({"seconds": 0.5}, "0.50 s"),
-        ({"wrong": 2}, "60 % of the catch"),
-        ({"wrong": 1}, None),
+        ({"wrong": 1, "catches": 1}, None),
+        ({"wrong": 2, "catches": 2}, None),
+        ({"wrong": 3, "catches": 3}, "3 of 3 catch images wrong"),
+        ({"wrong": 2}, None),
+        ({"wrong": 3}, "3 of 5 catch images wrong"),
+        ({"wrong": 3, "catches": 12}, None),
+        ({"wrong": 4, "catches": 12}, "4 of 12 catch images wrong"),
     ],
 )
 def test_exclusions_by_stated_rules(changes: dict[str, float], reason: str | None) -> None:
     rows = [
-        answer(i, seconds=changes.get("seconds", 0.7), kind="catch" if i < 5 else "main",
+        answer(i, seconds=changes.get("seconds", 0.7),
+               kind="catch" if i < changes.get("catches", 5) else "main",
                response="owl" if i < changes.get("wrong", 0) else "cat")
         for i in range(int(changes.get("count", 25)))
     ]  # fmt: skip
@@ -335,6 +342,19 @@ def test_the_plan_of_a_study() -> None:
     assert half_width(20, 50, 1.0, assume) == pytest.approx(0.083, abs=5e-4)
     assert round(paired_answers(0.03, assume), -1) == 1730
     assert round(paired_answers(0.03, alike(assume)), -1) == 1340
-    for wrong in ({"accuracy": 1.0}, {"people_sd": 0.5}, {"kappa": 0.9}):
+    for wrong in ({"accuracy": 1.1}, {"network": 0.0}, {"people_share": 0.6}, {"kappa": 0.9}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             replace(assume, **wrong)
+
+
+def test_a_plan_for_people_who_are_expected_to_be_right() -> None:
+    sure = Assumptions(accuracy=1.0, people_share=0.0, image_share=0.0)
+    wilson = stats.binomtest(1000, 1000).proportion_ci(method="wilson")
+    assert half_width(20, 50, 0.0, sure) == pytest.approx((1 - wilson.low) / 2)
+    # they differ from the network where that is wrong, whatever kappa
+    assert alike(sure).kappa == pytest.approx(0.0)
+    assert alike(sure).paired_variance == pytest.approx(0.57 * 0.43)
+    nearly = replace(sure, accuracy=0.95)
+    assert alike(nearly).paired_variance == pytest.approx(0.38 - 0.38**2)  # never only the network
+    with pytest.raises(ValueError, match="both 1"):
+        replace(sure, network=1.0)

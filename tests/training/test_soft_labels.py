@@ -51,7 +51,7 @@ def exported(dataset: Dataset, tmp_path: Path) -> Path:
                     response=None if row == 5 else said,
                 )
             )
-    write_exports(gather(answers, names), tmp_path / "people", name="small")
+    write_exports(gather(answers, names), tmp_path / "people", name="small", people="all")
     return tmp_path / "people" / "probs.npy"
 
 

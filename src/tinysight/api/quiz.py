@@ -19,8 +19,8 @@ from tinysight.device import select_device
 from tinysight.evaluation import evaluate as evaluations
 from tinysight.evaluation.ensemble import combined
 from tinysight.evaluation.evaluate import Evaluation
-from tinysight.people.answers import Answers, exclusions, gather, shown_names
-from tinysight.people.exports import write_exports
+from tinysight.people.answers import Who, gather
+from tinysight.people.exports import Exported, write_exports
 from tinysight.people.material import Logits, Material
 from tinysight.people.quiz import Quiz, create_app
 from tinysight.people.report import write_study
@@ -82,24 +82,25 @@ def export_answers(
     *,
     networks: Networks = (),
     game: Game = "full",
+    people: Who = "counted",
     db: str | None = None,
     data_dir: Folder | None = None,
     device: str = "auto",
-) -> Answers:
+) -> Exported:
     """Write the answers of a quiz into a folder, in the forms of two published studies.
 
-    Returns the answers of people and networks; see `people.exports` for the files.
+    Returns who is in it and who was left out; see `people.exports` for the files.
 
-    Raises ValueError where nobody has answered.
+    Args:
+        people: "counted": those that count by the rules, as in the report; or "all".
+
+    Raises ValueError where nobody has answered, or nobody counts.
     """
     study = _read_study(data, networks, game, db, data_dir, device)
     name = f"{study.dataset.name}-{game}"
-    write_exports(study.answers, Path(out), name=name, networks=study.networks)
-    if excluded := exclusions(study.people):
-        message = "answers of people whom the rules exclude are in it, too: %s"
-        shown = shown_names(study.people.subjects)
-        logger.warning(message, "; ".join(f"{shown[n]} ({why})" for n, why in excluded.items()))
-    return study.answers
+    return write_exports(
+        study.answers, Path(out), name=name, networks=study.networks, people=people
+    )
 
 
 def report_answers(
@@ -108,6 +109,7 @@ def report_answers(
     *,
     networks: Networks = (),
     game: Game = "full",
+    people: Who = "counted",
     db: str | None = None,
     note: str = "",
     data_dir: Folder | None = None,
@@ -117,12 +119,13 @@ def report_answers(
 
     Args:
         out: the folder of index.html and results.json; None: `report_folder`.
+        people: "counted": those that count by the rules; or "all".
         note: shown on top of the page.
 
     Raises ValueError where nobody has answered.
     """
     study = _read_study(data, networks, game, db, data_dir, device)
-    found = analyze(study)
+    found = analyze(study, people)
     folder = report_folder(study.dataset.name, game) if out is None else Path(out)
     write_study(study, found, folder, note=note)
     return found

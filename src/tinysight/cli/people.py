@@ -24,6 +24,10 @@ Networks = Annotated[
         help="A run, a file, bundled, or an ensemble A+B; several times.",
     ),
 ]
+Game = Annotated[Literal["full", "quick"], Option(help="Whose answers.")]
+Who = Annotated[
+    Literal["counted", "all"], Option("--people", help="Those that count by the rules, or all.")
+]
 Database = Annotated[
     str | None,
     Option(help="File or postgresql:// URL with the answers.", show_default="quiz-DATA.db"),
@@ -65,7 +69,8 @@ def export(
     data: Quizzed,
     out: Annotated[Path, Option(help="Folder to write in.")],
     networks: Networks = None,
-    game: Annotated[Literal["full", "quick"], Option(help="Whose answers.")] = "full",
+    game: Game = "full",
+    people: Who = "counted",
     db: Database = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -79,15 +84,27 @@ def export(
     import tinysight as ts
 
     options: dict[str, Any] = {"game": game, "db": db, "device": device, "data_dir": data_dir}
-    answers = ts.export_answers(data, out, networks=networks or (), **options)
-    print(f"{len(answers.rows)} answers of {len(answers.subjects)} people and networks in {out}")
+    found = ts.export_answers(data, out, networks=networks or (), people=people, **options)
+    print(f"{_answers_of(found.people, 'person', 'people')} in {out}")
+    if found.networks:
+        print(f"{_answers_of(found.networks, 'network', 'networks')} to the same images")
+    for name, reason in found.excluded.items():
+        print(
+            f"  {'left out' if people == 'counted' else 'included all the same'}: {name}, {reason}"
+        )
+
+
+def _answers_of(sizes: dict[str, int], one: str, many: str) -> str:
+    who = f"{len(sizes):,} {one if len(sizes) == 1 else many}"
+    return f"{pluralize(sum(sizes.values()), 'answer')} of {who}"
 
 
 @app.command()
 def report(
     data: Quizzed,
     networks: Networks = None,
-    game: Annotated[Literal["full", "quick"], Option(help="Whose answers.")] = "full",
+    game: Game = "full",
+    people: Who = "counted",
     out: Annotated[
         Path | None, Option(help="Folder to write in.", show_default="quiz-DATA-GAME")
     ] = None,
@@ -105,19 +122,19 @@ def report(
     from tinysight.api.quiz import report_folder
 
     options: dict[str, Any] = {"game": game, "db": db, "device": device, "data_dir": data_dir}
-    found = ts.report_answers(data, out, networks=networks or (), **options)
+    found = ts.report_answers(data, out, networks=networks or (), people=people, **options)
     _print_results(found)
     print(f"report {(out or report_folder(found.data, game)) / 'index.html'}")
 
 
 def _print_results(found: StudyResults) -> None:
     """Print accuracies of people and networks, and what is still missing."""
-    from tinysight.people.answers import MIN_ANSWERS
+    from tinysight.people.answers import RULES
     from tinysight.people.results import MIN_PEOPLE, WANTED
 
     print(f"{found.data} {found.split}, {found.game} game")
     rows = {"everybody": found.everybody}
-    if found.findings is not None and found.num_excluded:
+    if found.findings is not None and found.num_excluded and found.people == "counted":
         rows = {"without the excluded": found.findings.headline} | rows
     width = max(map(len, [*rows, *found.everybody.differences])) + 2
     for name, each in rows.items():
@@ -125,10 +142,10 @@ def _print_results(found: StudyResults) -> None:
         counts = f"{who}, {pluralize(each.answers, 'answer')}"
         print(f"  {name:<{width}}{_interval(each.accuracy)}   {counts}")
     for name, reason in found.excluded.items():
-        print(f"  excluded: {name}, {reason}")
+        what = "excluded" if found.people == "counted" else "included all the same"
+        print(f"  {what}: {name}, {reason}")
     if found.findings is None:
-        rules = f"fewer than {MIN_ANSWERS} answers, catch images missed, or too fast"
-        print(f"no answers count yet: everybody is excluded ({rules})")
+        print(f"no answers count yet: everybody has {'; or '.join(RULES)}")
         return
     for network in found.findings.networks:
         gap = found.findings.headline.differences[network.name]
@@ -153,8 +170,8 @@ def plan(
     people: Annotated[int, Option(min=1, help="People.")] = 20,
     images: Annotated[int, Option(min=1, help="Images per person.")] = 50,
     shared: Annotated[float, Option(min=0, max=1, help="Share that all are shown.")] = 0.2,
-    accuracy: Annotated[float, Option(help="Expected of people.")] = 0.8,
-    network: Annotated[float, Option(help="Expected of the network.")] = 0.57,
+    accuracy: Annotated[float, Option(help="Expected of people, up to 1.")] = 0.8,
+    network: Annotated[float, Option(help="Expected of the network, up to 1.")] = 0.57,
     within: Annotated[float, Option(help="Half-width wanted of the difference.")] = 0.03,
 ) -> None:
     """Print how exact a study will be, and how many answers a difference needs.
@@ -165,9 +182,10 @@ def plan(
     """
     from tinysight.people import planning
 
-    assume = planning.Assumptions(accuracy=accuracy, network_accuracy=network)
+    assume = planning.Assumptions(accuracy=accuracy, network=network)
     half = planning.half_width(people, images, shared, assume)
-    print(f"accuracy of people: +- {100 * half:.1f} points (95 %), of {people * images} answers")
     fewest = planning.paired_answers(within, planning.alike(assume))
     most = planning.paired_answers(within, assume)
-    print(f"difference to a network: {fewest} to {most} answers for +- {100 * within:g} points")
+    print(f"accuracy of people: +- {100 * half:.1f} points (95 %), of {people * images} answers")
+    answers = f"{fewest} to {most}" if fewest < most else f"{most}"
+    print(f"difference to a network: {answers} answers for +- {100 * within:g} points")

@@ -5,6 +5,7 @@
     counts.npy, probs.npy         (I, K) answers per image and class, and their shares; raw.csv
     model-vs-human/NAME/*.csv     one file per person or network and session
     further.csv                   second and third guesses, where people were asked for them
+    excluded.csv                  whom the rules exclude, why, and whether they were left out
 
 The first three are in the form of CIFAR-10H (Peterson et al. 2019), the last in that of
 model-vs-human (Geirhos et al. 2021), whose images are identified by what follows the last
@@ -15,17 +16,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinysight.files import write_atomic
-from tinysight.people.answers import Answer, Answers, shown_names
+from tinysight.people.answers import Answer, Answers, Who, exclusions, shown_names
 from tinysight.people.statistics import count_answers
 
 CANNOT_TELL = "na"
+EXCLUDED_COLUMNS = ("subj", "answers", "reason", "left_out")
 GUESS_COLUMNS = ("subj", "session", "trial", "imagename", "category", "guess", "object_response")
 NO_IMAGE = -99999  # index of a catch image, which is not one of the study
 RAW_COLUMNS = (
@@ -38,55 +41,128 @@ TRIAL_COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written: people and networks with their numbers of answers.
+
+    `excluded` are those whom the rules exclude, with the reason; they are left out unless everybody
+    was asked for.
+    """
+
+    people: dict[str, int]
+    networks: dict[str, int]
+    excluded: dict[str, str]
+
+
 def write_exports(
-    answers: Answers, folder: Path, *, name: str, networks: Collection[str] = ()
-) -> None:
+    answers: Answers,
+    folder: Path,
+    *,
+    name: str,
+    networks: Collection[str] = (),
+    people: Who = "counted",
+) -> Exported:
     """Write the answers of people and networks into a folder, in both forms.
 
-    People become "subject-01" and so on in the order of `answers.subjects`. Repeats and catch
-    images are not counted; the trials of people have them, with this as their condition.
+    People become "subject-01" and so on in the order of `answers.subjects`, whoever is left out.
+    Repeats and catch images are not counted; the trials of people have them, with this as their
+    condition.
 
     Args:
         name: of the study, in the names of files.
         networks: which of the subjects are networks.
+        people: those that count by the rules, as in the report, or all.
 
     Raises ValueError where a class has the name that stands for "I cannot tell", or no person
-    answered.
+    answered or counts.
     """
     if CANNOT_TELL in answers.class_names:
         raise ValueError(f"a class is named {CANNOT_TELL!r}, which stands for no answer; rename it")
-    people = [subject for subject in answers.subjects if subject not in networks]
-    if not people:
+    everybody = [subject for subject in answers.subjects if subject not in networks]
+    if not everybody:
         raise ValueError("no person answered; expected answers of people next to the networks'")
-    counted = answers.of(people).counted
-    short = _short_names(answers.images)
-    shown = shown_names(people)
-    shown |= {network: _plain(network) for network in networks}
+    shown = shown_names(everybody)
+    excluded = exclusions(answers.of(everybody))
+    kept = [each for each in everybody if people == "all" or each not in excluded]
+    if not kept:
+        raise ValueError(
+            f"the rules exclude everybody ({shown[everybody[0]]}: {excluded[everybody[0]]});"
+            " --people all writes their answers, too"
+        )
+    left_out = [each for each in excluded if each not in kept]
+    lines = [
+        (
+            shown[each],
+            sum(row.subject == each for row in answers.rows),
+            reason,
+            "yes" if each in left_out else "no",
+        )
+        for each, reason in excluded.items()
+    ]
+    answers = _seen(answers, kept, networks)
+    shown = {each: shown[each] for each in kept} | {each: _plain(each) for each in networks}
     if len(set(shown.values())) < len(shown):
         raise ValueError("two networks have one name in the files; rename one of the runs")
     folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "excluded.csv", EXCLUDED_COLUMNS, lines)
+    short = _short_names(answers.images)
+    _write_counts(answers.of(kept).counted, short, folder)
+    index = {image: i for i, image in enumerate(answers.of(kept).counted.images)}
+    _write(folder / "raw.csv", RAW_COLUMNS, _raw(answers.of(kept), everybody, index))
+    (folder / "further.csv").unlink(missing_ok=True)
+    if any(row.further is not None for row in answers.rows):
+        _write(folder / "further.csv", GUESS_COLUMNS, _guesses(answers.rows, shown, short))
+    _write_trials(answers, folder / "model-vs-human" / _plain(name), shown, short, networks)
+    sizes = {each: int((answers.subject == i).sum()) for i, each in enumerate(answers.subjects)}
+    return Exported(
+        people={shown[each]: sizes[each] for each in kept},
+        networks={each: sizes[each] for each in networks},
+        excluded={line[0]: line[2] for line in lines},
+    )
+
+
+def _seen(answers: Answers, people: Collection[str], networks: Collection[str]) -> Answers:
+    """Keep the answers of some people, and those of networks to the images that these saw."""
+    images = {row.image for row in answers.rows if row.subject in people}
+    kept = [r.subject in people or (r.subject in networks and r.image in images)
+            for r in answers.rows]  # fmt: skip
+    return answers.only(np.array(kept))
+
+
+def _write_counts(counted: Answers, short: Mapping[str, str], folder: Path) -> None:
+    """Write images.csv, classes.txt and the two arrays."""
     targets = {row.image: row.target for row in counted.rows}
     lines = [(i, short[image], image, targets[image]) for i, image in enumerate(counted.images)]
     _write(folder / "images.csv", ("index", "imagename", "image", "category"), lines)
-    write_atomic(folder / "classes.txt", "".join(f"{c}\n" for c in answers.class_names).encode())
+    write_atomic(folder / "classes.txt", "".join(f"{c}\n" for c in counted.class_names).encode())
     counts = count_answers(counted)
     with np.errstate(invalid="ignore"):  # NaN where nobody could tell
         _save(folder / "probs.npy", counts / counts.sum(axis=1, keepdims=True))
     _save(folder / "counts.npy", counts)
-    raw = _raw(answers.of(people), people, {image: i for i, image in enumerate(counted.images)})
-    _write(folder / "raw.csv", RAW_COLUMNS, raw)
-    if any(row.further is not None for row in answers.rows):
-        _write(folder / "further.csv", GUESS_COLUMNS, _guesses(answers.rows, shown, short))
-    trials = folder / "model-vs-human" / _plain(name)
-    trials.mkdir(parents=True, exist_ok=True)
+
+
+def _write_trials(
+    answers: Answers,
+    folder: Path,
+    shown: Mapping[str, str],
+    short: Mapping[str, str],
+    networks: Collection[str],
+) -> None:
+    """Write one file per subject and session; remove those of an earlier export."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = set()
     for subject in shown:
         own = answers.of([subject])
         for session in sorted({row.session for row in own.rows}):
             mark = "-" if subject in networks else "_"  # as the published files are named
-            file = f"{_plain(name)}_{shown[subject]}_session{mark}{session}.csv"
+            file = f"{folder.name}_{shown[subject]}_session{mark}{session}.csv"
             rows = sorted((r for r in own.rows if r.session == session), key=lambda r: r.trial)
-            written = [_trial(row, shown[subject], short[row.image]) for row in rows]
-            _write(trials / file, TRIAL_COLUMNS, written)
+            lines = [_trial(row, shown[subject], short[row.image]) for row in rows]
+            _write(folder / file, TRIAL_COLUMNS, lines)
+            written.add(file)
+    for path in folder.iterdir():
+        if path.name.startswith(f"{folder.name}_") and path.name not in written:
+            path.unlink()
 
 
 def _trial(row: Answer, subject: str, image: str) -> tuple[Any, ...]:
@@ -96,7 +172,7 @@ def _trial(row: Answer, subject: str, image: str) -> tuple[Any, ...]:
 
 
 def _guesses(
-    rows: Sequence[Answer], shown: dict[str, str], short: dict[str, str]
+    rows: Sequence[Answer], shown: Mapping[str, str], short: Mapping[str, str]
 ) -> Iterable[tuple[Any, ...]]:
     """Return the lines of further.csv."""
     for row in rows:

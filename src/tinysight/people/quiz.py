@@ -30,6 +30,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tinysight.people.answers import RULES
 from tinysight.people.material import Material
 from tinysight.people.store import Game, Given, Person, Store, UnavailableError
 from tinysight.server import site
@@ -80,6 +81,7 @@ class Quiz:
             "data": data.name,
             "num_images": material.num_images,
             "guesses": self.guesses,
+            "rules": RULES,
             "networks": list(material.networks),
             "groups": [
                 [name, [data.class_names[i] for i in own]] for name, own in material.groups.items()
@@ -171,7 +173,7 @@ class Quiz:
         order = []
         for i, target in enumerate(targets):
             right = [given[i] == target for given in said.values()]
-            if own[i] != target or not all(right):  # most instructive: where they differ most
+            if own[i] != target or not all(right):  # most instructive: where only one is right
                 order.append((-abs(len(right) * (own[i] == target) - sum(right)), i))
         instructive = [
             {"picture": f"/api/people/{code}/{counted[i][0]}", "target": targets[i],

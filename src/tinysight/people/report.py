@@ -37,7 +37,11 @@ def write_study(study: Study, found: StudyResults, out: Path, *, note: str = "")
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     page = Page(out)
     values: dict[str, Any] = {"study": found, "note": note, "min_people": results.MIN_PEOPLE}
-    values |= {"rules": answers, "wanted": results.WANTED, "min_shared": breakdowns.MIN_SHARED}
+    values |= {
+        "rules": answers.RULES,
+        "wanted": results.WANTED,
+        "min_shared": breakdowns.MIN_SHARED,
+    }
     values |= {"found": found.findings, "sections": {}, "outcomes": breakdowns.OUTCOMES}
     if found.findings is not None:
         values["sections"] = _sections(study, found, found.findings, page)

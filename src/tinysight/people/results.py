@@ -1,7 +1,7 @@
 """What a study of people and networks found, computed once from its answers.
 
-Each number is of the people that stated rules do not exclude; the headline is also there for
-everybody. Repeats and catch images are not counted.
+Each number is of the people that stated rules do not exclude, unless all are asked for; the
+headline is also there for everybody. Repeats and catch images are not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tinysight.analysis.errors import count_confusions
 from tinysight.analysis.statistics import Paired, paired
 from tinysight.people import breakdowns, statistics
-from tinysight.people.answers import Answers, Floats, Ints, exclusions, shown_names
+from tinysight.people.answers import Answers, Floats, Ints, Who, exclusions, shown_names
 from tinysight.people.breakdowns import Bin, Calibration, Group, Image, Lenient
 from tinysight.people.statistics import Estimate
 from tinysight.people.study import Study
@@ -148,6 +148,7 @@ class StudyResults:
     data: str
     split: str
     game: str
+    people: Who  # whose answers the findings are of
     class_names: tuple[str, ...]
     num_excluded: int
     excluded: dict[str, str]  # person -> reason; empty for fewer than MIN_PEOPLE people
@@ -155,23 +156,25 @@ class StudyResults:
     findings: Findings | None
 
 
-def analyze(study: Study) -> StudyResults:
+def analyze(study: Study, people: Who = "counted") -> StudyResults:
     """Compute the results of a study, with intervals drawn from a fixed seed."""
     rng = np.random.default_rng(SEED)
     shown = shown_names(study.people.subjects)
     excluded = exclusions(study.people)
-    kept = [name for name in study.people.subjects if name not in excluded]
-    people, networks = _parts(study, study.people.subjects)
+    subjects = study.people.subjects
+    kept = [name for name in subjects if people == "all" or name not in excluded]
+    everybody, networks = _parts(study, subjects)
     return StudyResults(
         data=study.dataset.name,
         split=study.material.split,
         game=study.game,
+        people=people,
         class_names=study.dataset.class_names,
         num_excluded=len(excluded),
         excluded={shown[name]: reason for name, reason in excluded.items()}
-        if len(people.subjects) >= MIN_PEOPLE
+        if len(subjects) >= MIN_PEOPLE
         else {},
-        everybody=_headline(people, networks, rng),
+        everybody=_headline(everybody, networks, rng),
         findings=_findings(study, kept, shown, rng) if kept else None,
     )
 

@@ -24,6 +24,7 @@ async function begin() {
   byId("purpose").textContent = `You see ${quiz.num_images} images and a few more, and say what each shows. `
     + (quiz.guesses > 1 ? `In the full game you may name up to ${quiz.guesses} classes. ` : "")
     + (quiz.networks.length ? `Networks answered the same images: ${quiz.networks.join(", ")}.` : "");
+  byId("rules").textContent = quiz.rules.join("; or ");
   const code = localStorage.getItem(remembered());
   if (!code) return show("start");
   try { await enter(code); } catch (error) {
@@ -215,7 +216,7 @@ async function finish() {
     return row;
   }));
   byId("instructive-title").hidden = !instructive.length;
-  byId("instructive-title").textContent = quiz.networks.length ? "Where you and the networks differ most" : "Where you were wrong";
+  byId("instructive-title").textContent = quiz.networks.length ? "Images that you or a network got wrong" : "Images that you got wrong";
   byId("instructive").replaceChildren(...instructive.map((each) => {
     const card = element("figure");
     const said = [["you", each.you], ...Object.entries(each.networks)].map(([who, name]) =>
