@@ -51,14 +51,19 @@ def measure(found: Detections, truth: Tensor, threshold: float) -> str:
         truth: (N, G, 4), padded with NaN.
     """
     rows = truth[:, 1].isfinite().all(dim=1)
-    own, several = (
+    own, several, one = (
         count_detections(boxes, fish, threshold=threshold)[0]
-        for boxes, fish in ((found, truth), (found[rows], truth[rows]))
+        for boxes, fish in (
+            (found, truth),
+            (found[rows], truth[rows]),
+            (found[~rows], truth[~rows]),
+        )
     )
     each = several.num_objects / several.num_images
     return (
         f"threshold {threshold:.2f}: {100 * own.recall:.0f} % of {own.num_objects} fish found, "
         f"{own.false_positives:.2f} wrong an image, count right in {100 * own.count_accuracy:.0f} %"
+        f" and in {100 * one.count_accuracy:.0f} % of the {one.num_images} of one"
         f"; {several.recall * each:.1f} of {each:.1f} in the {several.num_images} of several"
     )
 

@@ -47,7 +47,7 @@ def settings(kangaroo: str, cells: str) -> dict[str, Setting]:
     return {
         "goldfish": Setting(goldfish, "localizer-goldfish", 20, 64, on_goldfish),
         "scenes": Setting(scenes, "localizer-scenes", 2, 64, ((scenes, "minival"),), 0.0),
-        "kangaroo": Setting(fold, "localizer-small", 15, 96, ((fold, "val"),)),
+        "kangaroo": Setting(fold, "localizer-small", 30, 96, ((fold, "val"),), 0.0),
         "cells": Setting(cells, "localizer-many", 13, 128, ((cells, "val"),), 0.0),
     }
 

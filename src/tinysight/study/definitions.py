@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tinysight.config import Config, ModelConfig
+from tinysight.config import AugmentConfig, Config, ModelConfig
 from tinysight.files import suggest
 from tinysight.recipes import recipe
 
@@ -144,7 +144,7 @@ def weight_decay() -> Study:
         name="weight-decay",
         question="How much weight decay?",
         source="Wu et al. 2017, section 4.6, Table 3 and Fig. 13",
-        members=_decays("resnet18-report", {1e-4: 0.437, 2e-4: 0.421, 3e-4: 0.432}),
+        members=_decays(recipe("resnet18-report"), {1e-4: 0.437, 2e-4: 0.421, 3e-4: 0.432}),
         reference="weight decay 2e-4",
     )
 
@@ -155,13 +155,12 @@ def weight_decay_modern() -> Study:
         name="weight-decay-modern",
         question="How much weight decay along a cosine, without any on norms and biases?",
         source="ours: 1e-4 to 5e-4 look worth 4 to 6 points across published results on this data",
-        members=_decays("resnet18-modern", {1e-4: None, 5e-4: None, 1e-3: None}),
+        members=_decays(recipe("resnet18-modern"), {1e-4: None, 5e-4: None, 1e-3: None}),
         reference="weight decay 5e-4",
     )
 
 
-def _decays(name: str, published: dict[float, float | None]) -> tuple[Member, ...]:
-    base = recipe(name)
+def _decays(base: Config, published: dict[float, float | None]) -> tuple[Member, ...]:
     return tuple(
         Member(
             label=f"weight decay {decay:.0e}".replace("e-0", "e-"),
@@ -172,7 +171,84 @@ def _decays(name: str, published: dict[float, float | None]) -> tuple[Member, ..
     )
 
 
-_ALL = (models, models_modern, depth, initialization, weight_decay, weight_decay_modern)
+def _light() -> Config:
+    """Return the 10-layer ResNet with the light stem by SGD, on 32 of 64 pixels: minutes each."""
+    muon, sgd = recipe("resnet10-light"), recipe("resnet10-laptop").optimizer
+    return replace(muon, optimizer=sgd, train=replace(muon.train, sizes=((0.0, 0.5),), epochs=6))
+
+
+def depth_light() -> Study:
+    """Compare depths and filters as `depth` does, in an hour."""
+    base, model = _light(), _light().model
+    wide, narrow = "64 to 512 filters", "16 to 128 filters"
+    deep = replace(model, options=model.options | {"n": 2})
+    few = replace(deep, options=deep.options | {"filters": (16, 32, 64, 128)})
+    return replace(
+        depth(),
+        name="depth-light",
+        members=(
+            Member(label=f"10 layers, {wide}", config=base),
+            Member(label=f"18 layers, {wide}", config=replace(base, model=deep)),
+            Member(label=f"18 layers, {narrow}", config=replace(base, model=few)),
+        ),
+    )
+
+
+def initialization_light() -> Study:
+    """Compare the initializations as `initialization` does, in half an hour."""
+    base = _light()
+    return replace(
+        initialization(),
+        name="initialization-light",
+        members=tuple(
+            replace(one, config=replace(base, model=replace(base.model, init=init)))
+            for one in initialization().members
+            for init in [one.config.model.init]
+        ),
+    )
+
+
+def weight_decay_light() -> Study:
+    """Compare four weight decays, in an hour."""
+    decays = dict.fromkeys((1e-4, 2e-4, 3e-4, 5e-4))
+    return replace(weight_decay(), name="weight-decay-light", members=_decays(_light(), decays))
+
+
+def methods() -> Study:
+    """Compare a short training with and without each method that the package offers."""
+    base = replace(_light(), optimizer=recipe("resnet10-light").optimizer)
+    train = base.train
+    augmented = {
+        "whole images": replace(base.augment, crop=1.0, shift=4, probability=1.0),
+        "the report's augmentation": AugmentConfig(),
+        "TrivialAugment": replace(base.augment, trivial_augment=True),
+        "erasing": replace(base.augment, erase=0.25),
+        "Mixup": replace(base.augment, mixup=0.2),
+        "CutMix": replace(base.augment, cutmix=1.0),
+    }
+    configs = {
+        "the recipe": base,
+        "SGD, not Muon": _light(),
+        "no label smoothing": replace(base, train=replace(train, label_smoothing=0.0)),
+        "no mirror image at evaluation": replace(base, train=replace(train, flip_average=False)),
+        "averaged weights": replace(base, train=replace(train, ema_decay=0.998)),
+        "growing resolution": replace(
+            base, train=replace(train, sizes=((0.0, 0.375), (0.4, 0.5), (0.8, 0.625)))
+        ),
+        **{name: replace(base, augment=augment) for name, augment in augmented.items()},
+    }
+    return Study(
+        name="methods",
+        question="What does each method bring to a short training?",
+        source="ours: resnet10-light on 32 pixels, one thing changed in each",
+        members=tuple(Member(label=label, config=own) for label, own in configs.items()),
+    )
+
+
+_ALL = (
+    *(models, models_modern, depth, depth_light, initialization, initialization_light),
+    *(weight_decay, weight_decay_light, weight_decay_modern, methods),
+)
 STUDIES: dict[str, Callable[[], Study]] = {make.__name__.replace("_", "-"): make for make in _ALL}
 
 

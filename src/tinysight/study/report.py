@@ -202,9 +202,9 @@ def verdict(
         return f"{label} and {reference}: no seed of both is finished yet."
     difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
     points = f"{100 * abs(difference.mean):.2f} points"
-    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than {reference}'s"
+    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than of {reference}"
     if difference.mean == 0:
-        error = f"equal to {reference}'s"
+        error = f"equal to that of {reference}"
     if difference.interval is None:
         own, other = (
             "{:.1f} to {:.1f} %".format(*(100 * x for x in wilson_interval(wrong, images)))
