@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,17 +90,12 @@ def write_exports(
             f"the rules exclude everybody ({shown[everybody[0]]}: {excluded[everybody[0]]});"
             " --people all writes their answers, too"
         )
-    left_out = [each for each in excluded if each not in kept]
-    lines = [
-        (
-            shown[each],
-            sum(row.subject == each for row in answers.rows),
-            reason,
-            "yes" if each in left_out else "no",
-        )
-        for each, reason in excluded.items()
-    ]
+    sizes = Counter(row.subject for row in answers.rows)
+    reasons = {shown[each]: reason for each, reason in excluded.items()}
+    left_out = "yes" if people == "counted" else "no"
+    lines = [(shown[each], sizes[each], reason, left_out) for each, reason in excluded.items()]
     answers = _seen(answers, kept, networks)
+    sizes = Counter(row.subject for row in answers.rows)  # networks have fewer now
     shown = {each: shown[each] for each in kept} | {each: _plain(each) for each in networks}
     if len(set(shown.values())) < len(shown):
         raise ValueError("two networks have one name in the files; rename one of the runs")
@@ -113,11 +109,10 @@ def write_exports(
     if any(row.further is not None for row in answers.rows):
         _write(folder / "further.csv", GUESS_COLUMNS, _guesses(answers.rows, shown, short))
     _write_trials(answers, folder / "model-vs-human" / _plain(name), shown, short, networks)
-    sizes = {each: int((answers.subject == i).sum()) for i, each in enumerate(answers.subjects)}
     return Exported(
         people={shown[each]: sizes[each] for each in kept},
         networks={each: sizes[each] for each in networks},
-        excluded={line[0]: line[2] for line in lines},
+        excluded=reasons,
     )
 
 
