@@ -102,7 +102,7 @@ def test_a_report(run_command: Tinysight, study: Path, tmp_path: Path, monkeypat
     command = ["people", "report", "small", "--db", str(study)]
     status, text, err = run_command(*command)
     assert status == 0, err
-    assert "2 people, 14 answers" in text and "everybody has fewer than 20 answers; or" in text
+    assert "2 people, 14 answers" in text and "all have fewer than 20 answers; or" in text
     assert text.endswith("report quiz-small-full/index.html\n")
     assert "No answers count yet" in Path("quiz-small-full/index.html").read_text("utf-8")
     (tmp_path / "file").touch()

@@ -265,6 +265,12 @@ def test_all_answers_alike_have_a_page(make_study: MakeStudy, tmp_path: Path, sa
     assert 0 <= low < high <= 1 and "nan" not in page.split("<script>")[0]
 
 
+SCROLLING = """() => [...document.querySelectorAll("figure.chart, .scroll")].map((box) => [
+    `${box.tagName} ${box.querySelector("svg")?.getAttribute("aria-label")} `
+        + getComputedStyle(box, "::before").content,
+    box.scrollWidth > box.clientWidth + 1, box.dataset.more])"""
+
+
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_is_read_by_everybody(
     make_study: MakeStudy, tmp_path: Path, browser: Any, barriers: Any, width: int
@@ -274,6 +280,15 @@ def test_the_page_is_read_by_everybody(
     page.goto((tmp_path / "index.html").as_uri())
     assert barriers(page) == []
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    boxes = page.evaluate(SCROLLING)
+    assert boxes and all(("sideways" in (more or "")) == wide for _, wide, more in boxes)
+    assert [each for each in boxes if each[1] and "Scroll" not in each[0]] == []
+    figures = [alt for alt, wide, _ in boxes if wide and alt.startswith("FIGURE")]
+    assert all("Confusions of" in alt for alt in figures)  # a label per class takes its room
+    assert any(wide for _, wide, _ in boxes) == (width == 400)
+    # and each figure and table states what it shows
+    assert page.locator("figure.chart figcaption").count() == page.locator("figure.chart").count()
+    assert page.locator(".scroll caption").count() == page.locator(".scroll table").count() > 5
     page.close()
 
 

@@ -145,7 +145,7 @@ def _print_results(found: StudyResults) -> None:
         what = "excluded" if found.people == "counted" else "included all the same"
         print(f"  {what}: {name}, {reason}")
     if found.findings is None:
-        print(f"no answers count yet: everybody has {'; or '.join(RULES)}")
+        print(f"no answers count yet: all have {'; or '.join(RULES)}")
         return
     for network in found.findings.networks:
         gap = found.findings.headline.differences[network.name]

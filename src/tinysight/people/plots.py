@@ -24,13 +24,14 @@ from tinysight.people.breakdowns import Bin, Calibration
 from tinysight.people.statistics import Estimate
 
 PEOPLE = "people"
+WIDTH = 5.2  # inches: readable on a telephone, too
 Series = Mapping[str, Sequence[Estimate]]
 
 
 @style()
 def accuracies_figure(rows: Sequence[tuple[str, Estimate, str]]) -> Figure:
     """Plot accuracies with intervals, first on top; each is a name, an estimate and its kind."""
-    figure = new_figure(7.2, 1.1 + 0.26 * len(rows))
+    figure = new_figure(WIDTH, 1.1 + 0.26 * len(rows))
     axes = figure.subplots()
     kinds = list(dict.fromkeys(kind for _, _, kind in rows))
     for number, kind in enumerate(kinds):
@@ -44,7 +45,7 @@ def accuracies_figure(rows: Sequence[tuple[str, Estimate, str]]) -> Figure:
 def groups_figure(names: Sequence[str], series: Series) -> Figure:
     """Plot accuracies of people and networks per group of classes, with intervals."""
     step = 0.14 + 0.1 * len(series)
-    figure = new_figure(7.2, 1.2 + step * len(names))
+    figure = new_figure(WIDTH, 1.2 + step * len(names))
     axes = figure.subplots()
     for number, (name, values) in enumerate(series.items()):
         places = np.arange(len(names)) + 0.22 * (number - (len(series) - 1) / 2)
@@ -56,7 +57,7 @@ def groups_figure(names: Sequence[str], series: Series) -> Figure:
 @style()
 def bins_figure(names: Sequence[str], series: Series, xlabel: str) -> Figure:
     """Plot accuracies by bin with intervals, one line per series."""
-    figure = new_figure(6.2, 3.6)
+    figure = new_figure(WIDTH, 3.6)
     axes = figure.subplots()
     for number, (name, values) in enumerate(series.items()):
         places = np.arange(len(names)) + 0.06 * (number - (len(series) - 1) / 2)
@@ -79,13 +80,14 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> Figure:
     """Plot the share of people's answers that are the network's, by its confidence."""
     figure = reliability_figure([(name, own.bins) for name, own in calibrations.items()])
     figure.axes[0].set(xlabel="network's confidence (%)", ylabel="people who say the same (%)")
+    figure.axes[0].legend(loc="best")
     return figure
 
 
 @style()
 def times_figure(seconds: Sequence[float]) -> Figure:
     """Plot how many answers took how long, the longest hundredth left out."""
-    figure = new_figure(6.2, 3.0)
+    figure = new_figure(WIDTH, 3.0)
     axes = figure.subplots()
     limit = float(np.percentile(seconds, 99))
     axes.hist([value for value in seconds if value <= limit], 30, color=BLUE, alpha=0.6)
@@ -114,4 +116,6 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [short(name, 30) for name in names])
     low = 10 * math.floor(axes.dataLim.x0 / 10)
     axes.set(xlabel="accuracy (%)", ylim=(len(names) - 0.4, -0.6), xlim=(max(low, 0) - 1, 101))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 3 if sum(len(label) + 6 for label in labels) < 60 else 1
+    axes.figure.legend(handles, labels, loc="outside upper left", ncols=columns)

@@ -118,7 +118,7 @@ def _difficulty(own: Findings, page: Page) -> list[tuple[Markup, str]]:
     bins += [(each.difficulty, f"confidence of {each.name}") for each in own.networks]
     made = []
     for number, (each, label) in enumerate(bins):
-        names = [part.name for part in each]
+        names = [f"{part.name}\nn = {part.answers:,}" for part in each]
         figure = plots.bins_figure(names, plots.bin_series(each), label)
         alt = f"Accuracy of people and networks by {label}."
         made.append((page.add_figure(figure, f"difficulty-{number}", alt=alt), label))
@@ -160,6 +160,9 @@ def _confusions(found: StudyResults, own: Findings, page: Page) -> dict[str, Any
     for number, (name, part) in enumerate(counts.items()):
         if len(chosen) > 1:
             figure = confusion_figure(part, chosen, names)
+            figure.axes[0].set_xlabel("answer")
+            for bar in figure.axes[1:]:
+                bar.set_ylabel("share of the true class's answers (%)")
             alt = f"Confusions of {name} among {len(chosen)} classes."
             figures.append((page.add_figure(figure, f"confusions-{number}", alt=alt), name))
     return {"pairs": pairs, "confusions": figures}

@@ -21,6 +21,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// State where a figure or table goes on, as scroll bars do not show everywhere.
+for (const box of document.querySelectorAll("figure.chart, .scroll, pre")) {
+  const update = () => {
+    const more = [];
+    if (box.scrollWidth > box.clientWidth + 1) more.push("sideways \u2192");
+    if (box.scrollHeight > box.clientHeight + 1) more.push("down \u2193");
+    if (more.length) box.dataset.more = `Scroll ${more.join(" and ")}`;
+    else delete box.dataset.more;
+  };
+  new ResizeObserver(update).observe(box);
+  update();
+}
 // Show only the mistakes of a class.
 const filters = document.querySelector(".filters");
 if (filters) {
