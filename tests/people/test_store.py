@@ -6,7 +6,9 @@ import json
 import os
 import resource
 import sqlite3
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -80,7 +82,7 @@ def test_a_person_has_only_their_own_items(store: Store) -> None:
     for code, key in ((other, keys[0]), (mine, "guess"), ("", keys[0])):
         with pytest.raises(ValueError, match="no such image"):
             store.answer(code, key, Given("cat"))
-    with pytest.raises(ValueError, match="no person has this code"):
+    with pytest.raises(ValueError, match="no game of this code"):
         store.person("guess")
     store.answer(mine, keys[0], Given("cat"))
     assert store.answers("quick") == [] and len(store.answers("full")) == 1
@@ -98,7 +100,7 @@ def test_what_is_deleted_is_gone(store: Store, url: str, tmp_path: Path) -> None
     store.answer(code, keys[0], Given("dog", screen="a-rare-screen"))
     store.answer(other, theirs[0], Given("cat"))
     assert store.delete(code) is True and store.delete(code) is False
-    with pytest.raises(ValueError, match="no person"):
+    with pytest.raises(ValueError, match="no game"):
         store.person(code)
     assert [answer.response for answer in store.answers("full")] == ["cat"]
     with store.engine.connect() as connection:
@@ -144,10 +146,14 @@ def test_other_data_and_newer_versions_are_refused(store: Store, url: str) -> No
 
 
 def test_a_study_that_was_not_begun_is_not_read(url: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no study"):
+    with pytest.raises(ValueError, match="holds no study" if "postgres" in url else "not a file"):
         Store(url, digest="d", about=None)
-    with pytest.raises(ValueError, match="not a file"):
-        Store(str(tmp_path / "missing.db"), digest="d", about=None)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(ValueError, match=r"empty\.db holds no study"):
+        Store(str(tmp_path / "empty.db"), digest="d", about=None)
+    for missing in (str(tmp_path / "missing.db"), f"sqlite:///{tmp_path}/missing.db"):
+        with pytest.raises(ValueError, match=r"missing\.db is not a file"):
+            Store(missing, digest="d", about=None)
     assert not (tmp_path / "missing.db").exists()
 
 
@@ -274,6 +280,8 @@ def test_a_postgresql_that_may_only_be_read_acknowledges_nothing(postgresql: Any
         with pytest.raises(UnavailableError, match="read-only transaction"):
             store.answer(code, keys[0], Given("cat"))
         assert store.person(code).items[0][2] is None
+        with closing(Store(url, digest="d", about=None)) as again:
+            assert again.about == {"seed": 1}  # it can be reported
 
 
 def test_a_database_that_may_not_be_written_is_named(tmp_path: Path) -> None:
@@ -286,8 +294,89 @@ def test_a_database_that_may_not_be_written_is_named(tmp_path: Path) -> None:
             connection.exec_driver_sql("PRAGMA query_only = ON")
         with pytest.raises(UnavailableError, match="readonly"):
             store.answer(code, keys[0], Given("cat"))
-    with pytest.raises(ValueError, match="unable to open"):
-        open_store(str(tmp_path / "missing" / "a.db"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing/a.db", "missing is not a folder; make it, or name another"),
+        ("folder", "folder is a folder; name a file in it"),
+        ("text.db", "text.db is not a database of SQLite; name another"),
+        ("text.db/a.db", "text.db is not a folder"),
+        ("damaged.db", "damaged.db cannot be opened: .*malformed"),
+    ],
+)
+def test_a_file_that_cannot_be_the_database_is_named_with_what_to_do(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.db").write_text("answers, and more than sixteen bytes")
+    with closing(open_store(str(tmp_path / "damaged.db"))):
+        pass
+    with (tmp_path / "damaged.db").open("r+b") as file:
+        file.seek(100)
+        file.write(b"x" * 8000)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=message):
+        open_store(str(tmp_path / name))
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(ValueError, match="names no file"):
+        open_store("sqlite://")
+
+
+def without_rights(act: Callable[[], None]) -> None:
+    """Run as a user who may not do everything; root may, whatever the rights of files say."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if os.getuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            act()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_file_that_may_only_be_read_is_read_but_no_quiz_begins(is_open: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # whose parents all may enter
+        path = Path(folder, "of # 100% ?.db")
+        store = open_store(str(path))
+        code, keys = register(store)
+        store.answer(code, keys[0], Given("dog"))
+        if not is_open:
+            store.close()
+        before = {each: each.read_bytes() for each in Path(folder).iterdir()}
+        for each in before:
+            each.chmod(0o444)
+        Path(folder).chmod(0o555)
+
+        def look() -> None:
+            with closing(Store(str(path), digest="d", about=None)) as found:
+                assert [answer.response for answer in found.answers("full")] == ["dog"]
+                assert found.about == {"seed": 1} and found.classes("full") == CLASSES
+            for name in (path, Path(folder, "new.db")):
+                with pytest.raises(ValueError, match="cannot be written; make it and its folder"):
+                    open_store(str(name))
+
+        without_rights(look)
+        path.chmod(0o000)
+
+        def refuse() -> None:
+            with pytest.raises(ValueError, match=r"cannot be read \(Permission denied\)"):
+                Store(str(path), digest="d", about=None)
+
+        without_rights(refuse)
+        Path(folder).chmod(0o755)
+        assert {each: each.stat().st_size for each in Path(folder).iterdir()} == {
+            each: len(content) for each, content in before.items()
+        }
+        store.close()
 
 
 @pytest.mark.parametrize("url", ["mysql://x", "oracle://u:secret@h/x"])

@@ -9,6 +9,7 @@ how far a database is.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -26,6 +28,7 @@ from tinysight.files import expand
 from tinysight.people.answers import Answer, Kind
 
 Game = Literal["full", "quick"]
+SQLITE = b"SQLite format 3\0"  # how its files begin
 BUSY_SECONDS = 10
 MAX_CONNECTIONS = 10
 # Each entry brings a database one version further; entries that were released never change
@@ -103,39 +106,39 @@ class Store:
         url: of the database, `sqlite:///FILE` or `postgresql://USER@HOST/NAME`, or a file.
         digest: of the dataset, which the study keeps.
         about: what the study is (split, number of images, seed), kept as JSON; None: as it was
-            begun, which must have been.
+            begun, which must have been. Then a file that cannot be written is only read.
 
     Raises ValueError where the database is of other data, another study or a newer version, or
     cannot be used.
     """
 
     def __init__(self, url: str, *, digest: str, about: dict[str, Any] | None) -> None:
-        if about is None and "://" not in url and not expand(url).is_file():
-            raise ValueError(f"{url} is not a file; `tinysight quiz` makes it, --db names another")
-        self.engine = _engine(url)
-        on_server = self.engine.dialect.name == "postgresql"
-        self.readers = self.engine if on_server else _engine(url, readers=MAX_CONNECTIONS)
+        file = _file(url)
+        name = str(file or "the database")
+        if file is None:
+            self.engine = self.readers = _engine(url)
+        else:
+            _check(file, begun=about is None)
+            read_only = about is None and not _is_writable(file)
+            self.readers = _file_engine(file, read_only=read_only, readers=MAX_CONNECTIONS)
+            self.engine = self.readers if read_only else _file_engine(file)
         try:
             with self._transaction() as connection:
-                _migrate(connection)
-                found = _rows(connection, "SELECT digest, about FROM study")
-                if not found and about is None:
-                    raise ValueError("the database holds no study; `tinysight quiz` begins one")
-                if not found:
-                    found = [(digest, json.dumps(about, sort_keys=True))]
-                    statement = "INSERT INTO study VALUES (:digest, :about, 0)"
-                    _run(connection, statement, digest=digest, about=found[0][1])
-            if found[0][0] != digest:
-                raise ValueError("the database holds answers to other data; name another by --db")
-            if about is not None and found[0][1] != json.dumps(about, sort_keys=True):
+                found = _begin(connection, digest, about, name)
+            if found[0] != digest:
+                raise ValueError(f"{name} holds answers to other data; name another by --db")
+            if about is not None and found[1] != json.dumps(about, sort_keys=True):
                 raise ValueError(
-                    f"the database holds a study of {found[0][1]}; go on with these settings, or"
-                    " name another by --db"
+                    f"{name} holds a study of {found[1]}; go on with these settings, or name"
+                    " another by --db"
                 )
+        except UnavailableError as error:
+            self.close()
+            raise UnavailableError(f"{name} cannot be opened: {error}") from None
         except ValueError:
             self.close()
             raise
-        self.about: dict[str, Any] = json.loads(found[0][1])
+        self.about: dict[str, Any] = json.loads(found[1])
 
     def close(self) -> None:
         """Close all connections."""
@@ -192,7 +195,10 @@ class Store:
             query = "SELECT game, number, classes, guesses FROM people WHERE code = :code"
             found = _rows(connection, query, code=code)
             if not found:
-                raise ValueError("no person has this code; begin again, or check its letters")
+                raise ValueError(
+                    "there is no game of this code; check its letters and digits, or begin a new"
+                    " game"
+                )
             query = (
                 "SELECT items.key, image_row, image, target, kind, answers.key, response, seconds,"
                 " further, screen FROM items LEFT JOIN answers ON answers.key = items.key"
@@ -283,49 +289,120 @@ def _rows(connection: sa.Connection, query: str, **values: Any) -> list[tuple[An
     return [tuple(row) for row in _run(connection, query, **values)]
 
 
-def _engine(url: str, readers: int = 0) -> sa.Engine:
-    """Return the connections to a database; of SQLite one that writes, or some that read."""
+def _file(url: str) -> Path | None:
+    """Return the file of SQLite that a URL or a path names; None for the URL of a server."""
     if "://" not in url:
-        url = f"sqlite:///{expand(Path(url)).absolute()}"
+        return expand(url).absolute()
+    if not url.startswith("sqlite://"):
+        return None
+    if not (path := sa.make_url(url).database):
+        raise ValueError(f"{url} names no file; expected sqlite:///FILE")
+    return Path(path).absolute()
+
+
+def _is_writable(file: Path) -> bool:
+    """Say whether SQLite can write a file and, next to it, the log of what is not yet in it."""
+    return os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+
+
+def _check(file: Path, *, begun: bool) -> None:
+    """Raise ValueError where a file cannot be the database of a study; nothing is made."""
+    other, first = "name another file by --db", b""
+    try:
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; name a file in it by --db")
+        if begun and not file.is_file():
+            raise ValueError(f"{file} is not a file; `tinysight quiz` makes it, --db names another")
+        if not file.parent.is_dir():
+            raise ValueError(f"{file.parent} is not a folder; make it, or {other}")
+        if file.is_file():
+            with file.open("rb") as opened:
+                first = opened.read(len(SQLITE))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror}); {other}") from None
+    if first not in (b"", SQLITE):
+        raise ValueError(f"{file} is not a database of SQLite; {other}")
+    if not begun and not _is_writable(file):
+        raise ValueError(
+            f"{file} cannot be written; make it and its folder writable for you, or {other}"
+        )
+
+
+def _engine(url: str) -> sa.Engine:
+    """Return the connections to a database on a server."""
     kind = url.partition("://")[0]
-    if kind in ("postgresql", "postgres"):
-        url = "postgresql+psycopg" + url.removeprefix(kind)
-        options: dict[str, Any] = {"pool_pre_ping": True, "pool_size": MAX_CONNECTIONS}
-        own = {"options": "-c synchronous_commit=on", "connect_timeout": BUSY_SECONDS}
-        try:
-            return sa.create_engine(url, **options, max_overflow=0, connect_args=own)
-        except ImportError:
-            raise ValueError(
-                "PostgreSQL needs psycopg: pip install 'tinysight[postgresql]'"
-            ) from None
-    if kind != "sqlite":
+    if kind not in ("postgresql", "postgres"):
         raise ValueError(f"{kind}:// is not a database that is known; expected sqlite:///FILE or"
                          " postgresql://USER@HOST/NAME")  # fmt: skip
+    url = "postgresql+psycopg" + url.removeprefix(kind)
+    options: dict[str, Any] = {"pool_pre_ping": True, "pool_size": MAX_CONNECTIONS}
+    own = {"options": "-c synchronous_commit=on", "connect_timeout": BUSY_SECONDS}
+    try:
+        return sa.create_engine(url, **options, max_overflow=0, connect_args=own)
+    except ImportError:
+        raise ValueError("PostgreSQL needs psycopg: pip install 'tinysight[postgresql]'") from None
+
+
+def _file_engine(file: Path, *, read_only: bool = False, readers: int = 0) -> sa.Engine:
+    """Return the connections to a file of SQLite: one that writes, or some that read."""
+    url = sa.URL.create("sqlite", database=str(file))
+    if read_only:
+        query = {"mode": "ro", "uri": "true"}
+        if not Path(f"{file}-wal").exists():  # nobody has it open; SQLite would want its log
+            query["immutable"] = "1"
+        url = sa.URL.create("sqlite", database=f"file:{quote(str(file))}", query=query)
     # One connection, so one writer: others wait for it
     pool: dict[str, Any] = {"pool_size": readers or 1, "max_overflow": 0}
     engine = sa.create_engine(url, **pool, connect_args={"timeout": BUSY_SECONDS})
-    sa.event.listen(engine, "connect", _set_up)
+    sa.event.listen(engine, "connect", _only_read if read_only else _set_up)
     begin = "BEGIN" if readers else "BEGIN IMMEDIATE"
     sa.event.listen(engine, "begin", lambda each: each.exec_driver_sql(begin))
     return engine
 
 
-def _set_up(connection: sqlite3.Connection, record: object) -> None:
+def _only_read(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say
+
+
+def _set_up(connection: sqlite3.Connection, record: object) -> None:
+    _only_read(connection, record)
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON",
                     "secure_delete = ON"):  # fmt: skip
         connection.execute(f"PRAGMA {setting}")
 
 
-def _migrate(connection: sa.Connection) -> None:
+def _begin(
+    connection: sa.Connection, digest: str, about: dict[str, Any] | None, name: str
+) -> tuple[str, str]:
+    """Return digest and about of the study, which begins here where none was begun."""
+    if about is None and not _version(connection):
+        raise ValueError(f"{name} holds no study; `tinysight quiz` begins one")
+    _migrate(connection, name)
+    found = _rows(connection, "SELECT digest, about FROM study")
+    if found:
+        return found[0][0], found[0][1]
+    text = json.dumps(about, sort_keys=True)
+    _run(connection, "INSERT INTO study VALUES (:digest, :about, 0)", digest=digest, about=text)
+    return digest, text
+
+
+def _version(connection: sa.Connection) -> int:
+    if not sa.inspect(connection).has_table("schema_version"):
+        return 0
+    return _run(connection, "SELECT max(version) FROM schema_version").scalar() or 0
+
+
+def _migrate(connection: sa.Connection, name: str) -> None:
     """Bring a database to the newest version, within the transaction."""
+    if _version(connection) == len(MIGRATIONS):
+        return  # nothing is written: it may be one that can only be read
     if connection.dialect.name == "postgresql":  # two servers that start at once
         _run(connection, "SELECT pg_advisory_xact_lock(745)")
     _run(connection, "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-    version = _run(connection, "SELECT max(version) FROM schema_version").scalar() or 0
+    version = _version(connection)
     if version > len(MIGRATIONS):
         raise ValueError(
-            f"the database has version {version}, this tinysight knows {len(MIGRATIONS)}; update it"
+            f"{name} has version {version}, this tinysight knows {len(MIGRATIONS)}; update it"
         )
     for number, statements in enumerate(MIGRATIONS[version:], version + 1):
         for statement in statements:
