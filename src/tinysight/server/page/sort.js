@@ -90,7 +90,11 @@ function named(name) {
   fail("");
   const pictures = marked();
   if (pictures.length) {
-    label(pictures, name).then(() => current()?.focus());
+    label(pictures, name).then((done) => {
+      if (done) return current()?.focus();
+      element("sort-class").value = name; // refused: to be corrected
+      element("sort-class").focus();
+    });
   } else if (!names().includes(name)) {
     made.push(name);
     update();
@@ -392,13 +396,17 @@ function next(option, key) {
   return others.filter((other) => Math.abs(other.getBoundingClientRect().top - row) < 2).sort((a, b) => near(a) - near(b))[0] ?? option;
 }
 
+// Label pictures, or with null no more; return whether that was done.
 const label = (pictures, name) => busily(() => labelNow(pictures, name));
 
 async function labelNow(pictures, name) {
   fail("");
   const ids = pictures.map((option) => option.dataset.id);
   const found = await attempt(() => post("labels", { labels: Object.fromEntries(ids.map((id) => [id, name])) }));
-  if (!found) return refresh();
+  if (!found) {
+    await refresh();
+    return false;
+  }
   const words = `${ids.length === 1 ? "1 picture" : `${ids.length} pictures`} labeled ${name === null ? "no more" : shown(name)}`;
   const others = showing ? 0 : Object.values(found.old).filter((old) => old !== null && old !== name).length;
   take(ids);
@@ -409,6 +417,7 @@ async function labelNow(pictures, name) {
   const warning = others ? ` ${others} had another label since these groups were made; Undo gives it back.` : "";
   say(`${words}.${warning} ${progress()}`);
   await again;
+  return true;
 }
 
 // Take labeled pictures out of the groups that are shown, and move the focus to the next one.
