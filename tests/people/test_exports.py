@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinysight.people.answers import Answer, Answers, gather
+from tinysight.people.answers import Answer, Answers, Mark, gather
 from tinysight.people.exports import write_exports
 from tinysight.people.simulation import Simulation
 from tinysight.people.statistics import error_consistency
@@ -204,3 +204,18 @@ def test_who_is_excluded_is_left_out_unless_all_are_asked_for(tmp_path: Path) ->
     slow = [replace(row, seconds=0.1) for row in rows if row.subject != "network"]
     with pytest.raises(ValueError, match="--people all"):
         write_exports(gather(slow, STUDY.class_names), tmp_path, name="s")
+
+
+def test_what_people_find_also_right_has_a_file_of_its_own(tmp_path: Path) -> None:
+    answers = study()
+    row = next(row for row in answers.rows if row.subject == "p-01")
+    mark = Mark("p-01", row.image, row.target, "class-3", own=False, fits=True)
+    options: dict[str, Any] = {"name": "s", "networks": ["network"]}
+    write_exports(answers, tmp_path, **options, people="all", marks=[mark])
+    imagename = {row["image"]: row["imagename"] for row in read(tmp_path / "images.csv")}
+    assert read(tmp_path / "also_right.csv") == [
+        {"subj": "subject-02", "imagename": imagename[row.image], "category": row.target,
+         "name": "class-3", "given_by": "network", "also_right": "1"}
+    ]  # fmt: skip
+    write_exports(answers, tmp_path, **options, people="all")
+    assert not (tmp_path / "also_right.csv").exists()

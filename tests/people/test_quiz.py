@@ -172,6 +172,20 @@ def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) 
     first = page.locator("#instructive figcaption").first.locator("span").all_text_contents()
     assert first[:2] == ["✓ you", "✓ best"] and first[2].startswith("✗ worst: ")
     assert barriers(page) == []
+    asked = page.locator("#instructive .also")
+    assert asked.count() == 5  # what the worst network said
+    legend = asked.nth(0).locator("legend").text_content()
+    for button in ("No", "Yes"):
+        asked.nth(0).get_by_role("button", name=button).press("Enter")
+        pressed = asked.nth(0).locator(f"button[aria-pressed=true]:text-is('{button}')")
+        pressed.wait_for()
+    (said,) = [each for own in quiz.store.marks_of(code).values() for each in own.items()]
+    assert said[1] is True and legend == f"Is {said[0]} right, too?"
+    assert first[2] == f"✗ worst: {said[0]}"
+    page.reload()
+    pressed.wait_for()
+    assert page.locator(".also [aria-pressed=true]").count() == 1
+    assert barriers(page) == []
     page.locator("#delete").click()
     page.get_by_text("Your answers are deleted.").wait_for()
     with pytest.raises(ValueError, match="no person"):

@@ -14,7 +14,7 @@ import pytest
 
 from tinysight.cli.people import _print_results
 from tinysight.data.dataset import Dataset
-from tinysight.people.answers import Answer, gather
+from tinysight.people.answers import Answer, Mark, gather
 from tinysight.people.material import Material
 from tinysight.people.report import write_study
 from tinysight.people.results import Findings, StudyResults, analyze
@@ -130,6 +130,25 @@ def test_what_most_people_say_is_right_in_the_lenient_measure(make_study: MakeSt
     assert [round(120 * each.value) for each in kinder.people] == [103, 103 + 12]
     fewer = {name: said for name, said in FIVE.items() if name in "abc"}
     assert findings(make_study(fewer)).lenient is None
+
+
+def test_what_people_find_also_right_is_counted_apart(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study(FIVE | {"g": "xxx"}, **NETWORKS)
+    own = replace(Mark("a", "", "", "", own=True, fits=True), image=study.people.images[0])
+    marks = [own, replace(own, subject="b", fits=False), replace(own, subject="g"),
+             replace(own, own=False, fits=False)]  # fmt: skip
+    found = findings(replace(study, marks=tuple(marks)))
+    assert {name: (each.people, each.asked) for name, each in found.also_right.items()} == {
+        "their own answers": (2, 2), "answers of networks": (1, 1),  # g is excluded
+    }  # fmt: skip
+    both = found.also_right["their own answers"].share
+    assert both.value == 0.5 and 0 < both.low < 0.5 < both.high < 1
+    assert found.headline == findings(study).headline and findings(study).also_right == {}
+    _, page, numbers = write(replace(study, marks=tuple(marks)), tmp_path)
+    assert "Also right, as people say" in page
+    assert numbers["findings"]["also_right"]["their own answers"]["share"]["value"] == 0.5
 
 
 def test_further_guesses_count_where_they_were_asked_for(make_study: MakeStudy) -> None:

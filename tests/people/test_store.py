@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from tinysight.people import store as module
+from tinysight.people.answers import Mark
 from tinysight.people.store import Given, Shown, Store, UnavailableError
 
 ITEMS = [Shown(i, f"{i}.png", "cat", "main") for i in range(3)]
@@ -86,6 +87,25 @@ def test_a_person_has_only_their_own_items(store: Store) -> None:
         store.person("guess")
     store.answer(mine, keys[0], Given("cat"))
     assert store.answers("quick") == [] and len(store.answers("full")) == 1
+
+
+def test_what_is_said_of_other_answers_is_kept_and_may_change(store: Store, url: str) -> None:
+    (code, keys), (other, _) = register(store), register(store)
+    store.answer(code, keys[0], Given("dog"))
+    for wrong in ((code, keys[0], "cat"), (code, keys[1], "dog"), (other, keys[0], "dog")):
+        with pytest.raises(ValueError, match="not an answer to be marked"):  # label, unanswered
+            store.mark(*wrong, True)
+    for fits in (True, True, False):
+        store.mark(code, keys[0], "dog", fits)
+    store.mark(code, keys[0], "owl", True)
+    with closing(open_store(url)) as again:
+        assert again.marks_of(code) == {keys[0]: {"dog": False, "owl": True}}
+        assert again.marks_of(other) == {} and again.marks("quick") == []
+        assert again.marks("full") == [
+            Mark("p-0000", "0.png", "cat", "dog", own=True, fits=False),
+            Mark("p-0000", "0.png", "cat", "owl", own=False, fits=True),
+        ]
+    assert store.delete(code) and store.marks("full") == []
 
 
 def test_people_who_come_at_once_get_numbers_of_their_own(store: Store) -> None:

@@ -99,7 +99,12 @@ def export_answers(
     study = _read_study(data, networks, game, db, data_dir, device)
     name = f"{study.dataset.name}-{game}"
     return write_exports(
-        study.answers, Path(out), name=name, networks=study.networks, people=people
+        study.answers,
+        Path(out),
+        name=name,
+        networks=study.networks,
+        people=people,
+        marks=study.marks,
     )
 
 
@@ -143,7 +148,7 @@ def _read_study(
     dataset = load_dataset(data, data_dir=data_dir)
     with closing(Store(db or _default(dataset), digest=dataset.digest, about=None)) as store:
         about, choices = store.about, store.classes(game) or ()
-        rows = store.answers(game)
+        rows, marks = store.answers(game), tuple(store.marks(game))
     if not rows:
         raise ValueError(
             f"there are no answers in the {game} game of {dataset.name}; `tinysight quiz` takes"
@@ -153,7 +158,7 @@ def _read_study(
     split = about["split"]
     logits = _logits(networks, dataset, split, device)
     material = Material(dataset, split, logits, about["num_images"], about["seed"])
-    return Study(material, game, choices, people)
+    return Study(material, game, choices, people, marks)
 
 
 def _default(dataset: Dataset) -> str:

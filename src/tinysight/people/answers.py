@@ -49,6 +49,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Whether a person, shown the label afterwards, finds another answer to an image also right.
+
+    `own`: it was their own answer, else a network's.
+    """
+
+    subject: str
+    image: str
+    target: str
+    name: str
+    own: bool
+    fits: bool
+
+
+@dataclass(frozen=True)
 class Answers:
     """N answers in columns; `subject`, `image`, `target` and `response` are indices.
 

@@ -7,14 +7,14 @@ same images, once each and in their order, as `align` makes them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tinysight.analysis.errors import Reliability, reliability
 from tinysight.people import statistics
-from tinysight.people.answers import Answers, Bools, Floats, gather
+from tinysight.people.answers import Answers, Bools, Floats, Mark, gather
 from tinysight.people.statistics import Estimate
 
 MIN_SHARED = 4  # people per image, for what needs others' answers to it
@@ -40,6 +40,17 @@ class Lenient:
     differences: dict[str, Estimate]  # people minus network, by the kinder measure
     disputed: int = 0  # images to which most people gave one class that is not the label
     guesses: int = 1  # that count
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlsoRight:
+    """The share of answers other than the label that people found right, too, with Wilson's
+    interval, as if they did not depend on each other.
+    """
+
+    people: int
+    asked: int
+    share: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +179,18 @@ def measure(
         disputed=disputed,
         guesses=guesses,
     )
+
+
+def also_right(marks: Sequence[Mark], people: Collection[str]) -> dict[str, AlsoRight]:
+    """Return what some people said of their own answers and of networks' that are not the label."""
+    found = {}
+    for name, own in (("their own answers", True), ("answers of networks", False)):
+        said = [mark for mark in marks if mark.own == own and mark.subject in people]
+        if said:
+            who = len({mark.subject for mark in said})
+            share = statistics.share([mark.fits for mark in said])
+            found[name] = AlsoRight(people=who, asked=len(said), share=share)
+    return found
 
 
 def group(

@@ -5,6 +5,7 @@
     counts.npy, probs.npy         (I, K) answers per image and class, and their shares; raw.csv
     model-vs-human/NAME/*.csv     one file per person or network and session
     further.csv                   second and third guesses, where people were asked for them
+    also_right.csv                what people said of answers that are not the label, if anything
     excluded.csv                  whom the rules exclude, why, and whether they were left out
 
 The first three are in the form of CIFAR-10H (Peterson et al. 2019), the last in that of
@@ -25,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from tinysight.files import write_atomic
-from tinysight.people.answers import Answer, Answers, Who, exclusions, shown_names
+from tinysight.people.answers import Answer, Answers, Mark, Who, exclusions, shown_names
 from tinysight.people.statistics import count_answers
 
 CANNOT_TELL = "na"
+ALSO_COLUMNS = ("subj", "imagename", "category", "name", "given_by", "also_right")
 EXCLUDED_COLUMNS = ("subj", "answers", "reason", "left_out")
 GUESS_COLUMNS = ("subj", "session", "trial", "imagename", "category", "guess", "object_response")
 NO_IMAGE = -99999  # index of a catch image, which is not one of the study
@@ -62,6 +64,7 @@ def write_exports(
     name: str,
     networks: Collection[str] = (),
     people: Who = "counted",
+    marks: Sequence[Mark] = (),
 ) -> Exported:
     """Write the answers of people and networks into a folder, in both forms.
 
@@ -73,6 +76,7 @@ def write_exports(
         name: of the study, in the names of files.
         networks: which of the subjects are networks.
         people: those that count by the rules, as in the report, or all.
+        marks: what people said of answers that are not the label.
 
     Raises ValueError where a class has the name that stands for "I cannot tell", or no person
     answered or counts.
@@ -105,9 +109,8 @@ def write_exports(
     _write_counts(answers.of(kept).counted, short, folder)
     index = {image: i for i, image in enumerate(answers.of(kept).counted.images)}
     _write(folder / "raw.csv", RAW_COLUMNS, _raw(answers.of(kept), everybody, index))
-    (folder / "further.csv").unlink(missing_ok=True)
-    if any(row.further is not None for row in answers.rows):
-        _write(folder / "further.csv", GUESS_COLUMNS, _guesses(answers.rows, shown, short))
+    _write_if_any(folder / "further.csv", GUESS_COLUMNS, _guesses(answers.rows, shown, short))
+    _write_if_any(folder / "also_right.csv", ALSO_COLUMNS, _also_right(marks, shown, short))
     _write_trials(answers, folder / "model-vs-human" / _plain(name), shown, short, networks)
     return Exported(
         people={shown[each]: sizes[each] for each in kept},
@@ -176,6 +179,16 @@ def _guesses(
             yield *where, row.target, number, guess
 
 
+def _also_right(
+    marks: Sequence[Mark], shown: Mapping[str, str], short: Mapping[str, str]
+) -> Iterable[tuple[Any, ...]]:
+    """Return the lines of also_right.csv."""
+    for mark in marks:
+        if mark.subject in shown:
+            where = shown[mark.subject], short[mark.image], mark.target, mark.name
+            yield *where, "person" if mark.own else "network", int(mark.fits)
+
+
 def _raw(
     answers: Answers, people: Sequence[str], index: dict[str, int]
 ) -> Iterable[tuple[Any, ...]]:
@@ -215,6 +228,14 @@ def _write(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *lines])
     write_atomic(path, text.getvalue().encode("utf-8"))
+
+
+def _write_if_any(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Write lines, or remove those of an earlier export."""
+    if some := list(lines):
+        _write(path, columns, some)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _save(path: Path, array: np.typing.NDArray[Any]) -> None:

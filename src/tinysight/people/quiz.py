@@ -6,6 +6,7 @@ POST   /api/people              {game} -> {code} of a new person
 GET    /api/people/CODE         the items, which of them are answered, and the classes
 GET    /api/people/CODE/KEY     the picture of an item
 POST   /api/people/CODE/KEY     an answer -> the answer that is kept
+POST   /api/people/CODE/KEY/also  {name, fits}: whether another class is right, too
 GET    /api/people/CODE/result  when all is answered: a person and networks on the same images
 DELETE /api/people/CODE         all that is kept of a person
 GET    /api/gallery/ROW         a training image of the gallery; ROW/small has fewer pixels
@@ -64,6 +65,7 @@ class Quiz:
             Route(f"{person}/result", _answered(self._result), methods=["GET"]),
             Route(item, self._show_picture, methods=["GET"]),
             Route(item, _answered(self._answer), methods=["POST"]),
+            Route(f"{item}/also", _answered(self._mark), methods=["POST"]),
             Route("/api/gallery/{row:int}", self._show_known, methods=["GET"]),
             Route("/api/gallery/{row:int}/small", self._show_known, methods=["GET"]),
         ]
@@ -129,6 +131,15 @@ class Quiz:
         kept = await asyncio.to_thread(self.store.answer, code, key, given)
         return {"response": kept.response}
 
+    async def _mark(self, request: Request) -> dict[str, Any]:
+        code, key = request.path_params["code"], request.path_params["key"]
+        body = await _body(request)
+        name, fits = body.get("name"), body.get("fits")
+        if name not in self.material.dataset.class_names or not isinstance(fits, bool):
+            raise ValueError("expected the name of a class, and whether it is right, too")
+        await asyncio.to_thread(self.store.mark, code, key, name, fits)
+        return {"fits": fits}
+
     async def _show_picture(self, request: Request) -> Response:
         code, key = request.path_params["code"], request.path_params["key"]
         row = await asyncio.to_thread(self.store.image_row, code, key)
@@ -175,9 +186,11 @@ class Quiz:
             right = [given[i] == target for given in said.values()]
             if own[i] != target or not all(right):  # most instructive: where only one is right
                 order.append((-abs(len(right) * (own[i] == target) - sum(right)), i))
+        marks = await asyncio.to_thread(self.store.marks_of, code)
         instructive = [
-            {"picture": f"/api/people/{code}/{counted[i][0]}", "target": targets[i],
-             "you": own[i], "networks": {network: given[i] for network, given in said.items()}}
+            {"key": counted[i][0], "target": targets[i], "you": own[i],
+             "networks": {network: given[i] for network, given in said.items()},
+             "marks": marks.get(counted[i][0], {})}
             for _, i in sorted(order)[:INSTRUCTIVE]
         ]  # fmt: skip
         return {"shares": shares, "instructive": instructive}

@@ -17,7 +17,7 @@ from tinysight.analysis.errors import count_confusions
 from tinysight.analysis.statistics import Paired, paired
 from tinysight.people import breakdowns, statistics
 from tinysight.people.answers import Answers, Floats, Ints, Who, exclusions, shown_names
-from tinysight.people.breakdowns import Bin, Calibration, Group, Image, Lenient
+from tinysight.people.breakdowns import AlsoRight, Bin, Calibration, Group, Image, Lenient
 from tinysight.people.statistics import Estimate
 from tinysight.people.study import Study
 
@@ -127,6 +127,7 @@ class Findings:
     people: tuple[PersonResult, ...]  # empty for fewer than MIN_PEOPLE
     networks: tuple[NetworkResult, ...]
     lenient: Lenient | None
+    also_right: dict[str, AlsoRight]  # by whose answers they are
     guesses: Lenient | None  # right within as many guesses as people were asked for
     groups: tuple[Group, ...]
     difficulty: tuple[Bin, ...]  # by the share of other people who are right
@@ -218,6 +219,7 @@ def _findings(
         people=_people(people, together, study, shown, rng) if enough else (),
         networks=tuple(_network(study, people, own, together, rng) for own in networks.values()),
         lenient=breakdowns.lenient(people, networks, rng),
+        also_right=breakdowns.also_right(study.marks, kept),
         guesses=_guesses(study, people, networks, rng),
         groups=breakdowns.group(people, networks, _groups(study)),
         difficulty=breakdowns.difficulty_by_people(people, networks, rng),

@@ -347,7 +347,12 @@ def repeated(answers: Answers, rng: np.random.Generator) -> Estimate:
     }
     again = [row for row in answers.rows if row.kind == "repeat"]
     same = [row.response == before.get((row.subject, row.image), "") for row in again]
-    if not same:
+    return share(same)
+
+
+def share(right: Sequence[bool]) -> Estimate:
+    """Return the share that is right, with Wilson's interval; NaN of nothing."""
+    if not right:
         return NOTHING
-    low, high = stats.binomtest(sum(same), len(same)).proportion_ci(method="wilson")
-    return Estimate(sum(same) / len(same), float(low), float(high))
+    low, high = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return Estimate(sum(right) / len(right), float(low), float(high))

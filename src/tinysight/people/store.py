@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tinysight.files import expand
-from tinysight.people.answers import Answer, Kind
+from tinysight.people.answers import Answer, Kind, Mark
 
 Game = Literal["full", "quick"]
 SQLITE = b"SQLite format 3\0"  # how its files begin
@@ -46,6 +46,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         " response TEXT, seconds DOUBLE PRECISION, further TEXT NOT NULL, screen TEXT NOT NULL)",
     ),
     ("ALTER TABLE people ADD COLUMN guesses INTEGER NOT NULL DEFAULT 1",),
+    (
+        "CREATE TABLE marks (key TEXT NOT NULL REFERENCES answers (key) ON DELETE CASCADE,"
+        " name TEXT NOT NULL, fits INTEGER NOT NULL, PRIMARY KEY (key, name))",
+    ),
 )
 
 
@@ -232,6 +236,50 @@ class Store:
             if found[0][1] is None:
                 raise ValueError(f"this person is asked for {found[0][0]} guesses, not for more")
             return _given(found[0][2:])
+
+    def mark(self, code: str, key: str, name: str, fits: bool) -> None:
+        """Keep whether a class that is not the label of an answered item is also right; the last
+        word of the person counts.
+
+        Raises ValueError where the person answered no such item, or the class is its label.
+        """
+        statement = (
+            "INSERT INTO marks SELECT answers.key, CAST(:name AS TEXT), CAST(:fits AS INTEGER)"
+            " FROM answers JOIN items ON items.key = answers.key"
+            " WHERE answers.key = :key AND code = :code AND target <> :name"
+            " ON CONFLICT (key, name) DO UPDATE SET fits = excluded.fits"
+        )
+        with self._transaction() as connection:
+            values = {"key": key, "code": code, "name": name, "fits": int(fits)}
+            if not _run(connection, statement, **values).rowcount:
+                raise ValueError("this is not an answer to be marked; load the page again")
+
+    def marks_of(self, code: str) -> dict[str, dict[str, bool]]:
+        """Return what a person said of classes, by the item's key."""
+        query = (
+            "SELECT marks.key, name, fits FROM marks JOIN items ON items.key = marks.key"
+            " WHERE code = :code"
+        )
+        found: dict[str, dict[str, bool]] = {}
+        with self._transaction(write=False) as connection:
+            for key, name, fits in _rows(connection, query, code=code):
+                found.setdefault(key, {})[name] = bool(fits)
+        return found
+
+    def marks(self, game: Game) -> list[Mark]:
+        """Return what the people of a game said of classes that are not the label."""
+        query = (
+            "SELECT number, image, target, response, name, fits FROM marks"
+            " JOIN answers ON answers.key = marks.key JOIN items ON items.key = marks.key"
+            " JOIN people ON people.code = items.code WHERE game = :game"
+            " ORDER BY number, position, name"
+        )
+        with self._transaction(write=False) as connection:
+            rows = _rows(connection, query, game=game)
+        return [
+            Mark(f"p-{row[0]:04}", row[1], row[2], row[4], own=row[3] == row[4], fits=bool(row[5]))
+            for row in rows
+        ]
 
     def delete(self, code: str) -> bool:
         """Delete a person and all that they answered; say whether there was one."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 from tinysight.data.dataset import Dataset
-from tinysight.people.answers import Answer, Answers, Floats, gather, network_answers
+from tinysight.people.answers import Answer, Answers, Floats, Mark, gather, network_answers
 from tinysight.people.material import Logits, Material
 from tinysight.people.store import Game
 
@@ -22,6 +22,7 @@ class Study:
     Args:
         choices: the classes that people chose among; networks choose among the same.
         people: all their answers, catch images and repeats included.
+        marks: what people said afterwards of answers that are not the label.
 
     Raises ValueError where people answered images that are not of the split.
     """
@@ -30,6 +31,7 @@ class Study:
     game: Game
     choices: tuple[str, ...]
     people: Answers
+    marks: tuple[Mark, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.answers

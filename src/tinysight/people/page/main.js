@@ -215,7 +215,7 @@ async function finish() {
     row.append(element("th", who, { scope: "row" }), element("td", percent(share)), element("td", `${percent(low)} to ${percent(high)}`));
     return row;
   }));
-  byId("instructive-title").hidden = !instructive.length;
+  byId("instructive-title").hidden = byId("instructive-about").hidden = !instructive.length;
   byId("instructive-title").textContent = quiz.networks.length ? "Images that you or a network got wrong" : "Images that you got wrong";
   byId("instructive").replaceChildren(...instructive.map((each) => {
     const card = element("figure");
@@ -223,11 +223,26 @@ async function finish() {
       element("span", name === each.target ? `✓ ${who}` : `✗ ${who}: ${name ?? CANNOT_TELL}`));
     const caption = element("figcaption");
     caption.append(element("strong", each.target), ...said);
-    card.append(element("img", "", { src: each.picture, alt: "", width: 160, height: 160 }), caption);
+    const others = [each.you, ...Object.values(each.networks)].filter((name) => name && name !== each.target);
+    const source = `api/people/${person.code}/${each.key}`;
+    card.append(element("img", "", { src: source, alt: "", width: 160, height: 160 }), caption,
+      ...[...new Set(others)].map((name) => askAlso(source, name, each.marks[name])));
     return card;
   }));
   show("result");
   byId("status").textContent = "";
+}
+
+// Ask whether an answer that is not the label is right, too; the last click counts.
+function askAlso(item, name, before) {
+  const part = element("fieldset", "", { className: "also" });
+  part.append(element("legend", `Is ${name} right, too?`));
+  const buttons = [true, false].map((fits) => element("button", fits ? "Yes" : "No", { type: "button",
+    onclick: report(async () => { press((await call(`${item}/also`, { method: "POST", body: JSON.stringify({ name, fits }) })).fits); }) }));
+  const press = (fits) => buttons.forEach((each, i) => each.setAttribute("aria-pressed", String(fits === (i === 0))));
+  press(before);
+  part.append(...buttons);
+  return part;
 }
 
 function leave(text = "") {
