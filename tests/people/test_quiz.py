@@ -20,10 +20,14 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from tinysight.data.dataset import Dataset, open_dataset
-from tinysight.people.answers import RULES
+from tinysight.people.answers import RULES, gather
+from tinysight.people.exports import write_exports
 from tinysight.people.material import TABLE, Material
 from tinysight.people.quiz import Quiz, create_app
+from tinysight.people.report import write_study
+from tinysight.people.results import analyze
 from tinysight.people.store import Store, UnavailableError
+from tinysight.people.study import Study
 from tinysight.server.http import serving
 
 TOKEN = "a-token-of-the-tests"
@@ -198,7 +202,9 @@ def practice(quiz: Running) -> list[str]:
     return [data.class_names[data.labels[row]] for row in rows]
 
 
-def test_a_whole_quick_game_by_its_keys(page: Any, quiz: Running, barriers: Any) -> None:
+def test_a_whole_quick_game_by_its_keys(
+    page: Any, quiz: Running, barriers: Any, tmp_path: Path
+) -> None:
     begin(page, "quick")
     assert barriers(page) == []
     person = quiz.store.person(code_of(page))
@@ -221,7 +227,27 @@ def test_a_whole_quick_game_by_its_keys(page: Any, quiz: Running, barriers: Any)
         sum(given.response == item.target for _, item, given in kept.items if given)
         == NUM_IMAGES + 1 - 3
     )
-    assert len(quiz.store.answers("quick")) >= NUM_IMAGES + 1
+    rows = quiz.store.answers("quick")
+    assert len(rows) >= NUM_IMAGES + 1
+    # report and export have the ten classes, for networks too, and the times
+    study = Study(
+        quiz.material, "quick", person.classes, gather(rows, quiz.material.dataset.class_names)
+    )
+    found = analyze(study, "all").findings
+    assert found is not None and found.times is not None
+    assert found.times.quartiles[1] == pytest.approx(
+        np.median([row.seconds for row in rows if row.kind in ("core", "main")])
+    )
+    assert {name for name, own in zip(study.dataset.class_names, found.confusions, strict=True)
+            if own.any()} <= set(person.classes)  # fmt: skip
+    text = write_study(study, analyze(study, "all"), tmp_path / "report").read_text("utf-8")
+    assert "a picture of 200 ms" in text and "in the median" in text
+    networks = list(quiz.material.networks)
+    write_exports(study.answers, tmp_path, name="s", networks=networks, people="all")
+    trials = [line.split(",") for path in sorted((tmp_path / "model-vs-human" / "s").iterdir())
+              for line in path.read_text("utf-8").splitlines()[1:]]  # fmt: skip
+    assert {line[4] for line in trials} <= set(person.classes)
+    assert all((line[3] == "NaN") == (line[0] in networks) for line in trials)
 
 
 # Milliseconds that each picture was visible, by the style that hides it

@@ -4,7 +4,7 @@
     classes.txt                   one class per line, in the order of the columns
     counts.npy, probs.npy         (I, K) answers per image and class, and their shares; raw.csv
     model-vs-human/NAME/*.csv     one file per person or network and session
-    further.csv                   second and third guesses, where people were asked for them
+    further.csv                   second and third guesses, if anybody gave any
     also_right.csv                what people said of answers that are not the label, if anything
     excluded.csv                  whom the rules exclude, why, and whether they were left out
 
