@@ -192,7 +192,7 @@ def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) 
     assert barriers(page) == []
     page.locator("#delete").click()
     page.get_by_text("Your answers are deleted.").wait_for()
-    with pytest.raises(ValueError, match="no person"):
+    with pytest.raises(ValueError, match="no game of this code"):
         quiz.store.person(code)
 
 
