@@ -56,6 +56,10 @@ class Running:
         while not self.server.started:
             time.sleep(0.01)
 
+    def enter(self) -> str:
+        """Enter a person of the full game; return the code."""
+        return Quiz(self.material, self.store, self.guesses).enter("full")
+
     def stop(self) -> None:
         assert self.thread is not None
         self.server.should_exit = True
@@ -163,7 +167,7 @@ def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) 
         page.get_by_text(expected, exact=True).wait_for()
     shown(page)
     play(page, quiz)
-    code = page.locator("#kept").text_content()
+    code = page.locator("#own").text_content()
     kept = quiz.store.person(code)
     assert all(given and given.response == item.target for _, item, given in kept.items)
     assert all(
@@ -190,10 +194,130 @@ def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) 
     pressed.wait_for()
     assert page.locator(".also [aria-pressed=true]").count() == 1
     assert barriers(page) == []
-    page.locator("#delete").click()
-    page.get_by_text("Your answers are deleted.").wait_for()
+    delete(page, quiz, code, barriers)
+
+
+def delete(page: Any, quiz: Running, code: str, barriers: Any, button: str = "delete") -> None:
+    """Delete all answers of a code by keyboard; only after the question."""
+    answered = count_kept(quiz, code)
+    for sure in (False, True):
+        page.locator(f"#{button}").focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("dialog", name="Delete all answers of this code?").wait_for()
+        assert barriers(page) == []
+        assert f"{code}, {answered} of" in page.locator("#confirm-text").text_content()
+        assert page.evaluate("() => document.activeElement.id") == "keep"
+        if sure:
+            page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.get_by_role("dialog").wait_for(state="hidden")
+        if not sure:
+            assert count_kept(quiz, code) == answered
+    page.get_by_text(f"All answers of the code {code} are deleted.").wait_for()
+    page.locator("#start").wait_for()
     with pytest.raises(ValueError, match="no game of this code"):
         quiz.store.person(code)
+    left = page.evaluate("() => Object.keys(localStorage)")
+    assert [name for name in left if code in name or "code" in name] == []
+    assert barriers(page) == []
+
+
+def test_a_game_is_deleted_while_it_is_played(page: Any, quiz: Running, barriers: Any) -> None:
+    begin(page, "quick")
+    code = code_of(page)
+    page.keyboard.press("1")
+    key = shown(page)
+    page.locator("#delete").click()
+    page.get_by_role("dialog").wait_for()
+    page.keyboard.press("2")  # is no answer while there is a question
+    page.locator("#keep").click()
+    wait_until_sent(page)
+    assert count_kept(quiz, code) == 1
+    assert page.evaluate("() => document.getElementById('game').dataset.shown") == key
+    delete(page, quiz, code, barriers)
+    begin(page, "full", practice=True)  # another game begins, without the message
+    assert code_of(page) != code
+    assert page.locator("#status").text_content() == ""
+
+
+def test_a_game_is_deleted_or_found_by_its_code(page: Any, quiz: Running, barriers: Any) -> None:
+    code = quiz.enter()
+    page.locator("#code").fill(f" {code.upper()} ")
+    delete(page, quiz, code, barriers, "delete-by-code")
+    code = quiz.enter()
+    for typed, said in (
+        ("", "Type the code of your game first."),
+        ("   ", "Type the code of your game first."),
+        ("0123456789abcdef", "There is no game of this code; check its letters and digits"),
+        *((odd, "There is no game of this code; it has letters and digits only.")
+          for odd in ("a b", "a/b", "..", f"{code}/..", "?x", f"{code}#", "%2e%2e", "ключ", "🙂")),
+    ):  # fmt: skip
+        for button in ("Go on", "Delete its answers …"):
+            page.locator("#status").evaluate("(status) => { status.textContent = '' }")
+            page.locator("#code").fill(typed)
+            page.get_by_role("button", name=button).click()
+            page.get_by_text(said).wait_for()
+            assert page.locator("#start").is_visible()
+    assert page.locator("#status").bounding_box()["y"] < 900  # it is seen from the field
+    page.locator("#code").fill(code)
+    page.keyboard.press("Enter")
+    shown(page)
+    assert code_of(page) == code and page.locator("#status").text_content() == ""
+
+
+def test_a_game_that_was_deleted_elsewhere_ends_in_words(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")
+    quiz.store.delete(code_of(page))
+    type_name(page, "re")
+    page.get_by_text("There is no game of this code; check").wait_for()
+    page.locator("#start").wait_for()
+    code = quiz.enter()
+    page.route("**/api/people/*/*", lambda route: route.fulfill(status=404, json={"error": "x"}))
+    page.locator("#code").fill(code)
+    page.keyboard.press("Enter")
+    page.get_by_text("There is no game of this code any more: its answers were").wait_for()
+    page.locator("#start").wait_for()
+
+
+def fail_by(fault: dict[str, Any] | None, route: Any) -> None:
+    """Answer as something between the page and the database does that fails."""
+    route.abort() if fault is None else route.fulfill(**fault)
+
+
+NO_MACHINE_TEXT = ("{", "error", "Error", "fetch", "sqlite", "Not Found", "undefined", "null")
+
+
+def test_nothing_of_the_machine_is_shown_to_players(page: Any, quiz: Running) -> None:
+    page.locator("#consent").check()
+    status = page.locator("#status")
+    for fault, said in (
+        (None, "The server does not answer. Try again in a moment."),
+        ({"status": 503, "json": {"error": "the database did not take it (sqlite3: locked)"}},
+         "The quiz cannot keep answers at the moment. Try again in a moment."),
+        ({"status": 500, "body": "Internal Server Error"}, "The server cannot do this. Load the"),
+        ({"status": 405, "json": {"error": "Method Not Allowed"}}, "The server cannot do this."),
+        ({"status": 403, "body": "Open the link"}, "The quiz has a new link: open it, too."),
+        ({"status": 200, "body": "<html>"}, "The server does not answer."),
+    ):  # fmt: skip
+        status.evaluate("(status) => { status.textContent = '' }")
+        page.route("**/api/people", partial(fail_by, fault))
+        page.locator("#full").click()
+        page.get_by_text(said).wait_for()
+        assert not [text for text in NO_MACHINE_TEXT if text in status.text_content()]
+        page.unroute("**/api/people")
+    page.locator("#consent").uncheck()
+    begin(page, "full", practice=True)
+    page.locator("#skip").click()
+    shown(page)
+    assert status.text_content() == ""
+
+
+def wait_until_sent(page: Any) -> None:
+    """Wait until no answer waits in the browser."""
+    page.wait_for_function(
+        "() => Object.entries(localStorage).every(([k, v]) => !k.includes('outbox') || v === '{}')"
+    )
 
 
 def practice(quiz: Running) -> list[str]:
@@ -222,7 +346,7 @@ def test_a_whole_quick_game_by_its_keys(
     play(page, quiz, wait_and_press, wrong=3)
     times = page.evaluate("() => window.times")
     assert len(times) >= 3 and min(times) >= 195 and np.median(times) < 400
-    kept = quiz.store.person(page.locator("#kept").text_content())
+    kept = quiz.store.person(page.locator("#own").text_content())
     assert (
         sum(given.response == item.target for _, item, given in kept.items if given)
         == NUM_IMAGES + 1 - 3
@@ -328,9 +452,7 @@ def test_arrows_the_mouse_and_not_knowing(page: Any, quiz: Running, barriers: An
     assert barriers(page) == []
     button.click()
     shown(page)
-    page.wait_for_function(
-        "() => Object.entries(localStorage).every(([k, v]) => !k.includes('outbox') || v === '{}')"
-    )
+    wait_until_sent(page)
     kept = {key: given for key, _, given in quiz.store.person(code_of(page)).items}
     assert [kept[key].response for key in (first, second, third)] == [options[1], None, name]
 
@@ -376,9 +498,7 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
         else:
             page.locator("#unknown").click()
         keys.append(shown(page))
-    page.wait_for_function(
-        "() => Object.entries(localStorage).every(([k, v]) => !k.includes('outbox') || v === '{}')"
-    )
+    wait_until_sent(page)
     person = quiz.store.person(code_of(page))
     kept = {key: given for key, _, given in person.items if given}
     assert [(kept[key].response, kept[key].further) for key in keys[:4]] == [
@@ -390,6 +510,38 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
         if row.subject == f"p-{person.number:04}"
     }
     assert rows[1].further == tuple(names[1:3]) and len(rows) == 4
+
+
+def test_a_reload_between_two_guesses_asks_for_the_second_again(
+    page_of_three_guesses: Any, quiz: Running
+) -> None:
+    page = page_of_three_guesses
+    begin(page, "full")
+    names, key = quiz.material.dataset.class_names, page.evaluate("() => window.before")
+    code = code_of(page)
+    type_name(page, names[0])
+    page.get_by_label("Second guess").wait_for()
+    asked = page.locator("#feedback").text_content()
+    for _ in range(2):  # neither lost nor said twice
+        page.reload()
+        page.get_by_label("Second guess").wait_for()
+        assert page.locator("#feedback").text_content() == asked
+        assert page.evaluate("() => document.getElementById('game').dataset.shown") == key
+    assert count_kept(quiz, code) == 0  # an answer is sent once, with all its guesses
+    type_name(page, names[1])
+    page.get_by_label("Third guess").wait_for()
+    page.reload()
+    page.get_by_label("Third guess").wait_for()
+    page.locator("#name:focus").wait_for()
+    page.keyboard.press("Enter")
+    assert shown(page) != key
+    page.get_by_label("What is it?").wait_for()
+    wait_until_sent(page)
+    page.reload()
+    page.get_by_label("What is it?").wait_for()
+    kept = {key: given for key, _, given in quiz.store.person(code).items if given}
+    assert [(given.response, given.further) for given in kept.values()] == [(names[0], (names[1],))]
+    assert list(kept) == [key] and kept[key].seconds > 0
 
 
 def test_reload_and_another_tab_go_on_at_the_same_item(page: Any, quiz: Running) -> None:
@@ -588,7 +740,9 @@ def test_names_are_found_by_few_letters(page: Any) -> None:
 @pytest.mark.parametrize(
     ("split", "networks", "num_images", "message"),
     [
-        ("train", {}, 10, "needs other images"),
+        ("train", {}, 10, "examples, cannot be asked; choose minival or val$"),
+        ("train+minival", {}, 10, "examples, cannot be asked"),
+        ("test", {}, 10, "test of small cannot be shown: its images have no labels; choose min"),
         ("val", {"n": np.zeros((3, 24), np.float32)}, 10, "n has no answers"),
         ("val", {}, 25, "1 to 24"),
         ("vla", {}, 10, "no split"),
@@ -634,6 +788,13 @@ def test_wnids_of_tiny_imagenet_have_groups_and_synonyms(dataset: Dataset) -> No
     chosen[5] = "n00000000"  # one that is not known: no groups by name
     others = Material(replace(of_wnids, manifest=of_wnids.manifest), "val", {}, num_images=8)
     assert "Food, fruit and plants" not in others.groups and len(others.groups) == 14
+
+
+def test_the_quick_game_has_as_many_images_as_its_classes_have(dataset: Dataset) -> None:
+    material = Material(dataset, "val", {}, num_images=24)
+    assert len(material.plan(material.classes("full"), 0)) > 24
+    shown = material.plan(material.classes("quick"), 0)
+    assert sum(item.kind in ("core", "main") for item in shown) == 10
 
 
 def test_people_of_the_quick_game_have_the_classes_of_those_before(

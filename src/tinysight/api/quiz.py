@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from functools import partial
+from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tinysight.device import select_device
 from tinysight.evaluation import evaluate as evaluations
 from tinysight.evaluation.ensemble import combined
 from tinysight.evaluation.evaluate import Evaluation
-from tinysight.people.answers import Who, gather
+from tinysight.people.answers import MIN_ANSWERS, Who, gather
 from tinysight.people.exports import Exported, write_exports
 from tinysight.people.material import Logits, Material
 from tinysight.people.quiz import Quiz, create_app
@@ -30,6 +30,7 @@ from tinysight.people.study import Study
 from tinysight.progress import counting
 from tinysight.run import Run, find_run
 from tinysight.server import http
+from tinysight.server.guard import Guard
 
 logger = logging.getLogger("tinysight")
 
@@ -45,6 +46,7 @@ def quiz(
     seed: int = 0,
     guesses: int = 1,
     db: str | None = None,
+    preview: bool = False,
     data_dir: Folder | None = None,
     device: str = "auto",
     started: Callable[[str], None] = print,
@@ -60,20 +62,43 @@ def quiz(
         seed: of who is shown what.
         guesses: per image that people of the full game are asked for, 1 to 3.
         db: where answers are kept: a file, or the URL of a database; None: `quiz-NAME.db`.
+        preview: keep no answers, wherever `db` is, to look at the games as people see them.
         started: is called with the link.
         address: host, port and token, as for `serve`.
 
-    Raises ValueError where the data, a network or the database does not fit.
+    Warns where people will have too few answers to count. Raises ValueError where the data, a
+    network, the database or the address does not fit; then no file was made.
     """
     if not 1 <= guesses <= 3:
         raise ValueError(f"guesses is {guesses}; expected 1 to 3")
     dataset = load_dataset(data, data_dir=data_dir)
     material = Material(dataset, split, _logits(networks, dataset, split, device), num_images, seed)
+    _warn_of_few(material)
     about = {"split": split, "num_images": num_images, "seed": seed}
-    with closing(Store(db or _default(dataset), digest=dataset.digest, about=about)) as store:
-        http.run(
-            *http.serving(partial(create_app, Quiz(material, store, guesses)), **address), started
-        )
+    with ExitStack() as stack:
+
+        def make_app(**guard: Any) -> Guard:
+            url = db or _default(dataset)
+            if preview:
+                url = str(Path(stack.enter_context(TemporaryDirectory()), "preview.db"))
+                logger.info("preview: answers are not kept")
+            store = stack.enter_context(closing(Store(url, digest=dataset.digest, about=about)))
+            return create_app(Quiz(material, store, guesses, preview), **guard)
+
+        http.run(*http.serving(make_app, **address), started)
+
+
+def _warn_of_few(material: Material) -> None:
+    """Warn where a game has so few images that the rules exclude everybody."""
+    games: tuple[Game, ...] = ("full", "quick")
+    for game in games:
+        answers = len(material.plan(material.classes(game), 0))
+        if answers < MIN_ANSWERS:
+            logger.warning(
+                "nobody will count in the %s game: it has %d images, and who has fewer than %d"
+                " answers is excluded; give more images per person",
+                game, answers, MIN_ANSWERS,
+            )  # fmt: skip
 
 
 def export_answers(

@@ -42,6 +42,9 @@ def quiz(
     seed: Annotated[int, Option(min=0, help="Random seed of who is shown what.")] = 0,
     guesses: Annotated[int, Option(min=1, max=3, help="Per image of the full game.")] = 1,
     db: Database = None,
+    preview: Annotated[
+        bool, Option("--preview", help="Look at the games; keep no answers.")
+    ] = False,
     host: Host = "127.0.0.1",
     port: Port = 0,
     token: Token = None,
@@ -59,7 +62,7 @@ def quiz(
 
     options: dict[str, Any] = {"host": host, "port": port, "token": token, "data_dir": data_dir}
     options |= {"split": split, "num_images": images, "seed": seed, "db": db, "device": device}
-    options["guesses"] = guesses
+    options |= {"guesses": guesses, "preview": preview}
     options["started"] = lambda link: print(f"{link}\nCtrl-C ends it", flush=True)
     ts.quiz(data, networks=networks or (), **options)
 

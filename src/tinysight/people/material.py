@@ -41,10 +41,16 @@ class Material:
 
     def __post_init__(self) -> None:
         data, rows = self.dataset, self.rows
-        if "train" not in data.splits or set(data.rows("train")) & set(rows):
+        if "train" not in data.splits:
             raise ValueError(
-                f"the quiz on {self.split} of {data.name} needs other images that show the classes:"
-                " a split train; choose val or minival"
+                f"{data.name} has no split train, whose images show people the classes; make the"
+                " dataset of a folder with training images"
+            )
+        if (reason := self._reason_against(self.split)) is not None:
+            others = [name for name in data.splits if self._reason_against(name) is None]
+            raise ValueError(
+                f"{self.split} of {data.name} cannot be shown: {reason}; choose"
+                f" {' or '.join(others) or 'a dataset with another labeled split'}"
             )
         for name, logits in self.networks.items():
             if logits.shape != (len(rows), len(data.class_names)):
@@ -52,6 +58,13 @@ class Material:
                     f"{name} has no answers to {self.split} of {data.name}; evaluate it"
                 )
         self.plan(self.classes("full"), 0)  # raises where there are too few images
+
+    def _reason_against(self, split: str) -> str | None:
+        """Say why the images of a split cannot be asked; None: they can."""
+        labels, rows = self.dataset.labels, self.dataset.rows(split)
+        if set(rows) & set(self.dataset.rows("train")):
+            return "training images, which people may look at as examples, cannot be asked"
+        return None if (labels[rows.start : rows.stop] >= 0).any() else "its images have no labels"
 
     @property
     def rows(self) -> range:
@@ -103,8 +116,11 @@ class Material:
             rng = np.random.default_rng([self.seed, 0])
             self._orders[chosen] = stratified_order(rows.tolist(), data.labels, rng)
         known = [row for label in classes for row in self.gallery[label]]
-        own = {"number": number, "num_images": self.num_images, "seed": self.seed}
-        items = plan_items(self._orders[chosen], known, **own)
+        order, num_images = self._orders[chosen], self.num_images
+        if len(chosen) < len(data.class_names):  # the quick game, of as many as there are
+            num_images = min(num_images, len(order))
+        own = {"number": number, "num_images": num_images, "seed": self.seed}
+        items = plan_items(order, known, **own)
         names = data.class_names
         return [Shown(i.row, data.files[i.row], names[data.labels[i.row]], i.kind) for i in items]
 

@@ -49,8 +49,11 @@ INSTRUCTIVE = 5
 class Quiz:
     """A study that people take part in: what it shows, and where answers go."""
 
-    def __init__(self, material: Material, store: Store, guesses: int = 1) -> None:
+    def __init__(
+        self, material: Material, store: Store, guesses: int = 1, preview: bool = False
+    ) -> None:
         self.material, self.store, self.guesses = material, store, guesses
+        self.preview = preview  # the page says that nothing is kept
         self.picture = lru_cache(1024)(self._picture)
         self.drawing = ThreadPoolExecutor(DRAWING)  # of their own: answers do not wait for pictures
 
@@ -83,6 +86,7 @@ class Quiz:
             "data": data.name,
             "num_images": material.num_images,
             "guesses": self.guesses,
+            "preview": self.preview,
             "rules": RULES,
             "networks": list(material.networks),
             "groups": [

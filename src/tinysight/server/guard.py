@@ -85,7 +85,7 @@ class Guard:
             return None
         by_program = _equal(headers.get("authorization", ""), f"Bearer {self.token}")
         if not (by_program or _equal(given, self.token) or self._has_cookie(headers)):
-            return 403, "Open the link that `tinysight serve` printed: it holds the key.\n"
+            return 403, "Open the complete link that was printed at the start: it holds the key.\n"
         if scope["method"] in SAFE_METHODS or by_program:
             return None
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")

@@ -114,7 +114,8 @@ def serving(
 ) -> tuple[uvicorn.Server, socket.socket, str]:
     """Return a server of an application, the socket it is to run on, and the link to its page.
 
-    `make_app` is called with token, hosts and port; see `Guard`. For the others see `serve`.
+    `make_app` is called with token, hosts and port, once the address is known to be usable; see
+    `Guard`. For the others see `serve`.
     """
     if host in ANY_HOST:
         raise ValueError(f"--host {host} names no address; give the one that others type")
@@ -128,7 +129,11 @@ def serving(
     token = token or secrets.token_urlsafe(16)
     shown = f"[{host}]" if ":" in host else host
     names = LOCAL_HOSTS if is_local else (shown, socket.gethostname(), *LOCAL_HOSTS)
-    app = make_app(token=token, hosts=names, port=port)
+    try:
+        app = make_app(token=token, hosts=names, port=port)
+    except BaseException:
+        listener.close()
+        raise
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "ws": "none"}
     options |= {"proxy_headers": False}  # nothing here asks for the client's address
     options |= {"timeout_graceful_shutdown": 5, "server_header": False, "backlog": 512}

@@ -1,5 +1,5 @@
 import { matches } from "./names.js";
-import { call, Outbox } from "./sending.js";
+import { call, draft, failure, forget, keepDraft, Outbox, pause } from "./sending.js";
 
 const CANNOT_TELL = "I cannot tell";
 const GUESSES = ["What is it?", "Second guess, if you have one", "Third guess, if you have one"];
@@ -14,12 +14,31 @@ const pictures = new Map();
 
 function show(section) {
   for (const each of ["start", "game", "result"]) byId(each).hidden = each !== section;
+  byId("yours").hidden = section !== "game" && section !== "result";
 }
 
-const remembered = () => `tinysight-code-${quiz.data}`;
+const remembered = () => `tinysight-${quiz.preview ? "preview" : "code"}-${quiz.data}`;
+const say = (text) => { byId("status").textContent = text; };
+const words = (error) => error.status === undefined ? "Something went wrong. Load the page again." : error.message;
+
+// Do what needs the server as often as it takes, while it is wanted; a refusal is thrown.
+async function insist(act, wanted = () => true) {
+  for (let failed = false; wanted(); await pause()) {
+    try {
+      const found = await act();
+      if (failed) say("");
+      return found;
+    } catch (error) {
+      if (error.status === 400 || error.status === 404) throw error;
+      failed = wanted();
+      if (failed) say(`${words(error)} This page goes on by itself.`);
+    }
+  }
+}
 
 async function begin() {
-  quiz = await call("api/quiz");
+  quiz = await insist(() => call("api/quiz"));
+  byId("preview").hidden = !quiz.preview;
   byId("about").textContent = `${quiz.data}: ${quiz.num_images} images`;
   byId("purpose").textContent = `You see ${quiz.num_images} images and a few more, and say what each shows. `
     + (quiz.guesses > 1 ? `In the full game you may name up to ${quiz.guesses} classes. ` : "")
@@ -27,7 +46,7 @@ async function begin() {
   byId("rules").textContent = quiz.rules.join("; or ");
   const code = localStorage.getItem(remembered());
   if (!code) return show("start");
-  try { await enter(code); } catch (error) {
+  try { await insist(() => enter(code)); } catch (error) {
     if (error.status !== 400) throw error;
     localStorage.removeItem(remembered());
     show("start");
@@ -38,22 +57,36 @@ async function register(game) {
   const { code } = await call("api/people", { method: "POST", body: JSON.stringify({ game }) });
   localStorage.setItem(remembered(), code);
   practice = [...quiz.practice[game]];
-  await enter(code);
+  await insist(() => enter(code));
+}
+
+// Return the code that was typed; one that cannot be a code is not sent, as it may be a path.
+function typedCode() {
+  const code = byId("code").value.trim().toLowerCase();
+  if (!code) throw failure(400, "type the code of your game first");
+  if (!/^[a-z0-9]+$/.test(code)) throw failure(400, "there is no game of this code; it has letters and digits only");
+  return code;
 }
 
 async function enter(code) {
-  person = { code, ...await call(`api/people/${code}`) };
+  const found = await call(`api/people/${code}`);
+  person = { code, ...found };
   localStorage.setItem(remembered(), code);
-  outbox = new Outbox(code, (text) => { if (text !== null) byId("status").textContent = text; });
+  const own = person;
+  const isOwn = () => person === own;
+  outbox = new Outbox(code, (text) => { if (text !== null && isOwn()) say(text); },
+    () => insist(() => enter(code), isOwn).catch(fail));
+  say("");
   outbox.send();
-  byId("own").textContent = byId("kept").textContent = code;
+  byId("own").textContent = code;
+  byId("code").value = "";
   if (person.items.some((item) => item.answered)) practice = [];
   collect();
   byId("typed").hidden = person.game === "quick";
   byId("classes").hidden = person.game === "quick";
   drawClasses();
   preload();
-  await next();
+  goOn();
 }
 
 function collect() {
@@ -61,22 +94,20 @@ function collect() {
   todo = person.items.filter((item) => !item.answered && !(item.key in waiting)).map((item) => item.key);
 }
 
+const pathOf = (key) => `api/people/${person.code}/${key}`;
+
 // Load what is to come, so that a lost connection stops nobody.
 async function preload() {
-  const keys = [...todo];
+  const paths = todo.map(pathOf);
   const work = async () => {
-    for (let key; (key = keys.shift()); ) if (!pictures.has(key)) await load(key).catch(() => {});
+    for (let path; (path = paths.shift()); ) await load(path).catch(() => {});
   };
   await Promise.all(Array.from({ length: AHEAD }, work));
 }
 
-async function load(key) {
-  if (!pictures.has(key)) {
-    const answer = await fetch(`api/people/${person.code}/${key}`);
-    if (!answer.ok) throw new Error("the picture was not sent");
-    pictures.set(key, URL.createObjectURL(await answer.blob()));
-  }
-  return pictures.get(key);
+async function load(path) {
+  if (!pictures.has(path)) pictures.set(path, URL.createObjectURL(await call(path, {}, "blob")));
+  return pictures.get(path);
 }
 
 async function next() {
@@ -91,21 +122,13 @@ async function next() {
   show("game");
   byId("game-title").textContent = practice.length ? `Practice: ${practice.length} to go`
     : `Image ${person.items.length - todo.length + 1} of ${person.items.length}`;
-  let source;
-  for (;;) {
-    try {
-      if (mine !== turn) return;
-      source = practice.length ? `api/gallery/${practice[0][0]}` : await load(todo[0]);
-      if (mine !== turn) return;
-      byId("picture").src = source;
-      await byId("picture").decode();
-      break;
-    } catch {
-      if (mine !== turn) return;
-      byId("status").textContent = "Waiting for the picture: the server does not answer.";
-      await new Promise((done) => setTimeout(done, 1000));
-    }
-  }
+  const path = practice.length ? `api/gallery/${practice[0][0]}` : pathOf(todo[0]);
+  await insist(async () => {
+    const source = await load(path);
+    if (mine !== turn) return;
+    byId("picture").src = source;
+    await byId("picture").decode();
+  }, () => mine === turn);
   if (mine !== turn) return;
   byId("picture").style.visibility = "";
   shownAt = performance.now();
@@ -113,10 +136,17 @@ async function next() {
   byId("game").dataset.shown = current.key ?? `practice-${practice.length}`;
   if (person.game === "quick") {
     setTimeout(() => { if (turn === mine) byId("picture").style.visibility = "hidden"; }, GLIMPSE);
-  } else byId("name").focus();
+    return;
+  }
+  byId("name").focus();
+  const begun = draft(person.code); // of a page that was left between two guesses
+  if (begun.key && begun.key === current.key) {
+    current = begun;
+    askFurther(begun.guesses.at(-1));
+  }
 }
 
-async function answer(response) {
+function answer(response) {
   if (!current) return;
   const given = current;
   if (given.practice) {
@@ -125,22 +155,28 @@ async function answer(response) {
     const before = element("img", "", { src: byId("picture").src, alt: "", width: 48, height: 48 });
     byId("feedback").replaceChildren(before, element("span", response === target ? `Right: ${target}` : `It was ${target}`));
     practice.shift();
-    return next();
+    return goOn();
   }
   if (given.guesses.includes(response)) return;
   given.seconds ??= Math.round(performance.now() - shownAt) / 1000; // of the first guess
   if (response !== null) given.guesses.push(response);
-  if (response !== null && given.guesses.length < person.guesses) return askFurther(response);
+  if (response !== null && given.guesses.length < person.guesses) {
+    keepDraft(person.code, given);
+    return askFurther(response);
+  }
   current = null; // one answer per picture
   byId("feedback").textContent = "";
   const [first, ...further] = given.guesses;
   const screen = `${innerWidth}x${innerHeight}@${devicePixelRatio}`;
   outbox.add(given.key, { response: first ?? null, seconds: given.seconds, further, screen });
   todo.shift();
-  URL.revokeObjectURL(pictures.get(given.key));
-  pictures.delete(given.key);
-  await next();
+  URL.revokeObjectURL(pictures.get(pathOf(given.key)));
+  pictures.delete(pathOf(given.key));
+  goOn();
 }
+
+// Show what comes next.
+const goOn = () => next().catch(fail);
 
 function askFurther(response) {
   byId("feedback").textContent = `${response}. What else could it be? Enter alone: nothing else.`;
@@ -208,8 +244,11 @@ function drawClass(name) {
 
 async function finish() {
   show("");
+  const mine = turn;
   await outbox.empty();
-  const { shares, instructive } = await call(`api/people/${person.code}/result`);
+  const found = await insist(() => call(`api/people/${person.code}/result`), () => mine === turn);
+  if (mine !== turn) return;
+  const { shares, instructive } = found;
   byId("shares").replaceChildren(...Object.entries(shares).map(([who, [share, low, high]]) => {
     const row = element("tr");
     row.append(element("th", who, { scope: "row" }), element("td", percent(share)), element("td", `${percent(low)} to ${percent(high)}`));
@@ -246,41 +285,72 @@ function askAlso(item, name, before) {
 }
 
 function leave(text = "") {
-  localStorage.removeItem(remembered());
-  byId("status").textContent = text;
-  byId("consent").checked = byId("consent").onchange();
+  turn++;
+  if (person && localStorage.getItem(remembered()) === person.code) localStorage.removeItem(remembered());
+  person = current = null;
+  byId("code").value = "";
+  byId("feedback").textContent = "";
+  byId("consent").checked = false; // each person agrees
+  byId("consent").onchange();
   show("start");
+  say(text);
+}
+
+async function askToDelete(code) {
+  const { items } = await call(`api/people/${code}`);
+  const count = items.filter((item) => item.answered).length;
+  byId("confirm-text").textContent = `What is kept of the code ${code}, ${count} of ${items.length} answers, is deleted from the study. Nobody can bring it back.`;
+  byId("confirm").dataset.code = code;
+  byId("confirm").showModal();
+}
+
+async function remove() {
+  const { code } = byId("confirm").dataset;
+  byId("confirm").close();
+  await call(`api/people/${code}`, { method: "DELETE" });
+  forget(code);
+  leave(`All answers of the code ${code} are deleted.`);
+}
+
+// Say what did not work; where the person is not known any more, begin again.
+function fail(error) {
+  if (person && (error.status === 400 || error.status === 404)) leave(words(error));
+  else say(words(error) + (error.again ? " Try again in a moment." : ""));
 }
 
 const report = (act) => async (event) => {
   event?.preventDefault();
-  try { await act(event); } catch (error) { byId("status").textContent = error.message; }
+  try { await act(event); } catch (error) { fail(error); }
 };
 
-byId("consent").onchange = () => { byId("full").disabled = byId("quick").disabled = !byId("consent").checked; return byId("consent").checked; };
+byId("consent").onchange = () => { byId("full").disabled = byId("quick").disabled = !byId("consent").checked; };
 byId("full").onclick = report(() => register("full"));
 byId("quick").onclick = report(() => register("quick"));
-byId("resume").onsubmit = report(() => enter(byId("code").value.trim()));
+byId("resume").onsubmit = report(() => enter(typedCode()));
+byId("delete-by-code").onclick = report(() => askToDelete(typedCode()));
+byId("delete").onclick = report(() => askToDelete(person.code));
+byId("sure").onclick = report(remove);
+byId("keep").onclick = () => byId("confirm").close();
 byId("unknown").onclick = report(() => answer(null));
-byId("skip").onclick = report(() => { practice = []; byId("feedback").textContent = ""; return next(); });
+byId("skip").onclick = report(() => { practice = []; byId("feedback").textContent = ""; goOn(); });
 byId("name").oninput = suggest;
 byId("name").onkeydown = onKey;
-byId("delete").onclick = report(async () => {
-  await call(`api/people/${person.code}`, { method: "DELETE" });
-  leave("Your answers are deleted.");
-});
 byId("again").onclick = () => leave();
 document.addEventListener("keydown", (event) => {
   const place = event.key === "0" ? 9 : Number(event.key) - 1;
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
-  if (person?.game === "quick" && !byId("game").hidden && plain && place in person.classes) answer(person.classes[place]);
+  if (person?.game === "quick" && !byId("game").hidden && !byId("confirm").open && plain && place in person.classes) answer(person.classes[place]);
 });
 document.addEventListener("visibilitychange", report(async () => { // another tab may have gone on
   if (document.hidden || !person || byId("game").hidden) return;
-  const { items } = await call(`api/people/${person.code}`);
+  const own = person;
+  const items = await call(`api/people/${own.code}`).then((found) => found.items, (error) => {
+    if (!error.again) throw error;
+  });
+  if (person !== own || !items) return;
   person.items = items;
   const before = todo[0];
   collect();
-  if (!practice.length && todo[0] !== before) await next();
+  if (!practice.length && todo[0] !== before) goOn();
 }));
 report(begin)();

@@ -1,21 +1,51 @@
 // Answers wait in this browser until the server says that each is kept.
 
 const PAUSE = 1000; // milliseconds before the server is asked again
+const REASONS = { // by the status; 0: no answer
+  0: "The server does not answer.",
+  403: "The quiz has a new link: open it, too.",
+  404: "There is no game of this code any more: its answers were deleted.",
+  503: "The quiz cannot keep answers at the moment.",
+};
 
-export async function call(path, options = {}) {
-  const answer = await fetch(path, options);
-  const content = await answer.json().catch(() => ({ error: `error ${answer.status}` }));
-  if (content.error) throw Object.assign(new Error(content.error), { status: answer.status });
-  return content;
+export const pause = () => new Promise((done) => setTimeout(done, PAUSE));
+
+export function failure(status, reason) {
+  const text = reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : REASONS[status] ?? "The server cannot do this. Load the page again.";
+  return Object.assign(new Error(text), { status, again: status === 0 || status === 503 });
+}
+
+// Ask the server. What is thrown has words for a person: the server's own only where it refuses.
+export async function call(path, options = {}, form = "json") {
+  const answer = await fetch(path, options).catch(() => null);
+  const content = await answer?.[answer.ok ? form : "json"]().catch(() => null);
+  if (answer?.ok && content) return content;
+  const status = answer && !answer.ok ? answer.status : 0;
+  throw failure(status, status === 400 && content?.error);
+}
+
+const waitingName = (code) => `tinysight-outbox-${code}`;
+const draftName = (code) => `tinysight-draft-${code}`;
+
+// The guesses of a person's image that has room for more; they wait here to be sent as one answer.
+export const draft = (code) => JSON.parse(localStorage.getItem(draftName(code)) ?? "{}");
+export const keepDraft = (code, guessed) => localStorage.setItem(draftName(code), JSON.stringify(guessed));
+
+// Forget all that waits of a person.
+export function forget(code) {
+  localStorage.removeItem(waitingName(code));
+  localStorage.removeItem(draftName(code));
 }
 
 export class Outbox {
   #sending = false;
 
-  constructor(code, changed) {
+  // `changed` gets what to say of what waits; `refused` is called where an answer cannot be kept.
+  constructor(code, changed, refused) {
     this.code = code;
-    this.store = `tinysight-outbox-${code}`;
+    this.store = waitingName(code);
     this.changed = changed;
+    this.refused = refused;
   }
 
   get waiting() {
@@ -43,14 +73,13 @@ export class Outbox {
         this.#write((waiting) => { delete waiting[next[0]]; });
         this.changed("");
       } catch (error) {
-        if (error.status === 400) { // deleted in the meantime: nothing to keep it for
+        if (error.status === 400) { // as where the game was deleted in the meantime
           this.#write((waiting) => { delete waiting[next[0]]; });
-          this.changed(error.message);
+          this.refused();
           continue;
         }
-        const text = error.status === 403 ? "The quiz has a new link: open it, too." : "The server does not answer.";
-        this.changed(`${text} Go on: your answers wait here and are sent later.`);
-        await new Promise((done) => setTimeout(done, PAUSE));
+        this.changed(`${error.message} Go on: your answers wait here and are sent later.`);
+        await pause();
       }
     }
     this.#sending = false;
