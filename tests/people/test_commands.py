@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import torch
 
 from tinysight.api import quiz as module
+from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
+from tinysight.data.shapes import Shapes
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.people.material import Material
 from tinysight.people.store import Given, Store
@@ -141,6 +147,8 @@ def test_what_has_no_answers(
         (["--images", "11"], "go on with these settings"),
         (["--images", "10", "--host", "0.0.0.0"], "names no address"),
         (["--images", "10", "--networks", "no-such-run"], "no-such-run"),
+        (["--images", "10", "--token", "short"], "the token has 5 characters"),
+        (["--split", "train"], "cannot be asked; choose minival or val"),
         (["--images", "10", "--db", "mysql://u:secret@h/x"], "expected sqlite"),
     ],
 )
@@ -148,7 +156,119 @@ def test_a_quiz_that_cannot_begin_says_why(
     run_command: Tinysight, study: Path, words: list[str], message: str
 ) -> None:
     status, _, err = run_command("quiz", "small", "--db", str(study), *words)
-    assert status == 1 and message in err and "secret" not in err and err.count("\n") == 1
+    refused = [line for line in err.splitlines() if not line.startswith("warning: nobody will")]
+    assert status == 1 and message in refused[0] and len(refused) == 1
+    assert "secret" not in err
+
+
+def test_a_refused_quiz_makes_no_file(
+    run_command: Tinysight, study: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for words, message in (
+            (["--host", "0.0.0.0"], "names no address"),
+            (["--host", "192.0.2.1"], "--token"),
+            (["--token", "short"], "5 characters"),
+            (["--port", str(taken.getsockname()[1])], "give another --port"),
+            (["--split", "test"], "no labels"),
+            (["--images", "25"], "1 to 24"),
+            (["--networks", "no-such-run"], "no-such-run"),
+            (["--db", "missing/a.db"], "missing is not a folder; make it"),
+            (["--db", str(study)], "go on with these settings"),
+        ):
+            status, _, err = run_command("quiz", "small", "--images", "20", *words)
+            assert status == 1 and message in err, words
+            assert list(Path.cwd().iterdir()) == [], words
+
+
+def test_two_quizzes_of_different_data_have_a_database_each(
+    run_command: Tinysight, study: Path, dataset: Dataset, data_home: Path
+) -> None:
+    """Also while the first one has it open, and whoever asks: a quiz, a report or an export."""
+    other = build(
+        Shapes(num_train=48, num_minival=0, num_val=24, num_test=0, image_size=32, name="other"),
+        home=data_home,
+        workers=1,
+    )
+    assert other.class_names == dataset.class_names
+    with closing(Store(str(study), digest=dataset.digest, about=ABOUT)) as store:
+        before = store.answers("full")
+        for command in (["quiz"], ["people", "report"], ["people", "export"]):
+            words = (
+                ["--out", str(study.parent / "out")]
+                if command[0] == "people"
+                else ["--images", "10"]
+            )
+            status, _, err = run_command(*command, "other", "--db", str(study), *words)
+            assert status == 1 and f"{study} holds answers to other data" in err
+            assert not (study.parent / "out").exists()
+        assert store.answers("full") == before
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a quiz that was started answers: what it asks, and a person of each game."""
+    found: list[Any] = []
+
+    def run(server: Any, listener: Any, link: str, started: Any) -> None:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        token = {"Authorization": f"Bearer {link.partition('=')[2]}"}
+        for path, body in (
+            ("/api/quiz", None),
+            ("/api/people", {"game": "full"}),
+            ("/api/people", {"game": "quick"}),
+        ):
+            address = link.partition("/?")[0] + path
+            data = None if body is None else json.dumps(body).encode()
+            with urlopen(Request(address, data, token), timeout=30) as answer:
+                found.append(json.load(answer))
+        server.should_exit = True
+        thread.join(30)
+
+    monkeypatch.setattr(module.http, "run", run)
+    return found
+
+
+def test_a_preview_keeps_no_answers(
+    run_command: Tinysight, study: Path, asked: list[Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = study.read_bytes()
+    command = ["quiz", "small", "--images", "20", "--preview"]
+    for words in ([], ["--db", str(study)], ["--db", "new.db"]):
+        status, _, err = run_command(*command, *words)
+        assert status == 0 and err.endswith("\npreview: answers are not kept\n")
+    assert [each["preview"] for each in asked[::3]] == [True] * 3 and all(asked)
+    assert study.read_bytes() == before and list(tmp_path.glob("*.db")) == [study]
+
+
+@pytest.mark.parametrize(
+    ("images", "few"), [(17, ["full", "quick"]), (18, ["quick"]), (20, ["quick"])]
+)
+def test_a_quiz_in_which_nobody_can_count_warns(
+    run_command: Tinysight,
+    study: Path,
+    asked: list[Any],
+    tmp_path: Path,
+    images: int,
+    few: list[str],
+    dataset: Dataset,
+) -> None:
+    path = tmp_path / "new.db"
+    status, _, err = run_command("quiz", "small", "--images", str(images), "--db", str(path))
+    assert status == 0
+    lines = err.splitlines()
+    assert [line.split(" game: ")[0].split()[-1] for line in lines] == few
+    hints = {"full": "ask for more images per person", "quick": "val has no more images of its"}
+    for line, game in zip(lines, few, strict=True):
+        assert f"who has fewer than 20 answers is excluded; {hints[game]}" in line
+    assert asked[0]["preview"] is False and "nobody" not in json.dumps(asked)
+    with closing(Store(str(path), digest=dataset.digest, about=None)) as store:
+        sizes = [len(store.person(each["code"]).items) for each in asked[1:]]
+    assert [size < 20 for size in sizes] == ["full" in few, "quick" in few]
 
 
 def test_a_plan(run_command: Tinysight) -> None:

@@ -121,6 +121,11 @@ class Player:
                         self.wrong.append(f"{key}: {said} was overwritten by {again}")
 
 
+def open_again(url: str, home: Path) -> Store:
+    manifest = json.loads((home / "small" / "manifest.json").read_text())
+    return Store(url, digest=manifest["digest"], about={})
+
+
 @contextmanager
 def played(url: str, home: Path, fewest: int) -> Iterator[tuple[Lives, list[Player]]]:
     """Let people play during the body; then compare what was acknowledged and what is kept."""
@@ -137,13 +142,7 @@ def played(url: str, home: Path, fewest: int) -> Iterator[tuple[Lives, list[Play
         lives.close()
     assert [fault for player in everyone for fault in player.wrong] == []
     kept = {key: said for player in everyone for key, said in player.kept.items()}
-    with closing(
-        Store(
-            url,
-            digest=json.loads((home / "small" / "manifest.json").read_text())["digest"],
-            about={},
-        )
-    ) as store:
+    with closing(open_again(url, home)) as store:
         people = {code: store.person(code) for code in {code for code, _ in kept}}
         rows = store.answers("full")
     found = {
@@ -218,3 +217,64 @@ def test_a_hundred_kills_of_the_database(
     postgresql: Any, data_home: Path, dataset: Dataset
 ) -> None:
     kill_databases(postgresql, data_home, 100)
+
+
+def test_a_game_in_a_browser_goes_on_when_the_server_is_killed_twice(
+    browser: Any, database: Callable[[], str], data_home: Path, dataset: Dataset
+) -> None:
+    url = database()
+    lives = Lives(url, data_home)
+    lives.start()
+    while lives.ask("GET", "/api/quiz")[0] != 200:
+        time.sleep(0.01)
+    page = browser.new_page()
+    try:
+        page.goto(f"http://127.0.0.1:{lives.port}/?token={TOKEN}")
+        page.locator("#consent").check()
+        page.locator("#full").click()
+        page.locator("#skip").click()
+        said: dict[str, str] = {}
+        number = total = 0
+        while True:
+            page.wait_for_function(
+                """(said) => {
+                    const { shown = "practice" } = document.getElementById("game").dataset;
+                    return !document.getElementById("result").hidden
+                        || (!(shown in said) && !shown.startsWith("practice"));
+                }""",
+                arg=said,
+            )
+            if page.locator("#result").is_visible():
+                break
+            key = page.evaluate("() => document.getElementById('game').dataset.shown")
+            said[key] = dataset.class_names[number % 24]
+            number += 1
+            if number == 1:
+                page.wait_for_load_state("networkidle")  # all pictures are loaded
+                total = int(page.locator("#game-title").text_content().split()[-1])
+            if number == total:
+                lives.kill()
+            page.evaluate(SAY, said[key])
+            if number == 6:  # while the answer is on its way, or just kept
+                lives.kill()
+            if number in (7, total):
+                page.get_by_text("your answers wait here").wait_for()
+            if number in (9, total):
+                lives.start()
+        code = page.locator("#own").text_content()
+        assert page.locator("#status").text_content() == ""
+    finally:
+        page.close()
+        lives.close()
+    with closing(open_again(url, data_home)) as store:
+        kept = {key: given.response for key, _, given in store.person(code).items if given}
+        assert kept == said
+        assert len(store.answers("full")) == len(said) == len(store.person(code).items)
+
+
+SAY = """(name) => {
+    const field = document.getElementById("name");
+    field.value = name;
+    field.dispatchEvent(new Event("input"));
+    field.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+}"""

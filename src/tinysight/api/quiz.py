@@ -92,12 +92,18 @@ def _warn_of_few(material: Material) -> None:
     """Warn where a game has so few images that the rules exclude everybody."""
     games: tuple[Game, ...] = ("full", "quick")
     for game in games:
-        answers = len(material.plan(material.classes(game), 0))
-        if answers < MIN_ANSWERS:
+        shown = material.plan(material.classes(game), 0)
+        if len(shown) < MIN_ANSWERS:
+            as_asked = sum(item.kind in ("core", "main") for item in shown) == material.num_images
+            hint = (
+                "ask for more images per person"
+                if as_asked
+                else f"{material.split} has no more images of its classes"
+            )
             logger.warning(
                 "nobody will count in the %s game: it has %d images, and who has fewer than %d"
-                " answers is excluded; give more images per person",
-                game, answers, MIN_ANSWERS,
+                " answers is excluded; %s",
+                game, len(shown), MIN_ANSWERS, hint,
             )  # fmt: skip
 
 
