@@ -61,6 +61,24 @@ def simulate(material: Material, store: Store, game: Game, rng: np.random.Genera
                 () if unsure else tuple(names[i] for i in further),
             )
             store.answer(code, key, kept)
+        if len(items) == len(store.person(code).items):  # asked at the end
+            judge(material, store, code, choices, np.random.default_rng([SEED, 2, number]))
+
+
+def judge(
+    material: Material, store: Store, code: str, choices: list[int], rng: np.random.Generator
+) -> None:
+    """Let a person say of five images whether answers that are not the label are right, too."""
+    names, asked = material.dataset.class_names, 0
+    for key, item, kept in store.person(code).items:
+        networks = [names[material.network_answer(n, item.row, choices)] for n in NETWORKS
+                    if item.kind in ("core", "main")]  # fmt: skip
+        others = {kept.response if kept else None, *networks} - {item.target, None}
+        if not networks or not others or asked == 5:
+            continue
+        asked += 1
+        for name in sorted(others):
+            store.mark(code, key, name, bool(rng.random() < 0.2))
 
 
 def main(out: Path) -> None:

@@ -99,6 +99,14 @@ def test_planted_answers_give_known_numbers(make_study: MakeStudy) -> None:
     assert np.trace(net.confusions) == 20 and net.confusions.sum() == 24
 
 
+def test_exchanged_images_are_caught_where_one_person_saw_them(make_study: MakeStudy) -> None:
+    study = make_study({"a": FIVE["a"]}, **NETWORKS)
+    rows = list(study.people.rows)
+    rows[:2] = [replace(rows[0], image=rows[1].image), replace(rows[1], image=rows[0].image)]
+    with pytest.raises(ValueError, match="exchanged"):
+        replace(study, people=gather(rows, study.choices))
+
+
 def test_error_consistency_is_not_defined_for_who_is_always_right(make_study: MakeStudy) -> None:
     found = findings(make_study(FIVE, **NETWORKS))
     net, perfect = found.networks

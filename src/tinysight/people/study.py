@@ -24,7 +24,8 @@ class Study:
         people: all their answers, catch images and repeats included.
         marks: what people said afterwards of answers that are not the label.
 
-    Raises ValueError where people answered images that are not of the split.
+    Raises ValueError where people answered images that are not of the split, or that have another
+    class there.
     """
 
     material: Material
@@ -34,7 +35,17 @@ class Study:
     marks: tuple[Mark, ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self.answers
+        names, labels = self.dataset.class_names, self.dataset.labels
+        for row in self.people.rows:
+            if row.kind == "catch":
+                continue
+            if row.image not in self.rows:
+                raise ValueError(f"{row.image} is not an image of {self.material.split}")
+            if (label := names[labels[self.rows[row.image]]]) != row.target:
+                raise ValueError(
+                    f"{row.image} is {label!r} in {self.dataset.name}, but {row.target!r} in the"
+                    " answers; were names of images exchanged?"
+                )
 
     @property
     def dataset(self) -> Dataset:
