@@ -20,6 +20,7 @@ from tinysight.data.build import build
 from tinysight.data.dataset import Dataset
 from tinysight.data.shapes import Shapes
 from tinysight.evaluation.evaluate import Evaluation
+from tinysight.people import store
 from tinysight.people.material import Material
 from tinysight.people.store import Given, Store
 
@@ -76,6 +77,21 @@ def test_export_with_a_network(
     network = (out / "model-vs-human" / "small-full" / files[0]).read_text().splitlines()[1:]
     assert len(network) == len(counts)
     assert all(line.split(",")[4] != line.split(",")[5] for line in network)
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_a_study_that_may_only_be_read(
+    run_command: Tinysight, study: Path, tmp_path: Path, command: str, monkeypatch: Any
+) -> None:
+    """Nothing is written into its folder, which may be another person's, or a read-only disk."""
+    monkeypatch.setattr(store, "is_writable", lambda file: False)
+    (tmp_path / "theirs").mkdir()
+    theirs, out = study.rename(tmp_path / "theirs" / "a.db"), tmp_path / "out"
+    before = theirs.read_bytes(), theirs.parent.stat().st_mtime_ns
+    words = ["--db", str(theirs), "--out", str(out), "--people", "all"]
+    status, _, err = run_command("people", command, "small", *words)
+    assert status == 0 and err == "" and any(out.iterdir())
+    assert (theirs.read_bytes(), theirs.parent.stat().st_mtime_ns) == before
 
 
 def test_an_ensemble_answers_by_the_mean_probability(

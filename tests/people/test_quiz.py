@@ -26,7 +26,7 @@ from tinysight.people.material import TABLE, Material
 from tinysight.people.quiz import Quiz, create_app
 from tinysight.people.report import write_study
 from tinysight.people.results import analyze
-from tinysight.people.store import Store, UnavailableError
+from tinysight.people.store import Given, Store, UnavailableError
 from tinysight.people.study import Study
 from tinysight.server.http import serving
 
@@ -311,6 +311,20 @@ def test_nothing_of_the_machine_is_shown_to_players(page: Any, quiz: Running) ->
     page.locator("#skip").click()
     shown(page)
     assert status.text_content() == ""
+
+
+def test_the_page_goes_on_by_itself_at_its_beginning_and_its_end(page: Any, quiz: Running) -> None:
+    begin(page, "quick")
+    code = code_of(page)
+    for key, item, _ in quiz.store.person(code).items:
+        quiz.store.answer(code, key, Given(item.target, 1.0))
+    for path in ("api/quiz", f"api/people/{code}", f"api/people/{code}/result"):
+        page.route(f"**/{path}", partial(fail_by, None))
+        page.reload()
+        page.get_by_text("The server does not answer. This page goes on by itself.").wait_for()
+        page.unroute(f"**/{path}")
+        page.locator("#result").wait_for()
+        assert page.locator("#status").text_content() == ""
 
 
 def wait_until_sent(page: Any) -> None:

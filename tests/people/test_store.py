@@ -380,6 +380,10 @@ def test_a_file_that_may_only_be_read_is_read_but_no_quiz_begins(is_open: bool) 
             with closing(Store(str(path), digest="d", about=None)) as found:
                 assert [answer.response for answer in found.answers("full")] == ["dog"]
                 assert found.about == {"seed": 1} and found.classes("full") == CLASSES
+            with pytest.MonkeyPatch.context() as newer:
+                newer.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, ("SELECT 1",)))
+                with pytest.raises(ValueError, match=r"copy it, .* to a folder that you can write"):
+                    Store(str(path), digest="d", about=None)
             for name in (path, Path(folder, "new.db")):
                 with pytest.raises(ValueError, match="cannot be written; make it and its folder"):
                     open_store(str(name))

@@ -118,7 +118,7 @@ class Store:
 
     def __init__(self, url: str, *, digest: str, about: dict[str, Any] | None) -> None:
         file = file_of(url)
-        name = str(file or "the database")
+        name, read_only = str(file or "the database"), False
         if file is None:
             self.engine = self.readers = server_engine(url)
         else:
@@ -138,7 +138,9 @@ class Store:
                 )
         except UnavailableError as error:
             self.close()
-            raise UnavailableError(f"{name} cannot be opened: {error}") from None
+            hint = f"; copy it, and {name}-wal if it is there, to a folder that you can write"
+            text = f"{name} cannot be opened: {error}{hint if read_only else ''}"
+            raise UnavailableError(text) from None
         except ValueError:
             self.close()
             raise
