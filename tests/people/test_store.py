@@ -177,6 +177,16 @@ def test_a_study_that_was_not_begun_is_not_read(url: str, tmp_path: Path) -> Non
     assert not (tmp_path / "missing.db").exists()
 
 
+def test_another_programs_database_is_left_alone(url: str) -> None:
+    with closing(open_store(url)) as store, store.engine.begin() as connection:
+        others = sa.MetaData()
+        others.reflect(connection)
+        others.drop_all(connection)
+        sa.Table("recipes", sa.MetaData(), sa.Column("name", sa.Text)).create(connection)
+    with pytest.raises(ValueError, match="holds recipes, of another program"):
+        open_store(url)
+
+
 def test_a_database_of_an_older_version_is_brought_further(
     store: Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
