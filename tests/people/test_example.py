@@ -52,7 +52,7 @@ def counted(rows: Rows) -> dict[str, bool]:
 
 def test_columns_and_types(trials: dict[str, Rows]) -> None:
     classes = (EXPORT / "classes.txt").read_text("utf-8").splitlines()
-    assert len(trials) == 14 + len(NETWORKS) and len(classes) == 24
+    assert len(trials) == 12 + len(NETWORKS) and len(classes) == 24
     category: dict[str, str] = {}
     for subject, rows in trials.items():
         assert all(list(row) == [*COLUMNS, "imagename"] for row in rows)
@@ -91,6 +91,14 @@ def test_accuracies_and_error_consistencies_are_those_of_the_report(
             same = (pair[:, 0] == pair[:, 1]).mean()
             expected = None if p in (0, 1) else pytest.approx((same - chance) / (1 - chance))
             assert value == expected
+    excluded = {row["subj"]: row["reason"] for row in read(EXPORT / "excluded.csv")}
+    assert excluded == numbers["excluded"] and not set(excluded) & set(trials)
+    judged = read(EXPORT / "also_right.csv")
+    for whose, given_by in (("their own answers", "person"), ("answers of networks", "network")):
+        said = [int(row["also_right"]) for row in judged if row["given_by"] == given_by]
+        found = own["also_right"][whose]
+        assert found["asked"] == len(said) > 0
+        assert found["share"]["value"] == pytest.approx(np.mean(said))
     images = {image for person in own["people"] for image in right[person["name"]]}
     for network in own["networks"]:
         mean = np.mean([right[network["name"]][image] for image in images])

@@ -201,6 +201,7 @@ def test_who_is_excluded_is_left_out_unless_all_are_asked_for(tmp_path: Path) ->
     seen = {row["imagename"] for row in read(tmp_path / "images.csv")}
     network = read(tmp_path / "model-vs-human" / "s" / files[0])
     assert {row["imagename"] for row in network} == seen
+    assert [int(row["trial"]) for row in network] == list(range(1, 51))
     slow = [replace(row, seconds=0.1) for row in rows if row.subject != "network"]
     with pytest.raises(ValueError, match="--people all"):
         write_exports(gather(slow, STUDY.class_names), tmp_path, name="s")

@@ -19,14 +19,14 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinysight.files import write_atomic
-from tinysight.people.answers import Answer, Answers, Mark, Who, exclusions, shown_names
+from tinysight.people.answers import Answer, Answers, Mark, Who, exclusions, gather, shown_names
 from tinysight.people.statistics import count_answers
 
 CANNOT_TELL = "na"
@@ -120,11 +120,15 @@ def write_exports(
 
 
 def _seen(answers: Answers, people: Collection[str], networks: Collection[str]) -> Answers:
-    """Keep the answers of some people, and those of networks to the images that these saw."""
-    images = {row.image for row in answers.rows if row.subject in people}
-    kept = [r.subject in people or (r.subject in networks and r.image in images)
-            for r in answers.rows]  # fmt: skip
-    return answers.only(np.array(kept))
+    """Keep the answers of some people, and those of networks to the images that these saw, whose
+    trials are numbered again.
+    """
+    rows = [row for row in answers.rows if row.subject in people]
+    images = {row.image for row in rows}
+    for network in networks:
+        own = (r for r in answers.rows if r.subject == network and r.image in images)
+        rows += [replace(row, trial=trial) for trial, row in enumerate(own, 1)]
+    return gather(rows, answers.class_names)
 
 
 def _write_counts(counted: Answers, short: Mapping[str, str], folder: Path) -> None:
