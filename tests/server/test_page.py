@@ -91,9 +91,12 @@ def test_what_is_no_picture_is_said_and_the_rest_is_answered(
 def test_everything_by_keyboard(
     page: Any, pictures: list[Path], choose_by_enter: Callable[..., None]
 ) -> None:
-    for _ in range(5):  # four views, then the button
+    focused = "() => document.activeElement.id"
+    for _ in range(6):  # four views, the models where a test taught one, the button
         page.keyboard.press("Tab")
-    assert page.evaluate("() => document.activeElement.id") == "choose"
+        if page.evaluate(focused) == "choose":
+            break
+    assert page.evaluate(focused) == "choose"
     choose_by_enter(page, pictures)
     answered(page, 4)
     reached = []
