@@ -63,7 +63,12 @@ def trained(name: str, one: Setting, head: str) -> Run:
         localizer=replace(config.localizer, **own, giou_weight=1.0),
         augment=replace(config.augment, mosaic=mosaic, zoom=max(config.augment.zoom, 1.4)),
         optimizer=replace(config.optimizer, **ADAM),
-        train=replace(config.train, epochs=one.epochs, flip_average=head in ("mlp", "centernet")),
+        train=replace(
+            config.train,
+            epochs=one.epochs,
+            ema_decay=0.0,
+            flip_average=head in ("mlp", "centernet"),
+        ),
     )
     if one.data.endswith(".fold0") or one.recipe == "localizer-many":
         config = replace(config, data=replace(config.data, monitor="none"))
