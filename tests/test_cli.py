@@ -130,7 +130,7 @@ def test_evaluate_warns_of_training_images(tinysight: Tinysight) -> None:
     both = ("data.train=train+minival", "data.monitor=none")
     tinysight.ok("train", "quickstart", "--name", "both", *SMALL, *both)
     status, _, err = tinysight("evaluate", "both", "--split", "minival")
-    assert status == 0 and "warning: the run was trained on 24 of these 24 images" in err
+    assert status == 0 and "was trained on 24 of these 24 images" in err
     assert "warning" not in tinysight("evaluate", "both")[2]
     assert (
         "on 120 of these 120 images" in tinysight("evaluate", "both", "--split", "train+minival")[2]

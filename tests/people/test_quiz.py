@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -261,6 +262,7 @@ def test_a_game_is_deleted_or_found_by_its_code(page: Any, quiz: Running, barrie
     assert page.locator("#status").bounding_box()["y"] < 900  # it is seen from the field
     page.locator("#code").fill(code)
     page.keyboard.press("Enter")
+    page.locator("#skip").click()  # nothing was answered yet
     shown(page)
     assert code_of(page) == code and page.locator("#status").text_content() == ""
 
@@ -276,6 +278,7 @@ def test_a_game_that_was_deleted_elsewhere_ends_in_words(page: Any, quiz: Runnin
     page.route("**/api/people/*/*", lambda route: route.fulfill(status=404, json={"error": "x"}))
     page.locator("#code").fill(code)
     page.keyboard.press("Enter")
+    page.locator("#skip").click()
     page.get_by_text("There is no game of this code any more: its answers were").wait_for()
     page.locator("#start").wait_for()
 
@@ -526,6 +529,34 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
     assert rows[1].further == tuple(names[1:3]) and len(rows) == 4
 
 
+def test_a_class_named_by_a_digit_has_that_key(page: Any) -> None:
+    names = [*"012", "tea", *"456789"]
+
+    def renamed(route: Any) -> None:
+        route.fulfill(json=route.fetch().json() | {"classes": names})
+
+    page.route(re.compile(r"/api/people/[a-z0-9]+$"), renamed)
+    begin(page, "quick")
+    assert page.locator("#keys kbd").all_inner_texts() == [*"0123456789"]
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.keyboard.press("5")
+    assert json.loads(sent.value.post_data)["response"] == "5"
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_reload_in_practice_goes_on_with_practice(page: Any, quiz: Running) -> None:
+    begin(page, "full", practice=True)
+    page.locator("#game-title", has_text="Practice: 10 to go").wait_for()
+    page.locator("#unknown").click()
+    page.locator("#game-title", has_text="Practice: 9 to go").wait_for()
+    page.reload()
+    page.locator("#game-title", has_text="Practice: 10 to go").wait_for()
+    page.locator("#skip").click()
+    page.locator("#game-title", has_text="Image 1 of").wait_for()
+    page.reload()  # practice is over
+    page.locator("#game-title", has_text="Image 1 of").wait_for()
+
+
 def test_a_reload_between_two_guesses_asks_for_the_second_again(
     page_of_three_guesses: Any, quiz: Running
 ) -> None:
@@ -717,14 +748,15 @@ def test_a_database_that_fails_acknowledges_nothing(
         raise UnavailableError("the database did not take it (disk full)")
 
     monkeypatch.setattr(quiz.store, "answer", fail)
-    connection = http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)
+    monkeypatch.setattr(quiz.store, "image_row", fail)
     name = quiz.material.dataset.class_names[0]
-    body = json.dumps({"response": name}).encode()
-    connection.request("POST", "/api/people/x/y", body, {"Authorization": f"Bearer {TOKEN}"})
-    answer = connection.getresponse()
-    assert answer.status == 503 and "disk full" in json.loads(answer.read())["error"]
-    assert answer.getheader("Retry-After") == "1"
-    connection.close()
+    for method, body in (("POST", json.dumps({"response": name}).encode()), ("GET", None)):
+        connection = http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)
+        connection.request(method, "/api/people/x/y", body, {"Authorization": f"Bearer {TOKEN}"})
+        answer = connection.getresponse()
+        assert answer.status == 503 and "disk full" in json.loads(answer.read())["error"]
+        assert answer.getheader("Retry-After") == "1"
+        connection.close()
 
 
 def test_names_are_found_by_few_letters(page: Any) -> None:

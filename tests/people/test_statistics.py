@@ -14,7 +14,14 @@ import pytest
 from scipy import stats
 
 from tinysight.people import statistics
-from tinysight.people.answers import Answer, Answers, exclusions, gather, network_answers
+from tinysight.people.answers import (
+    Answer,
+    Answers,
+    exclusions,
+    gather,
+    network_answers,
+    shown_names,
+)
 from tinysight.people.planning import Assumptions, alike, half_width, paired_answers
 from tinysight.people.simulation import Simulation
 
@@ -61,6 +68,11 @@ def sketch(published: Path) -> Answers:
 
 
 @pytest.mark.data
+def test_people_keep_their_names_whoever_is_missing() -> None:
+    assert shown_names(["p-0001", "p-0012"]) == {"p-0001": "subject-02", "p-0012": "subject-13"}
+    assert shown_names(["b", "a"]) == {"b": "subject-01", "a": "subject-02"}
+
+
 def test_published_agreement_is_reproduced(published: Path) -> None:
     counts = np.load(published / "cifar10h-counts.npy")
     found = statistics.agreement(counts)

@@ -76,7 +76,7 @@ def evaluate_files(
         dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
         split = split or evaluations.default_split(run, dataset)
         if not run.is_cross_validated(run.label(dataset.name, split)):
-            _warn_of_training_images(run, dataset, split, data_dir)
+            warn_of_training_images(run, dataset, split, data_dir)
         evaluation = evaluate_run(
             run,
             dataset,
@@ -141,7 +141,9 @@ def _write_figures(
     return files
 
 
-def _warn_of_training_images(run: Run, data: Dataset, split: str, data_dir: Folder | None) -> None:
+def warn_of_training_images(
+    run: Run, data: Dataset, split: str, data_dir: Folder | None = None
+) -> None:
     """Warn where images of the split are among those that the run was trained on."""
     config = run.config
     apart = not set(split.split("+")) & set(config.data.train.split("+"))
@@ -154,4 +156,5 @@ def _warn_of_training_images(run: Run, data: Dataset, split: str, data_dir: Fold
     same = own.digest == run.data_digest
     if count := same and evaluations.num_learned(config, own, data, split):
         known = f"{count:,} of these {len(data.rows(split)):,} images"
-        logger.warning("the run was trained on %s: its error is too low; use others", known)
+        message = "%s was trained on %s: its error is too low; use others"
+        logger.warning(message, run.name, known)

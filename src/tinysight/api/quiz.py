@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinysight.api.data import Data, Folder, load_dataset
-from tinysight.api.evaluate import evaluate_run
+from tinysight.api.evaluate import evaluate_run, warn_of_training_images
 from tinysight.api.models import find_weights, load_model
 from tinysight.data.dataset import Dataset
 from tinysight.device import select_device
@@ -218,6 +218,7 @@ def _evaluate(
     name = str(network.name if isinstance(network, Run) else network)
     if source is not None and source.is_dir():
         run = find_run(source)
+        warn_of_training_images(run, dataset, split)
         name, path = run.name, run.scores_path(run.label(dataset.name, split))
         if path.is_file() and dataset.digest == run.data_digest:
             evaluation = Evaluation.load(path)

@@ -186,8 +186,14 @@ def network_answers(
 
 
 def shown_names(people: Sequence[str]) -> dict[str, str]:
-    """Return what people are called in exports and reports: "subject-01" and so on."""
-    return {name: f"subject-{i:02}" for i, name in enumerate(people, 1)}
+    """Return what people are called in exports and reports: "subject-01" and so on.
+
+    The number of "p-0000" is that of the store: it stays, whoever is deleted or answers later.
+    Other names are numbered in their order.
+    """
+    kept = [name.removeprefix("p-") for name in people]
+    numbers = map(int, kept) if all(map(str.isdecimal, kept)) else range(len(people))
+    return {name: f"subject-{number + 1:02}" for name, number in zip(people, numbers, strict=True)}
 
 
 def exclusions(answers: Answers) -> dict[str, str]:

@@ -66,11 +66,11 @@ class Quiz:
             Route(person, _answered(self._person), methods=["GET"]),
             Route(person, _answered(self._delete), methods=["DELETE"]),
             Route(f"{person}/result", _answered(self._result), methods=["GET"]),
-            Route(item, self._show_picture, methods=["GET"]),
+            Route(item, _answered(self._show_picture), methods=["GET"]),
             Route(item, _answered(self._answer), methods=["POST"]),
             Route(f"{item}/also", _answered(self._mark), methods=["POST"]),
-            Route("/api/gallery/{row:int}", self._show_known, methods=["GET"]),
-            Route("/api/gallery/{row:int}/small", self._show_known, methods=["GET"]),
+            Route("/api/gallery/{row:int}", _answered(self._show_known), methods=["GET"]),
+            Route("/api/gallery/{row:int}/small", _answered(self._show_known), methods=["GET"]),
         ]
 
     async def _show(self, request: Request) -> dict[str, Any]:
@@ -246,13 +246,14 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _answered(
-    act: Callable[[Request], Awaitable[dict[str, Any]]],
+    act: Callable[[Request], Awaitable[dict[str, Any] | Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Answer in JSON; `error` where it was not done, which a 503 asks to try again."""
+    """Answer, in JSON; `error` where it was not done, which a 503 asks to try again."""
 
     async def answer(request: Request) -> Response:
         try:
-            return JSONResponse(await act(request))
+            found = await act(request)
+            return found if isinstance(found, Response) else JSONResponse(found)
         except UnavailableError as error:
             return site.refusal(503, str(error))
         except ValueError as error:

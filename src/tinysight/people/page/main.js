@@ -56,7 +56,6 @@ async function begin() {
 async function register(game) {
   const { code } = await call("api/people", { method: "POST", body: JSON.stringify({ game }) });
   localStorage.setItem(remembered(), code);
-  practice = [...quiz.practice[game]];
   await insist(() => enter(code));
 }
 
@@ -80,8 +79,9 @@ async function enter(code) {
   outbox.send();
   byId("own").textContent = code;
   byId("code").value = "";
-  if (person.items.some((item) => item.answered)) practice = [];
   collect();
+  const begun = todo.length < person.items.length || draft(code).key;
+  practice = begun ? [] : [...quiz.practice[person.game]];
   byId("typed").hidden = person.game === "quick";
   byId("classes").hidden = person.game === "quick";
   drawClasses();
@@ -134,16 +134,17 @@ async function next() {
   shownAt = performance.now();
   current = practice.length ? { practice: practice[0] } : { key: todo[0], guesses: [] };
   byId("game").dataset.shown = current.key ?? `practice-${practice.length}`;
+  const begun = current.key ? draft(person.code) : {}; // of a page that was left at this image
+  const again = begun.key && begun.key === current.key;
+  if (again) current = begun;
+  else if (current.key) keepDraft(person.code, current);
   if (person.game === "quick") {
-    setTimeout(() => { if (turn === mine) byId("picture").style.visibility = "hidden"; }, GLIMPSE);
+    if (again) byId("picture").style.visibility = "hidden"; // it was shown
+    else setTimeout(() => { if (turn === mine) byId("picture").style.visibility = "hidden"; }, GLIMPSE);
     return;
   }
   byId("name").focus();
-  const begun = draft(person.code); // of a page that was left between two guesses
-  if (begun.key && begun.key === current.key) {
-    current = begun;
-    askFurther(begun.guesses.at(-1));
-  }
+  if (again && begun.guesses.length) askFurther(begun.guesses.at(-1));
 }
 
 function answer(response) {
@@ -220,11 +221,19 @@ function onKey(event) {
   mark();
 }
 
+// The key of a class of the quick game: a digit is its own, the others have the next that is free.
+function keyOf(name) {
+  const digits = [..."1234567890"];
+  if (digits.includes(name)) return name;
+  const free = digits.filter((digit) => !person.classes.includes(digit));
+  return free[person.classes.filter((other) => !digits.includes(other)).indexOf(name)];
+}
+
 function drawClasses() {
   const quick = person.game === "quick";
-  byId("keys").replaceChildren(...(quick ? person.classes : []).map((name, i) => {
+  byId("keys").replaceChildren(...(quick ? person.classes : []).map((name) => {
     const button = element("button", name, { type: "button", onclick: () => answer(name) });
-    button.prepend(element("kbd", String((i + 1) % 10)), " ");
+    button.prepend(element("kbd", keyOf(name)), " ");
     return button;
   }));
   byId("groups").replaceChildren(...(quick ? [] : quiz.groups).map(([name, group]) => {
@@ -246,6 +255,7 @@ async function finish() {
   show("");
   const mine = turn;
   await outbox.empty();
+  forget(person.code); // nobody after finds the code
   const found = await insist(() => call(`api/people/${person.code}/result`), () => mine === turn);
   if (mine !== turn) return;
   const { shares, instructive } = found;
@@ -337,9 +347,11 @@ byId("name").oninput = suggest;
 byId("name").onkeydown = onKey;
 byId("again").onclick = () => leave();
 document.addEventListener("keydown", (event) => {
-  const place = event.key === "0" ? 9 : Number(event.key) - 1;
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
-  if (person?.game === "quick" && !byId("game").hidden && !byId("confirm").open && plain && place in person.classes) answer(person.classes[place]);
+  if (person?.game === "quick" && !byId("game").hidden && !byId("confirm").open && plain) {
+    const name = person.classes.find((each) => keyOf(each) === event.key);
+    if (name !== undefined) answer(name);
+  }
 });
 document.addEventListener("visibilitychange", report(async () => { // another tab may have gone on
   if (document.hidden || !person || byId("game").hidden) return;

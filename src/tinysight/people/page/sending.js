@@ -55,7 +55,8 @@ export class Outbox {
   #write(change) {
     const waiting = this.waiting; // read again: another tab may have written
     change(waiting);
-    localStorage.setItem(this.store, JSON.stringify(waiting));
+    if (Object.keys(waiting).length) localStorage.setItem(this.store, JSON.stringify(waiting));
+    else localStorage.removeItem(this.store); // nobody after finds the code
   }
 
   add(key, answer) {
