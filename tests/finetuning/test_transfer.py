@@ -76,7 +76,10 @@ def test_the_report_has_means_verdicts_and_the_chosen_encoder(tmp_path: Path) ->
     text = (tmp_path / "table.md").read_text()
     assert "| bundled | 20.00 (1.00) | 18.00 (1.00) | 3 s |" in text
     assert "| the encoder chosen | 30.00 (1.00) | 28.00 (1.00) | 3 s |" in text
-    assert "10 per class: entire network: error 1.00 points higher than of bundled (3 seeds" in said
+    assert (
+        "10 per class: entire network: error 1.00 points higher than that of bundled (3 seeds"
+        in said
+    )
     assert said in text.replace("\n- ", "\n") and (tmp_path / "figure.png").stat().st_size > 10_000
 
 

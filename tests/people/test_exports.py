@@ -54,6 +54,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_people_have_the_numbers_of_the_store_in_all_files(tmp_path: Path) -> None:
+    stored = {"p-00": "p-0001", "p-01": "p-0004", "p-02": "p-0011"}
+    rows = [replace(row, subject=stored.get(row.subject, row.subject)) for row in study().rows]
+    again = gather(rows, STUDY.class_names)
+    assert set(again.subjects) == {*stored.values(), "network"}
+    written = write_exports(again, tmp_path, name="s", networks=["network"], people="all")
+    assert list(written.people) == ["subject-02", "subject-05", "subject-12"]
+    assert {row["annotator_id"] for row in read(tmp_path / "raw.csv")} == {"1", "4", "11"}
+
+
 def test_model_vs_human_form_is_read_back(folder: Path) -> None:
     files = sorted((folder / "model-vs-human" / "shapes-96").iterdir())
     assert [file.name for file in files] == [

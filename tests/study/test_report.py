@@ -119,7 +119,7 @@ def test_the_error_is_that_of_the_weights_kept(tmp_path: Path) -> None:
 def test_a_verdict_tells_difference_from_noise(tmp_path: Path) -> None:
     write_study(tmp_path)
     better, alike = report(tmp_path).verdicts
-    assert better.startswith("better: error 9.00 points lower than of plain (3 seeds")
+    assert better.startswith("better: error 9.00 points lower than that of plain (3 seeds")
     assert better.endswith(": larger than the noise between seeds.")
     assert alike.endswith(": not larger than the noise between seeds.")
     assert json.loads((tmp_path / "results.json").read_text())["verdicts"] == [better, alike]

@@ -185,15 +185,20 @@ def network_answers(
     ]  # fmt: skip
 
 
-def shown_names(people: Sequence[str]) -> dict[str, str]:
-    """Return what people are called in exports and reports: "subject-01" and so on.
+def numbered(people: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of people, from 0.
 
-    The number of "p-0000" is that of the store: it stays, whoever is deleted or answers later.
-    Other names are numbered in their order.
+    That of "p-0000" is the store's: it stays, whoever is deleted or answers later. Other names are
+    numbered in their order.
     """
     kept = [name.removeprefix("p-") for name in people]
     numbers = map(int, kept) if all(map(str.isdecimal, kept)) else range(len(people))
-    return {name: f"subject-{number + 1:02}" for name, number in zip(people, numbers, strict=True)}
+    return dict(zip(people, numbers, strict=True))
+
+
+def shown_names(people: Sequence[str]) -> dict[str, str]:
+    """Return what people are called in exports and reports: "subject-01" for number 0."""
+    return {name: f"subject-{number + 1:02}" for name, number in numbered(people).items()}
 
 
 def exclusions(answers: Answers) -> dict[str, str]:

@@ -26,7 +26,16 @@ from typing import Any
 import numpy as np
 
 from tinysight.files import write_atomic
-from tinysight.people.answers import Answer, Answers, Mark, Who, exclusions, gather, shown_names
+from tinysight.people.answers import (
+    Answer,
+    Answers,
+    Mark,
+    Who,
+    exclusions,
+    gather,
+    numbered,
+    shown_names,
+)
 from tinysight.people.statistics import count_answers
 
 CANNOT_TELL = "na"
@@ -68,7 +77,7 @@ def write_exports(
 ) -> Exported:
     """Write the answers of people and networks into a folder, in both forms.
 
-    People become "subject-01" and so on in the order of `answers.subjects`, whoever is left out.
+    People become "subject-01" and so on, see `shown_names`, whoever is left out.
     Repeats and catch images are not counted; the trials of people have them, with this as their
     condition.
 
@@ -108,7 +117,7 @@ def write_exports(
     short = _short_names(answers.images)
     _write_counts(answers.of(kept).counted, short, folder)
     index = {image: i for i, image in enumerate(answers.of(kept).counted.images)}
-    _write(folder / "raw.csv", RAW_COLUMNS, _raw(answers.of(kept), everybody, index))
+    _write(folder / "raw.csv", RAW_COLUMNS, _raw(answers.of(kept), numbered(everybody), index))
     _write_if_any(folder / "further.csv", GUESS_COLUMNS, _guesses(answers.rows, shown, short))
     _write_if_any(folder / "also_right.csv", ALSO_COLUMNS, _also_right(marks, shown, short))
     _write_trials(answers, folder / "model-vs-human" / _plain(name), shown, short, networks)
@@ -194,7 +203,7 @@ def _also_right(
 
 
 def _raw(
-    answers: Answers, people: Sequence[str], index: dict[str, int]
+    answers: Answers, people: dict[str, int], index: dict[str, int]
 ) -> Iterable[tuple[Any, ...]]:
     """Return the lines of raw.csv; times are in milliseconds, of a session's own clock."""
     elapsed: dict[tuple[str, int], float] = {}
@@ -205,7 +214,7 @@ def _raw(
         if row.kind == "repeat":
             continue
         yield (
-            people.index(row.subject), row.trial, int(row.kind == "catch"), row.target,
+            people[row.subject], row.trial, int(row.kind == "catch"), row.target,
             row.response or CANNOT_TELL, answers.target[i], answers.response[i],
             int(answers.correct[i]), index.get(row.image, NO_IMAGE), row.image, row.target,
             "" if row.seconds is None else round(1000 * row.seconds), round(elapsed[key]),

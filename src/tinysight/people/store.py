@@ -366,11 +366,10 @@ def _migrate(connection: sa.Connection, name: str) -> None:
         return  # nothing is written: it may be one that can only be read
     if connection.dialect.name == "postgresql":  # two servers that start at once
         _run(connection, "SELECT pg_advisory_xact_lock(745)")
-    others = [] if _version(connection) else sa.inspect(connection).get_table_names()
-    if others:
+    version = _version(connection)
+    if not version and (others := sa.inspect(connection).get_table_names()):
         raise ValueError(f"{name} holds {others[0]}, of another program; name another by --db")
     _run(connection, "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-    version = _version(connection)
     if version > len(MIGRATIONS):
         raise ValueError(
             f"{name} has version {version}, this tinysight knows {len(MIGRATIONS)}; update it"

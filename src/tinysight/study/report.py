@@ -202,7 +202,7 @@ def verdict(
         return f"{label} and {reference}: no seed of both is finished yet."
     difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
     points = f"{100 * abs(difference.mean):.2f} points"
-    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than of {reference}"
+    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than that of {reference}"
     if difference.mean == 0:
         error = f"equal to that of {reference}"
     if difference.interval is None:

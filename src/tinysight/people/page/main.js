@@ -255,6 +255,7 @@ async function finish() {
   show("");
   const mine = turn;
   await outbox.empty();
+  if (mine !== turn) return;
   forget(person.code); // nobody after finds the code
   const found = await insist(() => call(`api/people/${person.code}/result`), () => mine === turn);
   if (mine !== turn) return;
