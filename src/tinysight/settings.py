@@ -44,18 +44,27 @@ def change(config: Config, changes: dict[str, Any]) -> Config:
     """Return `override(config, changes)`; raise ValueError where a change would have no effect."""
     changed = override(config, changes)
     for name in changes:
-        for key in (name.partition(".")[0], name):
-            deciding, values = USED_WITH.get(key, ("", ()))
-            if not deciding or name == deciding:
-                continue
-            section, _, field = deciding.partition(".")
-            value = getattr(getattr(changed, section), field)
-            if value not in values:
-                raise ValueError(
-                    f"{name} has no effect with {deciding}={value}; set {deciding} to "
-                    f"{' or '.join(values)}, or leave {name} out"
-                )
+        if reason := _reason_unused(changed, name):
+            raise ValueError(f"{name} has no effect with {reason}, or leave {name} out")
     return changed
+
+
+def is_used(config: Config, name: str) -> bool:
+    """Whether the setting `section.field` has an effect in `config`."""
+    return not _reason_unused(config, name)
+
+
+def _reason_unused(config: Config, name: str) -> str:
+    """Return which setting keeps another from having an effect, and what to set it to; or ""."""
+    for key in (name.partition(".")[0], name):
+        deciding, values = USED_WITH.get(key, ("", ()))
+        if not deciding or name == deciding:
+            continue
+        section, _, field = deciding.partition(".")
+        value = getattr(getattr(config, section), field)
+        if value not in values:
+            return f"{deciding}={value}; set {deciding} to {' or '.join(values)}"
+    return ""
 
 
 def from_dict(values: dict[str, Any]) -> Config:

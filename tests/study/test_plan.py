@@ -12,9 +12,9 @@ from tinysight import run as runs
 from tinysight.config import Config, ModelConfig
 from tinysight.data.dataset import Dataset
 from tinysight.recipes import recipe
-from tinysight.settings import override, parse_assignments
+from tinysight.settings import change, parse_assignments
 from tinysight.study import plan
-from tinysight.study.definitions import Member, Study, study
+from tinysight.study.definitions import STUDIES, Member, Study, study
 
 MODERN = recipe("resnet18-modern")
 
@@ -58,9 +58,7 @@ def test_without_options_a_recipe_keeps_its_own() -> None:
     assert [job.config.train.epochs for job in jobs] == [60, 60]
 
 
-@pytest.mark.parametrize(
-    "of", [PAIR, study("depth"), study("weight-decay")], ids=lambda of: str(of.name)
-)
+@pytest.mark.parametrize("of", [PAIR, *map(study, STUDIES)], ids=lambda of: str(of.name))
 def test_a_jobs_command_line_states_its_run(of: Study) -> None:
     for job in planned(of, epochs=3, seeds=2, subset=0.5):
         words = job.arguments(Path("packs"))
@@ -69,7 +67,7 @@ def test_a_jobs_command_line_states_its_run(of: Study) -> None:
             *("--data", "small", "--name", str(job.folder.absolute()), "--resume"),
             *("--data-dir", str(Path("packs").absolute())),
         ]
-        stated = override(recipe(words[1]), dict(parse_assignments(words[9:])))
+        stated = change(recipe(words[1]), dict(parse_assignments(words[9:])))  # as it is typed
         assert replace(stated, data=replace(stated.data, name="small")) == job.config
 
 

@@ -20,7 +20,7 @@ from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.files import write_atomic
 from tinysight.recipes import recipe
-from tinysight.settings import difference, override, parse_assignments
+from tinysight.settings import change, difference, is_used, override, parse_assignments
 from tinysight.study.definitions import Member, Study
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.setup import check as check_config
@@ -55,8 +55,7 @@ class Job:
         base = replace(base, data=replace(base.data, name=self.config.data.name))
         where = ["--data-dir", str(home.absolute())] if home else []
         named = ["--data", self.config.data.name, "--name", str(self.folder.absolute()), "--resume"]
-        changes = difference(self.config, base)
-        return ["train", self.config.recipe, *named, *where, *changes]
+        return ["train", self.config.recipe, *named, *where, *_changes(self.config, base)]
 
 
 def plan(
@@ -120,8 +119,13 @@ def _as_commanded(config: Config, label: str) -> Config:
     except ValueError as error:
         how = "make it from a named recipe: replace(recipe('quickstart'), ...)"
         raise ValueError(f"{label}: {error}; {how}") from None
+    return change(base, dict(parse_assignments(_changes(config, base))))
+
+
+def _changes(config: Config, base: Config) -> list[str]:
+    """Return what to type to get `config` from `base`: the settings that have an effect."""
     settings = difference(config, base)
-    return override(base, dict(parse_assignments(settings)))
+    return [each for each in settings if is_used(config, each.partition("=")[0])]
 
 
 def _check_all_differ(jobs: Sequence[Job]) -> None:
