@@ -108,7 +108,15 @@ def begin(page: Any, game: str, practice: bool = False) -> None:
     page.locator("#game").wait_for()
     if not practice:
         page.locator("#skip").click()
+        if game == "quick":
+            show(page)
         shown(page)
+
+
+def show(page: Any) -> None:
+    """Ask for the next picture of the quick game by keyboard."""
+    page.wait_for_function("() => document.activeElement.id === 'show'")
+    page.keyboard.press("Space")
 
 
 def shown(page: Any) -> str:
@@ -545,6 +553,8 @@ def test_a_class_named_by_a_digit_has_that_key(page: Any) -> None:
 
 
 def test_a_reload_in_practice_goes_on_with_practice(page: Any, quiz: Running) -> None:
+    picture = re.compile(r"/api/people/[a-z0-9]+/[0-9a-f]{24}$")
+    page.route(picture, lambda route: None)  # no picture of the game comes
     begin(page, "full", practice=True)
     page.locator("#game-title", has_text="Practice: 10 to go").wait_for()
     page.locator("#unknown").click()
@@ -553,8 +563,55 @@ def test_a_reload_in_practice_goes_on_with_practice(page: Any, quiz: Running) ->
     page.locator("#game-title", has_text="Practice: 10 to go").wait_for()
     page.locator("#skip").click()
     page.locator("#game-title", has_text="Image 1 of").wait_for()
-    page.reload()  # practice is over
+    page.reload()  # practice is over, although no picture has come
     page.locator("#game-title", has_text="Image 1 of").wait_for()
+    page.unroute(picture)
+    page.reload()
+    shown(page)
+
+
+def test_a_double_click_is_one_person(page: Any, quiz: Running) -> None:
+    entered: list[str] = []
+    page.on("request", lambda each: entered.append(each.url) if each.method == "POST" else None)
+    page.locator("#consent").check()
+    page.locator("#full").dblclick()
+    page.locator("#skip").click()
+    shown(page)
+    assert len(entered) == 1
+
+
+def test_the_quick_game_begins_when_a_person_asks_for_it(page: Any, quiz: Running) -> None:
+    begin(page, "quick", practice=True)
+    title, ready = page.locator("#game-title"), page.locator("#ready")
+
+    def is_asked(at: str) -> None:
+        title.filter(has_text=at).wait_for()
+        ready.wait_for()
+        style = page.locator("#picture").evaluate("(picture) => picture.style.visibility")
+        page.keyboard.press("1")  # answers nothing
+        assert style == "hidden" and at in title.text_content()
+
+    is_asked("Practice: 10 to go")
+    show(page)
+    page.wait_for_function("() => document.getElementById('game').dataset.shown === 'practice-10'")
+    assert ready.is_hidden()
+    page.keyboard.press("1")
+    title.filter(has_text="Practice: 9 to go").wait_for()
+    page.locator("#skip").click()
+    is_asked("Image 1 of")
+    show(page)
+    shown(page)
+    for number in (2, 3):  # these come at once
+        page.keyboard.press("1")
+        title.filter(has_text=f"Image {number} of").wait_for()
+        assert ready.is_hidden()
+        shown(page)
+    page.reload()  # the third was shown
+    title.filter(has_text="Image 3 of").wait_for()
+    assert ready.is_hidden()
+    shown(page)
+    page.keyboard.press("1")
+    is_asked("Image 4 of")
 
 
 def test_a_reload_between_two_guesses_asks_for_the_second_again(
@@ -610,6 +667,36 @@ def test_reload_and_another_tab_go_on_at_the_same_item(page: Any, quiz: Running)
     kept = {key: given for key, _, given in person.items}
     assert kept[key] is not None and kept[key].response is None
     assert len([given for given in kept.values() if given]) == 2
+
+
+def test_an_answer_of_another_device_counts_and_the_slower_one_is_told(
+    page: Any, quiz: Running
+) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")
+    code, said = code_of(page), quiz.material.dataset.class_names[0]
+    items = [key for key, _, _ in quiz.store.person(code).items]
+    for each in items[:3]:  # by the other device
+        quiz.store.answer(code, each, Given(said, 1.0))
+    page.locator("#unknown").click()
+    page.get_by_text("answered in another window before: that answer counts").wait_for()
+    page.locator("#game-title", has_text="Image 4 of").wait_for()
+    kept = {key: given for key, _, given in quiz.store.person(code).items if given}
+    assert {key: given.response for key, given in kept.items()} == dict.fromkeys(items[:3], said)
+    play(page, quiz)
+    assert page.locator("#status").text_content() == ""
+
+
+def test_a_name_that_no_class_has_is_said(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    nothing, name = page.get_by_text("No class has such a name."), page.locator("#name")
+    for typed, seen in (("", False), ("zzz", True), ("re", False), ("  ", False)):
+        name.fill(typed)
+        assert nothing.is_visible() == seen, typed
+    name.fill("zzz")
+    page.locator("#unknown").click()
+    shown(page)
+    assert not nothing.is_visible()
 
 
 def test_offline_for_a_while_and_back(page: Any, quiz: Running) -> None:

@@ -1,5 +1,5 @@
 import { matches } from "./names.js";
-import { call, draft, failure, forget, keepDraft, Outbox, pause } from "./sending.js";
+import { call, draft, failure, forget, hasDraft, keepDraft, Outbox, pause } from "./sending.js";
 
 const CANNOT_TELL = "I cannot tell";
 const GUESSES = ["What is it?", "Second guess, if you have one", "Third guess, if you have one"];
@@ -9,7 +9,7 @@ const byId = (id) => document.getElementById(id);
 const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text ?? "" }, properties);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-let quiz, person, outbox, todo = [], practice = [], current, shownAt = 0, active = 0, turn = 0;
+let quiz, person, outbox, todo = [], practice = [], current, shownAt = 0, active = 0, turn = 0, ready = false;
 const pictures = new Map();
 
 function show(section) {
@@ -54,9 +54,12 @@ async function begin() {
 }
 
 async function register(game) {
-  const { code } = await call("api/people", { method: "POST", body: JSON.stringify({ game }) });
-  localStorage.setItem(remembered(), code);
-  await insist(() => enter(code));
+  byId("full").disabled = byId("quick").disabled = true; // a second click is not a second person
+  try {
+    const { code } = await call("api/people", { method: "POST", body: JSON.stringify({ game }) });
+    localStorage.setItem(remembered(), code);
+    await insist(() => enter(code));
+  } finally { byId("consent").onchange(); }
 }
 
 // Return the code that was typed; one that cannot be a code is not sent, as it may be a path.
@@ -74,13 +77,14 @@ async function enter(code) {
   const own = person;
   const isOwn = () => person === own;
   outbox = new Outbox(code, (text) => { if (text !== null && isOwn()) say(text); },
-    () => insist(() => enter(code), isOwn).catch(fail));
+    (text) => insist(() => enter(code), isOwn).then(() => { if (text && person?.code === code) say(text); }, fail));
   say("");
   outbox.send();
   byId("own").textContent = code;
   byId("code").value = "";
   collect();
-  const begun = todo.length < person.items.length || draft(code).key;
+  ready = false;
+  const begun = todo.length < person.items.length || hasDraft(code);
   practice = begun ? [] : [...quiz.practice[person.game]];
   byId("typed").hidden = person.game === "quick";
   byId("classes").hidden = person.game === "quick";
@@ -120,8 +124,17 @@ async function next() {
   byId("skip").hidden = !practice.length;
   if (!practice.length && !todo.length) return finish();
   show("game");
+  if (!practice.length && !hasDraft(person.code)) keepDraft(person.code, {}); // practice is over
   byId("game-title").textContent = practice.length ? `Practice: ${practice.length} to go`
     : `Image ${person.items.length - todo.length + 1} of ${person.items.length}`;
+  const begun = practice.length ? {} : draft(person.code); // of a page that was left at this image
+  const again = begun.key !== undefined && begun.key === todo[0];
+  const waits = person.game === "quick" && !ready && !again;
+  byId("ready").hidden = !waits;
+  if (waits) {
+    byId("picture").style.visibility = "hidden";
+    return byId("show").focus();
+  }
   const path = practice.length ? `api/gallery/${practice[0][0]}` : pathOf(todo[0]);
   await insist(async () => {
     const source = await load(path);
@@ -134,8 +147,6 @@ async function next() {
   shownAt = performance.now();
   current = practice.length ? { practice: practice[0] } : { key: todo[0], guesses: [] };
   byId("game").dataset.shown = current.key ?? `practice-${practice.length}`;
-  const begun = current.key ? draft(person.code) : {}; // of a page that was left at this image
-  const again = begun.key && begun.key === current.key;
   if (again) current = begun;
   else if (current.key) keepDraft(person.code, current);
   if (person.game === "quick") {
@@ -156,6 +167,7 @@ function answer(response) {
     const before = element("img", "", { src: byId("picture").src, alt: "", width: 48, height: 48 });
     byId("feedback").replaceChildren(before, element("span", response === target ? `Right: ${target}` : `It was ${target}`));
     practice.shift();
+    ready = practice.length > 0;
     return goOn();
   }
   if (given.guesses.includes(response)) return;
@@ -191,6 +203,7 @@ function askFurther(response) {
 function suggest() {
   const left = person.classes.filter((name) => !current?.guesses?.includes(name));
   const found = person.game === "full" ? matches(left, byId("name").value, quiz.synonyms) : [];
+  byId("nothing").hidden = found.length > 0 || !byId("name").value.trim();
   active = 0;
   byId("names").replaceChildren(...found.map(([name, synonym], i) => {
     const option = element("li", name, { id: `name-${i}`, role: "option", onclick: () => answer(name) });
@@ -343,7 +356,8 @@ byId("delete").onclick = report(() => askToDelete(person.code));
 byId("sure").onclick = report(remove);
 byId("keep").onclick = () => byId("confirm").close();
 byId("unknown").onclick = report(() => answer(null));
-byId("skip").onclick = report(() => { practice = []; byId("feedback").textContent = ""; goOn(); });
+byId("show").onclick = report(() => { ready = true; goOn(); });
+byId("skip").onclick = report(() => { practice = []; ready = false; byId("feedback").textContent = ""; goOn(); });
 byId("name").oninput = suggest;
 byId("name").onkeydown = onKey;
 byId("again").onclick = () => leave();

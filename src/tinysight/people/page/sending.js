@@ -8,6 +8,8 @@ const REASONS = { // by the status; 0: no answer
   503: "The quiz cannot keep answers at the moment.",
 };
 
+const ELSEWHERE = "An image was answered in another window before: that answer counts. This page went on from there.";
+
 export const pause = () => new Promise((done) => setTimeout(done, PAUSE));
 
 export function failure(status, reason) {
@@ -30,6 +32,7 @@ const draftName = (code) => `tinysight-draft-${code}`;
 // The guesses of a person's image that has room for more; they wait here to be sent as one answer.
 export const draft = (code) => JSON.parse(localStorage.getItem(draftName(code)) ?? "{}");
 export const keepDraft = (code, guessed) => localStorage.setItem(draftName(code), JSON.stringify(guessed));
+export const hasDraft = (code) => localStorage.getItem(draftName(code)) !== null; // since practice is over
 
 // Forget all that waits of a person.
 export function forget(code) {
@@ -40,7 +43,8 @@ export function forget(code) {
 export class Outbox {
   #sending = false;
 
-  // `changed` gets what to say of what waits; `refused` is called where an answer cannot be kept.
+  // `changed` gets what to say of what waits; `refused` is called where an answer is not kept, with
+  // what to say if another is kept.
   constructor(code, changed, refused) {
     this.code = code;
     this.store = waitingName(code);
@@ -70,13 +74,14 @@ export class Outbox {
     for (let next; (next = Object.entries(this.waiting)[0]); ) {
       try {
         const options = { method: "POST", body: JSON.stringify(next[1]) };
-        await call(`api/people/${this.code}/${next[0]}`, options);
+        const kept = await call(`api/people/${this.code}/${next[0]}`, options);
         this.#write((waiting) => { delete waiting[next[0]]; });
         this.changed("");
+        if (kept.response !== next[1].response) this.refused(ELSEWHERE);
       } catch (error) {
         if (error.status === 400) { // as where the game was deleted in the meantime
           this.#write((waiting) => { delete waiting[next[0]]; });
-          this.refused();
+          this.refused("");
           continue;
         }
         this.changed(`${error.message} Go on: your answers wait here and are sent later.`);
