@@ -803,6 +803,7 @@ def test_what_is_not_an_answer_is_refused_and_nothing_else_is_shown(quiz: Runnin
         (f"{own}/{key}", {"response": "a class of another set"}),
         (f"{own}/{key}", good | {"seconds": -1}),
         (f"{own}/{key}", good | {"seconds": "1"}),
+        (f"{own}/{key}", good | {"seconds": True}),
         (f"{own}/{key}", good | {"further": [1]}),
         (f"{own}/{key}", good | {"further": state["classes"][:3]}),
         (f"{own}/{key}", good | {"screen": "x" * 65}),
@@ -943,3 +944,24 @@ def test_people_of_the_quick_game_have_the_classes_of_those_before(
         one, two = (store.person(code) for code in codes)
     assert one.classes == two.classes
     assert {item.target for _, item, _ in two.items} <= set(two.classes)
+
+
+def test_whoever_runs_the_quiz_is_told_who_began_and_who_is_done(
+    quiz: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ask(method: str, path: str, body: bytes | None = None) -> Any:
+        with closing(http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)) as connection:
+            connection.request(method, path, body, {"Authorization": f"Bearer {TOKEN}"})
+            return json.loads(connection.getresponse().read())
+
+    with caplog.at_level("INFO", "tinysight"):
+        code = ask("POST", "/api/people", b'{"game": "quick"}')["code"]
+        person = quiz.store.person(code)
+        for key, item, _ in person.items:
+            quiz.store.answer(code, key, Given(item.target, 1.0))
+        for _ in range(2):  # a page that is loaded again is no news
+            assert "shares" in ask("GET", f"/api/people/{code}/result")
+    assert [record.getMessage() for record in caplog.records] == [
+        "somebody began the quick game",
+        f"p-{person.number:04} has answered all of the quick game",
+    ]

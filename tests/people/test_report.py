@@ -330,7 +330,7 @@ def test_the_printed_table(make_study: MakeStudy, capsys: pytest.CaptureFixture[
     assert lines[0] == "small val, full game"
     assert lines[1].startswith("  without the excluded   85.0 % (95 %: ")
     assert lines[1].endswith("   5 people, 120 answers")
-    assert lines[2].startswith("  everybody  ") and "82.9 %" in lines[2]
+    assert lines[2].startswith("  all people  ") and "82.9 %" in lines[2]
     assert lines[3] == "  excluded: subject-06, 4 answers, fewer than 20"
     assert "  83.3 % (95 %: " in lines[4] and "people +1.7 points (" in lines[4]
     assert re.fullmatch(r"  \+- 3 points take about [\d,]+ answers in all", lines[5])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tinysight.people import statistics
+from tinysight.people import breakdowns, statistics
 from tinysight.people.answers import (
     Answer,
     Answers,
@@ -273,6 +273,14 @@ def test_agreement_of_counted_answers() -> None:
     found = statistics.agreement(np.vstack([counts, [[0, 0, 0]], [[0, 4, 0]]]))
     assert found.majority.tolist() == [pytest.approx(2 / 3), 1.0] and found.unanimous == 0.5
     assert found.entropy == pytest.approx([0.9183, 0.0], abs=1e-4)
+
+
+def test_a_bin_of_confidences_shows_where_it_ends() -> None:
+    people = gather([answer(i, subject=s) for i in range(20) for s in "ab"], CLASSES)
+    network = gather([answer(i, subject="n") for i in range(20)], CLASSES)
+    confidence = np.r_[np.linspace(0.0512, 0.0543, 10), np.linspace(0.06, 0.9, 10)]
+    found = breakdowns.difficulty_by_network(people, "n", network, confidence, rng())
+    assert [each.name for each in found] == ["5.1 to 5.4 %", "6 to 90 %"]
 
 
 def test_learning_and_repeats() -> None:

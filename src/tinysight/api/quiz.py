@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from tinysight.evaluation import evaluate as evaluations
 from tinysight.evaluation.ensemble import combined
 from tinysight.evaluation.evaluate import Evaluation
 from tinysight.people.answers import MIN_ANSWERS, Who, gather
+from tinysight.people.database import file_of
 from tinysight.people.exports import Exported, write_exports
 from tinysight.people.material import Logits, Material
 from tinysight.people.quiz import Quiz, create_app
@@ -72,17 +74,21 @@ def quiz(
     if not 1 <= guesses <= 3:
         raise ValueError(f"guesses is {guesses}; expected 1 to 3")
     dataset = load_dataset(data, data_dir=data_dir)
-    material = Material(dataset, split, _logits(networks, dataset, split, device), num_images, seed)
-    _warn_of_few(material)
+    url = db or _default(dataset)
     about = {"split": split, "num_images": num_images, "seed": seed}
+    material = Material(dataset, split, {}, num_images, seed)
+    if not preview and ((file := file_of(url)) is None or file.exists()):
+        Store(url, digest=dataset.digest, about=about).close()  # refuses before networks answer
+    material = replace(material, networks=_logits(networks, dataset, split, device))
+    _warn_of_few(material)
     with ExitStack() as stack:
 
         def make_app(**guard: Any) -> Guard:
-            url = db or _default(dataset)
+            where = url
             if preview:
-                url = str(Path(stack.enter_context(TemporaryDirectory()), "preview.db"))
+                where = str(Path(stack.enter_context(TemporaryDirectory()), "preview.db"))
                 logger.info("preview: answers are not kept")
-            store = stack.enter_context(closing(Store(url, digest=dataset.digest, about=about)))
+            store = stack.enter_context(closing(Store(where, digest=dataset.digest, about=about)))
             return create_app(Quiz(material, store, guesses, preview), **guard)
 
         http.run(*http.serving(make_app, **address), started)
@@ -223,8 +229,10 @@ def _evaluate(
         if path.is_file() and dataset.digest == run.data_digest:
             evaluation = Evaluation.load(path)
         else:
+            logger.info("%s: %s is evaluated on %s", dataset.name, name, split)
             evaluation = evaluate_run(run, dataset, split, select_device(device))
     else:
+        logger.info("%s: %s is evaluated on %s", dataset.name, name, split)
         with counting(f"evaluating {split}") as progress:
             model = load_model(source, device=device)
             evaluation = evaluations.evaluate(model, dataset, split, progress=progress)

@@ -128,12 +128,21 @@ def main() -> None:
         sys.exit(130)
 
 
+_ELSEWHERE = "; name another file or folder, for runs by TINYSIGHT_RUNS"
+_HINTS = {
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EEXIST: "; it is a file where a folder is needed; name another",
+    errno.ENOTDIR: "; a part of this path is a file where a folder is needed; name another",
+    errno.EISDIR: "; it is a folder where a file is needed; name another",
+}
+
+
 def _fail(error: Exception) -> None:
     text = " ".join(str(error).split()) or repr(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        if error.errno in (errno.EROFS, errno.EACCES):
-            text += "; name another file or folder, for runs by TINYSIGHT_RUNS"
+        text += _HINTS.get(error.errno or 0, "")
     print(f"error: {text}", file=sys.stderr)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stderr.flush()

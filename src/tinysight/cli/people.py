@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tinysight.people.results import StudyResults
     from tinysight.people.statistics import Estimate
 
-app = Typer(no_args_is_help=True, help="Answers of people: files for other programs, and plans.")
+app = Typer(
+    no_args_is_help=True, help="Answers of people: reports, files for other programs, and plans."
+)
 Quizzed = Annotated[str, Argument(metavar="DATA", help="A dataset's name, or a folder of classes.")]
 Networks = Annotated[
     list[str] | None,
@@ -136,7 +138,7 @@ def _print_results(found: StudyResults) -> None:
     from tinysight.people.results import MIN_PEOPLE, WANTED
 
     print(f"{found.data} {found.split}, {found.game} game")
-    rows = {"everybody": found.everybody}
+    rows = {"all people": found.everybody}
     if found.findings is not None and found.num_excluded and found.people == "counted":
         rows = {"without the excluded": found.findings.headline} | rows
     width = max(map(len, [*rows, *found.everybody.differences])) + 2
@@ -189,6 +191,8 @@ def plan(
     half = planning.half_width(people, images, shared, assume)
     fewest = planning.paired_answers(within, planning.alike(assume))
     most = planning.paired_answers(within, assume)
-    print(f"accuracy of people: +- {100 * half:.1f} points (95 %), of {people * images} answers")
-    answers = f"{fewest} to {most}" if fewest < most else f"{most}"
-    print(f"difference to a network: {answers} answers for +- {100 * within:g} points")
+    total = pluralize(people * images, "answer")
+    print(f"accuracy of people: +- {100 * half:.1f} points (95 %), of {total}")
+    answers = pluralize(most, "answer")
+    answers = f"{fewest:,} to {answers}" if fewest < most else answers
+    print(f"difference to a network: {answers} for +- {100 * within:g} points")

@@ -240,7 +240,8 @@ def difficulty_by_network(
         inside = np.zeros(len(confidence), bool)
         inside[places] = True
         low, high = 100 * confidence[places].min(), 100 * confidence[places].max()
-        title = f"{low:.0f} to {high:.0f} %"
+        digits = int(round(low) == round(high))  # "5 to 5 %" tells nothing
+        title = f"{low:.{digits}f} to {high:.{digits}f} %"
         found.append(_bin(title, people, inside[people.image], {name: own}, inside, rng))
     return tuple(found)
 

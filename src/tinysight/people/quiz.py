@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -37,6 +38,7 @@ from tinysight.people.store import Game, Given, Person, Store, UnavailableError
 from tinysight.server import site
 from tinysight.server.guard import Guard
 
+logger = logging.getLogger("tinysight")
 PAGE = Path(__file__).with_name("page")
 SIDE = 320  # pixels of a picture as it is shown, enlarged by one filter for all
 SMALL = 128  # of an example in the list of classes
@@ -55,6 +57,7 @@ class Quiz:
         self.material, self.store, self.guesses = material, store, guesses
         self.preview = preview  # the page says that nothing is kept
         self.picture = lru_cache(1024)(self._picture)
+        self.done: set[int] = set()  # numbers of people whose end was said
         self.drawing = ThreadPoolExecutor(DRAWING)  # of their own: answers do not wait for pictures
 
     def routes(self) -> list[Route]:
@@ -101,7 +104,9 @@ class Quiz:
         game = (await _body(request)).get("game")
         if game not in ("full", "quick"):
             raise ValueError("the game is full or quick")
-        return {"code": await asyncio.to_thread(self.enter, game)}
+        code = await asyncio.to_thread(self.enter, game)
+        logger.info("somebody began the %s game", game)
+        return {"code": code}
 
     def enter(self, game: Game) -> str:
         """Enter a new person into the store; return the code."""
@@ -176,6 +181,9 @@ class Quiz:
         counted = [each for each in person.items if each[1].kind in ("core", "main")]
         if not counted or any(kept is None for _, _, kept in person.items):
             raise ValueError("the result comes when all images are answered")
+        if person.number not in self.done:
+            self.done.add(person.number)
+            logger.info("p-%04d has answered all of the %s game", person.number, person.game)
         said = {
             network: [names[self.material.network_answer(network, item.row, classes)]
                       for _, item, _ in counted]
@@ -220,7 +228,8 @@ def _read(body: dict[str, Any], names: Sequence[str]) -> Given:
     further, screen = body.get("further", []), body.get("screen", "")
     if "response" not in body or not (response is None or response in names):
         raise ValueError("the answer is not one of the classes; load the page again")
-    if not (seconds is None or (isinstance(seconds, int | float) and 0 <= seconds < 1e6)):
+    timed = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (timed and 0 <= seconds < 1e6):
         raise ValueError("the time of an answer is not a number of seconds")
     known = isinstance(further, list) and all(guess in names for guess in further)
     if not known or (further and len({response, *further} - {None}) <= len(further)):
