@@ -111,7 +111,7 @@ def test_an_interrupted_study_continues_to_the_same_bytes(
     signal_when((folder / "with-dropout-seed0" / "log.jsonl").exists, number)
     code, _, err = tinysight(*words)
     assert code == status, err
-    assert "the same command continues" in err
+    assert "the study goes on by the same command" in err
     assert list((folder / "with-dropout-seed0" / "checkpoints").iterdir()), "the state is saved"
     assert not (folder / "without-seed0").exists(), "no other member is started"
 
@@ -218,7 +218,7 @@ def test_minutes_left_are_given_to_each_member(
         job.folder.mkdir()
         (job.folder / "weights.safetensors").touch()
 
-    with pytest.raises(TimeoutError, match="the same command continues"):
+    with pytest.raises(TimeoutError, match="the study goes on by the same command"):
         plan.train_members(jobs, train, minutes=1.5)
     assert given == [1.5, 0.5]
     assert plan.train_members(jobs, train, minutes=0.5) == 0, "the last one ends in time"

@@ -131,7 +131,7 @@ def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None)
             return train_on_ray(planned, train)
         return train_members(planned, train, minutes=minutes)
     except Interrupted:
-        print("stopped; the same command continues", file=sys.stderr)
+        print("stopped; the study goes on by the same command", file=sys.stderr)
         raise
     except TimeoutError as error:
         print(error, file=sys.stderr)
@@ -165,7 +165,7 @@ def _transfer(
     from tinysight import run as runs
     from tinysight.data.dataset import data_home
     from tinysight.device import select_device
-    from tinysight.study import transfer
+    from tinysight.study import plan, transfer
 
     if given := [option for option, value in unused.items() if value]:
         raise ValueError(f"the study transfer takes no {given[0]}; leave it out")
@@ -180,7 +180,7 @@ def _transfer(
 
     def train(config: Config, view: Dataset, place: Path) -> Run:
         if minutes and time.monotonic() > end:
-            raise TimeoutError("the minutes are over; the same command continues")
+            raise TimeoutError(plan.OVER)
         left = max((end - time.monotonic()) / 60, 0.01) if minutes else 0.0
         own: dict[str, Any] = {"command": command, "stop_after_minutes": left}
         return ts.train(config, view, name=place, resume=True, data_dir=data_dir, **own)

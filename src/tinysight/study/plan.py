@@ -27,6 +27,7 @@ from tinysight.training.setup import check as check_config
 from tinysight.training.setup import training_rows
 
 logger = logging.getLogger("tinysight")
+OVER = "the minutes are over; the study goes on by the same command"
 _OPTIONS = {
     "data.name": "--data",
     "train.epochs": "--epochs",
@@ -174,7 +175,7 @@ def train_members(
     for job in [job for job in jobs if not job.finished]:
         left = (end - time.monotonic()) / 60 if minutes else 0.0
         if left < 0:
-            raise TimeoutError("the minutes are over; the same command continues")
+            raise TimeoutError(OVER)
         done += 1
         place = f"[{done}/{len(jobs)}] {job.folder.name}"
         logger.info("%s: training", place)
@@ -185,7 +186,7 @@ def train_members(
             logger.error("%s: failed: %s", place, error)
             continue
         if not job.finished:
-            raise TimeoutError("the minutes are over; the same command continues")
+            raise TimeoutError(OVER)
         logger.info("%s: %s", place, outcome(job))
     return failed
 

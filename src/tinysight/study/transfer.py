@@ -43,6 +43,7 @@ from tinysight.ops.metrics import topk_correct
 from tinysight.predict.pretrained import at_hand
 from tinysight.progress import counting
 from tinysight.recipes import recipe
+from tinysight.study.plan import OVER
 from tinysight.study.report import verdict
 from tinysight.text import pluralize
 
@@ -141,7 +142,7 @@ class Transfer:
             config = self._full(folder, view, rows["train"]) if way == FULL else _scratch(seed)
             run = self.train(config, view, folder / way.replace(" ", "-"))
             if not run.is_finished:
-                raise TimeoutError("the minutes are over; the same command continues")
+                raise TimeoutError(OVER)
             found = evaluate_run(run, view, runtime=self.runtime)
             wrong = ~topk_correct(found.logits, found.labels, 1)
             seconds = float((run.summary() or {})["seconds"])
