@@ -8,10 +8,15 @@ import re
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from tinysight.text import pluralize
+
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +60,31 @@ def select_device(device: str = "auto", precision: str = "auto", *, local_rank: 
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Return whether bfloat16 pays, as a CUDA device states it or as measured on a CPU.
+    """Return whether bfloat16 pays: as a CUDA device or, on Linux, an x86 CPU states it; other
+    CPUs are measured once per process.
 
-    Emulation can be 300 times slower: a small product shows it in 30 ms, while the one that
-    decides would take 8 s.
+    What is stated is the same each time. What is measured may not be, on a busy machine, and two
+    evaluations of one model then differ in the third digit of their logits.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    stated = _cpu_flags()
+    return bool(stated & BF16_FLAGS) if stated else _measured_bf16()
+
+
+def _cpu_flags() -> set[str]:
+    """Return the instruction sets of an x86 CPU; empty where the system does not list them."""
+    try:
+        listed = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        return set()
+    return set(listed[1].split()) if listed else set()
+
+
+@cache
+def _measured_bf16() -> bool:
+    # Emulation can be 300 times slower: a small product shows it in 30 ms, while the one that
+    # decides would take 8 s
     return _bf16_gain(128) > 0.05 and _bf16_gain(768) > 1.3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import tinysight as ts
 from tinysight.api.evaluate import evaluate_files
 from tinysight.api.finetune import finetune_result
 from tinysight.evaluation.evaluate import Evaluation
+from tinysight.finetuning import finetune
 from tinysight.finetuning.finetune import is_better
 from tinysight.ops.metrics import error_interval
 from tinysight.predict.weights import load_weights
@@ -72,6 +74,20 @@ def test_a_folder_becomes_a_run_that_every_command_takes(
     assert ts.finetune(folder, run).name == "finetune-own-all-32-2"  # a run is an encoder
     second = str(tmp_path / "runs/finetune-own-all-32-2")
     assert "top-1 error" in run_command("ensemble", str(run), second)[1]
+
+
+def test_a_full_disk_leaves_no_run_without_weights(
+    make_folder: MakeFolder, encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "weights.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(finetune, "write_atomic", write)
+    with pytest.raises(OSError, match="No space left"):
+        ts.finetune(make_folder(4, 4), encoder_file, name="pets")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_prepared_dataset_keeps_its_val(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,7 @@ from tinysight.finetuning.validation import (
     forecast,
     learning_curve,
 )
+from tinysight.models.classifier import Classifier
 from tinysight.models.distance_head import DistanceHead
 from tinysight.ops.metrics import majority_error, topk_correct
 from tinysight.predict.metadata import ModelMetadata
@@ -232,14 +234,26 @@ def _write(
     summary: dict[str, Any],
     begun: float,
 ) -> Run:
-    dataset, judged, config = best.dataset, best.judged, _config(best)
-    num_classes, how = len(dataset.class_names), best.encoder.preprocessing(dataset.image_size)
-    network = best.encoder.network(num_classes)
+    dataset, config = best.dataset, _config(best)
+    network = best.encoder.network(len(dataset.class_names))
     assert isinstance(network.head, DistanceHead)
     discriminant.fill(network.head)
     machine = {"device": "cpu", "bf16": False, "threads": torch.get_num_threads(), "processes": 1}
     own: dict[str, Any] = {"data_digest": dataset.digest, "machine": machine, "command": command}
     run = Run(folder=new_folder(config, name), config=config, **own)
+    try:
+        _fill(run, best, network, summary, begun)
+    except BaseException:  # as of a full disk: a run without weights is of no use
+        shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+    return run
+
+
+def _fill(
+    run: Run, best: Candidate, network: Classifier, summary: dict[str, Any], begun: float
+) -> None:
+    dataset, judged, config = best.dataset, best.judged, run.config
+    how = best.encoder.preprocessing(dataset.image_size)
     run.write()
     results: dict[str, Any] = {"encoder": best.encoder.name}
     if judged is not None:
@@ -271,7 +285,6 @@ def _write(
         none_below=None if judged is None else judged.none_below,
     )
     write_atomic(run.weights_path, weights_bytes(network, metadata))
-    return run
 
 
 def _held_out(best: Candidate, judged: CrossValidation) -> Evaluation:
