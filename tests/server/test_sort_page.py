@@ -246,6 +246,40 @@ def test_the_model_proposes_its_classes(
     arranged(page)
 
 
+def test_a_class_keeps_its_key_whatever_classes_come(page: Any, folder: Path) -> None:
+    opened(page)
+
+    def make(name: str) -> None:
+        page.locator("#sort-class").fill(name)
+        page.keyboard.press("Enter")
+
+    def keys() -> dict[str, str]:
+        buttons = page.locator("#sort-classes button").all()
+        return {str(b.get_attribute("data-class")): b.locator("kbd").inner_text() for b in buttons}
+
+    for name in ("red", "green"):
+        make(name)
+    page.locator("#sort-classes button").nth(1).wait_for()
+    assert keys() == {"red": "1", "green": "2"}
+    page.locator("[role=option]").first.focus()
+    page.keyboard.press("2")
+    status(page, "1 picture labeled green. 1 of 60")
+    arranged(page)
+    page.locator("[role=option]").first.focus()
+    page.keyboard.press("/")
+    page.keyboard.type("blue")
+    page.keyboard.press("Enter")
+    status(page, "1 picture labeled blue. 2 of 60")  # in the order of the alphabet now
+    assert keys() == {"red": "1", "green": "2", "blue": "3"}
+    arranged(page)
+    make("1")  # a digit is its own key
+    page.locator("#sort-classes button").nth(3).wait_for()
+    assert keys() == {"1": "1", "green": "2", "blue": "3", "red": "4"}
+    page.locator("[role=option]").first.focus()
+    page.keyboard.press("2")
+    status(page, "1 picture labeled green. 3 of 60")
+
+
 def test_an_empty_folder_and_class_folders_say_what_to_do(page: Any, folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()

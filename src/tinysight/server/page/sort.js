@@ -15,6 +15,7 @@ const post = (path, content) => call(`api/sort/${path}`, { method: "POST", body:
 let state = { classes: [] };
 let made = []; // classes without a picture yet
 let groups = [];
+let held = new Map(); // keys by class, as they were shown last
 let showing = ""; // the class whose pictures are shown
 let anchor = null; // where a range begins
 let undone = []; // what Ctrl+Z takes back, the latest last
@@ -162,14 +163,23 @@ function buttons() {
   return names().filter((name) => counts.get(name) || made.includes(name));
 }
 
-// A class of one letter or digit has that key, the others the next that is free, in order.
+// A class of one letter or digit has that key, the others the next that is free; a class keeps its
+// key while it is shown, whatever classes come.
 function keys() {
-  const found = new Map();
-  const single = buttons().filter((name) => KEYS.includes(name.toLowerCase()));
-  for (const name of single) if (![...found.values()].includes(name.toLowerCase())) found.set(name, name.toLowerCase());
-  const free = KEYS.filter((key) => ![...found.values()].includes(key));
-  for (const name of buttons()) if (!found.has(name) && free.length) found.set(name, free.shift());
-  return found;
+  const present = buttons();
+  const own = new Map();
+  for (const name of present) if (KEYS.includes(name.toLowerCase()) && ![...own.values()].includes(name.toLowerCase())) own.set(name, name.toLowerCase());
+  const taken = new Set(own.values());
+  for (const name of present) {
+    const before = held.get(name);
+    if (own.has(name) || !before || taken.has(before)) continue;
+    own.set(name, before);
+    taken.add(before);
+  }
+  const free = KEYS.filter((key) => !taken.has(key));
+  for (const name of present) if (!own.has(name) && free.length) own.set(name, free.shift());
+  held = own;
+  return own;
 }
 
 function update() {
