@@ -46,6 +46,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         write_durable(temporary, content)
         temporary.replace(path)
         sync_folder(path.parent)
+    except OSError as error:  # it names the file that was wanted
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

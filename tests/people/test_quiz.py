@@ -130,6 +130,12 @@ def shown(page: Any) -> str:
     return key
 
 
+def press(page: Any, key: str) -> None:
+    """Answer the picture of the quick game, once that is not too soon."""
+    page.wait_for_function("() => document.getElementById('picture').style.visibility === 'hidden'")
+    page.keyboard.press(key)
+
+
 def code_of(page: Any) -> str:
     code: str = page.locator("#own").text_content()
     return code
@@ -234,7 +240,7 @@ def delete(page: Any, quiz: Running, code: str, barriers: Any, button: str = "de
 def test_a_game_is_deleted_while_it_is_played(page: Any, quiz: Running, barriers: Any) -> None:
     begin(page, "quick")
     code = code_of(page)
-    page.keyboard.press("1")
+    press(page, "1")
     key = shown(page)
     page.locator("#delete").click()
     page.get_by_role("dialog").wait_for()
@@ -280,8 +286,9 @@ def test_a_game_that_was_deleted_elsewhere_ends_in_words(page: Any, quiz: Runnin
     page.wait_for_load_state("networkidle")
     quiz.store.delete(code_of(page))
     type_name(page, "re")
-    page.get_by_text("There is no game of this code; check").wait_for()
+    page.get_by_text("There is no game of this code any more: its answers were").wait_for()
     page.locator("#start").wait_for()
+    assert page.evaluate("() => Object.keys(localStorage)") == []  # nothing finds the code
     code = quiz.enter()
     page.route("**/api/people/*/*", lambda route: route.fulfill(status=404, json={"error": "x"}))
     page.locator("#code").fill(code)
@@ -361,14 +368,10 @@ def test_a_whole_quick_game_by_its_keys(
     page.wait_for_function("() => document.getElementById('picture').style.visibility === 'hidden'")
     page.evaluate(SHOWN_TIMES)
 
-    def press(page: Any, name: str) -> None:
-        page.keyboard.press(str((person.classes.index(name) + 1) % 10))
+    def press_name(page: Any, name: str) -> None:
+        press(page, str((person.classes.index(name) + 1) % 10))
 
-    def wait_and_press(page: Any, name: str) -> None:
-        page.wait_for_timeout(300 if page.evaluate("() => window.times.length") < 3 else 0)
-        press(page, name)
-
-    play(page, quiz, wait_and_press, wrong=3)
+    play(page, quiz, press_name, wrong=3)
     times = page.evaluate("() => window.times")
     assert len(times) >= 3 and min(times) >= 195 and np.median(times) < 400
     kept = quiz.store.person(page.locator("#own").text_content())
@@ -547,7 +550,7 @@ def test_a_class_named_by_a_digit_has_that_key(page: Any) -> None:
     begin(page, "quick")
     assert page.locator("#keys kbd").all_inner_texts() == [*"0123456789"]
     with page.expect_request(lambda request: request.method == "POST") as sent:
-        page.keyboard.press("5")
+        press(page, "5")
     assert json.loads(sent.value.post_data)["response"] == "5"
     page.unroute_all(behavior="ignoreErrors")
 
@@ -595,23 +598,28 @@ def test_the_quick_game_begins_when_a_person_asks_for_it(page: Any, quiz: Runnin
     show(page)
     page.wait_for_function("() => document.getElementById('game').dataset.shown === 'practice-10'")
     assert ready.is_hidden()
-    page.keyboard.press("1")
+    press(page, "1")
     title.filter(has_text="Practice: 9 to go").wait_for()
     page.locator("#skip").click()
     is_asked("Image 1 of")
     show(page)
     shown(page)
     for number in (2, 3):  # these come at once
-        page.keyboard.press("1")
+        press(page, "1")
         title.filter(has_text=f"Image {number} of").wait_for()
         assert ready.is_hidden()
         shown(page)
     page.reload()  # the third was shown
     title.filter(has_text="Image 3 of").wait_for()
+    page.get_by_text("This picture was shown before the page was loaded again.").wait_for()
     assert ready.is_hidden()
     shown(page)
     page.keyboard.press("1")
     is_asked("Image 4 of")
+    assert page.locator("#seen").is_hidden()
+    page.locator("#game-title").click()  # the focus is elsewhere
+    page.keyboard.press("Enter")
+    shown(page)
 
 
 def test_a_reload_between_two_guesses_asks_for_the_second_again(
@@ -685,6 +693,85 @@ def test_an_answer_of_another_device_counts_and_the_slower_one_is_told(
     assert {key: given.response for key, given in kept.items()} == dict.fromkeys(items[:3], said)
     play(page, quiz)
     assert page.locator("#status").text_content() == ""
+
+
+def test_a_picture_of_the_quick_game_is_shown_although_another_device_was_faster(
+    page: Any, quiz: Running
+) -> None:
+    begin(page, "quick")
+    code, items = code_of(page), quiz.store.person(code_of(page)).items
+    said = quiz.store.person(code).classes[0]
+    page.wait_for_load_state("networkidle")
+    page.evaluate(SHOWN_TIMES)
+    quiz.store.answer(code, items[0][0], Given(said, 1.0))
+    press(page, "2")
+    page.get_by_text("answered in another window before: that answer counts").wait_for()
+    page.wait_for_function("() => window.times.length === 1")
+    assert page.evaluate("() => window.times[0]") >= 195
+    assert page.evaluate("() => document.getElementById('game').dataset.shown") == items[1][0]
+    press(page, "3")  # what was said stands until the next answer
+    page.locator("#game-title", has_text="Image 3 of").wait_for()
+    assert page.locator("#status").text_content() == ""
+    for key, _, _ in items[1:4]:
+        quiz.store.answer(code, key, Given(said, 1.0))
+    wait_until_sent(page)
+    press(page, "2")  # of the third, which was answered; the fourth, too
+    page.locator("#game-title", has_text="Image 5 of").wait_for()
+    page.locator("#ready").wait_for()
+
+
+def test_a_key_struck_twice_answers_once(page: Any, quiz: Running) -> None:
+    begin(page, "quick")
+    page.evaluate("""() => {
+        const strike = () => document.body.dispatchEvent(
+            new KeyboardEvent("keydown", { key: "4", bubbles: true }));
+        const observer = new MutationObserver(() => { observer.disconnect(); strike(); });
+        observer.observe(document.getElementById("game"), { attributeFilter: ["data-shown"] });
+    }""")
+    press(page, "4")  # and again as the next picture comes: nobody sees and answers so soon
+    shown(page)
+    press(page, "5")
+    shown(page)
+    wait_until_sent(page)
+    person = quiz.store.person(code_of(page))
+    given = [given for _, _, given in person.items if given]
+    assert [each.response for each in given] == [person.classes[3], person.classes[4]]
+    assert min(each.seconds for each in given) >= 0.15
+
+
+def test_the_time_of_an_answer_goes_on_over_a_reload(page: Any, quiz: Running) -> None:
+    begin(page, "quick")
+    page.evaluate("""() => {
+        const name = Object.keys(localStorage).find((each) => each.includes("draft"));
+        const kept = JSON.parse(localStorage.getItem(name));
+        localStorage.setItem(name, JSON.stringify({ ...kept, at: kept.at - 2000 }));
+    }""")
+    page.reload()
+    page.get_by_text("This picture was shown before").wait_for()
+    page.locator("#keys button").first.wait_for()
+    shown(page)
+    page.keyboard.press("1")
+    wait_until_sent(page)
+    (given,) = [given for _, _, given in quiz.store.person(code_of(page)).items if given]
+    assert 2.0 <= given.seconds < 30
+
+
+def test_who_does_not_count_is_told_at_the_end(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    play(page, quiz)
+    page.get_by_text("By the rules your answers are not counted: 11 answers, fewer").wait_for()
+
+
+def test_what_was_named_is_not_said_to_be_no_class(page_of_three_guesses: Any) -> None:
+    page = page_of_three_guesses
+    begin(page, "full")
+    name = page.evaluate(
+        "() => fetch('/api/quiz').then((a) => a.json()).then((q) => q.groups[0][1][0])"
+    )
+    type_name(page, name)
+    page.get_by_label("Second guess").wait_for()
+    page.keyboard.type(name)
+    page.get_by_text("You named that already.").wait_for()
 
 
 def test_a_name_that_no_class_has_is_said(page: Any, quiz: Running) -> None:
@@ -857,6 +944,8 @@ def test_names_are_found_by_few_letters(page: Any) -> None:
     )
     for typed, expected in {
         "rat": ["rat, brown rat", "ratel", "crate"],
+        "retriever golden": ["golden retriever"],
+        "gold fish": ["goldfish, Carassius"],
         "gr": ["golden retriever"],
         "RETR": ["golden retriever"],
         "cara": ["goldfish, Carassius"],
@@ -962,6 +1051,6 @@ def test_whoever_runs_the_quiz_is_told_who_began_and_who_is_done(
         for _ in range(2):  # a page that is loaded again is no news
             assert "shares" in ask("GET", f"/api/people/{code}/result")
     assert [record.getMessage() for record in caplog.records] == [
-        "somebody began the quick game",
-        f"p-{person.number:04} has answered all of the quick game",
+        f"subject-{person.number + 1:02} began the quick game",
+        f"subject-{person.number + 1:02} has answered all of the quick game",
     ]

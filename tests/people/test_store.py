@@ -155,7 +155,7 @@ def test_a_clock_that_is_set_back_changes_nothing(
 def test_other_data_and_newer_versions_are_refused(store: Store, url: str) -> None:
     with pytest.raises(ValueError, match="other data"):
         open_store(url, "e")
-    with pytest.raises(ValueError, match=r'a study of .*"seed": 1'):
+    with pytest.raises(ValueError, match=r"a study of --seed 1; go on"):
         Store(url, digest="d", about={"seed": 2})
     with closing(Store(url, digest="d", about=None)) as again:
         assert again.about == {"seed": 1}

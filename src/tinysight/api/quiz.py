@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -33,6 +34,7 @@ from tinysight.progress import counting
 from tinysight.run import Run, find_run
 from tinysight.server import http
 from tinysight.server.guard import Guard
+from tinysight.text import pluralize
 
 logger = logging.getLogger("tinysight")
 
@@ -81,6 +83,7 @@ def quiz(
         Store(url, digest=dataset.digest, about=about).close()  # refuses before networks answer
     material = replace(material, networks=_logits(networks, dataset, split, device))
     _warn_of_few(material)
+    place = ""
     with ExitStack() as stack:
 
         def make_app(**guard: Any) -> Guard:
@@ -89,9 +92,17 @@ def quiz(
                 where = str(Path(stack.enter_context(TemporaryDirectory()), "preview.db"))
                 logger.info("preview: answers are not kept")
             store = stack.enter_context(closing(Store(where, digest=dataset.digest, about=about)))
+            if not preview:
+                nonlocal place
+                place, (people, answers) = store.place, store.size()
+                who = "1 person" if people == 1 else f"{people:,} people"
+                logger.info("%s: %s of %s so far", place, pluralize(answers, "answer"), who)
             return create_app(Quiz(material, store, guesses, preview), **guard)
 
         http.run(*http.serving(make_app, **address), started)
+    if place:
+        command = shlex.join(["tinysight", "people", "report", dataset.name, "--db", place])
+        logger.info("next: %s", command)
 
 
 def _warn_of_few(material: Material) -> None:

@@ -197,8 +197,13 @@ def numbered(people: Sequence[str]) -> dict[str, int]:
 
 
 def shown_names(people: Sequence[str]) -> dict[str, str]:
-    """Return what people are called in exports and reports: "subject-01" for number 0."""
-    return {name: f"subject-{number + 1:02}" for name, number in numbered(people).items()}
+    """Return what people are called in exports and reports."""
+    return {name: shown_name(number) for name, number in numbered(people).items()}
+
+
+def shown_name(number: int) -> str:
+    """Return what a person is called: "subject-01" for number 0."""
+    return f"subject-{number + 1:02}"
 
 
 def exclusions(answers: Answers) -> dict[str, str]:

@@ -32,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tinysight.people.answers import RULES
+from tinysight.people.answers import RULES, exclusions, gather, shown_name
 from tinysight.people.material import Material
 from tinysight.people.store import Game, Given, Person, Store, UnavailableError
 from tinysight.server import site
@@ -105,7 +105,8 @@ class Quiz:
         if game not in ("full", "quick"):
             raise ValueError("the game is full or quick")
         code = await asyncio.to_thread(self.enter, game)
-        logger.info("somebody began the %s game", game)
+        person = await asyncio.to_thread(self.store.person, code)
+        logger.info("%s began the %s game", shown_name(person.number), game)
         return {"code": code}
 
     def enter(self, game: Game) -> str:
@@ -183,7 +184,8 @@ class Quiz:
             raise ValueError("the result comes when all images are answered")
         if person.number not in self.done:
             self.done.add(person.number)
-            logger.info("p-%04d has answered all of the %s game", person.number, person.game)
+            name = shown_name(person.number)
+            logger.info("%s has answered all of the %s game", name, person.game)
         said = {
             network: [names[self.material.network_answer(network, item.row, classes)]
                       for _, item, _ in counted]
@@ -205,7 +207,8 @@ class Quiz:
              "marks": marks.get(counted[i][0], {})}
             for _, i in sorted(order)[:INSTRUCTIVE]
         ]  # fmt: skip
-        return {"shares": shares, "instructive": instructive}
+        excluded = next(iter(exclusions(gather(person.answers, names)).values()), None)
+        return {"shares": shares, "instructive": instructive, "excluded": excluded}
 
 
 def create_app(quiz: Quiz, *, token: str, hosts: Sequence[str], port: int) -> Guard:

@@ -102,6 +102,23 @@ class Person:
     items: tuple[tuple[str, Shown, Given | None], ...]
     guesses: int
 
+    @property
+    def answers(self) -> list[Answer]:
+        """What was answered so far."""
+        return [
+            _answer(self.number, trial, item, given, self.guesses)
+            for trial, (_, item, given) in enumerate(self.items, 1)
+            if given is not None
+        ]
+
+
+def _answer(number: int, trial: int, item: Shown, given: Given, guesses: int) -> Answer:
+    return Answer(
+        subject=f"p-{number:04}", session=1, trial=trial, image=item.image, target=item.target,
+        kind=item.kind, response=given.response, seconds=given.seconds,
+        further=None if guesses == 1 else given.further,
+    )  # fmt: skip
+
 
 class Store:
     """The answers of one study.
@@ -133,8 +150,8 @@ class Store:
                 raise ValueError(f"{name} holds answers to other data; name another by --db")
             if about is not None and found[1] != json.dumps(about, sort_keys=True):
                 raise ValueError(
-                    f"{name} holds a study of {found[1]}; go on with these settings, or name"
-                    " another by --db"
+                    f"{name} holds a study of {_options(found[1])}; go on with these settings, or"
+                    " name another by --db"
                 )
         except UnavailableError as error:
             self.close()
@@ -145,11 +162,22 @@ class Store:
             self.close()
             raise
         self.about: dict[str, Any] = json.loads(found[1])
+        self.place = name if file else self.engine.url.render_as_string()  # without a password
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
         self.readers.dispose()
+
+    def size(self) -> tuple[int, int]:
+        """Return how many people answered, in both games, and how many answers they gave."""
+        query = (
+            "SELECT COUNT(DISTINCT items.code), COUNT(*) FROM answers"
+            " JOIN items ON items.key = answers.key"
+        )
+        with self._transaction(write=False) as connection:
+            people, answers = _rows(connection, query)[0]
+        return int(people), int(answers)
 
     def image_row(self, code: str, key: str) -> int | None:
         """Return the row of the image that a person's item shows; None where there is no such."""
@@ -296,21 +324,17 @@ class Store:
     def answers(self, game: Game) -> list[Answer]:
         """Return all answers of a game; people are named by their numbers, not their codes."""
         query = (
-            "SELECT number, position, image, target, kind, response, seconds, guesses, further"
-            " FROM answers"
+            "SELECT number, position, guesses, image_row, image, target, kind, response, seconds,"
+            " further, screen FROM answers"
             " JOIN items ON items.key = answers.key JOIN people ON people.code = items.code"
             " WHERE game = :game ORDER BY number, position"
         )
         with self._transaction(write=False) as connection:
             rows = _rows(connection, query, game=game)
         return [
-            Answer(
-                subject=f"p-{row[0]:04}", session=1, trial=row[1], image=row[2], target=row[3],
-                kind=row[4], response=row[5], seconds=row[6],
-                further=None if row[7] == 1 else tuple(json.loads(row[8])),
-            )
-            for row in rows
-        ]  # fmt: skip
+            _answer(number, position, Shown(*row[:4]), _given(row[4:]), guesses)
+            for number, position, guesses, *row in rows
+        ]
 
     @contextmanager
     def _transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
@@ -352,6 +376,13 @@ def _begin(
     text = json.dumps(about, sort_keys=True)
     _run(connection, "INSERT INTO study VALUES (:digest, :about, 0)", digest=digest, about=text)
     return digest, text
+
+
+def _options(about: str) -> str:
+    """Return how a study was begun, as options."""
+    known = json.loads(about)
+    names = {"num_images": "images"}
+    return " ".join(f"--{names.get(name, name)} {value}" for name, value in known.items())
 
 
 def _version(connection: sa.Connection) -> int:

@@ -1,20 +1,23 @@
 import { matches } from "./names.js";
-import { call, draft, failure, forget, hasDraft, keepDraft, Outbox, pause } from "./sending.js";
+import { call, draft, failure, forget, GONE, hasDraft, keepDraft, Outbox, pause } from "./sending.js";
 
 const CANNOT_TELL = "I cannot tell";
 const GUESSES = ["What is it?", "Second guess, if you have one", "Third guess, if you have one"];
 const GLIMPSE = 200; // milliseconds that the quick game shows a picture
+const TOO_SOON = 150; // milliseconds in which nobody answers: a key struck twice is one answer
+const HOUR = 3600e3;
 const AHEAD = 4; // pictures loaded at once
 const byId = (id) => document.getElementById(id);
 const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text ?? "" }, properties);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 let quiz, person, outbox, todo = [], practice = [], current, shownAt = 0, active = 0, turn = 0, ready = false;
+let told = ""; // what is said until the next answer
 const pictures = new Map();
 
 function show(section) {
   for (const each of ["start", "game", "result"]) byId(each).hidden = each !== section;
-  byId("yours").hidden = section !== "game" && section !== "result";
+  byId("yours").hidden = section === "start";
 }
 
 const remembered = () => `tinysight-${quiz.preview ? "preview" : "code"}-${quiz.data}`;
@@ -76,9 +79,9 @@ async function enter(code) {
   localStorage.setItem(remembered(), code);
   const own = person;
   const isOwn = () => person === own;
-  outbox = new Outbox(code, (text) => { if (text !== null && isOwn()) say(text); },
-    (text) => insist(() => enter(code), isOwn).then(() => { if (text && person?.code === code) say(text); }, fail));
-  say("");
+  outbox = new Outbox(code, (text) => { if (isOwn()) say(text); },
+    (text) => insist(() => call(`api/people/${code}`), isOwn).then((found) => catchUp(own, found, text)).catch(fail));
+  say(told = "");
   outbox.send();
   byId("own").textContent = code;
   byId("code").value = "";
@@ -91,6 +94,17 @@ async function enter(code) {
   drawClasses();
   preload();
   goOn();
+}
+
+// Go on from what was found that other windows and devices have answered.
+function catchUp(own, found, text) {
+  if (person !== own || !found) return;
+  person.items = found.items;
+  const before = todo[0];
+  collect();
+  ready &&= todo[0] === before;
+  if (text) say(told = text);
+  if (!practice.length && todo[0] !== before && !byId("game").hidden) goOn();
 }
 
 function collect() {
@@ -131,10 +145,12 @@ async function next() {
   const again = begun.key !== undefined && begun.key === todo[0];
   const waits = person.game === "quick" && !ready && !again;
   byId("ready").hidden = !waits;
-  if (waits) {
-    byId("picture").style.visibility = "hidden";
-    return byId("show").focus();
+  byId("seen").hidden = !again || person.game === "full";
+  if (person.game === "quick") {
+    byId("picture").style.visibility = "hidden"; // until it is there
+    byId("picture").parentElement.scrollIntoView({ block: "nearest" });
   }
+  if (waits) return byId("show").focus({ preventScroll: true });
   const path = practice.length ? `api/gallery/${practice[0][0]}` : pathOf(todo[0]);
   await insist(async () => {
     const source = await load(path);
@@ -143,15 +159,15 @@ async function next() {
     await byId("picture").decode();
   }, () => mine === turn);
   if (mine !== turn) return;
-  byId("picture").style.visibility = "";
-  shownAt = performance.now();
-  current = practice.length ? { practice: practice[0] } : { key: todo[0], guesses: [] };
+  byId("picture").style.visibility = again && person.game === "quick" ? "hidden" : "";
+  const away = again && person.game === "quick" ? Date.now() - begun.at : 0; // the time goes on
+  shownAt = performance.now() - Math.min(Math.max(0, away), HOUR);
+  current = practice.length ? { practice: practice[0] } : { key: todo[0], guesses: [], at: Date.now() };
   byId("game").dataset.shown = current.key ?? `practice-${practice.length}`;
   if (again) current = begun;
   else if (current.key) keepDraft(person.code, current);
   if (person.game === "quick") {
-    if (again) byId("picture").style.visibility = "hidden"; // it was shown
-    else setTimeout(() => { if (turn === mine) byId("picture").style.visibility = "hidden"; }, GLIMPSE);
+    if (!again) setTimeout(() => { if (turn === mine) byId("picture").style.visibility = "hidden"; }, GLIMPSE);
     return;
   }
   byId("name").focus();
@@ -159,8 +175,9 @@ async function next() {
 }
 
 function answer(response) {
-  if (!current) return;
+  if (!current || (person.game === "quick" && performance.now() - shownAt < TOO_SOON)) return;
   const given = current;
+  if (told) say(told = "");
   if (given.practice) {
     current = null;
     const [, target] = given.practice;
@@ -203,7 +220,9 @@ function askFurther(response) {
 function suggest() {
   const left = person.classes.filter((name) => !current?.guesses?.includes(name));
   const found = person.game === "full" ? matches(left, byId("name").value, quiz.synonyms) : [];
+  const isNamed = !found.length && person.game === "full" && matches(person.classes, byId("name").value, quiz.synonyms).length;
   byId("nothing").hidden = found.length > 0 || !byId("name").value.trim();
+  byId("nothing").textContent = isNamed ? "You named that already." : "No class has such a name. Open the list of all classes.";
   active = 0;
   byId("names").replaceChildren(...found.map(([name, synonym], i) => {
     const option = element("li", name, { id: `name-${i}`, role: "option", onclick: () => answer(name) });
@@ -292,8 +311,10 @@ async function finish() {
       ...[...new Set(others)].map((name) => askAlso(source, name, each.marks[name])));
     return card;
   }));
+  byId("left-out").hidden = !found.excluded;
+  byId("left-out").textContent = `By the rules your answers are not counted: ${found.excluded}.`;
   show("result");
-  byId("status").textContent = "";
+  say(told);
 }
 
 // Ask whether an answer that is not the label is right, too; the last click counts.
@@ -321,7 +342,9 @@ function leave(text = "") {
 }
 
 async function askToDelete(code) {
-  const { items } = await call(`api/people/${code}`);
+  const { items } = await call(`api/people/${code}`).catch((error) => {
+    throw error.again ? Object.assign(error, { message: `${error.message} Nothing was deleted.` }) : error;
+  });
   const count = items.filter((item) => item.answered).length;
   byId("confirm-text").textContent = `What is kept of the code ${code}, ${count} of ${items.length} answers, is deleted from the study. Nobody can bring it back.`;
   byId("confirm").dataset.code = code;
@@ -337,9 +360,13 @@ async function remove() {
 }
 
 // Say what did not work; where the person is not known any more, begin again.
-function fail(error) {
-  if (person && (error.status === 400 || error.status === 404)) leave(words(error));
-  else say(words(error) + (error.again ? " Try again in a moment." : ""));
+async function fail(error) {
+  const own = person;
+  if (own && (error.status === 400 || error.status === 404)) {
+    const isGone = await call(`api/people/${own.code}`).then(() => false, ({ status }) => status === 400);
+    if (isGone) forget(own.code); // deleted in another window
+    if (person === own) leave(isGone ? GONE : words(error));
+  } else say(words(error) + (error.again ? " Try again in a moment." : ""));
 }
 
 const report = (act) => async (event) => {
@@ -364,6 +391,11 @@ byId("again").onclick = () => leave();
 document.addEventListener("keydown", (event) => {
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (person?.game === "quick" && !byId("game").hidden && !byId("confirm").open && plain) {
+    if (!byId("ready").hidden && ["Enter", " "].includes(event.key) && event.target.tagName !== "BUTTON") {
+      event.preventDefault();
+      byId("show").click();
+      return;
+    }
     const name = person.classes.find((each) => keyOf(each) === event.key);
     if (name !== undefined) answer(name);
   }
@@ -371,13 +403,6 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("visibilitychange", report(async () => { // another tab may have gone on
   if (document.hidden || !person || byId("game").hidden) return;
   const own = person;
-  const items = await call(`api/people/${own.code}`).then((found) => found.items, (error) => {
-    if (!error.again) throw error;
-  });
-  if (person !== own || !items) return;
-  person.items = items;
-  const before = todo[0];
-  collect();
-  if (!practice.length && todo[0] !== before) goOn();
+  catchUp(own, await call(`api/people/${own.code}`).catch((error) => { if (!error.again) throw error; }), "");
 }));
 report(begin)();

@@ -1,14 +1,15 @@
 // Answers wait in this browser until the server says that each is kept.
 
 const PAUSE = 1000; // milliseconds before the server is asked again
+export const GONE = "There is no game of this code any more: its answers were deleted.";
 const REASONS = { // by the status; 0: no answer
   0: "The server does not answer.",
   403: "The quiz has a new link: open it, too.",
-  404: "There is no game of this code any more: its answers were deleted.",
+  404: GONE,
   503: "The quiz cannot keep answers at the moment.",
 };
 
-const ELSEWHERE = "An image was answered in another window before: that answer counts. This page went on from there.";
+const ELSEWHERE = "An image was answered in another window before: that answer counts.";
 
 export const pause = () => new Promise((done) => setTimeout(done, PAUSE));
 
@@ -43,8 +44,8 @@ export function forget(code) {
 export class Outbox {
   #sending = false;
 
-  // `changed` gets what to say of what waits; `refused` is called where an answer is not kept, with
-  // what to say if another is kept.
+  // `changed` gets what to say of what waits, when it begins and ends; `refused` is called where an
+  // answer is not kept, with what to say if another is kept.
   constructor(code, changed, refused) {
     this.code = code;
     this.store = waitingName(code);
@@ -71,12 +72,14 @@ export class Outbox {
   async send() {
     if (this.#sending) return;
     this.#sending = true;
+    let failing = false;
     for (let next; (next = Object.entries(this.waiting)[0]); ) {
       try {
         const options = { method: "POST", body: JSON.stringify(next[1]) };
         const kept = await call(`api/people/${this.code}/${next[0]}`, options);
         this.#write((waiting) => { delete waiting[next[0]]; });
-        this.changed("");
+        if (failing) this.changed("");
+        failing = false;
         if (kept.response !== next[1].response) this.refused(ELSEWHERE);
       } catch (error) {
         if (error.status === 400) { // as where the game was deleted in the meantime
@@ -84,12 +87,12 @@ export class Outbox {
           this.refused("");
           continue;
         }
-        this.changed(`${error.message} Go on: your answers wait here and are sent later.`);
+        if (!failing) this.changed(`${error.message} Nothing is lost: your answers wait here and are sent later.`);
+        failing = true;
         await pause();
       }
     }
     this.#sending = false;
-    this.changed(null);
   }
 
   async empty() {
