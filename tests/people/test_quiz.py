@@ -720,6 +720,29 @@ def test_a_picture_of_the_quick_game_is_shown_although_another_device_was_faster
     page.locator("#ready").wait_for()
 
 
+def test_answers_that_did_not_count_are_told_of_after_a_time_offline(
+    page: Any, quiz: Running
+) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    for _ in range(3):
+        type_name(page, "re")
+        shown(page)
+    status = page.locator("#status")
+    status.filter(has_text="Nothing is lost: your answers wait here").wait_for()
+    page.locator("#delete").click()  # its words are not overwritten
+    status.filter(has_text="Nothing was deleted.").wait_for()
+    code, said = code_of(page), quiz.material.dataset.class_names[0]
+    for key, _, _ in quiz.store.person(code).items[:2]:
+        quiz.store.answer(code, key, Given(said, 1.0))
+    page.context.set_offline(False)
+    wait_until_sent(page)
+    status.filter(has_text="answered in another window before: that answer counts").wait_for()
+    kept = [given.response for _, _, given in quiz.store.person(code).items if given]
+    assert len(kept) == 3 and kept[:2] == [said, said]
+
+
 def test_a_key_struck_twice_answers_once(page: Any, quiz: Running) -> None:
     begin(page, "quick")
     page.evaluate("""() => {
