@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from tinysight.analysis.statistics import (
+    compared,
     holm,
     mcnemar,
     paired,
@@ -140,6 +141,52 @@ def test_pairing_removes_what_seeds_have_in_common() -> None:
     assert paired([0.30, 0.50, 0.40], [0.49, 0.39, 0.29]).significant is False
     one = paired([0.4], [0.3])
     assert one.mean == pytest.approx(0.1) and (one.interval, one.significant) == (None, None)
+
+
+def by_seed(values: list[float]) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def test_two_are_compared_as_pairs_are() -> None:
+    first, second = [0.42, 0.44, 0.40], [0.45, 0.44, 0.44]
+    found = compared({"a": by_seed(first), "b": by_seed(second)}, "a")["b"]
+    expected = paired(second, first)
+    assert found.mean == pytest.approx(expected.mean) and found.count == 3
+    assert found.interval == pytest.approx(expected.interval)
+
+
+def test_noise_of_all_runs_is_one() -> None:
+    """Two seeds of three: residuals 1, -1 of b and c by hand, 2 degrees of freedom."""
+    values = {"a": by_seed([10, 20]), "b": by_seed([12, 22]), "c": by_seed([14, 18])}
+    found = compared(values, "a")
+    # means a 15, b 17, c 16, seeds 12 and 20: residuals -1 1, -1 1, 2 -2; 12 / 2 = 6
+    half = 4.302653 * np.sqrt(6 * 2 / 2)
+    assert [found[label].mean for label in "bc"] == pytest.approx([2, 1])
+    for label, mean in (("b", 2), ("c", 1)):
+        assert found[label].interval == pytest.approx((mean - half, mean + half), rel=1e-6)
+
+
+def test_what_is_not_finished_is_left_out_of_a_comparison() -> None:
+    values = {"a": by_seed([1.0, 2.0]), "b": {0: 3.0}, "c": {2: 9.0}, "d": {}}
+    assert {label: found.count for label, found in compared(values, "a").items()} == {"b": 1}
+    one = compared(values, "a")["b"]
+    assert one.mean == pytest.approx(2) and one.interval is None
+    assert compared({"a": {}, "b": {0: 1.0}}, "a") == {}
+    # b's only seed is judged by the noise of the others
+    more = compared(values | {"e": by_seed([4.0, 5.2])}, "a")["b"]
+    assert more.interval is not None and more.significant is not None
+
+
+def test_intervals_of_a_comparison_hold_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(500):
+        seeds, noise = generator.normal(0, 0.02, 2), generator.normal(0, 0.01, (4, 2))
+        runs = np.array([0.5, 0.5, 0.49, 0.47])[:, None] + seeds + noise
+        found = compared({str(i): by_seed(own.tolist()) for i, own in enumerate(runs)}, "0")
+        low, high = found["3"].interval or (0.0, 0.0)
+        held += low <= -0.03 <= high
+    assert 460 <= held <= 490  # 95 % of 500 is 475, standard deviation 4.9
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,3 +156,40 @@ def paired(values: Sequence[float], others: Sequence[float], confidence: float =
     half = stats.t.ppf((1 + confidence) / 2, found.count - 1) * found.sd / np.sqrt(found.count)
     interval = (float(found.mean - half), float(found.mean + half))
     return Paired(count=found.count, mean=found.mean, interval=interval)
+
+
+def compared(
+    values: Mapping[str, Mapping[int, float]], reference: str, confidence: float = 0.95
+) -> dict[str, Paired]:
+    """Return the difference of each label's values, by seed, to those of the reference.
+
+    A two-way layout without interaction: an effect of the label and one of the seed, which all
+    labels share, and noise that is alike for all. All runs together estimate the noise, so that two
+    seeds of several labels tell more than two pairs do; of one label and the reference it is
+    `paired`. Labels that have no seed of the reference are left out.
+    """
+    own = values[reference]
+    labels = [label for label in values if label != reference and own.keys() & values[label].keys()]
+    seeds = sorted({seed for label in (reference, *labels) for seed in values[label]})
+    runs = [(label, seed) for label in (reference, *labels) for seed in values[label]]
+    if not labels:
+        return {}
+    design = np.array(
+        [[label == one for one in labels] + [seed == one for one in seeds] for label, seed in runs],
+        np.float64,
+    )
+    results = np.array([values[label][seed] for label, seed in runs])
+    inverse = np.linalg.pinv(design)
+    effects = inverse @ results
+    freedom = len(runs) - int(np.linalg.matrix_rank(design))
+    noise = float(np.sum((results - design @ effects) ** 2)) / freedom if freedom else 0.0
+    found = {}
+    for place, label in enumerate(labels):
+        mean, interval = float(effects[place]), None
+        if freedom:
+            error = np.sqrt(noise * np.sum(inverse[place] ** 2))
+            half = float(stats.t.ppf((1 + confidence) / 2, freedom) * error)
+            interval = (mean - half, mean + half)
+        count = len(own.keys() & values[label].keys())
+        found[label] = Paired(count=count, mean=mean, interval=interval)
+    return found

@@ -15,10 +15,11 @@ from typing import Any
 
 from tinysight.analysis.pictures import save_figure
 from tinysight.analysis.plots import Curve, overlaid_curves
-from tinysight.analysis.statistics import Paired, Summary, paired, summarize
+from tinysight.analysis.statistics import Paired, Summary, compared, paired, summarize
 from tinysight.files import write_atomic
 from tinysight.ops.metrics import wilson_interval
 from tinysight.run import duration, read_lines
+from tinysight.text import pluralize
 
 FIELDS = ("name", "question", "source", "data", "images", "reference", "command")  # of study.json
 COPIED = ("parameters", "num_train", "published")  # from a member of study.json to its Row
@@ -56,6 +57,11 @@ class Row:
         """The errors over seeds."""
         return self._over_seeds("top1_error")
 
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The error of each seed."""
+        return _by_seed(self.runs)
+
     def _over_seeds(self, name: str) -> Summary | None:
         values = [getattr(run, name) for run in self.runs.values()]
         return summarize(values) if values and None not in values else None
@@ -83,7 +89,7 @@ class Row:
             "difference_high": high,
             "pairs": self.difference and self.difference.count,
             "seconds": seconds and seconds.mean,
-            "top1_errors": {seed: run.top1_error for seed, run in self.runs.items()},
+            "top1_errors": self.by_seed,
         }
 
 
@@ -110,11 +116,13 @@ class StudyResults:
     @property
     def verdicts(self) -> list[str]:
         """A sentence for each comparison with the reference."""
-        errors = {
-            row.label: {seed: run.top1_error for seed, run in row.runs.items()} for row in self.rows
-        }
-        other = self.reference, errors.pop(self.reference)
-        return [verdict(label, own, *other, self.images) for label, own in errors.items()]
+        (reference,) = (row for row in self.rows if row.label == self.reference)
+        other = reference.label, reference.by_seed, self.images
+        return [
+            verdict(row.label, row.by_seed, *other, row.difference)
+            for row in self.rows
+            if row is not reference
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -148,12 +156,13 @@ def read_results(folder: Path) -> StudyResults:
             }
             for member in members
         }
-        reference = finished[content["reference"]]
+        errors = {label: _by_seed(own) for label, own in finished.items()}
+        differences = compared(errors, content["reference"])
         rows = tuple(
             Row(
                 num_planned=len(member["runs"]),
                 runs=finished[member["label"]],
-                difference=_difference(finished[member["label"]], reference),
+                difference=differences.get(member["label"]),
                 **{name: member[name] for name in ("label", *COPIED)},
             )
             for member in members
@@ -184,23 +193,27 @@ def _read_run(folder: Path, keep_weights: str) -> FinishedRun:
     )
 
 
-def _difference(runs: dict[int, FinishedRun], reference: dict[int, FinishedRun]) -> Paired | None:
-    """Compare seed by seed: the same seed means the same order of images and the same crops."""
-    both = sorted(runs.keys() & reference.keys())
-    if runs is reference or not both:
-        return None
-    own, others = ([each[seed].top1_error for seed in both] for each in (runs, reference))
-    return paired(own, others)
+def _by_seed(runs: dict[int, FinishedRun]) -> dict[int, float]:
+    return {seed: run.top1_error for seed, run in runs.items()}
 
 
 def verdict(
-    label: str, errors: dict[int, float], reference: str, others: dict[int, float], images: int
+    label: str,
+    errors: dict[int, float],
+    reference: str,
+    others: dict[int, float],
+    images: int,
+    difference: Paired | None = None,
 ) -> str:
-    """Compare errors by seed with those of a reference, in a sentence; `images` measured them."""
+    """Compare errors by seed with those of a reference, in a sentence; `images` measured them.
+
+    `difference` is that of `compared`; None: of these two alone.
+    """
     both = sorted(errors.keys() & others.keys())
     if not both:
         return f"{label} and {reference}: no seed of both is finished yet."
-    difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
+    if difference is None:
+        difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
     points = f"{100 * abs(difference.mean):.2f} points"
     error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than that of {reference}"
     if difference.mean == 0:
@@ -218,8 +231,8 @@ def verdict(
     low, high = (100 * bound for bound in difference.interval)
     noise = "larger" if difference.significant else "not larger"
     return (
-        f"{label}: error {error} ({difference.count} seeds, 95 % interval of the difference "
-        f"{low:+.2f} to {high:+.2f}): {noise} than the noise between seeds."
+        f"{label}: error {error} ({pluralize(difference.count, 'seed')}, 95 % interval of the "
+        f"difference {low:+.2f} to {high:+.2f}): {noise} than the noise between seeds."
     )
 
 
@@ -239,8 +252,8 @@ Made by `{results.command}`.
 
 Errors are those of the weights kept, on the {results.images:,} images of minival, mean over seeds;
 sd is between seeds. Published errors are on Tiny ImageNet's official val. Differences are in
-points, paired by seed (same order of images), with Student's interval for each comparison alone;
-the choice of the images in minival adds to it.
+points, paired by seed (same order of images), with Student's interval for each comparison alone, of
+the noise of all runs together; the choice of the images in minival adds to it.
 
 ![errors by epoch](figure.png)
 """
