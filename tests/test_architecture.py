@@ -136,7 +136,7 @@ PARTS: dict[str, set[str]] = {
         "settings",
         "corrections",
         "server",
-        *("__init__", "config", "recipes", "run", "progress", "files", "device", "images"),
+        *("__init__", "config", "recipes", "run", "progress", "files", "device", "images", "text"),
         *("data", "models", "predict", "evaluation", "training", "analysis", "finetuning", "numpy"),
         "exporting",
     },
