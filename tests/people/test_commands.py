@@ -292,6 +292,9 @@ def test_a_quiz_in_which_nobody_can_count_warns(
     hints = {"full": "ask for more images per person", "quick": "val has no more images of its"}
     for line, game in zip(lines, few, strict=True):
         assert f"who has fewer than 20 answers is excluded; {hints[game]}" in line
+    assert err.splitlines()[len(few)] == f"{path}: 0 answers of 0 people so far"
+    report = f"next: tinysight people report small --db {path}"
+    assert err.splitlines()[-1] == report
     assert asked[0]["preview"] is False and "nobody" not in json.dumps(asked)
     with closing(Store(str(path), digest=dataset.digest, about=None)) as store:
         sizes = [len(store.person(each["code"]).items) for each in asked[1:]]

@@ -83,7 +83,7 @@ def quiz(
         Store(url, digest=dataset.digest, about=about).close()  # refuses before networks answer
     material = replace(material, networks=_logits(networks, dataset, split, device))
     _warn_of_few(material)
-    place = ""
+    place = ""  # of answers that are kept
     with ExitStack() as stack:
 
         def make_app(**guard: Any) -> Guard:
@@ -92,17 +92,22 @@ def quiz(
                 where = str(Path(stack.enter_context(TemporaryDirectory()), "preview.db"))
                 logger.info("preview: answers are not kept")
             store = stack.enter_context(closing(Store(where, digest=dataset.digest, about=about)))
-            if not preview:
-                nonlocal place
-                place, (people, answers) = store.place, store.size()
-                who = "1 person" if people == 1 else f"{people:,} people"
-                logger.info("%s: %s of %s so far", place, pluralize(answers, "answer"), who)
+            nonlocal place
+            place = "" if preview else _log_size(store)
             return create_app(Quiz(material, store, guesses, preview), **guard)
 
         http.run(*http.serving(make_app, **address), started)
     if place:
-        command = shlex.join(["tinysight", "people", "report", dataset.name, "--db", place])
-        logger.info("next: %s", command)
+        report = ["tinysight", "people", "report", dataset.name, "--db", place]
+        logger.info("next: %s", shlex.join(report))
+
+
+def _log_size(store: Store) -> str:
+    """Say how many answers there are; return where."""
+    people, answers = store.size()
+    who = "1 person" if people == 1 else f"{people:,} people"
+    logger.info("%s: %s of %s so far", store.place, pluralize(answers, "answer"), who)
+    return store.place
 
 
 def _warn_of_few(material: Material) -> None:
