@@ -53,7 +53,8 @@ def test_export_with_a_network(
     evaluation = Evaluation("small", "val", logits, labels, torch.arange(rows.start, rows.stop))
     monkeypatch.setattr(module, "load_model", lambda source, device: None)
     monkeypatch.setattr(module.evaluations, "evaluate", lambda *a, **k: evaluation)
-    monkeypatch.setattr(module, "find_weights", lambda source: None)
+    (tmp_path / "weights").touch()
+    monkeypatch.setattr(module, "find_weights", lambda source: tmp_path / "weights")
     out = tmp_path / "out"
     command = ["people", "export", "small", "--networks", "bundled", "--db", str(study)]
     status, _, err = run_command(*command, "--out", str(out))
@@ -95,28 +96,41 @@ def test_a_study_that_may_only_be_read(
 
 
 def test_an_ensemble_answers_by_the_mean_probability(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rows = dataset.rows("val")
     labels = torch.from_numpy(dataset.labels[rows.start : rows.stop].copy())
     place = torch.arange(rows.start, rows.stop)
     generator = torch.Generator().manual_seed(0)
     both = {name: 3 * torch.randn(len(labels), 24, generator=generator) for name in ("a", "b")}
+    asked: list[str] = []
+
+    def evaluated(source: Path, *given: Any, **rest: Any) -> Evaluation:
+        asked.append(source.name)
+        return Evaluation("small", "val", both[source.name], labels, place)
+
     monkeypatch.setattr(module, "load_model", lambda source, device: source)
-    monkeypatch.setattr(module, "find_weights", lambda source: source)
-    monkeypatch.setattr(
-        module.evaluations,
-        "evaluate",
-        lambda source, *a, **k: Evaluation("small", "val", both[source.name], labels, place),
-    )
-    monkeypatch.setattr(module, "find_weights", Path)
-    found = module._logits(["a", "a+b"], dataset, "val", "cpu")
+    monkeypatch.setattr(module.evaluations, "evaluate", evaluated)
+    monkeypatch.setattr(module, "find_weights", lambda name: tmp_path / name)
+    for name in both:
+        (tmp_path / name).write_text(name)
+    common = (dataset, "val", "cpu", tmp_path / "home")
+    found = module._logits(["a", "a+b"], *common)
+    assert asked == ["a", "b"]  # each once
+    assert np.array_equal(module._logits(["a"], *common)["a"], both["a"].numpy())
+    assert asked == ["a", "b"]  # and in no later quiz
+    for kept in (tmp_path / "home").rglob("scores-*"):
+        kept.write_bytes(b"damaged")
+    module._logits(["a"], *common)
+    (tmp_path / "a").write_text("other weights")
+    module._logits(["a"], *common)
+    assert asked == ["a", "b", "a", "a"]
     assert list(found) == ["a", "a+b"] and np.array_equal(found["a"], both["a"].numpy())
     expected = (both["a"].softmax(1) + both["b"].softmax(1)) / 2
     torch.testing.assert_close(torch.from_numpy(found["a+b"]).softmax(1), expected)
     for twice in (["a", "a"], ["a+a"], ["a+b", "a+b"]):
         with pytest.raises(ValueError, match="given twice"):
-            module._logits(twice, dataset, "val", "cpu")
+            module._logits(twice, *common)
 
 
 def test_a_report(run_command: Tinysight, study: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,9 @@ def test_networks_choose_among_the_classes_of_the_game(dataset: Dataset) -> None
 
 
 @pytest.mark.parametrize("fault", ["rows", "labels", "none"])
-def test_scores_of_other_images_are_refused(dataset: Dataset, monkeypatch: Any, fault: str) -> None:
+def test_scores_of_other_images_are_refused(
+    dataset: Dataset, monkeypatch: Any, fault: str, tmp_path: Path
+) -> None:
     rows = torch.arange(*dataset.splits["val"])
     labels = torch.from_numpy(dataset.labels[rows.numpy()].copy())
     if fault == "rows":
@@ -64,7 +67,7 @@ def test_scores_of_other_images_are_refused(dataset: Dataset, monkeypatch: Any, 
     monkeypatch.setattr(module.evaluations, "evaluate", lambda *a, **k: evaluation)
     monkeypatch.setattr(module, "find_weights", lambda source: None)
     if fault == "none":
-        assert list(module._logits(["bundled"], dataset, "val", "cpu")) == ["bundled"]
+        assert list(module._logits(["bundled"], dataset, "val", "cpu", tmp_path)) == ["bundled"]
         return
     with pytest.raises(ValueError, match="bundled are of other images or labels"):
-        module._logits(["bundled"], dataset, "val", "cpu")
+        module._logits(["bundled"], dataset, "val", "cpu", tmp_path)

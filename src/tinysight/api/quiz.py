@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +17,13 @@ import numpy as np
 from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.evaluate import evaluate_run, warn_of_training_images
 from tinysight.api.models import find_weights, load_model
-from tinysight.data.dataset import Dataset
+from tinysight.data.build import features_folder
+from tinysight.data.dataset import Dataset, data_home
 from tinysight.device import select_device
 from tinysight.evaluation import evaluate as evaluations
 from tinysight.evaluation.ensemble import combined
 from tinysight.evaluation.evaluate import Evaluation
+from tinysight.files import expand, sha256
 from tinysight.people.answers import MIN_ANSWERS, Who, gather
 from tinysight.people.database import file_of
 from tinysight.people.exports import Exported, write_exports
@@ -30,8 +33,9 @@ from tinysight.people.report import write_study
 from tinysight.people.results import StudyResults, analyze
 from tinysight.people.store import Game, Store
 from tinysight.people.study import Study
+from tinysight.predict.predictor import BUNDLED
 from tinysight.progress import counting
-from tinysight.run import Run, find_run
+from tinysight.run import Run, find_run, versions
 from tinysight.server import http
 from tinysight.server.guard import Guard
 from tinysight.text import pluralize
@@ -81,7 +85,8 @@ def quiz(
     material = Material(dataset, split, {}, num_images, seed)
     if not preview and ((file := file_of(url)) is None or file.exists()):
         Store(url, digest=dataset.digest, about=about).close()  # refuses before networks answer
-    material = replace(material, networks=_logits(networks, dataset, split, device))
+    home = data_home() if data_dir is None else expand(data_dir)
+    material = replace(material, networks=_logits(networks, dataset, split, device, home))
     _warn_of_few(material)
     place = ""  # of answers that are kept
     with ExitStack() as stack:
@@ -209,7 +214,8 @@ def _read_study(
         )
     people = gather(rows, dataset.class_names)
     split = about["split"]
-    logits = _logits(networks, dataset, split, device)
+    home = data_home() if data_dir is None else expand(data_dir)
+    logits = _logits(networks, dataset, split, device, home)
     material = Material(dataset, split, logits, about["num_images"], about["seed"])
     return Study(material, game, choices, people, marks)
 
@@ -218,13 +224,15 @@ def _default(dataset: Dataset) -> str:
     return f"quiz-{dataset.name}.db"
 
 
-def _logits(networks: Networks, dataset: Dataset, split: str, device: str) -> dict[str, Logits]:
+def _logits(
+    networks: Networks, dataset: Dataset, split: str, device: str, home: Path
+) -> dict[str, Logits]:
     """Return each network's logits for a split; of an ensemble, A+B, its mean probability's."""
     found: dict[str, Logits] = {}
     for network in networks:
         is_ensemble = isinstance(network, str) and "+" in network and not Path(network).exists()
         members = str(network).split("+") if is_ensemble else [network]
-        evaluated = [_evaluate(each, dataset, split, device) for each in members]
+        evaluated = [_evaluate(each, dataset, split, device, home) for each in members]
         name = "+".join(each for each, _ in evaluated)
         if name in found or len({each for each, _ in evaluated}) < len(members):
             raise ValueError(f"{name} is given twice; give other networks")
@@ -233,7 +241,7 @@ def _logits(networks: Networks, dataset: Dataset, split: str, device: str) -> di
 
 
 def _evaluate(
-    network: Run | Folder, dataset: Dataset, split: str, device: str
+    network: Run | Folder, dataset: Dataset, split: str, device: str, home: Path
 ) -> tuple[str, Evaluation]:
     """Return a network's name, and its scores: as stored by an evaluation, or computed."""
     source = network.folder if isinstance(network, Run) else find_weights(network)
@@ -245,13 +253,10 @@ def _evaluate(
         if path.is_file() and dataset.digest == run.data_digest:
             evaluation = Evaluation.load(path)
         else:
-            logger.info("%s: %s is evaluated on %s", dataset.name, name, split)
+            _log_evaluation(name, dataset, split)
             evaluation = evaluate_run(run, dataset, split, select_device(device))
     else:
-        logger.info("%s: %s is evaluated on %s", dataset.name, name, split)
-        with counting(f"evaluating {split}") as progress:
-            model = load_model(source, device=device)
-            evaluation = evaluations.evaluate(model, dataset, split, progress=progress)
+        evaluation = _evaluate_file(source or BUNDLED, name, dataset, split, device, home)
     if not evaluation.classifies:
         raise ValueError(f"{name} does not classify; give other networks")
     rows = np.asarray(dataset.rows(split))
@@ -262,3 +267,26 @@ def _evaluate(
             f" {dataset.name}; compute them again by `tinysight evaluate {name}`"
         )
     return name, evaluation
+
+
+def _evaluate_file(
+    path: Path, name: str, dataset: Dataset, split: str, device: str, home: Path
+) -> Evaluation:
+    """Return the scores of a weights file, which are kept as features of the dataset are."""
+    key = hashlib.sha256(f"{sha256(path)} {split} {device} {versions()}".encode()).hexdigest()
+    kept = features_folder(home, dataset.digest) / f"scores-{key[:32]}.safetensors"
+    with suppress(ValueError):  # there is none, or a damaged one
+        return Evaluation.load(kept)
+    model = load_model(path, device=device)
+    _log_evaluation(name, dataset, split)
+    with counting(f"evaluating {split}") as progress:
+        evaluation = evaluations.evaluate(model, dataset, split, progress=progress)
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        evaluation.save(kept)
+    return evaluation
+
+
+def _log_evaluation(name: str, dataset: Dataset, split: str) -> None:
+    count = pluralize(len(dataset.rows(split)), "image")
+    logger.info("%s is evaluated on %s of %s, %s, once", name, split, dataset.name, count)

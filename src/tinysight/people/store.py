@@ -399,7 +399,9 @@ def _migrate(connection: sa.Connection, name: str) -> None:
         _run(connection, "SELECT pg_advisory_xact_lock(745)")
     version = _version(connection)
     if not version and (others := sa.inspect(connection).get_table_names()):
-        raise ValueError(f"{name} holds {others[0]}, of another program; name another by --db")
+        raise ValueError(
+            f"{name} holds the table {others[0]}, of another program; name another by --db"
+        )
     _run(connection, "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     if version > len(MIGRATIONS):
         raise ValueError(
