@@ -229,6 +229,16 @@ def test_the_model_proposes_its_classes(
     page.locator(".group h2", has_text="Probably <img src=x").first.wait_for(timeout=60000)
     keys = page.locator("#sort-classes kbd").all_inner_texts()
     assert keys == ["1", "2", "3"] and labels(folder) == {}
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    chooser.evaluate("""(select) => { // as arrow keys that pass by another one
+        for (const value of ["", "given"]) {
+            select.value = value;
+            select.dispatchEvent(new Event("change"));
+        }
+    }""")
+    page.wait_for_timeout(500)
+    assert [url for url in sent if "propose" in url] == []
     assert barriers(page) == []
     page.locator("[role=option]").first.focus()
     page.keyboard.press("1")

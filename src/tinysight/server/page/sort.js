@@ -8,6 +8,7 @@ const KEYS = [..."1234567890abcdefghijklmnopqrstuvwxyz"];
 const EVERY = 400; // milliseconds between looks at a folder that is being read
 const AGAIN = 3000; // after no answer
 const PAUSE = 1200; // milliseconds without a label before a model is judged
+const CHOICE = 300; // milliseconds that a choice stands before it is taken
 const MAX_SHOWN = 120; // pictures of a class
 const element = (id) => document.getElementById(id);
 const post = (path, content) => call(`api/sort/${path}`, { method: "POST", body: JSON.stringify(content ?? {}) });
@@ -23,6 +24,7 @@ let arranging = null; // a request under way
 let busy = 0; // acts under way
 let stale = false; // labels came since
 let timer = 0;
+let choosing = 0; // the timer of a choice of what proposes classes
 let judging = 0; // the timer of a judgment, which waits for a pause
 let hooks = { offerUndo() {}, onLearned() {}, onAsked() {} };
 
@@ -44,10 +46,14 @@ export function setUpSort(given) {
   element("sort-undo").addEventListener("click", undo);
   element("sort-learn").addEventListener("click", learn);
   element("sort-ask").addEventListener("click", ask);
-  element("sort-model").addEventListener("change", ({ target }) => {
-    const before = state.proposing;
-    const words = target.value ? "The model proposes classes" : "Classes are proposed by the labels here";
-    propose(target.value, () => undoable(words, () => propose(before)));
+  element("sort-model").addEventListener("change", ({ target: { value } }) => {
+    clearTimeout(choosing); // an arrow key passes by others
+    choosing = setTimeout(() => {
+      const before = state.proposing ?? "";
+      if (value === before) return;
+      const words = value ? "The model proposes classes" : "Classes are proposed by the labels here";
+      propose(value, () => undoable(words, () => propose(before)));
+    }, CHOICE);
   });
   element("sort-folders").addEventListener("click", async () => {
     if (await leaveFolders("folders")) undoable("Pictures in class folders are sorted, too", () => leaveFolders("folders?are_classes"));
