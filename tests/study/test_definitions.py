@@ -12,6 +12,7 @@ import torch
 
 from tinysight.models import count_parameters, create_model
 from tinysight.recipes import RECIPES, recipe
+from tinysight.settings import difference
 from tinysight.study.definitions import STUDIES, Member, Study, study
 
 CONFIG = recipe("quickstart")
@@ -59,6 +60,22 @@ def test_each_study_varies_what_it_asks_about_and_nothing_else() -> None:
                 )
             )
     assert counts[:2] == [5_012_616, 11_283_336] and counts[2] < 1_000_000
+
+
+def test_each_member_of_the_light_study_changes_one_thing() -> None:
+    light = study("report-light")
+    reference, *others = light.members
+    assert light.compared_with == reference.label
+    assert reference.config.optimizer.weight_decay == 5e-4
+    assert reference.config.model.init == "variance_scaling"
+    changes = {other.label: difference(other.config, reference.config) for other in others}
+    deep, few = "model.options.n=2", "model.options.filters=(16, 32, 64, 128)"
+    assert {label: sorted(own) for label, own in changes.items()} == {
+        **{f"weight decay {n}e-4": [f"optimizer.weight_decay=0.000{n}"] for n in (1, 2, 3)},
+        "Xavier": ["model.init=xavier"],
+        "18 layers": [deep],
+        "18 layers, 16 to 128 filters": [few, deep],
+    }
 
 
 def test_an_unknown_study_is_refused_with_the_nearest() -> None:

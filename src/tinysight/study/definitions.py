@@ -177,41 +177,28 @@ def _light() -> Config:
     return replace(muon, optimizer=sgd, train=replace(muon.train, sizes=((0.0, 0.5),), epochs=6))
 
 
-def depth_light() -> Study:
-    """Compare depths and filters as `depth` does, in an hour."""
-    base, model = _light(), _light().model
-    wide, narrow = "64 to 512 filters", "16 to 128 filters"
-    deep = replace(model, options=model.options | {"n": 2})
-    few = replace(deep, options=deep.options | {"filters": (16, 32, 64, 128)})
-    return replace(
-        depth(),
-        name="depth-light",
-        members=(
-            Member(label=f"10 layers, {wide}", config=base),
-            Member(label=f"18 layers, {wide}", config=replace(base, model=deep)),
-            Member(label=f"18 layers, {narrow}", config=replace(base, model=few)),
-        ),
-    )
-
-
-def initialization_light() -> Study:
-    """Compare the initializations as `initialization` does, in half an hour."""
+def report_light() -> Study:
+    """Ask the report's three questions of one short training, each change next to the same."""
     base = _light()
-    return replace(
-        initialization(),
-        name="initialization-light",
-        members=tuple(
-            replace(one, config=replace(base, model=replace(base.model, init=init)))
-            for one in initialization().members
-            for init in [one.config.model.init]
+    deep = replace(base.model, options=base.model.options | {"n": 2})
+    few = replace(deep, options=deep.options | {"filters": (16, 32, 64, 128)})
+    models = {
+        "Xavier": replace(base.model, init="xavier"),
+        "18 layers": deep,
+        "18 layers, 16 to 128 filters": few,
+    }
+    reference = "10 layers, 64 to 512 filters, variance scaling, weight decay 5e-4"
+    return Study(
+        name="report-light",
+        question="Do initialization, weight decay, layers and filters matter to a short training?",
+        source="after Wu et al. 2017, sections 4.4 to 4.6",
+        members=(
+            Member(label=reference, config=base),
+            *_decays(base, dict.fromkeys((1e-4, 2e-4, 3e-4))),
+            *(Member(label=name, config=replace(base, model=own)) for name, own in models.items()),
         ),
+        reference=reference,
     )
-
-
-def weight_decay_light() -> Study:
-    """Compare four weight decays, in an hour."""
-    decays = dict.fromkeys((1e-4, 2e-4, 3e-4, 5e-4))
-    return replace(weight_decay(), name="weight-decay-light", members=_decays(_light(), decays))
 
 
 def methods() -> Study:
@@ -246,8 +233,8 @@ def methods() -> Study:
 
 
 _ALL = (
-    *(models, models_modern, depth, depth_light, initialization, initialization_light),
-    *(weight_decay, weight_decay_light, weight_decay_modern, methods),
+    *(models, models_modern, depth, initialization, weight_decay, weight_decay_modern),
+    *(report_light, methods),
 )
 STUDIES: dict[str, Callable[[], Study]] = {make.__name__.replace("_", "-"): make for make in _ALL}
 
