@@ -720,6 +720,33 @@ def test_a_picture_of_the_quick_game_is_shown_although_another_device_was_faster
     page.locator("#ready").wait_for()
 
 
+def test_what_was_answered_is_not_asked_again_by_older_news(page: Any, quiz: Running) -> None:
+    begin(page, "full")
+    page.wait_for_load_state("networkidle")
+    code, said = code_of(page), quiz.material.dataset.class_names[0]
+    items = [key for key, _, _ in quiz.store.person(code).items]
+    quiz.store.answer(code, items[0], Given(said, 1.0))
+    news: list[Any] = []
+
+    def hold(route: Any) -> None:
+        news.append((route, route.fetch()))
+
+    page.route(f"**/api/people/{code}", hold)
+    page.locator("#unknown").click()  # another device was faster: what it answered is asked for
+    page.locator("#game-title", has_text="Image 2 of").wait_for()
+    shown(page)
+    while not news:
+        page.wait_for_timeout(20)
+    page.locator("#unknown").click()
+    page.locator("#game-title", has_text="Image 3 of").wait_for()
+    wait_until_sent(page)
+    route, answer = news[0]
+    route.fulfill(response=answer)
+    page.get_by_text("answered in another window before").wait_for()
+    assert page.locator("#game-title").text_content().startswith("Image 3 of")
+    assert page.evaluate("() => document.getElementById('game').dataset.shown") == items[2]
+
+
 def test_answers_that_did_not_count_are_told_of_after_a_time_offline(
     page: Any, quiz: Running
 ) -> None:

@@ -14,6 +14,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 let quiz, person, outbox, todo = [], practice = [], current, shownAt = 0, active = 0, turn = 0, ready = false;
 let told = ""; // what is said until the next answer
 const pictures = new Map();
+const given = new Set(); // keys that were answered here: what the server says may be older
 
 function show(section) {
   for (const each of ["start", "game", "result"]) byId(each).hidden = each !== section;
@@ -80,8 +81,12 @@ async function enter(code) {
   const own = person;
   const isOwn = () => person === own;
   outbox = new Outbox(code, (text) => { if (isOwn()) say(text); },
-    (text) => insist(() => call(`api/people/${code}`), isOwn).then((found) => catchUp(own, found, text)).catch(fail));
+    (key, text) => {
+      given.delete(key); // the server knows
+      insist(() => call(`api/people/${code}`), isOwn).then((found) => catchUp(own, found, text)).catch(fail);
+    });
   say(told = "");
+  given.clear();
   outbox.send();
   byId("own").textContent = code;
   byId("code").value = "";
@@ -109,7 +114,7 @@ function catchUp(own, found, text) {
 
 function collect() {
   const waiting = outbox.waiting;
-  todo = person.items.filter((item) => !item.answered && !(item.key in waiting)).map((item) => item.key);
+  todo = person.items.filter(({ key, answered }) => !answered && !given.has(key) && !(key in waiting)).map(({ key }) => key);
 }
 
 const pathOf = (key) => `api/people/${person.code}/${key}`;
@@ -176,32 +181,33 @@ async function next() {
 
 function answer(response) {
   if (!current || (person.game === "quick" && performance.now() - shownAt < TOO_SOON)) return;
-  const given = current;
+  const own = current;
   if (told) say(told = "");
-  if (given.practice) {
+  if (own.practice) {
     current = null;
-    const [, target] = given.practice;
+    const [, target] = own.practice;
     const before = element("img", "", { src: byId("picture").src, alt: "", width: 48, height: 48 });
     byId("feedback").replaceChildren(before, element("span", response === target ? `Right: ${target}` : `It was ${target}`));
     practice.shift();
     ready = practice.length > 0;
     return goOn();
   }
-  if (given.guesses.includes(response)) return;
-  given.seconds ??= Math.round(performance.now() - shownAt) / 1000; // of the first guess
-  if (response !== null) given.guesses.push(response);
-  if (response !== null && given.guesses.length < person.guesses) {
-    keepDraft(person.code, given);
+  if (own.guesses.includes(response)) return;
+  own.seconds ??= Math.round(performance.now() - shownAt) / 1000; // of the first guess
+  if (response !== null) own.guesses.push(response);
+  if (response !== null && own.guesses.length < person.guesses) {
+    keepDraft(person.code, own);
     return askFurther(response);
   }
   current = null; // one answer per picture
   byId("feedback").textContent = "";
-  const [first, ...further] = given.guesses;
+  const [first, ...further] = own.guesses;
   const screen = `${innerWidth}x${innerHeight}@${devicePixelRatio}`;
-  outbox.add(given.key, { response: first ?? null, seconds: given.seconds, further, screen });
+  outbox.add(own.key, { response: first ?? null, seconds: own.seconds, further, screen });
+  given.add(own.key);
   todo.shift();
-  URL.revokeObjectURL(pictures.get(pathOf(given.key)));
-  pictures.delete(pathOf(given.key));
+  URL.revokeObjectURL(pictures.get(pathOf(own.key)));
+  pictures.delete(pathOf(own.key));
   goOn();
 }
 

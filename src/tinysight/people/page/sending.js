@@ -44,8 +44,8 @@ export function forget(code) {
 export class Outbox {
   #sending = false;
 
-  // `changed` gets what to say of what waits, when it begins and ends; `refused` is called where an
-  // answer is not kept, with what to say if another is kept.
+  // `changed` gets what to say of what waits, when it begins and ends; `refused` gets the key
+  // of an answer that is not kept, and what to say if another is.
   constructor(code, changed, refused) {
     this.code = code;
     this.store = waitingName(code);
@@ -80,11 +80,11 @@ export class Outbox {
         this.#write((waiting) => { delete waiting[next[0]]; });
         if (failing) this.changed("");
         failing = false;
-        if (kept.response !== next[1].response) this.refused(ELSEWHERE);
+        if (kept.response !== next[1].response) this.refused(next[0], ELSEWHERE);
       } catch (error) {
         if (error.status === 400) { // as where the game was deleted in the meantime
           this.#write((waiting) => { delete waiting[next[0]]; });
-          this.refused("");
+          this.refused(next[0], "");
           continue;
         }
         if (!failing) this.changed(`${error.message} Nothing is lost: your answers wait here and are sent later.`);
