@@ -183,7 +183,7 @@ def test_another_programs_database_is_left_alone(url: str) -> None:
         others.reflect(connection)
         others.drop_all(connection)
         sa.Table("recipes", sa.MetaData(), sa.Column("name", sa.Text)).create(connection)
-    with pytest.raises(ValueError, match="holds recipes, of another program"):
+    with pytest.raises(ValueError, match="holds the table recipes, of another program"):
         open_store(url)
 
 
