@@ -132,7 +132,10 @@ def shown(page: Any) -> str:
 
 def press(page: Any, key: str) -> None:
     """Answer the picture of the quick game, once that is not too soon."""
-    page.wait_for_function("() => document.getElementById('picture').style.visibility === 'hidden'")
+    page.wait_for_function(
+        "() => document.getElementById('game').dataset.shown"
+        " && document.getElementById('picture').style.visibility === 'hidden'"
+    )
     page.keyboard.press(key)
 
 
@@ -559,7 +562,7 @@ def test_a_reload_in_practice_goes_on_with_practice(page: Any, quiz: Running) ->
     picture = re.compile(r"/api/people/[a-z0-9]+/[0-9a-f]{24}$")
     page.route(picture, lambda route: None)  # no picture of the game comes
     begin(page, "full", practice=True)
-    page.locator("#game-title", has_text="Practice: 10 to go").wait_for()
+    page.locator("#game[data-shown=practice-10]").wait_for()
     page.locator("#unknown").click()
     page.locator("#game-title", has_text="Practice: 9 to go").wait_for()
     page.reload()

@@ -135,6 +135,7 @@ async function load(path) {
 
 async function next() {
   current = null;
+  delete byId("game").dataset.shown; // until a picture can be answered
   byId("name").value = "";
   byId("question").textContent = GUESSES[0];
   byId("unknown").textContent = CANNOT_TELL;
