@@ -65,7 +65,8 @@ def test_scores_of_other_images_are_refused(
     evaluation = Evaluation("small", "val", torch.from_numpy(logits_of(dataset)), labels, rows)
     monkeypatch.setattr(module, "load_model", lambda source, device: None)
     monkeypatch.setattr(module.evaluations, "evaluate", lambda *a, **k: evaluation)
-    monkeypatch.setattr(module, "find_weights", lambda source: None)
+    (tmp_path / "weights").touch()
+    monkeypatch.setattr(module, "find_weights", lambda source: tmp_path / "weights")
     if fault == "none":
         assert list(module._logits(["bundled"], dataset, "val", "cpu", tmp_path)) == ["bundled"]
         return

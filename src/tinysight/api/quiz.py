@@ -33,7 +33,6 @@ from tinysight.people.report import write_study
 from tinysight.people.results import StudyResults, analyze
 from tinysight.people.store import Game, Store
 from tinysight.people.study import Study
-from tinysight.predict.predictor import BUNDLED
 from tinysight.progress import counting
 from tinysight.run import Run, find_run, versions
 from tinysight.server import http
@@ -85,8 +84,7 @@ def quiz(
     material = Material(dataset, split, {}, num_images, seed)
     if not preview and ((file := file_of(url)) is None or file.exists()):
         Store(url, digest=dataset.digest, about=about).close()  # refuses before networks answer
-    home = data_home() if data_dir is None else expand(data_dir)
-    material = replace(material, networks=_logits(networks, dataset, split, device, home))
+    material = replace(material, networks=_logits(networks, dataset, split, device, data_dir))
     _warn_of_few(material)
     place = ""  # of answers that are kept
     with ExitStack() as stack:
@@ -214,8 +212,7 @@ def _read_study(
         )
     people = gather(rows, dataset.class_names)
     split = about["split"]
-    home = data_home() if data_dir is None else expand(data_dir)
-    logits = _logits(networks, dataset, split, device, home)
+    logits = _logits(networks, dataset, split, device, data_dir)
     material = Material(dataset, split, logits, about["num_images"], about["seed"])
     return Study(material, game, choices, people, marks)
 
@@ -225,14 +222,14 @@ def _default(dataset: Dataset) -> str:
 
 
 def _logits(
-    networks: Networks, dataset: Dataset, split: str, device: str, home: Path
+    networks: Networks, dataset: Dataset, split: str, device: str, data_dir: Folder | None
 ) -> dict[str, Logits]:
     """Return each network's logits for a split; of an ensemble, A+B, its mean probability's."""
     found: dict[str, Logits] = {}
     for network in networks:
         is_ensemble = isinstance(network, str) and "+" in network and not Path(network).exists()
         members = str(network).split("+") if is_ensemble else [network]
-        evaluated = [_evaluate(each, dataset, split, device, home) for each in members]
+        evaluated = [_evaluate(each, dataset, split, device, data_dir) for each in members]
         name = "+".join(each for each, _ in evaluated)
         if name in found or len({each for each, _ in evaluated}) < len(members):
             raise ValueError(f"{name} is given twice; give other networks")
@@ -241,7 +238,7 @@ def _logits(
 
 
 def _evaluate(
-    network: Run | Folder, dataset: Dataset, split: str, device: str, home: Path
+    network: Run | Folder, dataset: Dataset, split: str, device: str, data_dir: Folder | None
 ) -> tuple[str, Evaluation]:
     """Return a network's name, and its scores: as stored by an evaluation, or computed."""
     source = network.folder if isinstance(network, Run) else find_weights(network)
@@ -256,7 +253,8 @@ def _evaluate(
             _log_evaluation(name, dataset, split)
             evaluation = evaluate_run(run, dataset, split, select_device(device))
     else:
-        evaluation = _evaluate_file(source or BUNDLED, name, dataset, split, device, home)
+        assert source is not None  # a network is named
+        evaluation = _evaluate_file(source, name, dataset, split, device, data_dir)
     if not evaluation.classifies:
         raise ValueError(f"{name} does not classify; give other networks")
     rows = np.asarray(dataset.rows(split))
@@ -270,10 +268,11 @@ def _evaluate(
 
 
 def _evaluate_file(
-    path: Path, name: str, dataset: Dataset, split: str, device: str, home: Path
+    path: Path, name: str, dataset: Dataset, split: str, device: str, data_dir: Folder | None
 ) -> Evaluation:
     """Return the scores of a weights file, which are kept as features of the dataset are."""
     key = hashlib.sha256(f"{sha256(path)} {split} {device} {versions()}".encode()).hexdigest()
+    home = data_home() if data_dir is None else expand(data_dir)
     kept = features_folder(home, dataset.digest) / f"scores-{key[:32]}.safetensors"
     with suppress(ValueError):  # there is none, or a damaged one
         return Evaluation.load(kept)

@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from tinysight.people.answers import RULES, exclusions, gather, shown_name
 from tinysight.people.material import Material
-from tinysight.people.store import Game, Given, Person, Store, UnavailableError
+from tinysight.people.store import Game, Given, Person, Shown, Store, UnavailableError
 from tinysight.server import site
 from tinysight.server.guard import Guard
 
@@ -104,17 +104,21 @@ class Quiz:
         game = (await _body(request)).get("game")
         if game not in ("full", "quick"):
             raise ValueError("the game is full or quick")
-        code = await asyncio.to_thread(self.enter, game)
-        person = await asyncio.to_thread(self.store.person, code)
-        logger.info("%s began the %s game", shown_name(person.number), game)
-        return {"code": code}
+        return {"code": await asyncio.to_thread(self.enter, game)}
 
     def enter(self, game: Game) -> str:
         """Enter a new person into the store; return the code."""
         names, classes = self.material.dataset.class_names, self._classes(game)
-        plan = partial(self.material.plan, classes)
         guesses = self.guesses if game == "full" else 1
-        return self.store.register(game, [names[i] for i in classes], plan, guesses)
+        numbers: list[int] = []
+
+        def plan(number: int) -> list[Shown]:
+            numbers.append(number)
+            return self.material.plan(classes, number)
+
+        code = self.store.register(game, [names[i] for i in classes], plan, guesses)
+        logger.info("%s began the %s game", shown_name(numbers[-1]), game)
+        return code
 
     def _classes(self, game: Game) -> tuple[int, ...]:
         """Return the classes of a game: of the people before, so that all are asked the same."""
