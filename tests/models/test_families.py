@@ -24,6 +24,11 @@ VGG = {"filters": (8, 16, 32, 32, 32), "hidden": 64}
 # model, options, by what the size of the features is divided
 FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "resnet": ("resnet", {"n": 1, "filters": (16, 32)}, 4),
+    "resnet-squeezed": (
+        "resnet",
+        {"units": (1, 2), "filters": (16, 32), "squeeze": 4, "pooled_shortcut": True},
+        4,
+    ),
     "inception_resnet": ("inception_resnet", {"n": 1, "width": 0.125}, 8),
     "inception_resnet-v4": ("inception_resnet", {"n": 1, "width": 0.125, "stem": "v4"}, 8),
     "vgg16": ("vgg", VGG, 16),
@@ -111,9 +116,9 @@ def test_it_overfits_64_drawn_images(family: str) -> None:
     source = shapes.Shapes(num_train=64, num_minival=0, num_val=0, num_test=0, image_size=32)
     images = torch.from_numpy(np.stack([source.decode(row) for row in range(64)]))
     images, labels = images.permute(0, 3, 1, 2), torch.arange(64) % 24
-    model = create(family, 24, **({} if family == "resnet" else {"dropout": 0.0})).train()
+    model = create(family, 24, **({} if family.startswith("resnet") else {"dropout": 0.0})).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
-    for _ in range(30):
+    for _ in range(40):
         loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -143,7 +148,7 @@ def test_frozen_norms_keep_their_statistics_and_are_trained(family: str) -> None
     assert not all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("resnet", *ELSEWHERE)])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f[:6] in ("incept", "vgg16", "vgg19")])
 def test_dropout_is_applied_in_training_only(family: str) -> None:
     images = random_images(2)
     with torch.random.fork_rng(), torch.no_grad():

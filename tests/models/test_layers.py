@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tinysight.models import layers
-from tinysight.models.layers import Convolution, SubsampledConvolution, convolution
+from tinysight.models.layers import (
+    Convolution,
+    SqueezeExcitation,
+    SubsampledConvolution,
+    convolution,
+)
 from tinysight.ops.conv import convolve
 
 
@@ -29,6 +34,25 @@ def test_a_strided_1x1_convolution_of_few_channels_is_the_plain_one(size: int) -
         output.square().sum().backward()  # type: ignore[no-untyped-call]
     assert narrow.weight.grad is not None and plain.weight.grad is not None
     assert torch.allclose(narrow.weight.grad, plain.weight.grad)
+
+
+def test_squeeze_and_excitation_scales_channels_by_their_means() -> None:
+    layer = SqueezeExcitation(32, 4)
+    assert layer.squeeze.weight.shape == (8, 32) and layer.excite.weight.shape == (32, 8)
+    assert SqueezeExcitation(32, 16).squeeze.weight.shape == (8, 32)  # never fewer than 8
+    for linear in (layer.squeeze, layer.excite):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    images = torch.zeros(2, 32, 2, 2)
+    images[0, 3, 0, 0], images[1, 3] = 4.0, -4.0
+    with torch.no_grad():
+        layer.squeeze.weight[5, 3], layer.excite.weight[0, 5] = 2.0, 1.5
+        images[:, 0] = 1.0
+        output = layer(images)
+    # the mean of channel 3 is 1, or -4 and below the ReLU
+    assert torch.allclose(output[0, 0], torch.tensor(3.0).sigmoid())
+    assert torch.allclose(output[1, 0], torch.tensor(0.5))
+    assert torch.allclose(output[:, 3], images[:, 3] / 2) and output.count_nonzero() == 13
 
 
 @pytest.fixture

@@ -74,6 +74,25 @@ class SubsampledConvolution(nn.Conv2d):
         return F.conv2d(x[:, :, ::down, ::across], self.weight, self.bias)
 
 
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by a number from 0 to 1 that the means of all channels decide.
+
+    Source: Hu et al. 2018, arXiv:1709.01507. `ratio` is the channels per hidden value, of which
+    there are at least 8.
+    """
+
+    def __init__(self, num_channels: int, ratio: int) -> None:
+        super().__init__()
+        num_hidden = max(8, num_channels // ratio)
+        self.squeeze = nn.Linear(num_channels, num_hidden)
+        self.excite = nn.Linear(num_hidden, num_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.squeeze(x.mean((2, 3))))
+        scale = torch.sigmoid(self.excite(hidden)).to(x.dtype)
+        return x * scale[:, :, None, None]
+
+
 def convolution(
     num_in: int, num_out: int, kernel: int | tuple[int, int], stride: int = 1
 ) -> nn.Conv2d:
