@@ -319,8 +319,11 @@ class Config:
         given = self.data.soft_labels
         _require(not given or self.localizer.classifies, "data.soft_labels", given, allowed)
         if finds:
-            allowed = "0 with a localizer.head, as mixed images' boxes cannot be mixed"
-            for name in ("mixup", "cutmix") if augment.mixes else ():
+            allowed = "less than 1 with a localizer.head, as mixed images teach it no boxes"
+            some = not augment.mixes or augment.mix_probability < 1
+            _require(some, "augment.mix_probability", augment.mix_probability, allowed)
+            allowed = "0 with a localizer that learns no class of the image"
+            for name in ("mixup", "cutmix") if not self.localizer.classifies else ():
                 value = getattr(augment, name)
                 _require(not value, f"augment.{name}", value, allowed)
             _require(augment.crop == 1, "augment.crop", augment.crop, "1 with a localizer.head")

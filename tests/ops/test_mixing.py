@@ -119,6 +119,21 @@ def test_the_loss_equals_torchs_with_soft_labels(label_smoothing: float) -> None
     assert targets.main.tolist() == [0, 1, 2, 3, 3, 0]
 
 
+def test_a_label_of_minus_one_adds_nothing_to_the_loss() -> None:
+    logits = torch.randn(3, 4, generator=generator(5), dtype=torch.float64, requires_grad=True)
+    labels, partners = torch.tensor([2, -1, -1]), torch.tensor([-1, 3, -1])
+    share = torch.tensor([0.75, 0.75, 0.75], dtype=torch.float64)
+    targets = Targets(labels=labels, partners=partners, weight=share)
+    weights = torch.tensor([1.0, 1, 2, 4], dtype=torch.float64)
+    each = -F.log_softmax(logits, dim=1)
+    for factors, known in ((None, (1.0, 1.0)), (weights, (2.0, 4.0))):
+        loss = mixing.cross_entropy(logits, targets, weights=factors)
+        expected = (0.75 * known[0] * each[0, 2] + 0.25 * known[1] * each[1, 3]) / 3
+        assert torch.allclose(loss, expected)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient[0].any() and not gradient[2].any()
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_shards_of_a_batch_are_mixed_as_the_batch(world_size: int) -> None:
     images, labels = torch.rand(8, 3, 6, 6, generator=generator(4)), torch.arange(8)

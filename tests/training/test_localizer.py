@@ -244,7 +244,6 @@ def test_what_does_not_fit_is_refused(
     for layer in ("encoder.norm", "head.lstm"):
         check(make_config(**FINDING, train__record=(layer,)), dataset, DistributedContext())
     for changes, complaint in (
-        ({"augment__mixup": 0.2}, "boxes cannot be mixed"),
         ({"augment__rotation": 6.0}, "at most 5"),
         ({"augment__crop": 0.75}, r"augment\.crop is 0\.75; allowed: 1 with a localizer\.head"),
         ({"augment__trivial_augment": True}, "augment.trivial_augment is True; allowed: false"),

@@ -36,6 +36,12 @@ class MixParams(TensorRows):
     # float32 (N, 4): CutMix's (x0, y0, x1, y1) in shares of the side, empty where there is none
     window: Tensor
 
+    @property
+    def mixed(self) -> Tensor:
+        """Whether there is anything of its partner in an image: bool (N,)."""
+        pasted = (self.window[:, 2:] > self.window[:, :2]).all(dim=1)
+        return (self.weight < 1) | pasted
+
 
 @dataclass(frozen=True)
 class EraseParams(TensorRows):
@@ -114,16 +120,18 @@ def cross_entropy(
 ) -> Tensor:
     """Return the mean cross-entropy of logits (B, K) with two weighted labels, each smoothed.
 
-    `soft_labels` (B, K) take the place of the images' labels before they were mixed; `weights`
-    (K,) are factors on each label's part.
+    A label of -1 is none, and adds nothing. `soft_labels` (B, K) take the place of the images'
+    labels before they were mixed; `weights` (K,) are factors on each label's part.
     """
     pairs = [(targets.labels, targets.labels), (targets.partners, targets.partners)]
     if soft_labels is not None:
         others = soft_labels[partners(targets.labels)]
         pairs = [(targets.labels, soft_labels), (targets.partners, others)]
     of_labels, of_partners = (
-        F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
-        * (1.0 if weights is None else weights[labels])
+        F.cross_entropy(
+            logits, target, reduction="none", label_smoothing=label_smoothing, ignore_index=-1
+        )
+        * (labels >= 0 if weights is None else weights[labels] * (labels >= 0))
         for labels, target in pairs
     )
     return torch.lerp(of_partners, of_labels, targets.weight).mean()

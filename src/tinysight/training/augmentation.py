@@ -13,6 +13,7 @@ from tinysight.ops import augment, mixing, mosaic, trivial_augment
 from tinysight.ops.boxes import BoxTargets, to_cxcywh
 from tinysight.ops.tensor_rows import TensorRows
 
+ENTIRE = (0.5, 0.5, 1.0, 1.0)  # the box around an image, in shares of it
 MIN_KEPT_SHARE = 0.5  # of a box's area in the window; a box that keeps less is dropped
 
 
@@ -91,7 +92,7 @@ def apply_to_boxes(
     """Move boxes (B, N, 4), NaN-padded, and their labels (B, N), if any, with their images.
 
     A box that keeps less than half of its area in the window is lost: what is left is neither an
-    object nor background.
+    object nor background. So is a mixed image as a whole: nobody knows what boxes it has.
     """
     moved, kept = augment.apply_to_boxes(boxes, params.draws, crop=crop)
     if params.mosaics is not None and mixing_on:
@@ -100,4 +101,8 @@ def apply_to_boxes(
     whole, shares = (kept >= MIN_KEPT_SHARE)[..., None], to_cxcywh(moved) / crop
     rest = ~whole & ~moved.isnan()  # padding keeps 0, too
     kept_boxes, lost = (torch.where(own, shares, torch.nan) for own in (whole, rest))
+    if params.mixes is not None and mixing_on:
+        mixed = params.mixes.mixed[:, None, None]
+        kept_boxes = torch.where(mixed, torch.nan, kept_boxes)
+        lost = torch.where(mixed, lost.new_tensor(ENTIRE), lost)
     return BoxTargets(kept_boxes, lost, labels)

@@ -53,6 +53,7 @@ def localization(
     targets: BoxTargets,
     *,
     settings: LocalizerConfig,
+    mixed: mixing.Targets | None = None,
     label_smoothing: float,
     soft_labels: Tensor | None = None,
     weights: Tensor | None = None,
@@ -62,6 +63,7 @@ def localization(
     Args:
         labels: (B,); images without one (-1) have no classification loss.
         targets: see `augmentation.apply_to_boxes`.
+        mixed: takes the place of `labels` where images were mixed.
         soft_labels: (B, K), weights: (K,), of each class; see `classification`.
     """
     losses = _detection_losses(output.candidates, targets, settings)
@@ -69,8 +71,11 @@ def localization(
     if settings.box_classes:
         loss = loss + settings.loss_weight * settings.class_loss_weight * losses.classes
     labeled = labels >= 0
-    if settings.classifies and bool(labeled.any()):
-        own: dict[str, Any] = {"label_smoothing": label_smoothing, "weights": weights}
+    own: dict[str, Any] = {"label_smoothing": label_smoothing, "weights": weights}
+    if settings.classifies and mixed is not None:
+        of_class = classification(output.logits, labels, mixed, soft_labels=soft_labels, **own)
+        loss = loss + settings.class_loss_weight * of_class
+    elif settings.classifies and bool(labeled.any()):
         own["soft_labels"] = None if soft_labels is None else soft_labels[labeled]
         of_class = classification(output.logits[labeled], labels[labeled], None, **own)
         loss = loss + settings.class_loss_weight * labeled.float().mean() * of_class

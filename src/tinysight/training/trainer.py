@@ -226,7 +226,7 @@ class Trainer:
         how: dict[str, Any] = {"crop": self.crop, "mixing_on": mixing_on}
         how["labels"] = batch.box_labels
         boxes = augmentation.apply_to_boxes(batch.boxes, batch.draws, **how)
-        own["settings"] = self.config.localizer
+        own |= {"settings": self.config.localizer, "mixed": augmented.targets}
         return output.logits, losses.localization(output, augmented.labels, boxes, **own)
 
     def found_non_finite(self) -> bool:
