@@ -84,13 +84,23 @@ def test_mixed_images_teach_two_classes_and_neither_box_nor_confidence(
     assert torch.allclose(of_logits, expected)
 
 
-def test_a_localizer_is_trained_with_cutmix(
-    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+def test_a_localizer_is_trained_with_cutmix_until_mixing_ends(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shares = []
+    plain = losses.localization
+
+    def noting(*args: Any, mixed: mixing.Targets | None, **own: Any) -> losses.Losses:
+        shares.append(1.0 if mixed is None else float((mixed.weight == 1).float().mean()))
+        return plain(*args, mixed=mixed, **own)
+
+    monkeypatch.setattr(losses, "localization", noting)
     own = {**FINDING, "augment__cutmix": 1.0, "augment__mix_until": 0.5}
     loop.train(make_config(**own), dataset, name=tmp_path / "run")
+    half = len(shares) // 2
+    assert half > 2 and 0.2 < sum(shares[:half]) / half < 0.8  # half of the images are mixed
+    assert shares[half + 1 :] == [1.0] * len(shares[half + 1 :])
     steps = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if "box_loss" in line]
-    # half of the images teach boxes at first, then all of them
     assert steps[0]["box_loss"] > 0 and 0 < steps[0]["top1_error"] <= 1
 
 
