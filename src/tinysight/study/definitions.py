@@ -213,9 +213,17 @@ def methods() -> Study:
         "Mixup": replace(base.augment, mixup=0.2),
         "CutMix": replace(base.augment, cutmix=1.0),
     }
+    options = {
+        "squeeze-and-excitation": {"squeeze": 16},
+        "averaging shortcuts": {"pooled_shortcut": True},
+    }
     configs = {
         "the recipe": base,
         "SGD, not Muon": _light(),
+        **{
+            name: replace(base, model=replace(base.model, options=base.model.options | own))
+            for name, own in options.items()
+        },
         "no label smoothing": replace(base, train=replace(train, label_smoothing=0.0)),
         "no mirror image at evaluation": replace(base, train=replace(train, flip_average=False)),
         "averaged weights": replace(base, train=replace(train, ema_decay=0.998)),
