@@ -81,6 +81,9 @@ def test_each_member_of_the_light_study_changes_one_thing() -> None:
 def test_an_unknown_study_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean weight-decay"):
         study("weight-deacy")
+    for name in ("nope", "layers"):  # like nothing that there is
+        with pytest.raises(ValueError, match=r"there are models, models-modern, .*, transfer"):
+            study(name)
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,9 @@ def study(
     import tinysight as ts
     from tinysight import run as runs
     from tinysight.study import plan
+    from tinysight.study.definitions import TRANSFER
 
-    if name == "transfer":
+    if name == TRANSFER:
         unused: dict[str, Any] = {"--epochs": epochs, "--subset": subset, "--recipes": recipes}
         unused |= {"--ray": ray, "--print-commands": print_commands, "settings": settings}
         _transfer(data, counts, seeds, minutes, folder_name, report_only, data_dir, unused)

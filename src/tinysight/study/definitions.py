@@ -244,6 +244,7 @@ _ALL = (
     *(models, models_modern, depth, initialization, weight_decay, weight_decay_modern),
     *(report_light, methods),
 )
+TRANSFER = "transfer"  # of study.transfer, which takes other options
 STUDIES: dict[str, Callable[[], Study]] = {make.__name__.replace("_", "-"): make for make in _ALL}
 
 
@@ -253,7 +254,8 @@ def study(name: str) -> Study:
         return STUDIES[name]()
     if name.endswith(".py"):
         return _from_file(Path(name))
-    raise ValueError(f"no study is named {name!r}; {suggest(name, STUDIES)} (or give a .py file)")
+    hint = suggest(name, [*STUDIES, TRANSFER], cutoff=0.5)
+    raise ValueError(f"no study is named {name!r}; {hint} (or give a .py file)")
 
 
 def _from_file(path: Path) -> Study:

@@ -43,12 +43,12 @@ from tinysight.ops.metrics import topk_correct
 from tinysight.predict.pretrained import at_hand
 from tinysight.progress import counting
 from tinysight.recipes import recipe
+from tinysight.study.definitions import TRANSFER
 from tinysight.study.plan import OVER
 from tinysight.study.report import verdict
 from tinysight.text import pluralize
 
 logger = logging.getLogger("tinysight")
-NAME = "transfer"
 QUESTION = "Which way to learn from few images, by the number of images per class?"
 COUNTS = (10, 30, 100, 300)
 SCRATCH, FULL, CHOSEN = "from nothing", "entire network", "the encoder chosen"
@@ -288,7 +288,7 @@ def markdown(
     seeds = len({one.seed for one in outcomes})
     return f"""# {QUESTION}
 
-Study `{NAME}` on {data}. Made by `{command}`.
+Study `{TRANSFER}` on {data}. Made by `{command}`.
 
 Error in %, on up to {most:,} images not learned from; mean of {pluralize(seeds, "draw")} of the
 images to learn from, or of those measured so far (standard deviation). All ways learn from the same
