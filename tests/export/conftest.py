@@ -49,7 +49,7 @@ def metadata_of(kind: str) -> ModelMetadata:
     )  # fmt: skip
 
 
-def _randomized(model: nn.Module) -> None:
+def randomize(model: nn.Module) -> None:
     """Draw all weights and statistics, so that no layer passes unnoticed."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
@@ -72,7 +72,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written
             own = {n: metadata.localizer[n] for n in names}
             model = Localizer(classifier, num_classes=3 * metadata.has_box_classes, **own)
         with torch.no_grad():
-            _randomized(model)
+            randomize(model)
         body = trace(model.eval(), metadata)
         files = Written(folder / "model.safetensors", folder / "model.onnx", body)
         files.weights.write_bytes(weights_bytes(model, metadata))

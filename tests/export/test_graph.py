@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,9 +15,11 @@ import torch
 from tinysight.exporting import graph
 from tinysight.models import create_model
 from tinysight.ops.augment import resize
+from tinysight.predict.onnx_file import onnx_bytes
 from tinysight.predict.predictor import Predictor
+from tinysight.predict.weights import weights_bytes
 
-from .conftest import HEADS, Written, metadata_of
+from .conftest import HEADS, Written, metadata_of, randomize
 
 Write = Callable[[str], Written]
 KINDS = ("classifier", *HEADS)
@@ -58,6 +61,22 @@ def test_the_written_file_names_its_inputs_and_has_a_dynamic_batch(
     assert not operators & {"Loop", "LSTM", "If", "Scan"}
     assert [(each.domain, each.version) for each in model.opset_import] == [("", graph.OPSET)]
     assert b"site-packages" not in content and b".py" not in content
+
+
+def test_squeezed_units_and_shortcuts_that_average_odd_maps_are_written(tmp_path: Path) -> None:
+    """Of 28 pixels the blocks leave 14, 7 and 4: the last windows at the borders hold one row."""
+    options = {"n": 1, "filters": (4, 8, 8), "squeeze": 2, "pooled_shortcut": True}
+    metadata = replace(metadata_of("classifier"), options=options, input_size=28)
+    model = create_model("resnet", 3, **options).eval()
+    with torch.no_grad():
+        randomize(model)
+    paths = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    paths[0].write_bytes(weights_bytes(model, metadata))
+    paths[1].write_bytes(onnx_bytes(graph.trace(model, metadata), metadata))
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+    expected, found = (Predictor(path).outputs(images).logits for path in paths)
+    assert expected.std(axis=0).min() > 1e-3  # the images are told apart
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(("source", "target"), [(28, 32), (64, 48), (7, 7), (5, 13)])
