@@ -260,7 +260,7 @@ def resnet10_light() -> Config:
 
 
 def resnet18_light() -> Config:
-    """Train the 18-layer ResNet of resnet10-light with CutMix, our best so far.
+    """Train the 18-layer ResNet of resnet10-light with CutMix, our best on a GPU so far.
 
     Source: ours: resnet10-light with 18 layers, CutMix on half of the images, averaged weights.
     Images: 10,000 or more.
@@ -285,8 +285,9 @@ def resnet14_light() -> Config:
         squeeze-and-excitation (Hu et al. 2018) and averaging shortcuts (He et al. 2019).
     Images: 10,000 or more.
     Hardware: 2 CPU cores with native bf16.
-    Time: 16 epochs.
-    Result: not yet run in full.
+    Time: 16 epochs: 118 minutes.
+    Result: 39.74 % top-1 error on val with data.train=train+minival data.monitor=none, one seed
+        (experiments/011).
     """
     base = resnet18_light()
     squeezed = {"units": (1, 2, 2, 1), "squeeze": 16, "pooled_shortcut": True}
