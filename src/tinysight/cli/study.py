@@ -45,8 +45,7 @@ def studies() -> None:
     Examples:
       tinysight studies
     """
-    from tinysight.study.definitions import STUDIES
-    from tinysight.study.transfer import NAME as TRANSFER
+    from tinysight.study.definitions import STUDIES, TRANSFER
     from tinysight.study.transfer import QUESTION
 
     for name, make in STUDIES.items():
@@ -176,7 +175,7 @@ def _transfer(
         numbers = [int(count) for count in counts.split(",")] if counts else transfer.COUNTS
     except ValueError:
         raise ValueError(f"--counts is {counts!r}; give numbers, as 10,30,100") from None
-    folder = runs.run_folder(folder_name or f"study-{transfer.NAME}-{Path(data).name}")
+    folder = runs.run_folder(folder_name or f"study-transfer-{Path(data).name}")
     end = time.monotonic() + 60 * minutes
 
     def train(config: Config, view: Dataset, place: Path) -> Run:

@@ -290,10 +290,12 @@ def resnet14_light() -> Config:
         (experiments/011).
     """
     base = resnet18_light()
-    squeezed = {"units": (1, 2, 2, 1), "squeeze": 16, "pooled_shortcut": True}
     return replace(
         base,
         recipe="resnet14-light",
-        model=ModelConfig(name="resnet", options={**squeezed, **LIGHT_STEM}),
+        model=ModelConfig(
+            name="resnet",
+            options={"units": (1, 2, 2, 1), "squeeze": 16, "pooled_shortcut": True, **LIGHT_STEM},
+        ),
         train=replace(base.train, epochs=16),
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tinysight.config import AugmentConfig, Config, ModelConfig
+from tinysight.config import AugmentConfig, Config, ModelConfig, OptionValue
 from tinysight.files import suggest
 from tinysight.recipes import recipe
 
@@ -213,7 +213,7 @@ def methods() -> Study:
         "Mixup": replace(base.augment, mixup=0.2),
         "CutMix": replace(base.augment, cutmix=1.0),
     }
-    options = {
+    options: dict[str, dict[str, OptionValue]] = {
         "squeeze-and-excitation": {"squeeze": 16},
         "averaging shortcuts": {"pooled_shortcut": True},
     }
