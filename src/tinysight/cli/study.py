@@ -87,9 +87,8 @@ def study(
     import tinysight as ts
     from tinysight import run as runs
     from tinysight.study import plan
-    from tinysight.study.definitions import TRANSFER
 
-    if name == TRANSFER:
+    if name == "transfer":
         unused: dict[str, Any] = {"--epochs": epochs, "--subset": subset, "--recipes": recipes}
         unused |= {"--ray": ray, "--print-commands": print_commands, "settings": settings}
         _transfer(data, counts, seeds, minutes, folder_name, report_only, data_dir, unused)
