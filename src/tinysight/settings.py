@@ -34,6 +34,7 @@ USED_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "schedule.patience": ("schedule.name", ("plateau",)),
     "schedule.cycles": ("schedule.name", ("cyclic",)),
     "localizer": ("localizer.head", ("mlp", "lstm", "centernet")),
+    "localizer.width": ("localizer.head", ("mlp", "lstm")),
     "localizer.num_steps": ("localizer.head", ("lstm",)),
     "localizer.feedback": ("localizer.head", ("lstm",)),
     "localizer.shared": ("localizer.head", ("lstm",)),

@@ -14,7 +14,7 @@ from torch import nn
 from tinysight.exporting.graph import trace
 from tinysight.models import create_model
 from tinysight.models.localizer import Localizer
-from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.metadata import HEAD_SETTINGS, ModelMetadata
 from tinysight.predict.onnx_file import onnx_bytes
 from tinysight.predict.weights import weights_bytes
 
@@ -39,7 +39,7 @@ def metadata_of(kind: str) -> ModelMetadata:
     """A classifier's, which crops, enlarges and averages over the mirror image, or a localizer's
     with one of HEADS.
     """
-    head = {"num_steps": 5, "feedback": False, "shared": False, **HEADS.get(kind, {})}
+    head = {"width": 128, "num_steps": 5, "feedback": False, "shared": False, **HEADS.get(kind, {})}
     localizer = {} if kind == "classifier" else {"head": kind, **head, **DECODING}
     return ModelMetadata(
         model="resnet", options={"n": 1, "filters": (4, 8)}, class_names=NAMES,
@@ -68,7 +68,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written
         classifier = create_model("resnet", 3, **metadata.options)
         model: Any = classifier
         if kind != "classifier":
-            names = ("head", "grid", "num_steps", "feedback", "shared")
+            names = HEAD_SETTINGS
             own = {n: metadata.localizer[n] for n in names}
             model = Localizer(classifier, num_classes=3 * metadata.has_box_classes, **own)
         with torch.no_grad():

@@ -6,8 +6,8 @@ the entire image, the literal reading of section 3.5; with `grid=4` each of 16 c
 of its own for one shared decoder, as in the method's paper (Stewart et al. 2016, arXiv:1506.04878).
 
 Heads: `mlp`, one box per cell, the baseline; `lstm`, the report's, 250 hidden units, 5 steps;
-`centernet`, a map of centers (Zhou et al. 2019, arXiv:1904.07850), a later alternative. The width
-of the heads and the 3x3 convolution in front of them are ours.
+`centernet`, a map of centers (Zhou et al. 2019, arXiv:1904.07850), a later alternative. The widths
+and the 3x3 convolution in front of the heads are ours.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ class LocalizerOutput(NamedTuple):
 
 
 class Cells(nn.Module):
-    """Features (B, F, h, w) -> one vector per cell, (B, R, C, num_features)."""
+    """Features (B, F, h, w) -> one vector per cell, (B, R, C, num_features).
 
-    def __init__(self, num_in: int, grid: int) -> None:
+    Each of a cell's positions gives `width` features, twice as many where a cell has only one.
+    """
+
+    def __init__(self, num_in: int, grid: int, width: int) -> None:
         super().__init__()
         self.patch = max(1, POSITIONS // grid)  # positions along a side of a cell
-        width = 256 if self.patch == 1 else 128
+        width = 2 * width if self.patch == 1 else width
         self.reduce = unit(num_in, width, 3)
         self.num_features = width * self.patch**2
 
@@ -81,9 +84,9 @@ class _OneBoxHead(nn.Module):
 class MlpHead(_OneBoxHead):
     """One box per cell, by one hidden layer."""
 
-    def __init__(self, num_in: int, *, grid: int, num_classes: int = 0) -> None:
+    def __init__(self, num_in: int, *, grid: int, width: int, num_classes: int = 0) -> None:
         super().__init__(HIDDEN, num_classes)
-        self.cells = Cells(num_in, grid)
+        self.cells = Cells(num_in, grid, width)
         self.hidden = nn.Linear(self.cells.num_features, HIDDEN)
 
     def forward(self, features: Tensor, rows: int, columns: int) -> HeadOutput:
@@ -104,13 +107,14 @@ class LstmHead(nn.Module):
         num_in: int,
         *,
         grid: int,
+        width: int,
         num_steps: int,
         feedback: bool,
         shared: bool,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        self.cells = Cells(num_in, grid)
+        self.cells = Cells(num_in, grid, width)
         self.num_steps, self.feedback = num_steps, feedback
         self.lstm = nn.LSTMCell(self.cells.num_features + 4 * feedback, HIDDEN)
         num_layers = 1 if shared else num_steps
@@ -176,6 +180,7 @@ class Localizer(nn.Module):
         encoder: the classifier that features and logits come from.
         head: one of HEADS.
         grid: cells along a side of the training image.
+        width: features of a position, see `Cells`; not of the map of centers.
         num_steps, feedback, shared: see `LstmHead`.
         frozen: whether the layers of the features are fixed: no gradient, norms by their running
             statistics.
@@ -189,6 +194,7 @@ class Localizer(nn.Module):
         *,
         head: str,
         grid: int,
+        width: int = 128,
         num_steps: int = 5,
         feedback: bool = False,
         shared: bool = False,
@@ -204,10 +210,10 @@ class Localizer(nn.Module):
         self.head: MlpHead | LstmHead | CenterHead
         own: dict[str, Any] = {"grid": grid, "num_classes": num_classes}
         if head == "mlp":
-            self.head = MlpHead(num_in, **own)
+            self.head = MlpHead(num_in, width=width, **own)
         elif head == "lstm":
             own |= {"num_steps": num_steps, "feedback": feedback, "shared": shared}
-            self.head = LstmHead(num_in, **own)
+            self.head = LstmHead(num_in, width=width, **own)
         elif head == "centernet":
             self.head = CenterHead(num_in, **own)
         else:

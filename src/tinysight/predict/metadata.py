@@ -13,7 +13,7 @@ from tinysight.text import pluralize
 
 FORMAT = 3
 # of a metadata's `localizer`
-HEAD_SETTINGS = ("head", "grid", "num_steps", "feedback", "shared")
+HEAD_SETTINGS = ("head", "grid", "width", "num_steps", "feedback", "shared")
 FOREIGN_SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
     **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
@@ -126,6 +126,8 @@ def read_header(path: Path, text: str, digest: Digest) -> ModelMetadata:
             raise ValueError(f"{path} is damaged: its SHA-256 differs; copy the file again")
         # of weights written before there was a choice
         values = {"fit": "crop", "none_below": None, **values}
+        if head := values["localizer"]:
+            values["localizer"] = {"width": 128, **head}
         return ModelMetadata(**{f.name: _tuples(values[f.name]) for f in fields(ModelMetadata)})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} has damaged metadata ({error!r}); copy the file again") from None
