@@ -148,7 +148,7 @@ class LocalizerConfig(Section):
     head: str = one_of("none", "mlp", "lstm", "centernet")
     # cells along a side of the image: 1 or 4 as the report may be read, 16 for centernet
     grid: int = within("[1, 32]", 1)
-    # mlp and lstm: features of each of 4 x 4 positions of the image that they read
+    # mlp and lstm: features of each position that they read, of 4 x 4 in an image or one in a cell
     width: int = within("[8, 512]", 128)
     num_steps: int = within("[1, 50]", 5)  # lstm: the most boxes per cell
     # overlap in matching: an IoU of 0.25 or more, or the center within the true box

@@ -112,6 +112,15 @@ def test_coordinates_are_exact_under_autocast(head: str, grid: int) -> None:
     assert torch.equal(boxes[..., 2:], MEAN[2:].expand_as(boxes[..., 2:]))  # bf16 rounds to .6016
 
 
+@pytest.mark.parametrize(
+    ("head", "grid", "features"), [("mlp", 1, 128), ("lstm", 1, 128), ("lstm", 4, 16)]
+)
+def test_width_is_of_a_position(head: str, grid: int, features: int) -> None:
+    model = create(head, grid, width=8)
+    assert model.head.cells.num_features == features  # type: ignore[union-attr]
+    assert model(random_images(2)).candidates.boxes_cxcywh.shape[1:3] == (grid, grid)
+
+
 def test_shared_layers_and_feedback() -> None:
     assert len(create("lstm", 1).head.box) == 5  # type: ignore[arg-type]
     assert len(create("lstm", 1, shared=True).head.box) == 1  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tinysight.models import create_model
+from tinysight.models.localizer import Localizer
 from tinysight.predict import metadata as metadata_module
 from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.weights import load_weights, weights_bytes
@@ -55,6 +56,23 @@ def test_a_model_and_its_card_come_back_equal(tmp_path: Path) -> None:
         assert torch.equal(value, model.state_dict()[name])
     assert not found.training
     assert not any(parameter.requires_grad for parameter in found.parameters())
+
+
+@pytest.mark.parametrize("width", [8, None])
+def test_a_head_has_its_width_and_that_of_older_files_is_128(
+    tmp_path: Path, width: int | None
+) -> None:
+    own = {"head": "mlp", "grid": 1, "num_steps": 5, "feedback": False, "shared": False}
+    decoding = {"decoding": "filter", "threshold": 0.5, "nms_iou": 0.5}
+    head = own | {"width": width or 128}
+    model = Localizer(create_model("resnet", 3, **CARD.options), **head)
+    path = tmp_path / "weights.safetensors"
+    written = own | ({"width": width} if width else {})
+    path.write_bytes(weights_bytes(model, replace(CARD, localizer=written | decoding)))
+    found, metadata = load_weights(path)
+    assert metadata.localizer["width"] == (width or 128)
+    assert found.head.cells.num_features == 16 * (width or 128)  # type: ignore[union-attr]
+    assert torch.equal(found.head.hidden.weight, model.head.hidden.weight)  # type: ignore[union-attr]
 
 
 def test_a_model_without_measured_errors_is_described_without_them(
