@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 .PHONY: help setup quickstart test check format lint types unit reliability data-tests bench clean
 
 help:
-	@echo "make quickstart   set up, draw the shapes, train, evaluate, predict (under 5 minutes after the installation)"
+	@echo "make quickstart   set up, draw the shapes, train, evaluate, predict (5 to 10 minutes after the installation)"
 	@echo "make test         set up and check everything: format, lint, types, tests (what CI runs)"
 	@echo "make setup        only set up ($(VENV), for development)"
 	@echo "make format       format the code"

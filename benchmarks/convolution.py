@@ -6,7 +6,7 @@ with products.
 
 A step is forward, loss and backward in bf16 on a batch made once, without an optimizer; the two
 ways take turns on one network, the median of the rounds counts, the first is left out. On a
-machine without native bf16 there is nothing to compare: only bf16 trains by products."""
+machine without AMX there is nothing to compare: only there products pay."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import torch
 from torch.nn import functional as F
 
 from tinysight import models
-from tinysight.device import keep_freed_memory, native_bf16
+from tinysight.device import keep_freed_memory
 from tinysight.models.layers import Convolution
+from tinysight.ops.conv import pays
 from tinysight.recipes import recipe
 
 RECIPES = ("resnet10-light", "resnet18-report", "inception-resnet-report", "vgg16-report")
@@ -63,8 +64,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[56])
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     options = parser.parse_args()
-    if not native_bf16(torch.device("cpu")):
-        parser.exit(1, "this machine has no native bf16, and only bf16 trains by products\n")
+    if not pays():
+        parser.exit(1, "this machine has no AMX, without which nothing trains by products\n")
     keep_freed_memory()
     print(f"bf16, {torch.get_num_threads()} threads, batch {options.batch}, images/s")
     for name in options.recipes:

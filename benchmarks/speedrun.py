@@ -57,9 +57,11 @@ class Attempt:
 
 
 def check_rules(run: Config) -> None:
-    """Raise ValueError when a run looks at errors while it trains: there is no evaluation within
-    the clock.
+    """Raise ValueError when a run looks at errors while it trains, as there is no evaluation within
+    the clock, or begins with trained weights.
     """
+    if run.model.pretrained:
+        raise ValueError(f"model.pretrained is {run.model.pretrained}; a speedrun begins untrained")
     if run.schedule.name == "plateau" or run.train.keep_weights == "best":
         raise ValueError(
             "a speedrun watches no error; set another schedule than plateau, and "

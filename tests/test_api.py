@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import pkgutil
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -170,6 +173,50 @@ def test_the_page_describes_every_public_name_and_no_other() -> None:
         assert getattr(ts, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = ts.trian  # type: ignore[attr-defined]
+
+
+def test_the_page_has_the_arguments_of_every_function() -> None:
+    described = re.findall(r"^### `ts\.(\w+)(\(.*\))`$", PAGE.read_text(), flags=re.MULTILINE)
+    assert len(described) > 10
+    for name, text in described:
+        expected = []
+        for each in inspect.signature(getattr(ts, name)).parameters.values():
+            default = getattr(each.default, "__name__", repr(each.default))
+            expected.append((each.name, "" if each.default is each.empty else default))
+        arguments = ast.parse(f"def f{text}: ...").body[0].args  # type: ignore[attr-defined]
+        plain = [*arguments.posonlyargs, *arguments.args]
+        given = [""] * (len(plain) - len(arguments.defaults)) + arguments.defaults
+        pairs = [*zip(plain, given, strict=True)]
+        pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        found = [(each.arg, value and ast.unparse(value)) for each, value in pairs]
+        found += [(arguments.kwarg.arg, "")] if arguments.kwarg else []
+        assert found == expected, name
+
+
+def test_a_page_and_scores_are_written_where_a_path_in_the_home_says(
+    run: ts.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ts.report(run, "minival", out="~/page", probe=False).is_relative_to(tmp_path / "page")
+    evaluation = ts.evaluate(run, "minival")
+    evaluation.save("~/scores.safetensors")
+    assert (tmp_path / "scores.safetensors").is_file()
+    again = ts.Evaluation.load(str(tmp_path / "scores.safetensors"))
+    assert again.top1_error == evaluation.top1_error and not Path("~").exists()
+
+
+def test_a_run_with_a_dot_in_its_name_becomes_a_folder(run: ts.Run) -> None:
+    shutil.copytree(run.folder, "runs/first.fold0")
+    assert ts.export("first.fold0", to="hub") == Path("first.fold0-hub")
+    with pytest.raises(ValueError, match="what is exported to hub is a folder"):
+        ts.export("first.fold0", to="hub", out="x.onnx")
+
+
+def test_settings_of_boxes_are_refused_by_a_classifier(run: ts.Run) -> None:
+    for own in ({"threshold": 0.3}, {"decoding": "stop"}):
+        for ask in (ts.load_model, ts.evaluate):
+            with pytest.raises(ValueError, match=f"{next(iter(own))} is of a localizer"):
+                ask(run, **own)  # type: ignore[operator]
 
 
 def test_the_examples_of_the_page_run(

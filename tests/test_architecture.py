@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -223,6 +224,19 @@ def _sources() -> dict[str, str]:
         module = ".".join(names if len(names) == 1 or names[-1] != "__init__" else names[:-1])
         found[module] = path.read_text(encoding="utf-8")
     return found
+
+
+def test_the_page_names_every_module() -> None:
+    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listing = page.split("```")[1]
+    names = {path.stem for path in SOURCE.rglob("*.py")} - {"__init__", "__main__"}
+    own = {path.stem for path in (SOURCE / "cli").glob("*.py")}  # a module for a few commands
+    missing = [
+        name
+        for name in sorted(names - own)
+        if not re.search(rf"\b{name}\b", listing) and not name.startswith("annotation_")
+    ]
+    assert not missing
 
 
 def test_imports_run_one_way() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tinysight.config import Config
 from tinysight.recipes import recipe
-from tinysight.settings import USED_WITH, change
+from tinysight.settings import USED_WITH, USED_WITH_ANY, change, is_used
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,18 @@ from tinysight.settings import USED_WITH, change
         ({"optimizer.decay": 0.1}, "no effect with optimizer.name=sgd; set .* to rmsprop,"),
         ({"schedule.patience": 2}, "schedule.patience has no effect with schedule.name=cosine"),
         ({"localizer.grid": 4}, "localizer.grid has no effect with localizer.head=none"),
+        (
+            {"localizer.head": "mlp", "localizer.overlap": "center"},
+            "localizer.overlap has no effect with localizer.head=mlp; set .* to lstm",
+        ),
+        (
+            {"augment.mix_probability": 0.3},
+            "augment.mix_probability has no effect with augment.mixup=0.0 and augment.cutmix=0.0; "
+            "set augment.mixup or augment.cutmix, or leave augment.mix_probability out",
+        ),
+        ({"augment.mix_until": 0.9}, "set augment.mixup or augment.cutmix or augment.mosaic"),
+        ({"train.snapshot_every": 2}, "with train.snapshots=0; set train.snapshots"),
+        ({"train.record_every": 2}, "train.record_every has no effect with train.record="),
         (
             {"localizer.head": "mlp", "localizer.num_steps": 2},
             "localizer.num_steps has no effect with localizer.head=mlp; set .* to lstm",
@@ -35,6 +47,8 @@ def test_a_change_without_an_effect_is_refused(changes: dict[str, object], said:
         {"optimizer.name": "adam", "optimizer.betas": "0.9,0.99"},
         {"schedule.name": "plateau", "schedule.patience": 2},
         {"localizer.head": "none"},
+        {"augment.cutmix": 1.0, "augment.mix_probability": 0.3, "augment.mix_until": 0.9},
+        {"train.snapshots": 2, "train.snapshot_every": 2},
         {"localizer.head": "lstm", "localizer.grid": 4, "localizer.num_steps": 2},
         {"train.epochs": 3},
     ],
@@ -52,3 +66,5 @@ def test_the_table_names_settings_and_values_that_there_are() -> None:
         section, _, setting = deciding.partition(".")
         (declared,) = (f for f in fields(getattr(base, section)) if f.name == setting)
         assert set(values) <= set(declared.metadata["allowed"]), name
+    for name, needed in USED_WITH_ANY.items():
+        assert all(is_used(base, each) for each in needed) and not is_used(base, name), name

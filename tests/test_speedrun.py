@@ -93,6 +93,14 @@ def test_a_run_that_watches_errors_is_refused(
         speedrun.check_rules(make_config(**{"schedule__name": "linear", **change}))
 
 
+def test_a_run_that_begins_trained_is_refused(
+    speedrun: ModuleType, make_config: Callable[..., Config]
+) -> None:
+    config = make_config(schedule__name="linear", model__pretrained="bundled")
+    with pytest.raises(ValueError, match="begins untrained"):
+        speedrun.check_rules(config)
+
+
 def test_the_command_writes_a_row(
     speedrun: ModuleType,
     dataset: Dataset,

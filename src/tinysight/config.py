@@ -135,7 +135,7 @@ class ModelConfig(Section):
     name: str = "resnet"
     options: dict[str, OptionValue] = field(default_factory=dict)
     init: str = one_of("variance_scaling", "xavier", "torch")
-    # weights to start from: a run folder, a weights file, or `bundled`; "": none
+    # weights to start from: a run, a weights file, `bundled`, or `lite0`; "": none
     pretrained: str = ""
     # batch norms of the encoder keep the running statistics of model.pretrained
     frozen_norms: bool = False
@@ -259,7 +259,9 @@ class TrainConfig(Section):
     compile: bool = False
     cuda_graph: bool = True  # on one GPU, a classifier's steps are captured once and replayed
     log_every: int = within("[1, inf)", 50)  # steps
-    checkpoint_minutes: float = within("(0, inf)", 10.0)  # also at the end of every epoch
+    checkpoint_minutes: float = within(
+        "(0, inf)", 10.0
+    )  # also at ends of epochs, of short ones some
     keep: int = within("[2, inf)", 2)  # checkpoints, in addition to the best
     stop_after_minutes: float = within("[0, inf)", 0.0)  # save and stop, to resume later; 0: never
     record: tuple[str, ...] = ()  # layers whose activations are recorded, by their module names

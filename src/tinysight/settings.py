@@ -35,9 +35,18 @@ USED_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "schedule.cycles": ("schedule.name", ("cyclic",)),
     "localizer": ("localizer.head", ("mlp", "lstm", "centernet")),
     "localizer.width": ("localizer.head", ("mlp", "lstm")),
+    "localizer.overlap": ("localizer.head", ("lstm",)),
+    "localizer.cell_scale": ("localizer.head", ("lstm",)),
     "localizer.num_steps": ("localizer.head", ("lstm",)),
     "localizer.feedback": ("localizer.head", ("lstm",)),
     "localizer.shared": ("localizer.head", ("lstm",)),
+}
+# setting: those of which one must be on, neither 0 nor empty, for the first to have an effect
+USED_WITH_ANY: dict[str, tuple[str, ...]] = {
+    "augment.mix_probability": ("augment.mixup", "augment.cutmix"),
+    "augment.mix_until": ("augment.mixup", "augment.cutmix", "augment.mosaic"),
+    "train.snapshot_every": ("train.snapshots",),
+    "train.record_every": ("train.record",),
 }
 
 
@@ -61,11 +70,18 @@ def _reason_unused(config: Config, name: str) -> str:
         deciding, values = USED_WITH.get(key, ("", ()))
         if not deciding or name == deciding:
             continue
-        section, _, field = deciding.partition(".")
-        value = getattr(getattr(config, section), field)
-        if value not in values:
+        if (value := _value(config, deciding)) not in values:
             return f"{deciding}={value}; set {deciding} to {' or '.join(values)}"
+    needed = USED_WITH_ANY.get(name, ())
+    if needed and not any(_value(config, each) for each in needed):
+        without = " and ".join(f"{each}={_value(config, each)}" for each in needed)
+        return f"{without}; set {' or '.join(needed)}"
     return ""
+
+
+def _value(config: Config, name: str) -> Any:
+    section, _, field = name.partition(".")
+    return getattr(getattr(config, section), field)
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -204,6 +204,20 @@ def test_images_without_a_label_need_no_boxes(folder: Path, tmp_path: Path) -> N
     )
 
 
+def test_images_for_test_need_no_boxes_in_class_folders_either(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("cats", "dogs"):
+        (folder / "train" / name).parent.mkdir(exist_ok=True)
+        (folder / name).rename(folder / "train" / name)
+    photo(folder, "test/cats/more.png", None, (64, 64))
+    dataset = imported(folder, as_csv(tmp_path / "boxes.csv"), tmp_path)
+    row = dataset.files.index("test/cats/more.png")
+    assert row in dataset.rows("test") and dataset.class_names[dataset.labels[row]] == "cats"
+    assert boxes_by_file(dataset)["test/cats/more.png"] == []
+    assert len(dataset.boxes) == len(PHOTOS) - 1
+
+
 def test_an_unreadable_image_is_named_or_left_out_with_its_boxes(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import tinysight as ts
 from tinysight.corrections import BoxCorrection, Correction, LabeledBox, append_corrections
+from tinysight.data.corrected_folder import class_folders
 from tinysight.data.dataset import Dataset
 from tinysight.files import sha256
 
@@ -86,6 +87,32 @@ def test_splits_of_folders_are_kept(folder: Path) -> None:
     assert counts(data) == {"0": 2, "1": 2, "cat": 3, "2024": 3}
     val = range(*data.splits["val"])
     assert [data.files[row] for row in val] == ["val/1.png", "val/3.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "classes"),
+    [
+        ("train/1.png bus/2.png car/3.png", "train bus car"),
+        ("all/Train/1.png all/bus/2.png", "Train bus"),
+        ("train/cat/1.png val/cat/2.png test/3.png", "cat cat -"),
+        ("train/1.png val/2.png", "- -"),
+        ("train/cat/1.png bus/2.png", "cat bus"),
+        ("1.png cat/2.png", "- cat"),
+    ],
+)
+def test_folders_named_as_splits_may_be_classes(images: str, classes: str) -> None:
+    found = class_folders(images.split())
+    assert [name or "-" for name in found.values()] == classes.split()
+
+
+def test_a_class_may_be_called_train(folder: Path) -> None:
+    (folder / "cat").rename(folder / "train")
+    for number in range(6):
+        (folder / f"{number}.png").unlink()
+    correct(folder, {"2024/9.png": "train"}, "2024")
+    data = load(folder)
+    assert set(data.class_names) == {"2024", "train"} and "test" not in data.splits
+    assert counts(data) == {"2024": 2, "train": 4}
 
 
 def draw(folder: Path, boxes: dict[str, tuple[LabeledBox, ...] | None]) -> None:

@@ -6,6 +6,7 @@ import io
 import shutil
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,27 @@ def test_a_folder_is_imported_once_under_its_own_name(
     put_pets(folder, 4)
     changed = load_dataset(folder, home=home)
     assert (len(changed), changed.image_size, changed.fit) == (8, 32, "stretch")  # as before
+
+
+def test_options_of_a_folder_are_refused_for_what_is_prepared(
+    scenes: Dataset, home: Path, tmp_path: Path
+) -> None:
+    for given in ("my.scenes", scenes):
+        with pytest.raises(ValueError, match="image_size is of a folder .* my.scenes is prepared"):
+            load_dataset(given, home=home, image_size=96)
+    with pytest.raises(ValueError, match="fit is of a folder"):
+        load.load_at_size("my.scenes", 64, home=home, fit="pad")
+
+
+@pytest.mark.parametrize("view", ["fold0", "draw2-0"])
+def test_views_of_shapes_draw_the_shapes_first(
+    view: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"num_train": 240, "num_minival": 24, "num_val": 48, "num_test": 0, "image_size": 16}
+    monkeypatch.setattr(load, "Shapes", partial(Shapes, **few))
+    found = load_dataset(f"shapes.{view}", home=tmp_path)
+    assert found.name == f"shapes.{view}" and found.num_classes == 24
+    assert list_datasets(tmp_path) == ["shapes"]
 
 
 def test_a_zip_is_imported_under_its_own_name(

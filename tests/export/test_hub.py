@@ -61,6 +61,22 @@ def test_the_program_of_the_readme_answers_as_predict_does(
             assert clipped == pytest.approx(expected.boxes[0], abs=1.5)
 
 
+def test_boxes_have_their_classes_where_the_image_has_none(
+    written: Callable[[str], Written], tmp_path: Path
+) -> None:
+    files, folder = written("centernet"), tmp_path / "hub"
+    metadata = metadata_of("centernet")
+    onnx = onnx_bytes(files.body, metadata)
+    write_folder(folder, load_weights(files.weights)[0], onnx, metadata)
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.jpg", quality=100)
+    (line,) = run_program_of(folder)
+    expected = Predictor(folder / "model.onnx").predict(folder / "photo.jpg")
+    assert line.split("  ", 1)[1].startswith(f"{expected.box_labels[0]} [")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "`labels`" in readme and "image-classification" not in readme
+
+
 def test_the_files_are_those_of_a_hub(written: Callable[[str], Written], tmp_path: Path) -> None:
     files = written("classifier")
     metadata = replace(metadata_of("classifier"), results={"val": {"top1_error": 0.25}})

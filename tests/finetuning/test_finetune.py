@@ -146,7 +146,10 @@ def test_a_full_training_begins_with_the_last_layer_and_keeps_the_norms(
 ) -> None:
     monkeypatch.setattr("tinysight.finetuning.finetune.NUM_STEPS", 9)
     monkeypatch.setattr("tinysight.finetuning.finetune.is_better", lambda before, after: True)
-    found = finetune_result(make_folder(15, 15, 15), encoder_file, full=True, name="own")
+    found = finetune_result(
+        make_folder(15, 15, 15), encoder_file, full=True, name="own", device="cpu"
+    )
+    assert found.full is not None and found.full.config.train.device == "cpu"
     assert found.full is not None and found.full.name == "own" and found.full.is_finished
     assert found.val_errors is not None and max(found.val_errors) < 0.4
     before, after = (load_weights(run.weights_path)[0] for run in (found.run, found.full))

@@ -17,12 +17,14 @@ ORIGIN = {"origin": "http://127.0.0.1:8000"}
 
 
 def ask(
-    method: str = "GET", path: str = "/", query: str = "", headers: Any = None
+    method: str = "GET",
+    path: str = "/",
+    query: str = "",
+    headers: Any = None,
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
 ) -> tuple[int, dict[str, str]]:
     """Return status and headers of the answer of a guarded application that says 200 to all."""
-    guard = Guard(
-        PlainTextResponse("inside"), token=TOKEN, hosts=("127.0.0.1", "localhost"), port=8000
-    )
+    guard = Guard(PlainTextResponse("inside"), token=TOKEN, hosts=hosts, port=8000)
     pairs = headers.items() if isinstance(headers, dict) else headers or ()
     scope = {
         "type": "http",
@@ -42,6 +44,11 @@ def ask(
     asyncio.run(guard(scope, receive, send))
     found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
     return int(sent[0]["status"]), found
+
+
+def test_a_host_is_one_in_any_case() -> None:
+    for host in ("MyLaptop:8000", "mylaptop:8000"):
+        assert ask(headers={"host": host} | COOKIE, hosts=("MyLaptop",))[0] == 200
 
 
 @pytest.mark.parametrize(

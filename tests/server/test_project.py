@@ -91,6 +91,18 @@ def test_names_are_plain(name: str, valid: bool) -> None:
             checked(name)
 
 
+def test_a_picture_of_a_folder_with_any_name_is_put_back(project: Project) -> None:
+    name = "cafe\u0301 " + "x" * 90  # as macOS spells it, and longer than a name given here
+    (project.folder / name).mkdir(parents=True)
+    file = project.add(name, PNG)
+    project.remove(name, file)
+    project.restore(name, file)
+    assert project.picture(name, file).is_file()
+    for other in ("..", "../x", "none"):
+        with pytest.raises(ValueError, match="was not taken out"):
+            project.restore(other, file)
+
+
 def test_letters_of_two_characters_are_one_name() -> None:
     for name in ("CON", "nul.txt", "com1"):
         with pytest.raises(ValueError, match="a device on Windows"):

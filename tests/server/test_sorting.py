@@ -171,6 +171,23 @@ def test_class_folders_are_learned_with_loose_pictures_left_out(client: Any, fol
     )
 
 
+def test_folders_that_were_chosen_to_be_none_are_none_to_what_is_learned(
+    client: Any, folder: Path
+) -> None:
+    looked(client)
+    ask(client, "/folders", {})
+    groups = ask(client, "/groups", {})["groups"]
+    named = {each["name"]: each["id"] for group in groups for each in group["pictures"]}
+    ask(client, "/labels", {"labels": {named[f"r{n}.png"]: "ab"[n % 2] for n in range(6)}})
+    found = waited(client)
+    assert found["labeled"] == 6 and "--skip-unreadable" in found["commands"][0]  # one is broken
+    ask(client, "/learn", {})
+    assert json.loads(client.ask("/api/models")[1])["taught"]["classes"] == ["a", "b"]
+    (*_, line) = read_corrections(folder / "corrections.jsonl")
+    assert line.path.startswith(("2024", "green")) and (line.old, line.new) == (None, None)
+    assert looked(client)["labeled"] == 6
+
+
 def test_a_server_that_was_started_again_looks_before_it_labels(tmp_path: Path) -> None:
     paint(tmp_path / "a.png", COLORS["blue"], 0)
     digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
@@ -225,6 +242,9 @@ def test_what_was_confirmed_is_there_after_the_file_is_read_again(
         ("/labels", {"labels": 3}, "expected"),
         ("/labels", [], "expected"),
         ("/labels", {"labels": {"ID": "../x"}}, "a class's name"),
+        ("/labels", {"labels": {"ID": ""}}, "a class's name"),
+        ("/labels", {"labels": {"ID": 0}}, "expected"),
+        ("/labels", {"labels": {"ID": False}}, "expected"),
     ],
 )
 def test_labels_that_cannot_be_kept_are_refused(

@@ -69,7 +69,8 @@ def export_files(
     assert weights is not None
     name = weights.name if weights.is_dir() else weights.stem
     path = path or Path(name + ADDED.get(to, "") + FORMS[to])
-    if path.suffix != FORMS[to]:
+    # the name of a folder may have a dot
+    if path.suffix != FORMS[to] if FORMS[to] else path.suffix in BY_SUFFIX:
         expected = f"ends in {FORMS[to]}" if FORMS[to] else "is a folder"
         raise ValueError(f"--out is {path}; what is exported to {to} {expected}")
     if not path.parent.is_dir():

@@ -113,7 +113,7 @@ def finetune_result(
         "%s: fixed features of %s, %d images%s; now all layers, judged by %d images of val",
         result.run.folder, result.encoder, result.num_images, known, len(dataset.rows("val")),
     )  # fmt: skip
-    config = finetuning.full_config(result.run, dataset)
+    config = finetuning.full_config(result.run, dataset, device)
     run = train(config, dataset, name=name, command=command)
     before, after = (evaluate(own, "val", data=dataset, device=device) for own in (result.run, run))
     if not (better := finetuning.is_better(before, after)):

@@ -156,7 +156,7 @@ def export_answers(
     name = f"{study.dataset.name}-{game}"
     return write_exports(
         study.answers,
-        Path(out),
+        expand(out),
         name=name,
         networks=study.networks,
         people=people,
@@ -187,7 +187,7 @@ def report_answers(
     """
     study = _read_study(data, networks, game, db, data_dir, device)
     found = analyze(study, people)
-    folder = report_folder(study.dataset.name, game) if out is None else Path(out)
+    folder = report_folder(study.dataset.name, game) if out is None else expand(out)
     write_study(study, found, folder, note=note)
     return found
 
@@ -245,7 +245,7 @@ def _evaluate(
     name = str(network.name if isinstance(network, Run) else network)
     if source is not None and source.is_dir():
         run = find_run(source)
-        warn_of_training_images(run, dataset, split)
+        warn_of_training_images(run, dataset, split, data_dir)
         name, path = run.name, run.scores_path(run.label(dataset.name, split))
         if path.is_file() and dataset.digest == run.data_digest:
             evaluation = Evaluation.load(path)

@@ -16,6 +16,7 @@ from tinysight.api.evaluate import evaluate_run
 from tinysight.api.models import named_run
 from tinysight.device import Runtime, select_device
 from tinysight.evaluation.evaluate import default_split
+from tinysight.files import expand
 from tinysight.predict.predictor import Predictor
 from tinysight.progress import counting
 from tinysight.run import Run
@@ -44,7 +45,7 @@ def report(
     run = named_run(run)
     runtime = select_device(device) if probe else None
     results = _results(run, split, data, data_dir, runtime)
-    out = run.report_path if out is None else Path(out)
+    out = run.report_path if out is None else expand(out)
     if runtime is None or not run.is_finished:
         return write_report(results, out)
     predictor = Predictor(run.folder, runtime=runtime)
@@ -69,7 +70,7 @@ def compare(
         raise ValueError(f"{len(found)} run is given; compare 2 or more")
     runtime = select_device(device) if probe else None
     results = [_results(run, split, data, data_dir, runtime) for run in found]
-    return write_comparison(results, found[0].comparison_path if out is None else Path(out))
+    return write_comparison(results, found[0].comparison_path if out is None else expand(out))
 
 
 def _results(

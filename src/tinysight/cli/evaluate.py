@@ -91,7 +91,7 @@ def export(
     \b
     Examples:
       tinysight export quickstart-shapes --to onnx-int8    # a quarter of the size, much faster
-      tinysight predict quickstart-shapes.onnx photo.jpg
+      tinysight predict quickstart-shapes-int8.onnx photo.jpg
       tinysight export bundled --to html --out classifier.html
       tinysight export quickstart-shapes --half --out shapes.safetensors
     """

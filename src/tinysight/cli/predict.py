@@ -98,7 +98,6 @@ def predict(
     predictor = ts.load_model(source, device=device, threshold=threshold, decoding=decoding)
     _print_model(predictor, is_bundled=source in (None, "bundled"))
     given: dict[str, object] = {"--boxes-out": boxes_out, "--canvas": canvas}
-    given |= {"--threshold": threshold, "--decoding": decoding}
     if predictor.decoding is None and (used := [n for n, v in given.items() if v is not None]):
         raise ValueError(f"{used[0]} needs a localizer, and {predictor.path} is a classifier")
     prints = csv is None and boxes_out is None and not as_json

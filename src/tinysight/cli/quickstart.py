@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
@@ -30,14 +31,14 @@ def quickstart(
     import numpy as np
 
     import tinysight as ts
-    from tinysight.settings import parse_assignments
+    from tinysight.settings import change, parse_assignments
 
-    changes: dict[str, Any] = dict(parse_assignments(settings or []))
+    config = change(ts.recipe("quickstart"), dict(parse_assignments(settings or [])))
     name = name or f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"
     dataset = ts.load_dataset("shapes", data_dir=data_dir)
     print(f"data     {dataset.name}: {pluralize(len(dataset), 'image')} in {dataset.path}")
-    command = f"tinysight quickstart --name {name}"
-    run = ts.train("quickstart", dataset, name=name, data_dir=data_dir, command=command, **changes)
+    command = shlex.join(["tinysight", "quickstart", *(settings or []), "--name", name])
+    run = ts.train(config, dataset, name=name, data_dir=data_dir, command=command)
     print(f"trained  {run.weights_path}")
     print_metrics(ts.evaluate(run, data=dataset))
 

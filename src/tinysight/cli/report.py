@@ -14,7 +14,11 @@ def report(
     runs: Annotated[list[str], Argument(metavar="RUN...", help="One run, or several to compare.")],
     split: Split = None,
     out: Annotated[
-        Path | None, Option(help="Folder to write in.", show_default="RUN/report, of the first run")
+        Path | None,
+        Option(
+            help="Folder to write in.",
+            show_default="RUN/report, or RUN/comparison of the first of several",
+        ),
     ] = None,
     model: Annotated[
         bool,

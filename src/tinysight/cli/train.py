@@ -85,12 +85,14 @@ def train(
     from tinysight.settings import change, parse_assignments
 
     changes: dict[str, Any] = dict(parse_assignments(settings or []))
-    if data is not None and changes.setdefault("data.name", data) != data:
-        raise ValueError(f"--data is {data}, data.name is {changes['data.name']}; give one of them")
-    if minutes:
-        changes["train.stop_after_minutes"] = minutes
-    if pretrained is not None:
-        changes["model.pretrained"] = pretrained
+    for option, setting, value in (
+        ("--data", "data.name", data),
+        ("--minutes", "train.stop_after_minutes", minutes or None),
+        ("--from", "model.pretrained", pretrained),
+    ):
+        if value is not None and str(changes.setdefault(setting, value)) != str(value):
+            what = f"{option} is {value}, {setting} is {changes[setting]}"
+            raise ValueError(f"{what}; give one of them")
     config = change(recipe_named(recipe), changes)
     if show:
         print(json.dumps(asdict(config), indent=1))

@@ -120,7 +120,10 @@ class BoxedFolderSource(FolderSource):
         labeled = [
             file for file, label in zip(index.files, index.labels, strict=True) if label >= 0
         ]
-        found, notes = match_boxes(self.annotations, self.tree, labeled, self.rules)
+        optional = index.files[slice(*index.splits.get("test", (0, 0)))]
+        found, notes = match_boxes(
+            self.annotations, self.tree, labeled, self.rules, optional=optional
+        )
         known = self.annotations.class_names
         names = dict(zip(index.class_names, range(len(index.class_names)), strict=True))
         if len(known) < 2:

@@ -166,7 +166,9 @@ def _same_origin(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _check_replaceable(existing: Dataset, origin: dict[str, Any], replace: bool) -> None:
     old = existing.manifest["source"]
     if (old.get("kind"), old.get("path")) == (origin["kind"], origin["path"]):
-        logger.info("%s: changed since it was prepared; preparing it again", existing.name)
+        same = old.get("fingerprint") == origin["fingerprint"]
+        what = "was prepared with other settings" if same else "changed since it was prepared"
+        logger.info("%s: %s; preparing it again", existing.name, what)
     elif not replace:
         was, now = (one.get("path") or one.get("kind") for one in (old, origin))
         raise ValueError(

@@ -80,7 +80,10 @@ class CorrectedFolderSource(FolderSource):
 
     def _rows_of(self, labels: dict[str, str]) -> tuple[tuple[str, ...], Rows]:
         class_names = tuple(sorted(set(labels.values())))
-        splits = given_splits(list(labels))
+        aboves = _folders_above(list(labels))
+        named_as_split = any(above and _is_split(above[0]) for above in aboves)
+        is_class = named_as_split and not _has_splits(aboves)
+        splits = {} if is_class else given_splits(list(labels))
         shares = (self.minival_share, 0 if "val" in splits.values() else self.val_share)
         depth = len(PurePosixPath(_common(list(labels))).parts)
         rows: Rows = {split: [] for split in SPLITS}
@@ -122,13 +125,32 @@ def class_folders(images: list[str]) -> dict[str, str]:
 
     It is the first folder below the one that holds all images, and below folders of splits.
     """
-    depth = len(PurePosixPath(_common(images)).parts)
+    aboves = _folders_above(images)
+    has_splits = _has_splits(aboves)
     found = {}
-    for image in images:
-        above = image.split("/")[depth:-1]
-        inner = above[1:] if above and above[0].lower() in SPLIT_NAMES else above
+    for image, above in zip(images, aboves, strict=True):
+        inner = above[1:] if has_splits and above[:1] and _is_split(above[0]) else above
         found[image] = nfc(inner[0]) if inner else ""
     return found
+
+
+def _folders_above(images: list[str]) -> list[list[str]]:
+    """Return the folders of each image, from below the one that holds all images."""
+    depth = len(PurePosixPath(_common(images)).parts)
+    return [image.split("/")[depth:-1] for image in images]
+
+
+def _is_split(folder: str) -> bool:
+    return folder.lower() in SPLIT_NAMES
+
+
+def _has_splits(aboves: list[list[str]]) -> bool:
+    """Whether folders are of splits: a bus, a car and a train without folders in it are classes."""
+    tops = {above[0] for above in aboves if above}
+    within = any(
+        len(above) > 1 and SPLIT_NAMES.get(above[0].lower()) == "train" for above in aboves
+    )
+    return within or all(map(_is_split, tops))
 
 
 def folders_are_classes(digests: dict[str, str], lines: tuple[Correction, ...]) -> bool:

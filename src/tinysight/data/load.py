@@ -59,15 +59,17 @@ def load_dataset(
         home: folder of prepared datasets; None for `data_home()`.
         progress: called with (images done, images in total).
     """
-    if isinstance(name_or_folder, Dataset):
-        return name_or_folder
-    home = data_home() if home is None else expand(home)
     given = {"image_size": image_size, "fit": fit}
     options = {name: value for name, value in given.items() if value is not None}
+    if isinstance(name_or_folder, Dataset):
+        _refuse(options, name_or_folder.name)
+        return name_or_folder
+    home = data_home() if home is None else expand(home)
     if is_path(name_or_folder):
         return _from_folder(expand(name_or_folder), home, options, progress)
     name = str(name_or_folder)
     if name in list_datasets(home):
+        _refuse(options, name)
         return open_dataset(name, home=home)
     if found := _SHAPES.fullmatch(name):
         fewest, most = (int(number or 1) for number in found.groups())
@@ -110,7 +112,7 @@ def load_at_size(
             own |= {} if hold_out else {"minival_share": 0.0, "val_share": 0.0}
             parts = [name, *([] if hold_out else ["all"]), *([fit] if fit else []), str(image_size)]
             return build(FolderSource(root, "-".join(parts), **own), home=home, **options)
-    dataset = load_dataset(name_or_folder, home=home, progress=progress)
+    dataset = load_dataset(name_or_folder, home=home, fit=fit, progress=progress)
     known = dataset.manifest["source"]
     from_files = dataset.view is None and known["kind"] == "folder"
     if dataset.image_size >= image_size or not from_files or _MORE & {*known["settings"]}:
@@ -121,6 +123,13 @@ def load_at_size(
     settings = {**known["settings"], "image_size": image_size}
     larger = FolderSource(Path(known["path"]), f"{dataset.name}-{image_size}", **settings)
     return build(larger, home=home, **options)
+
+
+def _refuse(options: dict[str, Any], name: str) -> None:
+    """Raise ValueError for options of a folder where a dataset is prepared already."""
+    if options:
+        what = f"{next(iter(options))} is of a folder that is imported, and {name} is prepared"
+        raise ValueError(f"{what}; leave it out, or give the folder")
 
 
 def _folder_of(name_or_folder: str | Path, home: Path) -> Path | None:
@@ -146,12 +155,10 @@ def _view(name: str, home: Path, progress: Progress | None) -> Dataset | None:
         base = _base(name, found["base"], home, progress)
         return None if base is None else mosaics(base, found["class_name"], name=name)
     found = _FOLD.fullmatch(name)
-    if found and found["base"] in list_datasets(home):
-        base = open_dataset(found["base"], home=home)
+    if found and (base := _base(name, found["base"], home, progress)) is not None:
         return held_out_fold(base, int(found["fold"]), name=name)
     found = _DRAW.fullmatch(name)
-    if found and found["base"] in list_datasets(home):
-        base = open_dataset(found["base"], home=home)
+    if found and (base := _base(name, found["base"], home, progress)) is not None:
         return draw(base, int(found["per_class"]), int(found["seed"]), name=name)
     found = _ONE_CLASS.fullmatch(name)
     base = None if found is None else _base(name, found["base"], home, progress)

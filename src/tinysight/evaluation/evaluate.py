@@ -24,7 +24,7 @@ from tinysight.config import Config
 from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.files import write_atomic
+from tinysight.files import expand, write_atomic
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import Detections
 from tinysight.ops.detection_metrics import Localization, localization, top_box_iou
@@ -132,8 +132,9 @@ class Evaluation:
         assert self.detections is not None
         return localization(top_box_iou(self.detections, gt_boxes[self.rows]))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write everything into one safetensors file."""
+        path = expand(path)
         path.parent.mkdir(exist_ok=True)
         tensors = {"logits": self.logits, "labels": self.labels, "rows": self.rows}
         if self.detections is not None:
@@ -146,8 +147,9 @@ class Evaluation:
         write_atomic(path, save_tensors(tensors, metadata={"tinysight": header}))
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
+    def load(cls, path: str | Path) -> Evaluation:
         """Read what `save` wrote; raise ValueError that names the file when it is damaged."""
+        path = expand(path)
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["tinysight"])

@@ -50,17 +50,21 @@ image = image.convert("RGB")
 {frame}square = image.resize((size, size), Image.Resampling.BICUBIC{box})
 session = onnxruntime.InferenceSession("model.onnx")
 logits, *found = session.run(None, {{"images": np.asarray(square)[None]}})
+"""
+CLASSES = """\
 probabilities = np.exp(logits[0] - logits.max())
 probabilities /= probabilities.sum()
 if none_below is not None and logits[0].max() < none_below:
     print("none of these; the nearest:")
 for index in np.argsort(-probabilities)[:5]:
-    print(f"{{probabilities[index]:.3f}}  {{names[str(index)]}}")
+    print(f"{probabilities[index]:.3f}  {names[str(index)]}")
 """
 BOXES = """\
 boxes, confidences = found[0].reshape(-1, 4), found[1].reshape(-1)
-box = boxes[confidences.argmax()] * (width, height, width, height) / size
-print(f"{confidences.max():.3f}  box {(box + (left, top, left, top)).round(1).tolist()}")
+surest = confidences.argmax()
+box = boxes[surest] * (width, height, width, height) / size + (left, top, left, top)
+kind = names[str(found[2].reshape(-1)[surest])] if len(found) > 2 else "box"
+print(f"{confidences[surest]:.3f}  {kind} {box.round(1).tolist()}")
 """
 
 
@@ -122,7 +126,7 @@ def _readme(metadata: ModelMetadata) -> str:
     head = {
         "library_name": "tinysight",
         "pipeline_tag": task["type"],
-        "tags": ["onnx", "image-classification"],
+        "tags": ["onnx", *["image-classification"] * metadata.classifies],
         "model-index": index if metrics else [],
     }
     yaml = "".join(
@@ -132,6 +136,8 @@ def _readme(metadata: ModelMetadata) -> str:
     outputs = "`logits` (B, classes)"
     if metadata.localizer:
         outputs += ", `boxes` (B, cells, boxes, 4) as x0, y0, x1, y1 in pixels, `confidences`"
+    if metadata.has_box_classes:
+        outputs += ", `labels`"
     about = re.sub(r"([<>&*_`\[\]\\])", r"\\\1", _line(metadata.describe()))
     return f"""---
 {yaml}---
@@ -153,7 +159,7 @@ def example_of(metadata: ModelMetadata) -> str:
     """Return a program that uses the folder's ONNX file with NumPy alone."""
     box = ", box=(left, top, left + width, top + height)" if metadata.fit == "crop" else ""
     example = EXAMPLE.format(frame=FRAMES[metadata.fit], box=box)
-    return example + (BOXES if metadata.localizer else "")
+    return example + CLASSES * metadata.classifies + BOXES * bool(metadata.localizer)
 
 
 def _line(text: str) -> str:

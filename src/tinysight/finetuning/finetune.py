@@ -172,7 +172,7 @@ def finetune(
     return Finetuned(run, len(labels), num_classes, *found)
 
 
-def full_config(start: Run, dataset: Dataset) -> Config:
+def full_config(start: Run, dataset: Dataset, device: str = "auto") -> Config:
     """Return a training of the entire network that begins with a finetuned run's weights.
 
     The encoder learns a tenth as fast as the head; its batch norms keep their statistics, and
@@ -189,7 +189,9 @@ def full_config(start: Run, dataset: Dataset) -> Config:
         model=replace(config.model, pretrained=str(start.folder.absolute()), frozen_norms=True),
         optimizer=OptimizerConfig(name="adam", lr=LR, encoder_ratio=0.1, weight_decay=0.0),
         schedule=ScheduleConfig(name="cosine", warmup=epochs / 10),
-        train=replace(config.train, epochs=epochs, batch_size=batch_size, ema_decay=0.98),
+        train=replace(
+            config.train, epochs=epochs, batch_size=batch_size, ema_decay=0.98, device=device
+        ),
     )
 
 

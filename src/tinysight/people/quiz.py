@@ -254,7 +254,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise HTTPException(413, "an answer is shorter")
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError("expected a JSON object")

@@ -116,10 +116,13 @@ class Predictor:
         self.engine = _load_engine(self.path, runtime)
         self.metadata = self.engine.metadata
         self.decoding = Decoding.of(self.metadata)
+        changes: dict[str, Any] = {"threshold": threshold, "decoding": decoding}
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given and self.decoding is None:
+            what = f"{next(iter(given))} is of a localizer, and {self.path} finds no boxes"
+            raise ValueError(f"{what}; leave it out")
         if self.decoding is not None:
-            changes = {"threshold": threshold, "decoding": decoding}
-            given = {name: value for name, value in changes.items() if value is not None}
-            self.decoding = replace(self.decoding, **given)  # type: ignore[arg-type]
+            self.decoding = replace(self.decoding, **given)
 
     def __repr__(self) -> str:
         return f"<Predictor {self.path}: {self.metadata.describe()}>"

@@ -112,8 +112,8 @@ def localizer_joint() -> Config:
     """Train class and box together on all of Tiny ImageNet.
 
     Source: ours, after Wu et al. 2017, section 3.5. From a trained classifier:
-        model.pretrained=RUN, and its model.options; localizer.frozen=true freezes its features,
-        optimizer.lr=0.0003 fine-tunes them.
+        model.pretrained=RUN; localizer.frozen=true freezes its features, optimizer.lr=0.0003
+        fine-tunes them.
     Images: 10,000 or more, with a box each.
     Hardware: 2 CPU cores.
     Time: 4 epochs from scratch: not yet run; 0.6 of an epoch on a frozen encoder: 6 minutes on 2

@@ -87,6 +87,18 @@ class Gallery:
         path = self.pictures.get(digest, name)
         append_corrections(self.path, [BoxCorrection(digest, path, label, label, now(), boxes)])
 
+    def keep_choice(self) -> None:
+        """Write into the file that class folders give no labels, where that was chosen.
+
+        It then is as if a picture in one had been labeled, which tells commands the same.
+        """
+        files = {path: digest for digest, path in self.pictures.items()}
+        if not self.folders_count and folders_are_classes(files, self.lines):
+            digest = next(digest for digest, name in self.by_folder.items() if name)
+            append_corrections(
+                self.path, [Correction(digest, self.pictures[digest], None, None, now())]
+            )
+
     def correct(self, labels: dict[str, str | None]) -> dict[str, str | None]:
         """Keep labels, on the disk when this returns; return the ones before."""
         self.read()

@@ -47,8 +47,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, token: str, hosts: Sequence[str], port: int) -> None:
         self.app, self.token, self.port = app, token, port
-        self.authorities = {f"{host}:{port}" for host in hosts}
-        self.authorities |= set(hosts) if port in (80, 443) else set()
+        names = {host.lower() for host in hosts}
+        self.authorities = {f"{name}:{port}" for name in names}
+        self.authorities |= names if port in (80, 443) else set()
         self.cookie = f"tinysight-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 import secrets
 import signal
 import socket
@@ -84,8 +86,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        what = f"cannot listen on {host}:{port} ({reason}); give another --port"
-        raise ValueError(what) from None
+        of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        what = f"cannot listen on {host}:{port} ({reason})"
+        raise ValueError(f"{what}; give another {'--port' if of_port else '--host'}") from None
     listener.listen(512)
     return listener
 
@@ -124,6 +127,8 @@ def serving(
         raise ValueError(f"--host {host} lets others in; choose a --token for the link, too")
     if token is not None and len(token) < MIN_TOKEN:
         raise ValueError(f"the token has {len(token)} characters; give {MIN_TOKEN} or more")
+    if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):  # for link and cookie
+        raise ValueError("the token has other characters than A-Z, a-z, 0-9, '-', '_', '.' and '~'")
     listener = listen(host, port)
     port = listener.getsockname()[1]
     token = token or secrets.token_urlsafe(16)

@@ -93,10 +93,12 @@ class Project:
 
     def restore(self, class_name: str, file: str) -> None:
         """Put a picture back that was taken out."""
-        source = self.folder / REMOVED / checked(class_name)
-        if file not in _pictures(source):
-            raise ValueError(f"{file} was not taken out of {class_name}")
-        self.create(class_name)
+        removed = self.folder / REMOVED
+        known = [each.name for each in removed.iterdir()] if removed.is_dir() else []
+        source = removed / class_name
+        if class_name not in known or file not in _pictures(source):
+            raise ValueError(f"{file} was not taken out of {class_name[:MAX_NAME]}")
+        (self.folder / class_name).mkdir(exist_ok=True)
         _move(source / file, self.folder / class_name / file)
 
     def move(self, class_name: str, file: str, to: str) -> None:
@@ -119,8 +121,12 @@ class Project:
 def checked(name: str) -> str:
     """Return a name that may be a class's; raise ValueError otherwise."""
     name = unicodedata.normalize("NFC", name)
-    if not name or len(name.encode("utf-8", "replace")) > MAX_NAME:
-        raise ValueError(f"a class's name has 1 to {MAX_NAME} letters")
+    if not name:
+        raise ValueError("a class's name has one letter or more")
+    if (size := len(name.encode("utf-8", "replace"))) > MAX_NAME:
+        raise ValueError(
+            f"a class's name has {MAX_NAME} bytes at most, and this {size}: shorten it"
+        )
     if _REFUSED.search(name) or any(unicodedata.category(letter) in _LEFT_OUT for letter in name):
         raise ValueError(
             "a class's name has none of / \\ : * ? \" < > | in it, and no dot or space at its ends"

@@ -79,9 +79,8 @@ class _Process:
             self.number: Future[int] = self.pool.submit(os.getpid)
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        await asyncio.wrap_future(self.number)  # starting takes longer than a picture may
-        work = asyncio.wrap_future(self.pool.submit(function, *arguments))
         try:
+            work = await self._submit(function, *arguments)
             return await asyncio.wait_for(work, MAX_SECONDS)
         except (TimeoutError, BrokenProcessPool, asyncio.CancelledError) as error:
             self.stop()
@@ -89,6 +88,19 @@ class _Process:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise ValueError("this picture takes too much time or memory to decode") from None
+
+    async def _submit(
+        self, function: Callable[..., Result], *arguments: Any
+    ) -> asyncio.Future[Result]:
+        for _ in range(2):
+            try:
+                # starting takes longer than a picture may
+                await asyncio.wrap_future(self.number)
+                return asyncio.wrap_future(self.pool.submit(function, *arguments))
+            except BrokenProcessPool:  # it died while it had nothing to do
+                self.stop()
+                self._start()
+        raise BrokenProcessPool("a process for pictures cannot be started")
 
     def stop(self) -> None:
         stop_process(self.pool)

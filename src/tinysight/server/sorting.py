@@ -125,7 +125,7 @@ class Sorting:
             self.task.cancel()
 
     async def _show(self, request: Request) -> dict[str, Any]:
-        """Return classes and how far it is; the folder is looked at from then on."""
+        """Return classes and how far it is; the folder is looked at from then on, ?look= again."""
         if self.task is None or (self.task.done() and "look" in request.query_params):
             self.done = self.total = 0
             self.task = asyncio.create_task(self._look())
@@ -138,6 +138,7 @@ class Sorting:
         counts = Counter(label for label in labels if label)
         name = await asyncio.to_thread(self.sorter.dataset_name, gallery.folder)
         words = ["tinysight", "data", "import", str(gallery.folder), "--name", name]
+        words += ["--skip-unreadable"] * bool(self.failed)  # as learning here leaves them out
         words += ["--corrections", str(gallery.path)]
         words += ["--only-labels"] * any(current_boxes(gallery.lines).values())
         imported = shlex.join(words)
@@ -259,7 +260,7 @@ class Sorting:
         await self._looked()
         try:
             wanted = json.loads(await self.body(request))["labels"]
-            labels = {str(digest): name and checked(str(name)) for digest, name in wanted.items()}
+            labels = {str(digest): _class_name(name) for digest, name in wanted.items()}
         except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
             raise ValueError('expected {"labels": {PICTURE: class, or null}}') from None
         if set(labels) - set(self.gallery.pictures):
@@ -268,7 +269,7 @@ class Sorting:
             return {"old": await asyncio.to_thread(self.gallery.correct, labels)}
 
     async def _correct(self, request: Request) -> dict[str, Any]:
-        """Keep a label of a picture, ?new=, whose answer was ?old=. Body: picture."""
+        """Keep a label of a picture, ?new=, whose answer was ?old= and name ?name=. Body: picture."""
         query = request.query_params
         old, new, name = (query.get(key) for key in ("old", "new", "name"))
         _check_label(new)
@@ -301,7 +302,7 @@ class Sorting:
         return {}
 
     async def _leave_folders(self, request: Request) -> dict[str, Any]:
-        """Sort pictures in class folders, too; ?are_classes: do not."""
+        """Sort pictures in class folders, too; with ?are_classes= do not."""
         self.gallery.folders_count = "are_classes" in request.query_params
         self.gallery.seen = None
         return {}
@@ -309,6 +310,7 @@ class Sorting:
     async def _learn(self, request: Request) -> dict[str, Any]:
         """Learn the labels; the taught model answers then."""
         await self._looked()
+        await asyncio.to_thread(self.gallery.keep_choice)
         found = await self.worker.run(self.sorter.learn, self.gallery.folder)
         return await self.taught.adopt(found)
 
@@ -352,6 +354,12 @@ class Sorting:
 
     def _named(self, digests: Sequence[str]) -> list[dict[str, str]]:
         return [{"id": digest, "name": self.gallery.pictures[digest]} for digest in digests]
+
+
+def _class_name(name: Any) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"{name!r} is no class")
+    return None if name is None else checked(name)
 
 
 def _check_label(name: str | None) -> None:

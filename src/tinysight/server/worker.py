@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -38,12 +38,19 @@ class Worker:
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return what a function returns there; raises what it raises, or ValueError."""
-        work = asyncio.wrap_future(self.start().submit(function, *arguments))
         try:
+            work = asyncio.wrap_future(self._submit(function, *arguments))
             return await asyncio.wait_for(work, MAX_SECONDS)
         except (TimeoutError, BrokenProcessPool):
             self.close()
-            raise ValueError("learning took too much time or memory; try fewer") from None
+            raise ValueError("this took too much time or memory; try fewer pictures") from None
+
+    def _submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        try:
+            return self.start().submit(function, *arguments)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            self.close()
+            return self.start().submit(function, *arguments)
 
     def close(self) -> None:
         """Stop the process; what it has not finished is not kept."""
