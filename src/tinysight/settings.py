@@ -33,10 +33,13 @@ USED_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "schedule.factor": ("schedule.name", ("plateau", "exponential")),
     "schedule.patience": ("schedule.name", ("plateau",)),
     "schedule.cycles": ("schedule.name", ("cyclic",)),
+    "train.class_balance": ("localizer.box_classes", (False,)),
+    "train.label_smoothing": ("localizer.box_classes", (False,)),
     "localizer": ("localizer.head", ("mlp", "lstm", "centernet")),
     "localizer.width": ("localizer.head", ("mlp", "lstm")),
     "localizer.overlap": ("localizer.head", ("lstm",)),
     "localizer.cell_scale": ("localizer.head", ("lstm",)),
+    "localizer.decoding": ("localizer.head", ("lstm",)),
     "localizer.num_steps": ("localizer.head", ("lstm",)),
     "localizer.feedback": ("localizer.head", ("lstm",)),
     "localizer.shared": ("localizer.head", ("lstm",)),
@@ -71,7 +74,7 @@ def _reason_unused(config: Config, name: str) -> str:
         if not deciding or name == deciding:
             continue
         if (value := _value(config, deciding)) not in values:
-            return f"{deciding}={value}; set {deciding} to {' or '.join(values)}"
+            return f"{deciding}={value}; set {deciding} to {' or '.join(map(str, values))}"
     needed = USED_WITH_ANY.get(name, ())
     if needed and not any(_value(config, each) for each in needed):
         without = " and ".join(f"{each}={_value(config, each)}" for each in needed)

@@ -126,7 +126,9 @@ def test_options_of_a_folder_are_refused_for_what_is_prepared(
     scenes: Dataset, home: Path, tmp_path: Path
 ) -> None:
     for given in ("my.scenes", scenes):
-        with pytest.raises(ValueError, match="image_size is of a folder .* my.scenes is prepared"):
+        with pytest.raises(
+            ValueError, match=r"image_size is of a folder .* my\.scenes is prepared"
+        ):
             load_dataset(given, home=home, image_size=96)
     with pytest.raises(ValueError, match="fit is of a folder"):
         load.load_at_size("my.scenes", 64, home=home, fit="pad")

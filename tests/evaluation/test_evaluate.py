@@ -195,6 +195,11 @@ def test_a_model_sees_the_center_at_its_size_in_order(dataset: Dataset) -> None:
         ]
     )
     assert torch.equal(joined.logits, found.logits[:8]) and joined.rows.tolist() == list(rows)[:8]
+    own = {"runtime": CPU, "rows": range(rows.start, rows.start)}
+    nothing = evaluate_model(_Brightness(), dataset, "val", preprocessing, **own)
+    for parts in ([nothing, joined], [joined, nothing]):  # of more processes than images
+        assert torch.equal(Evaluation.join(parts).logits, joined.logits)
+    assert len(Evaluation.join([nothing, nothing]).rows) == 0
 
 
 def test_flip_average_is_the_mean_over_the_mirror_image(dataset: Dataset) -> None:

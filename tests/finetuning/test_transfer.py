@@ -56,6 +56,8 @@ def test_each_way_is_measured_once_on_the_same_images(
     monkeypatch.setattr(Transfer, "measure", None)  # nothing is left to measure
     measure(study, [4], 1)
     assert transfer.read_outcomes(study.folder) == first
+    with pytest.raises(ValueError, match=r"outcomes\.json has results of other images"):
+        transfer.read_outcomes(study.folder, digest="another")
 
 
 def outcome(way: str, per_class: int, seed: int, error: float, crossed: float | None) -> Outcome:

@@ -108,6 +108,24 @@ def test_a_single_box_learns_the_first_true_box() -> None:
     assert logits.grad is not None and logits.grad.flatten()[0] < 0 < logits.grad.flatten()[1]
 
 
+def test_a_single_box_learns_the_first_box_that_is_there() -> None:
+    output = HeadOutput(torch.full((2, 1, 1, 1, 4), 0.5), torch.zeros(2, 1, 1, 1))
+    there = [0.5, 0.5, 0.75, 0.5]
+    boxes = torch.tensor([[NAN, NAN, there, [0.1] * 4], [NAN, there, NAN, NAN]])
+    labels = torch.tensor([[0, 0, 2, 1], [0, 1, 0, 0]])
+    logits = torch.zeros(2, 1, 1, 1, 3, requires_grad=True)
+    found = single_box_loss(
+        output._replace(class_logits=logits), BoxTargets(boxes, labels=labels), giou_weight=0.0
+    )
+    assert float(found.box) == pytest.approx(0.25)
+    # each has an object: the loss is that of "there is one" for both
+    sure = output._replace(logits=torch.full((2, 1, 1, 1), 9.0))
+    assert float(single_box_loss(sure, BoxTargets(boxes), giou_weight=0.0).confidence) < 0.001
+    found.classes.backward()  # type: ignore[union-attr]
+    assert logits.grad is not None
+    assert logits.grad.flatten(0, 3).argmin(dim=1).tolist() == [2, 1]
+
+
 def test_centernet_is_positive_at_the_cell_of_the_center() -> None:
     boxes = torch.full((1, 8, 8, 1, 4), 0.5, requires_grad=True)
     logits = torch.zeros(1, 8, 8, 1, requires_grad=True)

@@ -15,6 +15,7 @@ from tinysight.recipes import recipe
 from tinysight.settings import change, parse_assignments
 from tinysight.study import plan
 from tinysight.study.definitions import STUDIES, Member, Study, study
+from tinysight.training.scaling import scaled
 
 MODERN = recipe("resnet18-modern")
 
@@ -69,6 +70,27 @@ def test_a_jobs_command_line_states_its_run(of: Study) -> None:
         ]
         stated = change(recipe(words[1]), dict(parse_assignments(words[9:])))  # as it is typed
         assert replace(stated, data=replace(stated.data, name="small")) == job.config
+
+
+def test_a_run_with_automatic_epochs_is_the_same_training(dataset: Dataset, tmp_path: Path) -> None:
+    small = recipe("small")
+    of = two(small, replace(small, optimizer=replace(small.optimizer, lr=0.2)))
+    jobs = plan.plan(of, tmp_path, data=dataset.name)
+    for job in jobs:
+        config = scaled(job.config, 72)
+        assert config.train.epochs and config.train.batch_size
+        run = runs.Run(folder=job.folder, config=config, data_digest=dataset.digest, machine={})
+        job.folder.mkdir()
+        run.write()
+    plan.check(jobs, dataset)
+    with pytest.raises(ValueError, match=r"optimizer\.lr"):
+        plan.check([replace(jobs[0], folder=jobs[1].folder)], dataset)
+
+
+def test_a_localizer_that_does_not_classify_is_refused() -> None:
+    many = recipe("localizer-many")
+    with pytest.raises(ValueError, match="One thing: no class of the image is learned"):
+        planned(two(many, replace(many, train=replace(many.train, seed=1))))
 
 
 @pytest.mark.parametrize(

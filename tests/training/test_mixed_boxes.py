@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 
 from tinysight.config import AugmentConfig, Config, LocalizerConfig
 from tinysight.data.dataset import Dataset
+from tinysight.device import Runtime
 from tinysight.models.localizer import LocalizerOutput
 from tinysight.ops import mixing
-from tinysight.ops.boxes import HeadOutput
+from tinysight.ops.boxes import BoxTargets, HeadOutput
 from tinysight.run import read_lines
-from tinysight.training import augmentation, loop, losses
+from tinysight.training import augmentation, loop, losses, setup
+from tinysight.training.distributed import DistributedContext
+from tinysight.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 FINDING = {"localizer__head": "lstm", "augment__crop": 1.0, "augment__rotation": 0.0}
@@ -118,3 +122,38 @@ def test_mixing_that_would_teach_nothing_is_refused(
     with pytest.raises(ValueError, match=words):
         make_config(**FINDING, augment__cutmix=1.0, **changes)
     make_config(**FINDING, **changes)
+
+
+def test_one_class_has_nothing_to_mix(make_config: MakeConfig, dataset: Dataset) -> None:
+    one = replace(dataset, manifest={**dataset.manifest, "class_names": ["a"], "class_ids": ["a"]})
+    config = make_config(**FINDING, augment__cutmix=1.0)
+    setup.training_rows(config, dataset, DistributedContext())
+    with pytest.raises(ValueError, match="has one class, and mixed images teach"):
+        setup.training_rows(config, one, DistributedContext())
+
+
+@pytest.mark.parametrize("head", ["mlp", "lstm", "centernet"])
+def test_every_parameter_has_a_gradient_where_no_image_has_a_label(
+    head: str, make_config: MakeConfig, dataset: Dataset
+) -> None:
+    """Processes exchange gradients of all parameters, whatever the images of each have."""
+    own = {"localizer__head": head, "localizer__grid": 8 if head == "centernet" else 1}
+    training = Trainer(
+        make_config(**FINDING | own),
+        dataset,
+        Runtime(device=torch.device("cpu"), bf16=False),
+        DistributedContext(),
+    )
+    batch = training.loader.batch(0)
+    output = training.model(torch.rand(4, 3, 32, 32) * 255)
+    found = losses.localization(
+        output,
+        torch.full((4,), -1),
+        BoxTargets(torch.rand(4, 1, 4) / 2 + 0.25),
+        settings=training.config.localizer,
+        label_smoothing=0.1,
+    )
+    found.loss.backward()
+    missing = [name for name, p in training.model.named_parameters() if p.grad is None]
+    assert batch.labels is not None and not missing
+    assert not training.model.encoder.head.weight.grad.any()  # type: ignore[union-attr]

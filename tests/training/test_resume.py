@@ -177,6 +177,22 @@ def test_resume_from_the_older_of_two_states_is_bitwise_identical(
     assert trial.differences() == [] and trial.saved() == ["step-00000009", "step-00000014"]
 
 
+def test_a_setting_is_changed_where_the_newest_state_is_damaged(trial: Any) -> None:
+    trial.start(stop=11)
+    (trial.folder / "checkpoints" / "step-00000011" / "state.safetensors").write_bytes(b"")
+    trial.resume(settings=["train.stop_after_minutes=0"])
+    assert trial.saved() == ["step-00000009", "step-00000014"] and trial.run.is_finished
+
+
+def test_a_change_that_cannot_be_trained_leaves_the_run_as_it_was(trial: Any) -> None:
+    trial.start()
+    before = {path: path.read_bytes() for path in trial.folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"would see \d pixels"):
+        trial.resume(settings=["train.epochs=9", "train.sizes=((0,0.05),)"])
+    after = {path: path.read_bytes() for path in trial.folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_a_run_whose_states_are_all_damaged_is_not_restarted(trial: Any) -> None:
     trial.stop_at(3)
     log = (trial.folder / "log.jsonl").read_bytes()

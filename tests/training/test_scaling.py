@@ -48,6 +48,8 @@ def test_small_is_scaled_to_the_number_of_images(
     found = config.train.epochs, config.train.batch_size, config.optimizer.lr
     assert found == (epochs, batch_size, pytest.approx(lr))
     assert scaled_as(recipe("small"), config) == config
+    other = override(recipe("small"), {"optimizer.lr": 0.2})
+    assert scaled_as(other, config).optimizer.lr == pytest.approx(2 * lr)  # and not the known
     chosen = override(recipe("small"), {"train.epochs": 7, "train.batch_size": 64})
     assert scaled(chosen, num_images) == chosen  # what is set stays
 

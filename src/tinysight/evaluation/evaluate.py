@@ -167,7 +167,8 @@ class Evaluation:
 
     @classmethod
     def join(cls, parts: Sequence[Evaluation]) -> Evaluation:
-        """Join evaluations of consecutive rows."""
+        """Join evaluations of consecutive rows; parts of no rows add nothing."""
+        parts = [part for part in parts if len(part.rows)] or parts[:1]
         boxes = [part.detections for part in parts if part.detections is not None]
         names = ("logits", "labels", "rows")
         own: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}

@@ -57,18 +57,22 @@ def hungarian_loss(
 def single_box_loss(
     output: HeadOutput, targets: BoxTargets, *, giou_weight: float
 ) -> DetectionLosses:
-    """Compare the one box of each image with the first of its true boxes, however far."""
+    """Compare the one box of each image with the first of its true boxes, however far.
+
+    What comes before it is padding: no box, of a part of a mosaic, or a lost one.
+    """
     boxes = output.boxes_cxcywh.float().flatten(1, 3)[:, 0]
     logits = output.logits.float().flatten(1)[:, 0]
-    gt_box = targets.boxes_cxcywh[:, 0]
-    valid = ~gt_box.isnan().any(dim=-1)
+    there = ~targets.boxes_cxcywh.isnan().any(dim=-1)  # (B, G)
+    image, first = torch.arange(len(boxes), device=boxes.device), there.int().argmax(dim=1)
+    gt_box, valid = targets.boxes_cxcywh[image, first], there.any(dim=1)
     known = valid | ~touched_cells(targets.lost_cxcywh, rows=1, columns=1).flatten()
     each = F.binary_cross_entropy_with_logits(logits, valid.float(), reduction="none")
     confidence = torch.where(known, each, 0).sum()
     box, num = _box_loss(boxes[valid], gt_box[valid], giou_weight), len(boxes)
-    image = valid.nonzero()[:, 0]
-    first = torch.zeros_like(image)
-    classes = _class_loss(output.class_logits, (image, first), targets.labels, (image, first))
+    image, first = image[valid], first[valid]
+    own = (image, torch.zeros_like(image))
+    classes = _class_loss(output.class_logits, own, targets.labels, (image, first))
     return DetectionLosses(confidence / num, box / num, classes / num)
 
 

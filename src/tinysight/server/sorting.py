@@ -269,7 +269,7 @@ class Sorting:
             return {"old": await asyncio.to_thread(self.gallery.correct, labels)}
 
     async def _correct(self, request: Request) -> dict[str, Any]:
-        """Keep a label of a picture, ?new=, whose answer was ?old= and name ?name=. Body: picture."""
+        """Keep the label ?new= of a picture of ?name=, whose answer was ?old=. Body: picture."""
         query = request.query_params
         old, new, name = (query.get(key) for key in ("old", "new", "name"))
         _check_label(new)

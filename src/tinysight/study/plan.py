@@ -23,6 +23,7 @@ from tinysight.recipes import recipe
 from tinysight.settings import change, difference, is_used, override, parse_assignments
 from tinysight.study.definitions import Member, Study
 from tinysight.training.distributed import DistributedContext
+from tinysight.training.scaling import scaled_as
 from tinysight.training.setup import check as check_config
 from tinysight.training.setup import training_rows
 
@@ -113,6 +114,11 @@ def _shortened(config: Config, epochs: int | None) -> Config:
 
 def _as_commanded(config: Config, label: str) -> Config:
     """Return `config` as its command line will give it; raise ValueError where that cannot be."""
+    if not config.localizer.classifies:
+        raise ValueError(
+            f"{label}: no class of the image is learned, so there is no top-1 error to compare; a "
+            "study is of classifiers, and of localizers that classify"
+        )
     if config.data.monitor == "none":
         raise ValueError(f"{label}: data.monitor is none, so no error to compare; use minival")
     try:
@@ -149,7 +155,7 @@ def check(jobs: Sequence[Job], dataset: Dataset) -> None:
         if not (job.folder / "run.json").is_file():
             continue
         run = runs.read_run(job.folder)
-        if differing := run.mismatch(job.config):
+        if differing := run.mismatch(scaled_as(job.config, run.config)):
             raise ValueError(f"{differing}; choose another --name")
         if run.data_digest != dataset.digest:
             what = f"{job.folder} was trained on other data of the name {dataset.name}"

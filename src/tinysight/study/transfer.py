@@ -134,6 +134,7 @@ class Transfer:
 
     def measure(self, way: str, per_class: int, seed: int) -> Outcome:
         """Learn a draw by a way, unless its run is there, and judge it."""
+        features = {} if way in (FULL, SCRATCH) else self.features  # before the clock
         rows, begun, crossvalidated = drawn_rows(self.base, per_class, seed), time.monotonic(), None
         folder = self.folder / f"{per_class}-per-class-seed{seed}"
         name = f"{self.base.name}.draw{per_class}-{seed}"
@@ -148,7 +149,7 @@ class Transfer:
             seconds = float((run.summary() or {})["seconds"])
         else:
             labels = {split: torch.from_numpy(self.base.labels[own]) for split, own in rows.items()}
-            views = {split: self.features[way][own] for split, own in rows.items()}
+            views = {split: features[way][own] for split, own in rows.items()}
             num_classes = len(self.base.class_names)
             groups = np.arange(len(rows["train"]))
             judged = crossvalidate(views["train"], labels["train"], groups, num_classes)
@@ -189,7 +190,7 @@ def _scratch(seed: int) -> Config:
 
 def measure(study: Transfer, counts: Sequence[int], seeds: int) -> None:
     """Measure what is not measured yet, the quickest ways first, and keep each outcome at once."""
-    known = read_outcomes(study.folder)
+    known = read_outcomes(study.folder, digest=study.base.digest)
     done = {(one.way, one.per_class, one.seed) for one in known}
     ways = (*(encoder.name for encoder in study.encoders), FULL, SCRATCH)
     for way, seed, count in itertools.product(ways, range(seeds), counts):
@@ -197,20 +198,26 @@ def measure(study: Transfer, counts: Sequence[int], seeds: int) -> None:
             own = study.measure(way, count, seed)
             logger.info("%d per class, seed %d, %s: %.2f %%", count, seed, way, 100 * own.error)
             known.append(own)
-            content = {"format": 1, "outcomes": [asdict(one) for one in known]}
+            content: dict[str, Any] = {"format": 1, "data_digest": study.base.digest}
+            content |= {"outcomes": [asdict(one) for one in known]}
             study.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(study.folder / OUTCOMES, json.dumps(content, indent=1).encode())
 
 
-def read_outcomes(folder: Path) -> list[Outcome]:
-    """Read what was measured; nothing where there is no file."""
+def read_outcomes(folder: Path, *, digest: str | None = None) -> list[Outcome]:
+    """Read what was measured, of data with a digest; nothing where there is no file."""
     path = folder / OUTCOMES
     if not path.is_file():
         return []
     try:
-        return [Outcome(**one) for one in json.loads(path.read_bytes())["outcomes"]]
-    except (ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_bytes())
+        found = [Outcome(**one) for one in content["outcomes"]]
+        measured = content.get("data_digest", digest)  # of older files not known
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to measure again") from None
+    if digest is not None and measured != digest:
+        raise ValueError(f"{path} has results of other images; choose another --name")
+    return found
 
 
 def report(folder: Path, *, data: str, command: str) -> str:

@@ -135,6 +135,7 @@ def resume(
             f"the data {dataset.name} are not those that {run.folder} began with; "
             "prepare those again, or train a new run"
         )
+    setup.training_rows(changed.config, dataset, distributed)  # raises before anything is written
     wanted, precision = run.config.train.device, "bf16" if run.machine["bf16"] else "fp32"
     runtime = select_device(wanted, precision, local_rank=distributed.local_rank)
     now = versions()

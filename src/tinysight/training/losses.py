@@ -75,7 +75,9 @@ def localization(
     if settings.classifies and mixed is not None:
         of_class = classification(output.logits, labels, mixed, soft_labels=soft_labels, **own)
         loss = loss + settings.class_loss_weight * of_class
-    elif settings.classifies and bool(labeled.any()):
+    elif settings.classifies and not bool(labeled.any()):
+        loss = loss + 0 * output.logits.sum()  # several processes wait for a gradient from each
+    elif settings.classifies:
         own["soft_labels"] = None if soft_labels is None else soft_labels[labeled]
         of_class = classification(output.logits[labeled], labels[labeled], None, **own)
         loss = loss + settings.class_loss_weight * labeled.float().mean() * of_class

@@ -29,7 +29,7 @@ def scaled(config: Config, num_images: int) -> Config:
     if not train.batch_size:
         fitting = [size for size in BATCH_SIZES if size * MIN_BATCHES <= num_images]
         train = replace(train, batch_size=max(fitting, default=BATCH_SIZES[0]))
-        optimizer = replace(optimizer, lr=optimizer.lr * train.batch_size / BATCH_SIZES[-1])
+        optimizer = replace(optimizer, lr=_lr(optimizer.lr, train.batch_size))
     return replace(config, train=train, optimizer=optimizer)
 
 
@@ -40,8 +40,12 @@ def scaled_as(config: Config, known: Config) -> Config:
         train = replace(train, epochs=known.train.epochs)
     if not train.batch_size:
         train = replace(train, batch_size=known.train.batch_size)
-        optimizer = replace(optimizer, lr=known.optimizer.lr)
+        optimizer = replace(optimizer, lr=_lr(optimizer.lr, train.batch_size))
     return replace(config, train=train, optimizer=optimizer)
+
+
+def _lr(lr: float, batch_size: int) -> float:
+    return lr * batch_size / BATCH_SIZES[-1]
 
 
 def warmup_steps(warmup: float, *, per_epoch: float, total: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.data.soft_labels import read_soft_labels
 from tinysight.device import Runtime
-from tinysight.models.classifier import Classifier
+from tinysight.models.classifier import Classifier, is_of_head
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
@@ -57,7 +57,8 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
     """Return the rows to train on; raise ValueError where config, dataset or processes misfit."""
     _check_sizes(config, dataset, distributed)
     rows = chosen_rows(dataset, config.data.train, config.data.fraction)
-    name, fewest, finds = dataset.name, 2 * distributed.size, config.localizer.finds
+    name, finds = dataset.name, config.localizer.finds
+    fewest = max(2, config.augment.group) * distributed.size
     labeled = dataset.labels[rows] >= 0
     if not labeled.any() and config.localizer.classifies:
         raise ValueError(
@@ -68,6 +69,12 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
         rows = rows[labeled]
         if len(dataset.class_names) < 2:
             raise ValueError(f"{name} has one class, and a classifier needs two; use a localizer")
+    mixes = config.augment.mixup or config.augment.cutmix
+    if mixes and config.localizer.classifies and len(dataset.class_names) < 2:
+        raise ValueError(
+            f"{name} has one class, and mixed images teach a localizer classes alone; leave "
+            "augment.mixup and augment.cutmix at 0"
+        )
     _check_monitored(config, dataset)
     if len(rows) < fewest:
         raise ValueError(
@@ -123,7 +130,7 @@ def check(config: Config, dataset: Dataset, distributed: DistributedContext) -> 
     with torch.device("meta"):
         model = create_model(config, len(dataset.class_names))
     if config.model.pretrained:
-        pretrained_weights(config)
+        pretrained_weights(config, dataset.class_ids)
     check_layers(model, config.train.record)
 
 
@@ -179,12 +186,13 @@ def with_pretrained_network(config: Config) -> Config:
     return replace(config, model=replace(model, name=metadata.model, options=metadata.options))
 
 
-def pretrained_weights(config: Config) -> dict[str, Tensor]:
+def pretrained_weights(config: Config, class_ids: Sequence[str]) -> dict[str, Tensor]:
     """Return the state to start from, under the names that the model of `config` has.
 
     Of a classifier a localizer gets the encoder; of a localizer a classifier gets the encoder, and
-    a localizer the box head too where it has the same settings. Raises ValueError when there are no
-    weights, or they are of another network.
+    a localizer the box head too where it has the same settings. Layers of other classes than
+    `class_ids`, in this order, are left out. Raises ValueError when there are no weights, or they
+    are of another network.
     """
     model = config.model
     trained, metadata = read_pretrained(model.pretrained)
@@ -194,20 +202,24 @@ def pretrained_weights(config: Config) -> dict[str, Tensor]:
             f"model.pretrained {model.pretrained} is another network than {model.name} "
             f'{model.options or ""}; give the run model.name={name} "model.options={options}"'
         )
+    same_classes = metadata.class_ids == tuple(class_ids)
     encoder = trained.encoder if isinstance(trained, Localizer) else trained
+    kept = {k: v for k, v in encoder.state_dict().items() if same_classes or not is_of_head(k)}
     if not config.localizer.finds:
-        return encoder.state_dict()
-    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+        return kept
+    state = {f"encoder.{key}": value for key, value in kept.items()}
     own = {key: getattr(config.localizer, key) for key in HEAD_SETTINGS}
     if isinstance(trained, Localizer) and own == {k: metadata.localizer[k] for k in HEAD_SETTINGS}:
-        state |= {f"head.{key}": value for key, value in trained.head.state_dict().items()}
+        for key, value in trained.head.state_dict().items():
+            if same_classes or not key.startswith("classes."):
+                state[f"head.{key}"] = value
     return state
 
 
-def load_pretrained(model: nn.Module, config: Config) -> None:
+def load_pretrained(model: nn.Module, config: Config, class_ids: Sequence[str]) -> None:
     """Load `model.pretrained`; a last layer for other classes stays as it is initialized."""
     own = model.state_dict()
-    weights = pretrained_weights(config)
+    weights = pretrained_weights(config, class_ids)
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(own | fitting)
 
@@ -266,8 +278,11 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
             f"{fixed[0]} cannot change during a training; these can: {', '.join(allowed)}; "
             "for all others train a new run"
         )
-    states = checkpoint.saved(run.checkpoints_path)
-    scalars = checkpoint.load(states[-1]).scalars if states else {"step": 0, "epochs_done": 0}
+    scalars: dict[str, Any] = {"step": 0, "epochs_done": 0}
+    for path in reversed(checkpoint.saved(run.checkpoints_path)):
+        with suppress(ValueError):  # damaged: the one before it is used
+            scalars = checkpoint.load(path).scalars
+            break
     config = override(run.config, dict(changes))
     epochs, done = config.train.epochs, scalars["epochs_done"]
     if "train.epochs" in changes and epochs <= done:

@@ -139,7 +139,7 @@ class Trainer:
     def load_pretrained(self) -> None:
         """Start a new training from the weights that `model.pretrained` names, if any."""
         if self.config.model.pretrained:
-            setup.load_pretrained(self.model, self.config)
+            setup.load_pretrained(self.model, self.config, self.dataset.class_ids)
             if self.ema is not None:
                 self.ema.model.load_state_dict(self.model.state_dict())
 
@@ -323,8 +323,8 @@ class Trainer:
         patience = self.config.train.early_stopping
         if not patience or self.best_step is None:
             return False
-        waited = (self.step_number - self.best_step) * self.loader.batch_size / self.loader.num_rows
-        return round(waited) >= patience
+        waited = self.loader.epoch_of(self.step_number) - self.loader.epoch_of(self.best_step)
+        return waited >= patience
 
     def state(self, *, log_bytes: int) -> checkpoint.State:
         """Gather everything that the next step depends on; every process must call this."""
