@@ -65,6 +65,6 @@ def test_the_table_names_settings_and_values_that_there_are() -> None:
         assert hasattr(getattr(base, section), setting or "__class__"), name
         section, _, setting = deciding.partition(".")
         (declared,) = (f for f in fields(getattr(base, section)) if f.name == setting)
-        assert set(values) <= set(declared.metadata["allowed"]), name
+        assert set(values) <= set(declared.metadata.get("allowed", (True, False))), name
     for name, needed in USED_WITH_ANY.items():
         assert all(is_used(base, each) for each in needed) and not is_used(base, name), name

@@ -183,7 +183,7 @@ def test_changed_boxes_are_noticed(
     assert (
         plain.digest != first.digest
         and len(caplog.messages) == 1
-        and "changed" in caplog.messages[0]
+        and "other settings or labels" in caplog.messages[0]
     )
     again = imported(folder, file, tmp_path)
     assert again.digest == first.digest and len(caplog.messages) == 1

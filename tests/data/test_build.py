@@ -264,7 +264,7 @@ def test_a_second_build_does_no_work_even_in_a_read_only_home(
     ("change", "said"),
     [
         ({"fingerprint": "8"}, "toys: changed since it was prepared;"),
-        ({"settings": {"size": 5}}, "toys: was prepared with other settings;"),
+        ({"settings": {"size": 5}}, "toys: was prepared with other settings or labels;"),
     ],
 )
 def test_a_changed_source_is_logged_and_built_again(

@@ -138,10 +138,10 @@ def test_options_of_a_folder_are_refused_for_what_is_prepared(
 def test_views_of_shapes_draw_the_shapes_first(
     view: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {"num_train": 240, "num_minival": 24, "num_val": 48, "num_test": 0, "image_size": 16}
+    few = {"num_train": 240, "num_minival": 24, "num_val": 48, "num_test": 0, "image_size": 32}
     monkeypatch.setattr(load, "Shapes", partial(Shapes, **few))
     found = load_dataset(f"shapes.{view}", home=tmp_path)
-    assert found.name == f"shapes.{view}" and found.num_classes == 24
+    assert found.name == f"shapes.{view}" and len(found.class_names) == 24
     assert list_datasets(tmp_path) == ["shapes"]
 
 

@@ -167,7 +167,11 @@ def _check_replaceable(existing: Dataset, origin: dict[str, Any], replace: bool)
     old = existing.manifest["source"]
     if (old.get("kind"), old.get("path")) == (origin["kind"], origin["path"]):
         same = old.get("fingerprint") == origin["fingerprint"]
-        what = "was prepared with other settings" if same else "changed since it was prepared"
+        what = (
+            "was prepared with other settings or labels"
+            if same
+            else "changed since it was prepared"
+        )
         logger.info("%s: %s; preparing it again", existing.name, what)
     elif not replace:
         was, now = (one.get("path") or one.get("kind") for one in (old, origin))
