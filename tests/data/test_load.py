@@ -142,7 +142,7 @@ def test_views_of_shapes_draw_the_shapes_first(
     monkeypatch.setattr(load, "Shapes", partial(Shapes, **few))
     found = load_dataset(f"shapes.{view}", home=tmp_path)
     assert found.name == f"shapes.{view}" and len(found.class_names) == 24
-    assert list_datasets(tmp_path) == ["shapes"]
+    assert list(list_datasets(tmp_path)) == ["shapes"]
 
 
 def test_a_zip_is_imported_under_its_own_name(
