@@ -46,6 +46,8 @@ USED_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
 }
 # setting: those of which one must be on, neither 0 nor empty, for the first to have an effect
 USED_WITH_ANY: dict[str, tuple[str, ...]] = {
+    "train.class_balance": ("localizer.class_loss_weight",),
+    "train.label_smoothing": ("localizer.class_loss_weight",),
     "augment.mix_probability": ("augment.mixup", "augment.cutmix"),
     "augment.mix_until": ("augment.mixup", "augment.cutmix", "augment.mosaic"),
     "train.snapshot_every": ("train.snapshots",),

@@ -106,6 +106,7 @@ def test_a_localizer_that_does_not_classify_is_refused() -> None:
         ({"settings": ["data.fraction=0.1"]}, "use --subset"),
         ({"settings": ["train.epocs=3"]}, "did you mean"),
         ({"settings": ["data.monitor=none"]}, "no error to compare"),
+        ({"settings": ["optimizer.sgd_ratio=3"]}, "sgd_ratio has no effect in any member"),
         (
             {"settings": ["model.options={'n': 1}"]},
             "'One thing' and 'Other: thing' have the same settings",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tinysight.analysis.boxes import boxes_table, evaluate_boxes
 from tinysight.analysis.comparison import write_comparison
@@ -37,7 +38,7 @@ from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import BUNDLED, Predictor
 from tinysight.predict.weights import load_weights, weights_bytes
 from tinysight.recipes import recipe
-from tinysight.run import read_lines, read_run
+from tinysight.run import Run, read_lines, read_run
 from tinysight.settings import override
 from tinysight.training import augmentation, loop
 from tinysight.training.distributed import DistributedContext
@@ -161,6 +162,48 @@ def test_a_classifier_finds_nothing(
     loop.train(make_config(train__epochs=1), dataset, name=tmp_path / "run")
     with pytest.raises(ValueError, match="is a classifier, which finds no boxes"):
         Predictor(tmp_path / "run").predict(dataset.images[0], canvas=32)
+
+
+def test_of_other_classes_only_the_last_layer_is_left_out(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    vgg = {"model__name": "vgg", "model__options": {"filters": (2, 2, 4, 4, 4), "hidden": 8}}
+    trained = loop.train(make_config(**vgg, train__epochs=1), dataset, name=tmp_path / "run")
+    weights = load_weights(trained.weights_path)[0].state_dict()
+    last = {f"head.{len(trained_head(trained)) - 1}.{name}" for name in ("weight", "bias")}
+    for ids, left_out in ((dataset.class_ids, set()), (dataset.class_ids[::-1], last)):
+        other = replace(dataset, manifest={**dataset.manifest, "class_ids": list(ids)})
+        config = make_config(**vgg, model__pretrained=str(trained.folder))
+        training = Trainer(config, other, CPU, DistributedContext())
+        training.load_pretrained()
+        own = training.model.state_dict()
+        assert {name for name in own if not own[name].equal(weights[name])} == left_out
+
+
+def trained_head(run: Run) -> nn.Sequential:
+    head = load_weights(run.weights_path)[0].head
+    assert isinstance(head, nn.Sequential)
+    return head
+
+
+def test_a_run_is_begun_from_by_its_name(
+    make_config: MakeConfig, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(found.parent))
+    config = with_pretrained_network(make_config(**FINDING, model__pretrained=found.name))
+    assert config.model.pretrained == str(found)
+    with pytest.raises(ValueError, match="no run is named 'nothing'"):
+        with_pretrained_network(make_config(model__pretrained="nothing"))
+
+
+def test_muon_is_refused_where_it_would_train_nothing(
+    make_config: MakeConfig, dataset: Dataset
+) -> None:
+    vgg = {"model__name": "vgg", "model__options": {"filters": (2, 2, 4, 4, 4), "hidden": 8}}
+    with pytest.raises(ValueError, match="no convolution without a bias"):
+        check(make_config(**vgg, optimizer__name="muon"), dataset, DistributedContext())
+    check(make_config(**vgg), dataset, DistributedContext())
 
 
 def test_an_encoder_begins_with_a_runs_weights(

@@ -181,6 +181,7 @@ def test_a_resumed_run_may_change_settings_and_records_since_when(trial: Any) ->
         ("train.epochs=1", "train.epochs is 1, but 1 are done"),
         ("optimizer.lr=-1", "optimizer.lr is -1"),
         ("optimizer.lrr=1", "optimizer.lrr cannot change"),
+        ("optimizer.sgd_ratio=3", "optimizer.sgd_ratio has no effect with optimizer.name=sgd"),
     ):
         with pytest.raises(ValueError, match=complaint):
             trial.resume(settings=[setting])

@@ -95,6 +95,10 @@ def train(
             raise ValueError(f"{what}; give one of them")
     config = change(recipe_named(recipe), changes)
     if show:
+        if config.model.pretrained:
+            from tinysight.training.setup import with_pretrained_network
+
+            config = with_pretrained_network(config)
         print(json.dumps(asdict(config), indent=1))
         return
     import tinysight as ts

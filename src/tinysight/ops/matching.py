@@ -6,8 +6,8 @@ box do not overlap; r is the prediction's rank from 1; d is the L1 distance of t
 A true box is thus assigned to the first prediction that overlaps it, and distance decides only
 between assignments that are equal otherwise.
 
-The paper's own code and its best-known successor define overlap differently: the true box must
-contain the prediction's center ("center"), or the two have an IoU of at least 0.25 ("iou").
+The paper and its published code define overlap differently: the true box must contain the
+prediction's center ("center"), or the two have an IoU of at least 0.25 ("iou").
 
 Boxes are (center x, center y, width, height), in any one unit. Nothing here has a gradient.
 """

@@ -1,7 +1,8 @@
 """Named configs. A recipe is a function that returns a `Config`; a variant is `replace(base, ...)`.
 
-The first line of each docstring is what the recipe trains; `tinysight recipes` shows the labeled
-lines. "Result" is what was measured (see experiments/), or states that nothing has been yet.
+The first line of each docstring is what the recipe trains; `tinysight recipes` shows Images and
+Hardware of its labeled lines, `recipes NAME` all. "Result" is what was measured (see experiments/),
+or states that nothing has been yet.
 """
 
 from __future__ import annotations

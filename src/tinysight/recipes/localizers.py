@@ -75,7 +75,7 @@ def localizer_many() -> Config:
 
 
 def localizer_goldfish() -> Config:
-    """Train a localizer of one class, from 400 images of it and 400 of others, with a box each.
+    """Train a localizer of one class, from 400 images of it, with a box each, and 400 of others.
 
     Source: ours, for the question of Wu et al. 2017, sections 3.5 and 4.8: several objects, from
         images with one box. A map of centers (Zhou et al. 2019), and mosaics. Theirs is

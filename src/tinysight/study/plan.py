@@ -101,6 +101,9 @@ def plan(
             shared["data.fraction"] = subset or config.data.fraction
             config = _as_commanded(override(config, shared | changes), member.label)
             jobs.append(Job(member, config, folder / f"{member.slug}-seed{seed}"))
+    for field in changes:
+        if not any(is_used(job.config, field) for job in jobs):
+            raise ValueError(f"{field} has no effect in any member of the study; leave it out")
     _check_all_differ(jobs[: len(study.members)])
     return jobs
 

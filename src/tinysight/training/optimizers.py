@@ -194,9 +194,22 @@ def _is_kernel(name: str, parameter: nn.Parameter, model: nn.Module) -> bool:
 Named = list[tuple[str, nn.Parameter]]
 
 
+def check(model: nn.Module, settings: OptimizerConfig) -> None:
+    """Raise ValueError for Muon where it would train nothing."""
+    if settings.name == "muon" and not any(_is_kernel(*own, model) for own in _trained(model)):
+        raise ValueError(
+            "optimizer.name is muon, and this network has no convolution without a bias before a "
+            "norm for it (VGG's have biases); set optimizer.name=sgd"
+        )
+
+
+def _trained(model: nn.Module) -> Named:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
 def _by_rate(model: nn.Module, encoder_ratio: float) -> list[tuple[float, Named]]:
     """Return the trainable parameters, by the multiple of the learning rate that they are given."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named = _trained(model)
     if encoder_ratio == 1:
         return [(1.0, named)]
     encoder, heads = ([item for item in named if is_of_head(item[0]) == own] for own in (0, 1))

@@ -21,17 +21,18 @@ from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.data.soft_labels import read_soft_labels
 from tinysight.device import Runtime
-from tinysight.models.classifier import Classifier, is_of_head
+from tinysight.files import expand
+from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.metadata import HEAD_SETTINGS
 from tinysight.predict.pretrained import read_pretrained
 from tinysight.recipes import RECIPES, recipe
-from tinysight.run import Run
-from tinysight.settings import override, parse_assignments
+from tinysight.run import Run, find_run
+from tinysight.settings import change, parse_assignments
 from tinysight.text import pluralize
-from tinysight.training import checkpoint
+from tinysight.training import checkpoint, optimizers
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.recording import check_layers
 
@@ -132,6 +133,7 @@ def check(config: Config, dataset: Dataset, distributed: DistributedContext) -> 
     if config.model.pretrained:
         pretrained_weights(config, dataset.class_ids)
     check_layers(model, config.train.record)
+    optimizers.check(model, config.optimizer)
 
 
 def soft_labels(config: Config, dataset: Dataset, rows: Rows) -> Tensor | None:
@@ -176,7 +178,13 @@ def initialize(
 
 
 def with_pretrained_network(config: Config) -> Config:
-    """Return a config with the network of the weights to start from, unless it names its own."""
+    """Return a config with the network of the weights to start from, unless it names its own.
+
+    A run's name becomes its folder.
+    """
+    config = replace(
+        config, model=replace(config.model, pretrained=_found(config.model.pretrained))
+    )
     model, known = config.model, config.recipe in RECIPES
     own = recipe(config.recipe).model if known else model
     given = known and (own.name, own.options, own.init) != (model.name, model.options, model.init)
@@ -184,6 +192,12 @@ def with_pretrained_network(config: Config) -> Config:
         return config
     _, metadata = read_pretrained(model.pretrained)
     return replace(config, model=replace(model, name=metadata.model, options=metadata.options))
+
+
+def _found(source: str) -> str:
+    path = expand(source)
+    is_named = source not in ("", "bundled", "lite0") and not path.suffix and len(path.parts) == 1
+    return str(find_run(source).folder) if is_named and not path.exists() else source
 
 
 def pretrained_weights(config: Config, class_ids: Sequence[str]) -> dict[str, Tensor]:
@@ -204,7 +218,8 @@ def pretrained_weights(config: Config, class_ids: Sequence[str]) -> dict[str, Te
         )
     same_classes = metadata.class_ids == tuple(class_ids)
     encoder = trained.encoder if isinstance(trained, Localizer) else trained
-    kept = {k: v for k, v in encoder.state_dict().items() if same_classes or not is_of_head(k)}
+    last = _last_layer(encoder)
+    kept = {k: v for k, v in encoder.state_dict().items() if same_classes or not k.startswith(last)}
     if not config.localizer.finds:
         return kept
     state = {f"encoder.{key}": value for key, value in kept.items()}
@@ -214,6 +229,12 @@ def pretrained_weights(config: Config, class_ids: Sequence[str]) -> dict[str, Te
             if same_classes or not key.startswith("classes."):
                 state[f"head.{key}"] = value
     return state
+
+
+def _last_layer(encoder: Classifier) -> str:
+    """Return how the names of the last layer's weights begin: a VGG's head has others before."""
+    head = encoder.head
+    return f"head.{len(head) - 1}." if isinstance(head, nn.Sequential) else "head."
 
 
 def load_pretrained(model: nn.Module, config: Config, class_ids: Sequence[str]) -> None:
@@ -246,11 +267,13 @@ def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:
     most = int(np.diff(dataset.box_offsets)[rows.start : rows.stop].max(initial=0))
     predictions = config.localizer.num_predictions
     if config.localizer.finds and most > predictions:
+        more = {"lstm": "localizer.num_steps or localizer.grid", "centernet": "localizer.grid"}
         message = (
             "some images of %s have %d objects, and the head has %d predictions: the rest is never "
-            "learned; for more set localizer.num_steps or localizer.grid"
+            "learned; for more set %s"
         )
-        logger.warning(message, dataset.name, most, predictions)
+        further = more.get(config.localizer.head, "localizer.head=lstm or centernet")
+        logger.warning(message, dataset.name, most, predictions, further)
 
 
 def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tensor, Tensor]:
@@ -283,7 +306,7 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
         with suppress(ValueError):  # damaged: the one before it is used
             scalars = checkpoint.load(path).scalars
             break
-    config = override(run.config, dict(changes))
+    config = change(run.config, dict(changes))
     epochs, done = config.train.epochs, scalars["epochs_done"]
     if "train.epochs" in changes and epochs <= done:
         raise ValueError(f"train.epochs is {epochs}, but {done} are done; set more")
