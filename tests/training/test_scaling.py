@@ -111,6 +111,13 @@ def test_a_training_ends_early_where_the_error_gets_no_better(trial: Any) -> Non
     assert summary["epochs"] == len(errors)
 
 
+def test_a_training_ends_early_only_at_its_last_size(trial: Any) -> None:
+    own = {"optimizer__lr": 1e-9, "train__epochs": 9, "train__early_stopping": 1}
+    growing = trial.at(**own, train__ema_decay=0.0, train__sizes=((0.0, 0.5), (0.5, 0.75)))
+    growing.go()
+    assert len(growing.lines("epoch")) in (6, 7)  # that size from the middle of epoch 5 on
+
+
 def test_balanced_classes_weigh_the_same_in_the_loss(trial: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(12, 3, generator=generator)

@@ -319,12 +319,16 @@ class Trainer:
         return f1
 
     def stops_early(self) -> bool:
-        """Whether the monitored error has not got better for `train.early_stopping` epochs."""
+        """Whether the monitored error has not got better for `train.early_stopping` epochs.
+
+        They count from when the network sees its last size: it is evaluated and used at that.
+        """
         patience = self.config.train.early_stopping
         if not patience or self.best_step is None:
             return False
-        waited = self.loader.epoch_of(self.step_number) - self.loader.epoch_of(self.best_step)
-        return waited >= patience
+        best = self.loader.epoch_of(self.best_step)
+        at_last_size = math.ceil(self.input_sizes[-1][0] * self.config.train.epochs)
+        return self.loader.epoch_of(self.step_number) - max(best, at_last_size) >= patience
 
     def state(self, *, log_bytes: int) -> checkpoint.State:
         """Gather everything that the next step depends on; every process must call this."""
