@@ -142,8 +142,9 @@ def localizer_light() -> Config:
         model.pretrained=RUN (--from RUN) names the weights.
     Images: 10,000 or more, with a box each.
     Hardware: 2 CPU cores with native bf16.
-    Time: 9 epochs: TIME minutes, after the 118 of resnet14-light.
-    Result: RESULT
+    Time: 9 epochs: 103 minutes, after the 118 of resnet14-light.
+    Result: 37.77 % top-1 error on val, 69.1 % of the objects found (best constant box 58.0 %), with
+        data.train=train+minival data.monitor=none, one seed (experiments/011).
     """
     base, classifier = localizer_joint(), resnet14_light()
     return replace(
@@ -154,9 +155,7 @@ def localizer_light() -> Config:
         localizer=replace(base.localizer, width=64),
         optimizer=replace(classifier.optimizer, lr=0.015, sgd_ratio=3.0),
         schedule=replace(base.schedule, warmup=0.3),
-        train=replace(
-            classifier.train, epochs=9, batch_size=256, sizes=((0.0, 0.75), (0.55, 1.0))
-        ),
+        train=replace(classifier.train, epochs=9, batch_size=256, sizes=((0.0, 0.75), (0.55, 1.0))),
     )
 
 
