@@ -101,6 +101,33 @@ def test_a_prepared_dataset_keeps_its_val(
     assert ts.load_dataset("pets").image_size == 16
 
 
+def test_what_is_known_of_other_data_is_not_taken_for_these(
+    make_folder: MakeFolder, encoder_file: Path, tmp_path: Path, messages: list[str]
+) -> None:
+    folder = make_folder(10, 10)
+    ts.import_dataset(folder, "pets", image_size=32)
+    run = ts.finetune("pets", encoder_file)
+    learned = run.config.data.train
+    assert ts.evaluate(run, learned).cross_validated
+    drawn = run.predictions_path(learned)
+    drawn.unlink()
+    messages.clear()
+    ts.evaluate(run, "val")
+    assert messages == []
+    with Image.open(folder / "class0/000.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(folder / "class0/000.png")
+    ts.import_dataset(folder, "pets", image_size=32)  # of the same rows and labels
+    changed = "pets has changed since finetune-pets was cross-validated on it.*finetune again"
+    for work in (ts.evaluate, ts.report):
+        with pytest.raises(ValueError, match=changed):
+            work(run, learned)
+    assert not drawn.exists() and not run.report_path.exists()
+    messages.clear()
+    ts.evaluate(run, "val")
+    (said,) = messages
+    assert said.startswith("warning: pets has changed since finetune-pets was trained")
+
+
 def test_the_better_of_several_encoders_is_used(
     make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
