@@ -26,7 +26,7 @@ from typing import Any
 
 from tinysight import __version__
 from tinysight.config import OPERATIONAL, Config
-from tinysight.files import expand, suggest, write_atomic
+from tinysight.files import expand, folder_names, suggest, write_atomic
 from tinysight.settings import difference, from_dict
 
 FORMAT = 1
@@ -83,7 +83,9 @@ class Run:
 
     def label(self, data: str, split: str) -> str:
         """Name the files about a split: "val", or "<data>-val" of data other than the run's own."""
-        return split if data == Path(self.config.data.name).name else f"{data}-{split}"
+        given = self.config.data.name
+        own = data in (given, Path(given).name, *folder_names(given))
+        return split if own else f"{data}-{split}"
 
     def scores_path(self, label: str, suffix: str = "") -> Path:
         return self.folder / "scores" / f"{label}{suffix}.safetensors"
