@@ -16,7 +16,7 @@ DataDir = Annotated[
     ),
 ]
 Workers = Annotated[int | None, Option(min=1, help="Decoding processes.", show_default="all cores")]
-Replace = Annotated[bool, Option("--replace", help="Replace one of this name from another source.")]
+Replace = Annotated[bool, Option("--replace", help="Prepare it again, even in place of another source's.")]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Leave out unreadable files.")]
 Settings = Annotated[
     list[str] | None,

@@ -252,7 +252,10 @@ class Dataset:
         return tuple(damaged)
 
     def source_state(self) -> Literal["same", "changed", "gone", "unknown"]:
-        """Compare the source's fingerprint with the source now; "unknown" for drawn data."""
+        """Compare the source's fingerprint with the source now; "unknown" for drawn data.
+
+        It is "gone", too, where it cannot be read, as on a lost mount.
+        """
         if self.view is not None:
             return self.view.base.source_state()
         source = self.manifest["source"]
@@ -261,7 +264,7 @@ class Dataset:
             return "unknown"
         try:
             return "same" if source_fingerprint(Path(path)) == known else "changed"
-        except FileNotFoundError:
+        except OSError:
             return "gone"
 
     def _file(self, name: str) -> Path:
