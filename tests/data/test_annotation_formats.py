@@ -102,6 +102,10 @@ FORMS: dict[str, Callable[[Path], Path]] = {
         root / "a.xml",
         CVAT.format('<box label="cat" xtl="10" ytl="20" xbr="50" ybr="60" rotation="270"/>'),
     ),
+    "cvat ellipse": lambda root: put(
+        root / "a.xml",
+        CVAT.format('<ellipse label="cat" cx="30" cy="40" rx="20" ry="20" rotation="30"/>'),
+    ),
     "cvat mask": lambda root: put(
         root / "a.xml", CVAT.format('<mask label="cat" left="10" top="20" width="40" height="40"/>')
     ),
@@ -144,6 +148,22 @@ def test_one_picture_one_box_all_formats_one_result(form: str, tmp_path: Path) -
     boxes = FORMS[form](tmp_path / "boxes")
     image = found(boxes, picture(tmp_path / "images"))["pic.png"]
     assert image.boxes == pytest.approx(np.array([BOX])) and image.class_names == ("cat",)
+
+
+# sqrt(25^2 3/4 + 15^2 1/4), and with 1/4 and 3/4: half the sides of the box around
+TURNED = (50 - 525**0.5, 40 - 325**0.5, 50 + 525**0.5, 40 + 325**0.5)
+
+
+def test_a_turned_ellipse_fits_into_its_box(tmp_path: Path) -> None:
+    images = picture(tmp_path / "images")
+    turned = '<ellipse label="cat" cx="50" cy="40" rx="25" ry="15" rotation="30.0"/>'
+    cvat = put(tmp_path / "a.xml", CVAT.format(turned))
+    shape = '{"cx": 50, "cy": 40, "rx": 25, "ry": 15, "theta": %s}'
+    via = put(tmp_path / "a.json", VIA % (shape % -0.5235987755982988, VIA_CLASS))  # radians
+    for boxes in (cvat, via):
+        assert found(boxes, images)["pic.png"].boxes == pytest.approx(np.array([TURNED]))
+    put(via, VIA % (shape % 0, VIA_CLASS))
+    assert found(via, images)["pic.png"].boxes.tolist() == [[25, 25, 75, 55]]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +299,27 @@ def test_yolo_files_lacking_and_empty(tmp_path: Path) -> None:
         assert made.splits == {"train": (0, 1), "val": (1, 2)}
         assert made.labels.tolist() == [0, -1] and made.class_names == ("cat",)
         assert made.box_offsets.tolist() == [0, 1, 1]
+
+
+def test_the_names_below_a_yolo_folder_count_more_than_those_above(tmp_path: Path) -> None:
+    put(tmp_path / "classes.txt", "above")  # of another set
+    put(tmp_path / "set/train/labels/pic.txt", YOLO_LINE)
+    put(tmp_path / "set/train/labels/classes.txt", "cat\n")
+    put(tmp_path / "set/train/data.yaml", "names: [cat]")
+    assert read_annotations(tmp_path / "set").class_names == ("cat",)
+    put(tmp_path / "set/valid/obj.names", "dog\n")
+    with pytest.raises(ValueError) as caught:
+        read_annotations(tmp_path / "set")
+    assert "train/data.yaml and valid/obj.names in" in str(caught.value)
+    put(tmp_path / "set/data.yaml", "names: [bird]")
+    assert read_annotations(tmp_path / "set").class_names == ("bird",)
+
+
+def test_a_blank_line_of_classes_moves_no_number(tmp_path: Path) -> None:
+    assert yolo_names("cat\n\n bird \n\n\n", "classes.txt") == ("cat", "", "bird")
+    put(tmp_path / "labels/pic.txt", YOLO_LINE.replace("0", "2", 1))
+    put(tmp_path / "labels/classes.txt", "cat\n\nbird\n")
+    assert read_annotations(tmp_path).class_names == ("bird",)
 
 
 def test_roboflow_folders_with_yolo_or_coco(tmp_path: Path) -> None:
