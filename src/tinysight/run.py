@@ -201,11 +201,7 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
     """
     if name is not None:
         folder = run_folder(name)
-        if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
-            raise ValueError(
-                f"{folder} exists; continue it by `tinysight resume {folder}`, "
-                "or choose another --name"
-            )
+        check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     stem = f"{config.recipe}-{Path(config.data.name).name}"  # the data may be a folder
@@ -221,6 +217,14 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
                 logger.warning("%s is not finished, and this is a new run; %s", folder, how)
         else:
             return folder
+
+
+def check_free(folder: Path) -> None:
+    """Raise ValueError where the folder of a new run holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
+        raise ValueError(
+            f"{folder} exists; continue it by `tinysight resume {folder}`, or choose another --name"
+        )
 
 
 def _counts(entry: Path) -> bool:
