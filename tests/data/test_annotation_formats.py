@@ -410,6 +410,31 @@ def test_images_have_the_class_of_their_boxes(tmp_path: Path) -> None:
     assert made.box_labels[made.box_offsets[row] : made.box_offsets[row + 1]].tolist() == [0, 1]
 
 
+def test_a_label_is_of_the_boxes_that_the_square_keeps(tmp_path: Path) -> None:
+    inside, outside = "40,30,60,50", "0,10,9,30"  # of columns 10 to 90
+    lines = [f"a.png,{inside},x", f"a.png,{outside},y", f"b.png,{outside},y", f"c.png,{inside},y"]
+    boxes = csv("\n".join(["file,x0,y0,x1,y1,class", *lines]))(tmp_path)
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "set", name)
+    own = {"boxes": boxes, "rules": BoxRules()}
+    for fit, expected in (("crop", {"a": 0, "b": -1, "c": 1}), ("pad", {"a": -1, "b": 1, "c": 1})):
+        made = BoxedFolderSource(tmp_path / "set", "set", 64, fit=fit, **own).index
+        labels = zip(made.files, made.labels.tolist(), strict=True)
+        assert {file[0]: label for file, label in labels} == expected
+        assert len(made.boxes) == (2 if fit == "crop" else 4)
+
+
+def test_an_exact_name_counts_more_than_one_without_its_suffix(tmp_path: Path) -> None:
+    names = ("pic.jpg", "pic.jpg.png", "a/one.jpg", "b/one.jpg.png")
+    for name in names:
+        picture(tmp_path / "images", name)
+    stated = ("pic.jpg", "pic.jpg.png", "one.jpg", "one.jpg.png")
+    lines = [f"{name},{n},0,50,50" for n, name in enumerate(stated)]
+    boxes = csv("\n".join(["file,x0,y0,x1,y1", *lines]))(tmp_path)
+    matched = found(boxes, tmp_path / "images", *names)
+    assert [matched[name].boxes[0, 0] for name in names] == [0, 1, 2, 3]
+
+
 def test_images_are_divided_by_their_rarest_class(tmp_path: Path) -> None:
     classes = ["x", "xy", "y", "xyz", "xz"]  # z is the rarest, in 12 images of 48; then y
     rows = {f"{n}.png": classes[n % 4 if n % 8 != 7 else 4] for n in range(48)}
