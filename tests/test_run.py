@@ -96,7 +96,11 @@ def test_files_about_other_data_have_its_name(tmp_path: Path) -> None:
     run = replace(_run(tmp_path), config=replace(CONFIG, data=replace(CONFIG.data, name="a/pets")))
     assert run.label("pets", "val") == "val"
     assert run.label("cats", "val") == "cats-val"
-    for folder, name in (("a/my 🐈 pets", "my - pets"), ("b/pets.zip", "pets"), ("b/.pets", "pets")):
+    for folder, name in (
+        ("a/my 🐈 pets", "my - pets"),
+        ("b/pets.zip", "pets"),
+        ("b/.pets", "pets"),
+    ):
         data = replace(CONFIG.data, name=str(tmp_path / folder))
         own = replace(run, config=replace(CONFIG, data=data))
         assert own.label(name, "val") == "val"

@@ -126,10 +126,7 @@ def test_another_format_is_refused(built: Dataset, tmp_path: Path) -> None:
 
 
 def test_source_state(
-    tmp_path: Path,
-    toys: Callable[..., object],
-    built: Dataset,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, toys: Callable[..., object], built: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "source"
     (folder / "deep").mkdir(parents=True)

@@ -2,11 +2,12 @@
 
 In class folders an image has its folder's class, as in `folder`, and a box its image's, unless the
 annotations state several classes, which then must be among the folder's. Everywhere else the
-classes are those of the boxes, in code-point order, and an image has the class of the boxes that its
-square keeps if they are all of one, else none (-1). Files that are not images are ignored there, as
-labels lie next to images. Splits are those of folders called train, val (valid, validation) and
-test (testing) above an image; without such folders images are divided as in `folder`, those with
-the same rarest class as a class is: by their names below the folder that holds them all.
+classes are those of the boxes, in code-point order, and an image has the class of the boxes that
+its square keeps if they are all of one, else none (-1). Files that are not images are ignored
+there, as labels lie next to images. Splits are those of folders called train, val (valid,
+validation) and test (testing) above an image; without such folders images are divided as in
+`folder`, those with the same rarest class as a class is: by their names below the folder that holds
+them all.
 """
 
 from __future__ import annotations

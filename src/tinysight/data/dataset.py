@@ -252,10 +252,7 @@ class Dataset:
         return tuple(damaged)
 
     def source_state(self) -> Literal["same", "changed", "gone", "unknown"]:
-        """Compare the source's fingerprint with the source now; "unknown" for drawn data.
-
-        It is "gone", too, where it cannot be read, as on a lost mount.
-        """
+        """Compare the source's fingerprint with the source now; "unknown" for drawn data."""
         if self.view is not None:
             return self.view.base.source_state()
         source = self.manifest["source"]
@@ -264,7 +261,7 @@ class Dataset:
             return "unknown"
         try:
             return "same" if source_fingerprint(Path(path)) == known else "changed"
-        except OSError:
+        except OSError:  # also of rights, or of a lost mount
             return "gone"
 
     def _file(self, name: str) -> Path:

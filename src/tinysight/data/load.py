@@ -225,9 +225,7 @@ def _base(view: str, name: str, home: Path, progress: Progress | None) -> Datase
     return None
 
 
-def _from_folder(
-    folder: Path, home: Path, options: dict[str, Any], how: dict[str, Any]
-) -> Dataset:
+def _from_folder(folder: Path, home: Path, options: dict[str, Any], how: dict[str, Any]) -> Dataset:
     """Open a prepared dataset's folder, or import a folder or zip of images under its own name."""
     if not folder.is_dir() and not is_zip_file(folder):
         expected = "expected a name, class folders or a .zip of these"

@@ -8,14 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinysight.data.dataset import Dataset, DatasetIndex, View, make_view, offsets, split_ranges
-from tinysight.data.subset import (
-    ANOTHER_FOLD,
-    FOLDS,
-    MOVED,
-    CopyRows,
-    assign_folds,
-    with_copies,
-)
+from tinysight.data.subset import ANOTHER_FOLD, FOLDS, MOVED, CopyRows, assign_folds, with_copies
 from tinysight.text import pluralize
 
 Ints = npt.NDArray[np.int64]

@@ -230,8 +230,7 @@ def _choose_rows(
     candidates = candidates[~holds[candidates]]
     negatives, negative_folds = _negatives(dataset, others, candidates, number, folds)
     chosen, assigned = (
-        np.concatenate(pair)
-        for pair in ((positives, negatives), (positive_folds, negative_folds))
+        np.concatenate(pair) for pair in ((positives, negatives), (positive_folds, negative_folds))
     )
     together = with_copies(dataset, chosen, assigned)
     positive_folds, negative_folds = np.split(together, [len(positives)])

@@ -13,13 +13,7 @@ from torch import Tensor
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import (
-    Evaluation,
-    Progress,
-    check_data,
-    check_judged,
-    evaluate,
-)
+from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, check_judged, evaluate
 from tinysight.files import write_atomic
 from tinysight.ops import metrics
 from tinysight.ops.metrics import topk_correct, topk_error
