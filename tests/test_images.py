@@ -149,7 +149,9 @@ def test_orientation_is_applied_once(orientation: int, form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(np.ascontiguousarray(stored))
-    image = read_image(encoded(image, form, exif=exif.tobytes(), quality=95))
+    content = encoded(image, form, exif=exif.tobytes(), quality=95)
+    assert upright_size(content) == (48, 32)
+    image = read_image(content)
     assert image.size == (48, 32)
     assert close(corners(image), QUADRANTS)
     assert close(corners(ImageOps.exif_transpose(image)), QUADRANTS)  # nothing left to apply again

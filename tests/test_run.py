@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tinysight.files import with_digits
 from tinysight.recipes import recipe
 from tinysight.run import Run, find_run, new_folder, read_lines, read_run
 
@@ -95,6 +96,16 @@ def test_files_about_other_data_have_its_name(tmp_path: Path) -> None:
     run = replace(_run(tmp_path), config=replace(CONFIG, data=replace(CONFIG.data, name="a/pets")))
     assert run.label("pets", "val") == "val"
     assert run.label("cats", "val") == "cats-val"
+    for folder, name in (
+        ("a/my 🐈 pets", "my - pets"),
+        ("b/pets.zip", "pets"),
+        ("b/.pets", "pets"),
+    ):
+        data = replace(CONFIG.data, name=str(tmp_path / folder))
+        own = replace(run, config=replace(CONFIG, data=data))
+        assert own.label(name, "val") == "val"
+        assert own.label(with_digits(name, tmp_path / folder), "val") == "val"
+        assert own.label(with_digits(name, tmp_path / "other"), "val") != "val"
     assert run.scores_path("cats-val", "-epoch-0002").name == "cats-val-epoch-0002.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Durable writes, positional reads and writes, checksums, and the nearest known name.
+"""Durable writes, positional reads and writes, checksums, names of folders, the nearest known name.
 
 Every call that only POSIX systems have is here, with a plain fallback for those that lack it.
 """
@@ -9,6 +9,7 @@ import difflib
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def expand(path: str | Path) -> Path:
             f"{path} is in a home folder, and none is known for this user; set HOME, or "
             "TINYSIGHT_DATA to a folder for datasets"
         ) from None
+
+
+def folder_names(path: str | Path) -> tuple[str, str]:
+    """Return the name that a folder or zip has as a dataset, and the one where that is taken."""
+    root = expand(path).resolve()
+    is_zip = root.suffix.lower() == ".zip" and not root.is_dir()
+    stem = root.stem if is_zip else root.name
+    name = re.sub(r"[^\w .+-]", "-", stem).strip(" .+-") or "images"
+    return name, with_digits(name, root)
+
+
+def with_digits(name: str, path: Path) -> str:
+    """Add four digits of a path to the name of what it holds."""
+    return f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:4]}"
 
 
 def write_durable(path: Path, content: bytes) -> None:

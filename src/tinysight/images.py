@@ -65,6 +65,7 @@ _SIGNATURES = tuple(
         *((rb"<html|<!doctype", "HTML"), (rb"version https://git-lfs", LFS_POINTER)),
     )
 )
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations in EXIF
 _IGNORED_CHUNKS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")  # of a PNG
 
 
@@ -132,7 +133,10 @@ def upright_size(source: str | Path | BinaryIO | bytes) -> tuple[int, int]:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     with suppress(Exception):  # damaged EXIF does not affect the pixels
-        if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # Pillow has the sides of a TIFF turned as soon as it is open, by this tag
+        turned = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        if orientation in _ON_ITS_SIDE and not turned:
             return image.height, image.width
     return image.size
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from tinysight import __version__
 from tinysight.config import OPERATIONAL, Config
-from tinysight.files import expand, suggest, write_atomic
+from tinysight.files import expand, folder_names, suggest, write_atomic
 from tinysight.settings import difference, from_dict
 
 FORMAT = 1
@@ -83,7 +83,9 @@ class Run:
 
     def label(self, data: str, split: str) -> str:
         """Name the files about a split: "val", or "<data>-val" of data other than the run's own."""
-        return split if data == Path(self.config.data.name).name else f"{data}-{split}"
+        given = self.config.data.name
+        own = data in (given, Path(given).name, *folder_names(given))
+        return split if own else f"{data}-{split}"
 
     def scores_path(self, label: str, suffix: str = "") -> Path:
         return self.folder / "scores" / f"{label}{suffix}.safetensors"
@@ -199,11 +201,7 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
     """
     if name is not None:
         folder = run_folder(name)
-        if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
-            raise ValueError(
-                f"{folder} exists; continue it by `tinysight resume {folder}`, "
-                "or choose another --name"
-            )
+        check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     stem = f"{config.recipe}-{Path(config.data.name).name}"  # the data may be a folder
@@ -219,6 +217,14 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
                 logger.warning("%s is not finished, and this is a new run; %s", folder, how)
         else:
             return folder
+
+
+def check_free(folder: Path) -> None:
+    """Raise ValueError where the folder of a new run holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(map(_counts, folder.iterdir()))):
+        raise ValueError(
+            f"{folder} exists; continue it by `tinysight resume {folder}`, or choose another --name"
+        )
 
 
 def _counts(entry: Path) -> bool:

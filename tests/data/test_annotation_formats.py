@@ -102,6 +102,10 @@ FORMS: dict[str, Callable[[Path], Path]] = {
         root / "a.xml",
         CVAT.format('<box label="cat" xtl="10" ytl="20" xbr="50" ybr="60" rotation="270"/>'),
     ),
+    "cvat ellipse": lambda root: put(
+        root / "a.xml",
+        CVAT.format('<ellipse label="cat" cx="30" cy="40" rx="20" ry="20" rotation="30"/>'),
+    ),
     "cvat mask": lambda root: put(
         root / "a.xml", CVAT.format('<mask label="cat" left="10" top="20" width="40" height="40"/>')
     ),
@@ -144,6 +148,22 @@ def test_one_picture_one_box_all_formats_one_result(form: str, tmp_path: Path) -
     boxes = FORMS[form](tmp_path / "boxes")
     image = found(boxes, picture(tmp_path / "images"))["pic.png"]
     assert image.boxes == pytest.approx(np.array([BOX])) and image.class_names == ("cat",)
+
+
+# sqrt(25^2 3/4 + 15^2 1/4), and with 1/4 and 3/4: half the sides of the box around
+TURNED = (50 - 525**0.5, 40 - 325**0.5, 50 + 525**0.5, 40 + 325**0.5)
+
+
+def test_a_turned_ellipse_fits_into_its_box(tmp_path: Path) -> None:
+    images = picture(tmp_path / "images")
+    turned = '<ellipse label="cat" cx="50" cy="40" rx="25" ry="15" rotation="30.0"/>'
+    cvat = put(tmp_path / "a.xml", CVAT.format(turned))
+    shape = '{"cx": 50, "cy": 40, "rx": 25, "ry": 15, "theta": %s}'
+    via = put(tmp_path / "a.json", VIA % (shape % -0.5235987755982988, VIA_CLASS))  # radians
+    for boxes in (cvat, via):
+        assert found(boxes, images)["pic.png"].boxes == pytest.approx(np.array([TURNED]))
+    put(via, VIA % (shape % 0, VIA_CLASS))
+    assert found(via, images)["pic.png"].boxes.tolist() == [[25, 25, 75, 55]]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +301,27 @@ def test_yolo_files_lacking_and_empty(tmp_path: Path) -> None:
         assert made.box_offsets.tolist() == [0, 1, 1]
 
 
+def test_the_names_below_a_yolo_folder_count_more_than_those_above(tmp_path: Path) -> None:
+    put(tmp_path / "classes.txt", "above")  # of another set
+    put(tmp_path / "set/train/labels/pic.txt", YOLO_LINE)
+    put(tmp_path / "set/train/labels/classes.txt", "cat\n")
+    put(tmp_path / "set/train/data.yaml", "names: [cat]")
+    assert read_annotations(tmp_path / "set").class_names == ("cat",)
+    put(tmp_path / "set/valid/obj.names", "dog\n")
+    with pytest.raises(ValueError) as caught:
+        read_annotations(tmp_path / "set")
+    assert "train/data.yaml and valid/obj.names in" in str(caught.value)
+    put(tmp_path / "set/data.yaml", "names: [bird]")
+    assert read_annotations(tmp_path / "set").class_names == ("bird",)
+
+
+def test_a_blank_line_of_classes_moves_no_number(tmp_path: Path) -> None:
+    assert yolo_names("cat\n\n bird \n\n\n", "classes.txt") == ("cat", "", "bird")
+    put(tmp_path / "labels/pic.txt", YOLO_LINE.replace("0", "2", 1))
+    put(tmp_path / "labels/classes.txt", "cat\n\nbird\n")
+    assert read_annotations(tmp_path).class_names == ("bird",)
+
+
 def test_roboflow_folders_with_yolo_or_coco(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         picture(tmp_path, f"{split}/images/a.png")
@@ -367,6 +408,31 @@ def test_images_have_the_class_of_their_boxes(tmp_path: Path) -> None:
     assert labels == {"a.png": 0, "b.png": -1, "c.png": 1, "d.png": -1}
     row = made.files.index("deep/b.png")
     assert made.box_labels[made.box_offsets[row] : made.box_offsets[row + 1]].tolist() == [0, 1]
+
+
+def test_a_label_is_of_the_boxes_that_the_square_keeps(tmp_path: Path) -> None:
+    inside, outside = "40,30,60,50", "0,10,9,30"  # of columns 10 to 90
+    lines = [f"a.png,{inside},x", f"a.png,{outside},y", f"b.png,{outside},y", f"c.png,{inside},y"]
+    boxes = csv("\n".join(["file,x0,y0,x1,y1,class", *lines]))(tmp_path)
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "set", name)
+    own = {"boxes": boxes, "rules": BoxRules()}
+    for fit, expected in (("crop", {"a": 0, "b": -1, "c": 1}), ("pad", {"a": -1, "b": 1, "c": 1})):
+        made = BoxedFolderSource(tmp_path / "set", "set", 64, fit=fit, **own).index
+        labels = zip(made.files, made.labels.tolist(), strict=True)
+        assert {file[0]: label for file, label in labels} == expected
+        assert len(made.boxes) == (2 if fit == "crop" else 4)
+
+
+def test_an_exact_name_counts_more_than_one_without_its_suffix(tmp_path: Path) -> None:
+    names = ("pic.jpg", "pic.jpg.png", "a/one.jpg", "b/one.jpg.png")
+    for name in names:
+        picture(tmp_path / "images", name)
+    stated = ("pic.jpg", "pic.jpg.png", "one.jpg", "one.jpg.png")
+    lines = [f"{name},{n},0,50,50" for n, name in enumerate(stated)]
+    boxes = csv("\n".join(["file,x0,y0,x1,y1", *lines]))(tmp_path)
+    matched = found(boxes, tmp_path / "images", *names)
+    assert [matched[name].boxes[0, 0] for name in names] == [0, 1, 2, 3]
 
 
 def test_images_are_divided_by_their_rarest_class(tmp_path: Path) -> None:

@@ -337,6 +337,21 @@ def test_old_names(tmp_path: Path) -> None:
     assert Archive(tmp_path / "good.zip").read("grün/é") == TEXT
 
 
+def test_names_in_utf8_without_its_flag_are_read_as_such(tmp_path: Path) -> None:
+    names = ("Käse/狗.png", "Käse/ü.png")
+    old = Entry("grün".encode("cp437"), b"old")
+    forged = forge(*(Entry(name.encode(), name.encode()) for name in names), old)
+    (tmp_path / "good.zip").write_bytes(forged)
+    archive = pickle.loads(pickle.dumps(Archive(tmp_path / "good.zip")))
+    assert archive.names == (*names, "grün")
+    assert [archive.read(name) for name in archive.names] == [*map(str.encode, names), b"old"]
+    (tmp_path / "twice.zip").write_bytes(
+        forge(Entry(b"\xc3\xbc"), Entry(b"\xc3\xbc", central={"flags": 0x800}))
+    )
+    with pytest.raises(ValueError, match="'ü' is in it twice"):
+        Archive(tmp_path / "twice.zip")
+
+
 def test_a_used_archive_pickles(tmp_path: Path) -> None:
     (tmp_path / "good.zip").write_bytes(plain())
     archive = Archive(tmp_path / "good.zip")

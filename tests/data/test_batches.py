@@ -148,6 +148,15 @@ def test_a_balanced_subset_is_fixed_and_balanced() -> None:
     assert not np.array_equal(kept[:3] % 10, kept[3:6] % 10)  # each class by an order of its own
 
 
+def test_of_unlabeled_rows_a_fraction_is_kept_and_of_others_the_same_as_without() -> None:
+    labels = np.repeat([-1, 0, 1], 10)
+    rows = np.arange(100, 130)
+    kept = balanced_subset(rows, labels, 0.3)
+    assert np.bincount(labels[kept - 100] + 1).tolist() == [3, 3, 3]
+    assert kept[3:].tolist() == balanced_subset(rows[10:], labels[10:], 0.3).tolist()
+    assert kept[3:].tolist() == [112, 113, 114, 124, 128, 129]  # an earlier version's
+
+
 def test_an_error_in_the_thread_reaches_the_reader() -> None:
     def make(number: int) -> int:
         if number == 3:

@@ -140,6 +140,26 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path: Path, toys: Toys) -
     assert "left out: 4.png: not an image" in built.notes
 
 
+def test_what_was_unreadable_is_tried_again(
+    tmp_path: Path, toys: Toys, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tinysight")
+    partial = build(toys(decode=decode_most), home=tmp_path, on_unreadable="skip")
+    again = build(toys(decode=decode_most), home=tmp_path, on_unreadable="skip")
+    assert again.digest == partial.digest and len(again) == 7
+    with pytest.raises(ValueError, match="cannot read"):
+        build(toys(decode=decode_most), home=tmp_path)
+    assert len(build(toys(), home=tmp_path)) == 10
+    assert caplog.messages[-1] == "toys: lacks images that could not be read; preparing it again"
+
+
+def test_to_replace_always_builds(tmp_path: Path, toys: Toys) -> None:
+    assert build(toys(), home=tmp_path).images[3, 0, 0, 0] == 3
+    black = toys(decode=lambda row: np.zeros((4, 4, 3), np.uint8))
+    assert build(black, home=tmp_path, workers=1).images[3, 0, 0, 0] == 3
+    assert build(black, home=tmp_path, workers=1, replace=True).images[3, 0, 0, 0] == 0
+
+
 def test_stops_after_a_few_unreadable_images(tmp_path: Path, toys: Toys) -> None:
     asked = []
 

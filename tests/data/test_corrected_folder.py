@@ -157,6 +157,10 @@ def test_boxes_are_applied_and_images_without_are_left_out(folder: Path) -> None
     assert counts(load(folder, only_labels=True, replace=True)) == {"cat": 3, "2024": 3, "dog": 3}
     draw(folder, {"2.png": (cat,)})
     assert len(load(folder, replace=True).boxes) == 5
+    with pytest.raises(ValueError, match="count from 0; leave out --boxes-origin 1"):
+        load(folder, boxes_origin="1")
+    with pytest.raises(ValueError, match="--only-labels goes with --corrections"):
+        ts.import_dataset(folder, "photos", boxes=folder, only_labels=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -124,7 +125,9 @@ def test_another_format_is_refused(built: Dataset, tmp_path: Path) -> None:
         open_dataset("toys", home=tmp_path)
 
 
-def test_source_state(tmp_path: Path, toys: Callable[..., object], built: Dataset) -> None:
+def test_source_state(
+    tmp_path: Path, toys: Callable[..., object], built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "source"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "a.png").write_bytes(b"1")
@@ -133,6 +136,13 @@ def test_source_state(tmp_path: Path, toys: Callable[..., object], built: Datase
     assert dataset.source_state() == "same"
     (folder / "deep" / "a.png").write_bytes(b"22")
     assert dataset.source_state() == "changed"
+
+    def lost(path: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lost)
+        assert dataset.source_state() == "gone"
     shutil.rmtree(folder)
     assert dataset.source_state() == "gone"
     assert built.source_state() == "unknown"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tinysight.data import load
+from tinysight.data.annotations import BoxRules
 from tinysight.data.boxed_folder import BoxedFolderSource
-from tinysight.data.build import build, features_folder
+from tinysight.data.build import build, features_folder, remove_dataset
 from tinysight.data.dataset import Dataset, list_datasets, open_dataset
 from tinysight.data.folder import FolderSource
 from tinysight.data.load import load_dataset
@@ -165,6 +169,59 @@ def test_a_changed_folder_with_boxes_needs_its_boxes_again(tmp_path: Path) -> No
     put_pets(folder, 4)
     with pytest.raises(ValueError, match=r"has changed since .* tinysight data import .* --boxes"):
         load_dataset(folder, home=tmp_path / "home")
+
+
+def test_the_command_that_imports_again_can_be_pasted_and_keeps_the_settings(
+    tmp_path: Path,
+) -> None:
+    folder = put_pets(tmp_path / "my pets")
+    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\ncat/0.png,5,0,15,10\n")
+    rules = BoxRules("empty", skip_bad=True, origin="0")
+    own: dict[str, Any] = {"boxes": tmp_path / "boxes.csv", "rules": rules, "fit": "stretch"}
+    build(BoxedFolderSource(folder, "my pets", 32, **own), home=tmp_path / "home", workers=1)
+    put_pets(folder, 4)
+    with pytest.raises(ValueError) as caught:
+        load_dataset(folder, home=tmp_path / "home")
+    expected = ["--name", "my pets", "--boxes", "FILE", "--size", "32", "--fit", "stretch"]
+    expected += ["--unlabeled", "empty", "--boxes-origin", "0", "--skip-bad-boxes"]
+    words = shlex.split(str(caught.value).partition("import it again: ")[2])
+    assert words == ["tinysight", "data", "import", str(folder), *expected]
+
+
+def test_a_second_folder_of_a_name_has_a_dataset_of_its_own(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first, second = (put_pets(tmp_path / name / "pictures", 3 + n) for n, name in enumerate("ab"))
+    one, two = (load_dataset(folder, home=home, image_size=8) for folder in (first, second))
+    assert one.name == "pictures" and re.fullmatch(r"pictures-[0-9a-f]{4}", two.name)
+    assert load_dataset(second, home=home).digest == two.digest != one.digest
+    sized = [load.load_at_size(folder, 16, home=home, fit="pad") for folder in (first, second)]
+    assert [len(data) for data in sized] == [6, 8]
+    assert sized[1].name == sized[0].name + two.name.removeprefix("pictures")
+    remove_dataset("pictures", home)
+    assert load_dataset(second, home=home).name == two.name  # as before
+    assert load.find_prepared(str(second), home=home).digest == two.digest
+
+
+def test_what_is_not_readable_is_skipped_of_a_folder_that_was_imported_before(
+    tmp_path: Path,
+) -> None:
+    home, folder = tmp_path / "home", put_pets(tmp_path / "pets")
+    load_dataset(folder, home=home, image_size=8)
+    (folder / "cat/9.png").write_bytes(b"text")
+    with pytest.raises(ValueError, match="skip-unreadable"):
+        load.load_at_size(folder, 8, home=home)
+    assert len(load.load_at_size(folder, 8, home=home, on_unreadable="skip")) == 6
+
+
+def test_a_dataset_by_name_whose_source_has_changed_is_warned_of(
+    tmp_path: Path, messages: list[str]
+) -> None:
+    home, folder = tmp_path / "home", put_pets(tmp_path / "pets")
+    load_dataset(folder, home=home, image_size=8)
+    assert load.load_at_size("pets", 8, home=home).name == "pets" and messages == []
+    put_pets(folder, 4)
+    assert len(load.load_at_size("pets", 8, home=home)) == 6
+    assert messages == [f"warning: {load.CHANGED % 'pets'}"]
 
 
 @pytest.mark.parametrize(

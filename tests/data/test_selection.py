@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tinysight.data.dataset import Dataset
 from tinysight.data.load import load_dataset
-from tinysight.data.selection import MAX_JUDGED, drawn_rows, held_out_fold
+from tinysight.data.selection import MAX_JUDGED, draw, drawn_rows, held_out_fold
 
 
 def test_every_image_is_held_out_once(dataset: Dataset, data_home: Path) -> None:
@@ -56,6 +57,38 @@ def test_a_draw_learns_from_some_of_each_class_and_is_judged_by_others(
     more, other = drawn_rows(dataset, 2, 1)["train"], drawn_rows(dataset, 1, 2)["train"]
     fewer = drawn_rows(dataset, 1, 1)["train"]
     assert set(fewer) < set(more) and set(fewer) != set(other)
+
+
+def test_identical_images_are_on_one_side_of_a_fold_and_a_draw(dataset: Dataset) -> None:
+    twins = replace(dataset)
+    digests = np.array(dataset.digests)
+    pairs = [(3, 90), (10, 30), (10, 119), (71, 40)]
+    for row, other in pairs:
+        digests[other] = digests[row]
+    twins.__dict__["digests"] = digests
+    moved = 0
+    for fold in range(5):
+        view, without = (held_out_fold(each, fold, name="f") for each in (twins, dataset))
+        val = {dataset.files.index(view.files[row]) for row in view.rows("val")}
+        assert all((row in val) == (other in val) for row, other in pairs)
+        own = {dataset.files.index(without.files[row]) for row in without.rows("val")}
+        assert not (val ^ own) - {row for pair in pairs for row in pair}  # only copies move
+        assert (view.digest == without.digest) == (val == own)
+        moved += val != own
+    assert moved
+    for seed in range(5):
+        rows, before = (drawn_rows(each, 2, seed) for each in (twins, dataset))
+        assert rows["train"].tolist() == before["train"].tolist()
+        learned = {digests[row].tobytes() for row in rows["train"]}
+        kept = [row for row in before["val"] if digests[row].tobytes() not in learned]
+        assert rows["val"].tolist() == kept
+        same = draw(twins, 2, seed, name="d").digest == draw(dataset, 2, seed, name="d").digest
+        assert same == (len(kept) == len(before["val"]))
+    twins.__dict__["digests"] = np.zeros_like(digests)
+    with pytest.raises(ValueError, match=r"fold 1 of 5 of small holds .* identical ones are in"):
+        held_out_fold(twins, 1, name="f")
+    with pytest.raises(ValueError, match="of two or more that differ"):
+        drawn_rows(twins, 2, 0)
 
 
 def test_a_draw_takes_half_of_a_class_at_most_and_has_an_end(

@@ -64,6 +64,32 @@ def test_each_image_is_held_out_once(source: Dataset) -> None:
     assert len(held_negatives) == 11
 
 
+def test_identical_images_are_in_one_fold(source: Dataset) -> None:
+    twins, name = Dataset(source.path, source.manifest), source.class_names[3]
+    first = one_class(source, name)
+    rows = {
+        (split, label): [source.files.index(file) for file in sorted(files_of(first, split, label))]
+        for split in ("train", "minival")
+        for label in (0, 1)
+    }
+    digests = np.array(source.digests)
+    pairs = [(rows["train", label][0], rows["minival", label][0]) for label in (0, 1)]
+    for row, other in pairs:
+        digests[other] = digests[row]
+    twins.__dict__["digests"] = digests
+    for fold in range(5):
+        made, before = (one_class(each, name, fold=fold) for each in (twins, source))
+        held = {source.files.index(made.files[row]) for row in made.rows("minival")}
+        assert all((row in held) == (other in held) for row, other in pairs)
+        assert set(made.files) == set(before.files)
+        same = files_of(made, "minival", 0) == files_of(before, "minival", 0)
+        same = same and files_of(made, "minival", 1) == files_of(before, "minival", 1)
+        assert (made.digest == before.digest) == same
+    twins.__dict__["digests"] = np.zeros_like(digests)
+    with pytest.raises(ValueError, match=f"fold 1 of {name} of scenes holds .* identical ones"):
+        one_class(twins, name, fold=1)
+
+
 def test_images_of_several_classes_are_of_each(source: Dataset) -> None:
     mixed = Dataset(source.path, source.manifest)
     spans = [source.box_labels[slice(*source.box_offsets[row:][:2])] for row in range(len(source))]

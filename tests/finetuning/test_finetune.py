@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,33 @@ def test_a_prepared_dataset_keeps_its_val(
     assert ts.load_dataset("pets").image_size == 16
 
 
+def test_what_is_known_of_other_data_is_not_taken_for_these(
+    make_folder: MakeFolder, encoder_file: Path, tmp_path: Path, messages: list[str]
+) -> None:
+    folder = make_folder(10, 10)
+    ts.import_dataset(folder, "pets", image_size=32)
+    run = ts.finetune("pets", encoder_file)
+    learned = run.config.data.train
+    assert ts.evaluate(run, learned).cross_validated
+    drawn = run.predictions_path(learned)
+    drawn.unlink()
+    messages.clear()
+    ts.evaluate(run, "val")
+    assert messages == []
+    with Image.open(folder / "class0/000.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(folder / "class0/000.png")
+    ts.import_dataset(folder, "pets", image_size=32)  # of the same rows and labels
+    changed = "pets has changed since finetune-pets was cross-validated on it.*finetune again"
+    for work in (ts.evaluate, ts.report):
+        with pytest.raises(ValueError, match=changed):
+            work(run, learned)
+    assert not drawn.exists() and not run.report_path.exists()
+    messages.clear()
+    ts.evaluate(run, "val")
+    (said,) = messages
+    assert said.startswith("warning: pets has changed since finetune-pets was trained")
+
+
 def test_the_better_of_several_encoders_is_used(
     make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +152,25 @@ def test_a_full_training_that_is_not_better_keeps_the_weights_before(
     names = ("weights.safetensors", "evaluation-val.json")
     assert [(full / name).read_bytes() == (start / name).read_bytes() for name in names] == [1, 1]
     assert json.loads((full / "summary.json").read_text())["kept"].startswith("the weights before")
+
+
+def test_what_a_full_training_needs_is_looked_at_before_any_work(
+    make_folder: MakeFolder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(finetune, "judge", lambda *given, **options: pytest.fail("work"))
+    folder, runs = make_folder(4, 4), tmp_path / "runs"
+    for taken in ("pets", "pets-start"):
+        (runs / taken).mkdir(parents=True)
+        (runs / taken / "run.json").touch()
+        for name in ("pets", f"{runs}/pets/", runs / "pets"):
+            with pytest.raises(ValueError, match=f"{runs}/{taken} exists; .* choose another"):
+                ts.finetune(folder, encoder_file, name=name, full=True)
+        shutil.rmtree(runs / taken)
+    data = ts.load_dataset(folder, image_size=32)
+    without = replace(data, manifest={**data.manifest, "splits": {"train": [0, 8]}})
+    with pytest.raises(ValueError, match="own has no labeled image in val, by which --full"):
+        ts.finetune(without, encoder_file, full=True)
+    assert list(runs.iterdir()) == []
 
 
 @pytest.mark.parametrize(

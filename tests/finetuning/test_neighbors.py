@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import tinysight as ts
 from tinysight.api.serve import training_images
+from tinysight.data.load import find_prepared
 from tinysight.finetuning import neighbors
 from tinysight.images import load_square
 
@@ -50,6 +52,39 @@ def test_the_nearest_are_of_the_class_and_the_image_itself_is_first(
     (folder / "class0/007.png").unlink()
     ts.finetune(folder, encoder_file, name=tmp_path / "other")  # the dataset is another one now
     assert training_images(model) is None
+
+
+@pytest.mark.parametrize("given", ["folder", "folder that is gone", "view"])
+def test_the_data_of_a_run_may_be_a_folder_or_a_view(
+    given: str,
+    make_folder: MakeFolder,
+    encoder_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(neighbors, "MAX_CANDIDATES", 9)
+    folder = make_folder(8, 8, 8)
+    data = ts.load_dataset(folder, image_size=32)
+    name = "own.fold0" if given == "view" else str(folder)
+    run = ts.finetune(name if given == "view" else data, encoder_file, name=tmp_path / "run")
+    replace(run, config=replace(run.config, data=replace(run.config.data, name=name))).write()
+    if given == "folder that is gone":
+        folder.rename(tmp_path / "elsewhere")
+    compared = training_images(ts.load_model(run))
+    assert compared is not None and compared.dataset.digest == run.data_digest
+    compared.prepare()
+    image = compared.dataset.images[compared.rows[4]]
+    found = compared.nearest(image, k=1)[0]
+    assert found.file == compared.dataset.files[compared.rows[4]]
+    assert np.array_equal(found.image, image)
+
+
+def test_drawn_scenes_are_not_drawn_to_show_training_images(tmp_path: Path) -> None:
+    for name in ("shapes.fold0", "shapes-2-4.mosaics", "shapes", str(tmp_path / "pets")):
+        with pytest.raises(ValueError, match="there is no dataset"):
+            find_prepared(name, home=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_is_not_a_runs_has_no_training_images(encoder_file: Path) -> None:

@@ -125,5 +125,10 @@ def test_features_of_files_are_computed_once(
     again = FileFeatures(encoder, Path("photos"), **own)
     assert torch.equal(again.of(["c" * 64, "a" * 64]), views)
     assert FileFeatures(encoder, Path("other"), **own).known == {}
-    next(iter(again.place.iterdir())).write_bytes(b"damaged")
-    assert 0 < len(FileFeatures(encoder, Path("photos"), **own).known) < 3
+    kept = next(iter(again.place.iterdir()))
+    content = kept.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 255
+    for damaged in (b"damaged", content[:-40], b"", bytes(flipped)):  # a zip of arrays
+        kept.write_bytes(damaged)
+        assert 0 < len(FileFeatures(encoder, Path("photos"), **own).known) < 3

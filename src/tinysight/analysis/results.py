@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinysight.analysis.statistics import Bools, Floats, Ints
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
-from tinysight.evaluation.evaluate import Evaluation, Metrics
+from tinysight.evaluation.evaluate import Evaluation, Metrics, check_judged
 from tinysight.ops.boxes import Detections
 from tinysight.run import Run
 from tinysight.run import read_run as open_run
@@ -100,12 +100,12 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
     """Read a run's folder with the dataset that it was evaluated on.
 
     Raises ValueError when a file is damaged, the split does not exist, or the evaluation is not of
-    it.
+    it, or of the dataset as it was.
     """
     dataset.rows(split)
     run = open_run(folder)
     path = run.scores_path(run.label(dataset.name, split))
-    evaluation = _read_evaluation(path, dataset, split) if path.exists() else None
+    evaluation = _read_evaluation(run, path, dataset, split) if path.exists() else None
     results = None
     if evaluation is not None and not evaluation.is_labeled and evaluation.detections is None:
         raise ValueError(f"no image in {path} has a label; there is nothing to analyze")
@@ -118,8 +118,10 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
     return RunResults(run, run.log(), run.summary(), dataset, split, results, *found)
 
 
-def _read_evaluation(path: Path, dataset: Dataset, split: str) -> Evaluation:
+def _read_evaluation(run: Run, path: Path, dataset: Dataset, split: str) -> Evaluation:
     evaluation = Evaluation.load(path)
+    if evaluation.cross_validated:
+        check_judged(run, dataset)
     labels, rows = evaluation.labels.numpy(), evaluation.rows.numpy()
     num_classes, own = len(dataset.class_names), dataset.rows(split)
     fault = None

@@ -144,7 +144,7 @@ def _write_figures(
 def warn_of_training_images(
     run: Run, data: Dataset, split: str, data_dir: Folder | None = None
 ) -> None:
-    """Warn where images of the split are among those that the run was trained on."""
+    """Warn where images of the split are, or may be, among those that the run was trained on."""
     config = run.config
     apart = not set(split.split("+")) & set(config.data.train.split("+"))
     if data.digest == run.data_digest and apart:
@@ -153,8 +153,10 @@ def warn_of_training_images(
         own = load_without_bar(config.data.name, home=data_dir)
     except ValueError:
         return  # it is not there any more
-    same = own.digest == run.data_digest
-    if count := same and evaluations.num_learned(config, own, data, split):
+    if own.digest != run.data_digest:
+        message = "%s has changed since %s was trained, which may have learned images of %s"
+        logger.warning(message, own.name, run.name, split)
+    elif count := evaluations.num_learned(config, own, data, split):
         known = f"{count:,} of these {len(data.rows(split)):,} images"
         message = "%s was trained on %s: its error is too low; use others"
         logger.warning(message, run.name, known)

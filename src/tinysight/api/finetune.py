@@ -9,7 +9,7 @@ from typing import Any
 
 from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.models import named_run
-from tinysight.data.dataset import data_home
+from tinysight.data.dataset import Dataset, data_home
 from tinysight.data.load import load_at_size
 from tinysight.device import prepare_training, select_device
 from tinysight.files import expand
@@ -20,7 +20,7 @@ from tinysight.finetuning.remarks import data_remarks, scene_remark
 from tinysight.images import Fit
 from tinysight.predict.pretrained import EXTRA, at_hand
 from tinysight.progress import counting
-from tinysight.run import Run
+from tinysight.run import Run, check_free, run_folder
 
 logger = logging.getLogger("tinysight")
 
@@ -53,8 +53,8 @@ def finetune(
         device: "auto", "cpu", "cuda" or "cuda:N".
         command: what run.json records as the command.
 
-    Raises ValueError where there are fewer than two classes, an encoder cannot be read, or the
-    run's folder is taken.
+    Raises ValueError where there are fewer than two classes, an encoder cannot be read, the run's
+    folder is taken, or there is no val for `full`.
     """
     own: dict[str, Any] = {"name": name, "full": full, "fit": fit, "device": device}
     own |= {"skip_unreadable": skip_unreadable, "data_dir": data_dir, "command": command}
@@ -75,6 +75,7 @@ def finetune_result(
     command: str = "",
 ) -> Finetuned:
     """Do what `finetune` does, and return everything that the command prints."""
+    folder, start = _folders(name, full)
     home = data_home() if data_dir is None else expand(data_dir)
     runtime = select_device(device, "fp32")
     prepare_training(runtime.device)
@@ -90,6 +91,8 @@ def finetune_result(
             own: dict[str, Any] = {"home": home, "fit": fit, "hold_out": full}
             own |= {"on_unreadable": unreadable, "progress": progress}
             dataset = load_at_size(data, found.image_size, **own)
+        if full:
+            _check_val(dataset)
         with counting(f"features of {found.name}") as progress:
             options: dict[str, Any] = {"home": home, "runtime": runtime, "progress": progress}
             candidates.append(finetuning.judge(found, dataset, **options))
@@ -99,10 +102,38 @@ def finetune_result(
             remarks += filter(None, [scene_remark(one.features, one.labels.numpy(), one.groups)])
     for remark in remarks:
         logger.warning("%s", remark)
-    start = f"{name}-start" if full and name is not None else name
     result = finetuning.finetune(candidates, name=start, command=command)
-    if not full:
-        return result
+    return _train_all(result, folder, device, data_dir, command) if full else result
+
+
+def _folders(name: Folder | None, full: bool) -> tuple[Path | None, Path | None]:
+    """Return the folders of the run and of the one that it begins with; None: by the data.
+
+    Raises ValueError where one is taken: before minutes of work, not after.
+    """
+    if name is None:
+        return None, None
+    folder = run_folder(name)
+    start = folder.with_name(f"{folder.name}-start") if full else folder
+    for each in (folder, start):
+        check_free(each)
+    return folder, start
+
+
+def _check_val(dataset: Dataset) -> None:
+    """Raise ValueError where there is nothing that a training of all layers is judged by."""
+    rows = dataset.rows("val") if "val" in dataset.splits else range(0)
+    if not (dataset.labels[rows.start : rows.stop] >= 0).any():
+        raise ValueError(
+            f"{dataset.name} has no labeled image in val, by which --full is judged; import the "
+            "folder so that it has a val, or leave --full out"
+        )
+
+
+def _train_all(
+    result: Finetuned, folder: Path | None, device: str, data_dir: Folder | None, command: str
+) -> Finetuned:
+    """Train all layers from a finetuned run on."""
     # not before: drawing and statistics take longer to load than ten images per class to learn
     from tinysight.api.evaluate import evaluate
     from tinysight.api.train import train
@@ -114,7 +145,7 @@ def finetune_result(
         result.run.folder, result.encoder, result.num_images, known, len(dataset.rows("val")),
     )  # fmt: skip
     config = finetuning.full_config(result.run, dataset, device)
-    run = train(config, dataset, name=name, command=command)
+    run = train(config, dataset, name=folder, command=command)
     before, after = (evaluate(own, "val", data=dataset, device=device) for own in (result.run, run))
     if not (better := finetuning.is_better(before, after)):
         finetuning.restore_start(run, result.run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 
 from tinysight.api.data import import_dataset
 from tinysight.corrections import NAME
-from tinysight.data.dataset import data_home, list_datasets, open_dataset
-from tinysight.data.load import name_of
+from tinysight.data.dataset import data_home
+from tinysight.data.load import free_name
+from tinysight.files import folder_names
 from tinysight.images import Fit
 from tinysight.predict.decoding import UInt8
 
@@ -87,12 +87,5 @@ def learn(folder: Path) -> dict[str, Any]:
 
 def dataset_name(folder: Path) -> str:
     """Return the name that a sorted folder is imported under; another folder keeps its own."""
-    name, home = f"{name_of(folder)}-sorted", data_home()
-    if name in list_datasets(home):
-        try:
-            taken = open_dataset(name, home=home).manifest["source"].get("path")
-        except ValueError:
-            taken = None
-        if taken != str(folder.resolve()):
-            return f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:4]}"
-    return name
+    root = folder.resolve()
+    return free_name(f"{folder_names(root)[0]}-sorted", root, data_home())

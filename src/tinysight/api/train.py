@@ -14,7 +14,7 @@ from tinysight.api.data import Data, Folder, load_dataset
 from tinysight.api.models import named_run
 from tinysight.config import OPERATIONAL, Config
 from tinysight.data.dataset import Dataset, is_path
-from tinysight.data.load import is_zip_file
+from tinysight.data.load import CHANGED, is_zip_file
 from tinysight.files import expand
 from tinysight.run import Run, read_run, run_folder
 from tinysight.settings import change, difference
@@ -26,10 +26,6 @@ from tinysight.training.scaling import scaled_as
 from tinysight.training.setup import with_pretrained_network
 
 logger = logging.getLogger("tinysight")
-CHANGED = (
-    "the source of %s has changed since it was prepared: what is learned from is as it was; to use "
-    "the new state prepare it again"
-)
 
 
 def list_recipes() -> dict[str, str]:

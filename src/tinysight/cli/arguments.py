@@ -16,7 +16,9 @@ DataDir = Annotated[
     ),
 ]
 Workers = Annotated[int | None, Option(min=1, help="Decoding processes.", show_default="all cores")]
-Replace = Annotated[bool, Option("--replace", help="Replace one of this name from another source.")]
+Replace = Annotated[
+    bool, Option("--replace", help="Prepare it again, even in place of one from another source.")
+]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Leave out unreadable files.")]
 Settings = Annotated[
     list[str] | None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -94,13 +95,19 @@ def stated_path(name: str) -> str:
     return nfc(re.sub(r"^(\.{1,2}/)+", "", name.strip().replace("\\", "/")))
 
 
-def rotated(corners: Sequence[Any], degrees: Any) -> list[float]:
-    """Return the corners of the box around a rotated one; none of anything else."""
-    numbers = _numbers((*corners, degrees))
+def rotated(
+    corners: Sequence[Any], turn: Any, *, full_turn: float = 360, is_ellipse: bool = False
+) -> list[float]:
+    """Return the corners of the box around a rotated one, or around the ellipse in it.
+
+    None of anything else.
+    """
+    numbers = _numbers((*corners, turn))
     if len(numbers) != 5:
         return []
-    x0, y0, x1, y1, turn = numbers
-    cos, sin = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
+    x0, y0, x1, y1, angle = numbers
+    cos, sin = (abs(of(angle / full_turn * math.tau)) for of in (math.cos, math.sin))
     width, height = (x1 - x0) / 2, (y1 - y0) / 2
-    radii = (width * cos + height * sin, width * sin + height * cos)
+    reach: Callable[[float, float], float] = math.hypot if is_ellipse else operator.add
+    radii = (reach(width * cos, height * sin), reach(width * sin, height * cos))
     return ellipse((x0 + x1) / 2, (y0 + y1) / 2, *radii)

@@ -87,9 +87,12 @@ def _in_folder(image: AnnotatedImage, file: str) -> AnnotatedImage:
 
 
 def _is_text(entry: Path, root: Path) -> bool:
-    hidden = any(part[0] in "._" and part != entry.name for part in entry.relative_to(root).parts)
     known = entry.suffix.lower() in (*_SUFFIXES, ".txt") and entry.name[0] != "."
-    return known and not hidden and entry.is_file()
+    return known and not _is_hidden(entry, root) and entry.is_file()
+
+
+def _is_hidden(entry: Path, root: Path) -> bool:
+    return any(part[0] in "._" and part != entry.name for part in entry.relative_to(root).parts)
 
 
 def _below(file: Path, root: Path) -> str:
@@ -175,7 +178,7 @@ def _cvat_image(file: TextFile, image: _Element) -> AnnotatedImage:
             continue
         where = f"{shape.tag} {number} of {name!r} in {file.name}"
         if shape.tag in ("box", "ellipse") and get("rotation"):
-            corners = rotated(corners, get("rotation"))
+            corners = rotated(corners, get("rotation"), is_ellipse=shape.tag == "ellipse")
         boxes.append(make_box(corners, get("label"), where))
     size = stated_size(image.get("width"), image.get("height"), file.name)
     return AnnotatedImage((stated_path(name),), tuple(boxes), size)
@@ -219,26 +222,44 @@ def _from_yolo(root: Path, labels: list[Path]) -> Annotations:
 
 
 def _names_file(root: Path) -> Path:
-    """Find the file of YOLO's class names: in the folder, in the two above it, or below it."""
-    for folder in (root, *root.resolve().parents[:2]):
-        for name in _NAMES_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    for found in sorted(root.rglob("classes.txt")):
-        return found
+    """Find the file of YOLO's class names: in the folder, below it, or in the two above it."""
+    if (own := _names_in(root)) is not None:
+        return own
+    below = [file for file in sorted(root.rglob("*")) if file.name in _NAMES_FILES]
+    below = [file for file in below if file.is_file() and not _is_hidden(file, root)]
+    known = {file: yolo_names(_read(file), file.name) for file in below}
+    for file, names in known.items():
+        first = next(iter(known))
+        if names != known[first]:
+            raise ValueError(
+                f"{_below(first, root)} and {_below(file, root)} in {str(root)!r} have different "
+                "class names; give one folder after the other, or one data.yaml in the folder"
+            )
+    if known:
+        return next(iter(known))
+    for folder in root.resolve().parents[:2]:
+        if (above := _names_in(folder)) is not None:
+            return above
     raise ValueError(
         f"{str(root)!r} holds .txt files and no class names for them; YOLO's labels need a "
         "data.yaml or classes.txt in their folder or above it"
     )
 
 
+def _names_in(folder: Path) -> Path | None:
+    return next((folder / name for name in _NAMES_FILES if (folder / name).is_file()), None)
+
+
 _ITEM = r"""(?:'[^']*'|"[^"\\]*"|[^\s'"\[\]{},:#&*!|>%@`-](?:[^'"\[\]{},:#]*[^\s'"\[\]{},:#])?)"""
 
 
 def yolo_names(text: str, where: str) -> tuple[str, ...]:
-    """Return the class names of a data.yaml (list or numbered mapping), or of lines of names."""
+    """Return the class names of a data.yaml (list or numbered mapping), or of lines of names.
+
+    A blank line among the latter is a class without a name, and moves no other one's number.
+    """
     if not where.endswith((".yaml", ".yml")):
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return tuple(line.strip() for line in text.rstrip().splitlines())
     found = re.search(r"^names[ \t]*:(.*(?:\n(?:[ \t\-\]}#].*)?)*)", text, re.MULTILINE)
     body = re.sub(r"(^|\s)#.*", "", found[1]).strip() if found else ""
     if body[:1] in ("[", "{") and body[-1:] in ("]", "}"):

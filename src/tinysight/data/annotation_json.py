@@ -17,6 +17,7 @@ from tinysight.data.annotation_entries import (
     image_names,
     make_box,
     plain,
+    rotated,
     stated_path,
     stated_size,
 )
@@ -133,6 +134,8 @@ def _via_image(file: TextFile, entry: Mapping[str, Any]) -> AnnotatedImage:
         else:
             radii = (shape.get("rx", shape.get("r")), shape.get("ry", shape.get("r")))
             corners = ellipse(shape.get("cx"), shape.get("cy"), *radii)
+            if (turn := shape.get("theta")) not in (None, ""):
+                corners = rotated(corners, turn, full_turn=math.tau, is_ellipse=True)
         boxes.append(
             make_box(corners, _via_class(region.get("region_attributes") or {}, where), where)
         )

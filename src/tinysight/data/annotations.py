@@ -5,8 +5,8 @@ coordinates that count from 1 become half-open pixels of the upright image, what
 collected, and boxes are moved into the square that is kept of an image.
 
 A name is an image's path below the folder or the end of one, with or without its suffix, as long as
-it fits one image only; of an absolute path, the longest end that fits one counts. How accents are
-encoded does not matter.
+it fits one image only; one with the suffix counts more than one without, and a path than its end.
+Of an absolute path, the longest end that fits one counts. How accents are encoded does not matter.
 """
 
 from __future__ import annotations
@@ -177,12 +177,24 @@ def in_square(found: ImageBoxes, side: int, fit: Fit) -> SquareBoxes:
     if not len(found.boxes):
         return SquareBoxes(np.zeros((0, 4), np.float32), (), False)
     moved = frame_of(*found.size, fit).to_square(found.boxes.clip(0, found.size * 2), side)
-    clipped = moved.clip(0, side)
-    area, whole = ((corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (clipped, moved))
-    kept = area / whole >= MIN_KEPT
-    cut = bool(((area > 0) & ~kept).any())
+    kept, cut = _kept(found, fit)
     class_names = tuple(compress(found.class_names, kept))
-    return SquareBoxes(clipped[kept].astype(np.float32), class_names, cut)
+    return SquareBoxes(moved[kept].clip(0, side).astype(np.float32), class_names, cut)
+
+
+def kept_classes(found: ImageBoxes, fit: Fit) -> set[str]:
+    """Return the classes of the boxes that an image's square keeps, of whatever side."""
+    return set(compress(found.class_names, _kept(found, fit)[0])) if len(found.boxes) else set()
+
+
+def _kept(found: ImageBoxes, fit: Fit) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Return which boxes (N,) the square keeps, and whether it cuts most of one away, not all."""
+    frame, whole = frame_of(*found.size, fit), found.boxes.clip(0, found.size * 2)
+    ends = (frame.left + frame.width, frame.top + frame.height)
+    shown = whole.clip((frame.left, frame.top) * 2, ends * 2)
+    area, all_of_it = ((own[:, 2:] - own[:, :2]).prod(axis=1) for own in (shown, whole))
+    kept: npt.NDArray[np.bool_] = area / all_of_it >= MIN_KEPT
+    return kept, bool(((area > 0) & ~kept).any())
 
 
 def _match_names(
@@ -237,17 +249,19 @@ def _match_names(
 def _ends_of_paths(images: Sequence[str], above: Sequence[str]) -> dict[str, list[str]]:
     """Map full paths and their ends, with and without suffix, to the images that they fit.
 
+    A name with the suffix counts more than another image's without, and a full path than an end.
     Paths may begin with the names of the folders `above`, too.
     """
-    entire: dict[str, list[str]] = {}
-    ends: dict[str, list[str]] = {}
+    found: tuple[dict[str, list[str]], ...] = ({}, {}, {}, {})
     for image in images:
         parts = [*above, *nfc(image).split("/")]
         for start in range(len(parts)):
             end = "/".join(parts[start:])
             for name in dict.fromkeys((end, end.removesuffix(Path(end).suffix))):
-                (entire if start == len(above) else ends).setdefault(name, []).append(image)
-    return ends | entire
+                rank = 2 * (name == end) + (start == len(above))
+                found[rank].setdefault(name, []).append(image)
+    without, entire_without, ends, entire = found
+    return without | entire_without | ends | entire
 
 
 def _fitting(names: Sequence[str], candidates: dict[str, list[str]]) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -113,7 +114,7 @@ def _checked_members(path: Path, limits: Limits) -> tuple[dict[str, int], npt.ND
         directory_start = archive.start_dir
     if len(infos) > limits.members:
         raise ValueError(f"it has more than {limits.members} members")
-    names = [info.orig_filename for info in infos]  # `filename` ends at a NUL
+    names = _names(infos)
     for name in names:
         if not _ORDINARY_NAME.fullmatch(name) and (fault := _name_fault(name)):
             raise ValueError(f"the name {name!r} {fault}")
@@ -128,6 +129,17 @@ def _checked_members(path: Path, limits: Limits) -> tuple[dict[str, int], npt.ND
         raise ValueError(f"{repeated!r} is in it twice")
     _check_overlaps(names, _Member(*table.T), directory_start)
     return {name: row for name, row in rows.items() if name[-1] != "/"}, table
+
+
+def _names(infos: list[zipfile.ZipInfo]) -> list[str]:
+    """Return all names, of UTF-8 where they are, which many programs write without its flag."""
+    names = [info.orig_filename for info in infos]  # `filename` ends at a NUL
+    for row, (name, info) in enumerate(zip(names, infos, strict=True)):
+        if not name.isascii() and not info.flag_bits & _UTF8_FLAG:
+            with suppress(UnicodeDecodeError):  # it is cp437, as `zipfile` has it
+                names[row] = _raw(name, info.flag_bits).decode("utf-8")
+                info.flag_bits |= _UTF8_FLAG  # so that `_raw` gives the same bytes
+    return names
 
 
 def _check_end(descriptor: int, length: int, comment_length: int, num_members: int) -> None:

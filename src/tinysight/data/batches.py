@@ -24,6 +24,7 @@ Item = TypeVar("Item")
 Drawn = TypeVar("Drawn", bound=TensorRows)
 Ints = npt.NDArray[np.int64]
 _ORDER, _DRAWS = 1, 2  # purposes of random streams
+_NO_CLASS = 2**32 - 1  # the number of unlabeled images in a stream
 
 
 def derived_seed(*numbers: int) -> int:
@@ -42,13 +43,16 @@ def _permutation(count: int, *numbers: int) -> Ints:
 
 
 def balanced_subset(rows: Ints, labels: Ints, fraction: float) -> Ints:
-    """Keep `fraction` of the rows of each class (at least one), always the same ones, ascending."""
+    """Keep `fraction` of the rows of each class (at least one), always the same ones, ascending.
+
+    Unlabeled rows (-1) count as a class.
+    """
     if fraction == 1.0:
         return rows
     kept = []
     for label in np.unique(labels):
         members = rows[labels == label]
-        order = _permutation(len(members), int(label))
+        order = _permutation(len(members), int(label) if label >= 0 else _NO_CLASS)
         kept.append(members[order[: max(1, round(fraction * len(members)))]])
     return np.sort(np.concatenate(kept))
 

@@ -2,11 +2,12 @@
 
 In class folders an image has its folder's class, as in `folder`, and a box its image's, unless the
 annotations state several classes, which then must be among the folder's. Everywhere else the
-classes are those of the boxes, in code-point order, and an image has the class of its boxes if they
-are all of one, else none (-1). Files that are not images are ignored there, as labels lie next to
-images. Splits are those of folders called train, val (valid, validation) and test (testing) above
-an image; without such folders images are divided as in `folder`, those with the same rarest class
-as a class is: by their names below the folder that holds them all.
+classes are those of the boxes, in code-point order, and an image has the class of the boxes that
+its square keeps if they are all of one, else none (-1). Files that are not images are ignored
+there, as labels lie next to images. Splits are those of folders called train, val (valid,
+validation) and test (testing) above an image; without such folders images are divided as in
+`folder`, those with the same rarest class as a class is: by their names below the folder that holds
+them all.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tinysight.data.annotations import (
     ImageBoxes,
     SquareBoxes,
     in_square,
+    kept_classes,
     match_boxes,
     nfc,
 )
@@ -172,8 +174,8 @@ class BoxedFolderSource(FolderSource):
         labels = {}
         number = Counter(name for own in found.values() for name in set(own.class_names))
         for image, own in found.items():
-            classes = set(own.class_names)
-            labels[image] = names[min(classes)] if len(classes) == 1 else -1
+            classes, kept = set(own.class_names), kept_classes(own, self.fit)
+            labels[image] = names[min(kept)] if len(kept) == 1 else -1
             if splits.get(image, "train") == "train":
                 rarest = min(((number[name], name) for name in classes), default=(0, ""))
                 groups.setdefault(rarest, []).append(image)
@@ -259,16 +261,20 @@ def source_of(
 
     Boxes of corrections are taken unless `only_labels`. `fit` is "crop" without boxes and "pad"
     with them, if it is None. Raises ValueError where rules for boxes are given, and no boxes, or
-    boxes and corrections.
+    boxes and corrections, or what these do not use.
     """
     own: dict[str, Any] = {"image_size": image_size} | ({} if fit is None else {"fit": fit})
     if boxes is not None and corrections is not None:
         raise ValueError("--boxes and --corrections do not go together yet; give one of them")
+    if only_labels and corrections is None:
+        raise ValueError("--only-labels goes with --corrections")
     if boxes is not None:
         return BoxedFolderSource(expand(folder), name, boxes=expand(boxes), rules=rules, **own)
     if corrections is not None and not only_labels:
         given = expand(corrections)
         if any(current_boxes(given_corrections(given)).values()):
+            if rules.origin == "1":
+                raise ValueError("boxes of --corrections count from 0; leave out --boxes-origin 1")
             unlabeled = "skip" if rules.unlabeled == "error" else rules.unlabeled
             rules = BoxRules(unlabeled, rules.skip_bad, "0")
             return CorrectedBoxesSource(expand(folder), name, boxes=given, rules=rules, **own)
@@ -277,8 +283,6 @@ def source_of(
     if corrections is not None:
         given = expand(corrections)
         return CorrectedFolderSource(expand(folder), name, corrections=given, **own)
-    if only_labels:
-        raise ValueError("--only-labels goes with --corrections")
     return FolderSource(expand(folder), name, **own)
 
 

@@ -49,6 +49,7 @@ logger = logging.getLogger("tinysight")
 Bytes = npt.NDArray[np.uint8]
 Decoded = tuple[Bytes, list[Message], list[Message]]
 OnUnreadable = Literal["stop", "skip"]
+_LEFT_OUT = re.compile(r"[\d,]+ unreadable images? left out")  # a note
 _ARRAYS = ("labels", "boxes", "box_labels", "box_offsets")
 _FILES = {f"{name}.npy" for name in ("images", "digests", *_ARRAYS)}
 _FILES |= {"files.json", "manifest.json"}
@@ -84,10 +85,11 @@ def build(
 ) -> Dataset:
     """Return the dataset `<home>/<name>`, built only if missing, damaged or its source changed.
 
-    The same fingerprint and settings mean no work; else the same kind and path mean that the
-    source changed, which is logged and built again; anything else is a ValueError, unless
-    `replace`. With "skip", unreadable rows are dropped and listed in the notes; with "stop" they
-    are a ValueError that names the first few. `workers` are processes (default: all cores).
+    The same fingerprint and settings mean no work, unless images were left out as unreadable, the
+    reason of which may be gone; else the same kind and path mean that the source changed, which is
+    logged and built again; anything else is a ValueError, unless `replace`, which always builds.
+    With "skip", unreadable rows are dropped and listed in the notes; with "stop" they are a
+    ValueError that names the first few. `workers` are processes (default: all cores).
     """
     if on_unreadable not in ("stop", "skip"):
         raise ValueError(f"on_unreadable is {on_unreadable!r}, expected 'stop' or 'skip'")
@@ -95,11 +97,11 @@ def build(
     origin = source.origin
     with suppress(ValueError):  # without the lock, as a home may be read-only
         dataset = open_dataset(home / source.name)
-        if _same_origin(dataset.manifest["source"], origin):
+        if not replace and _is_up_to_date(dataset, origin):
             return dataset
     with _lock(home, source.name):
         if (existing := _existing(home, source.name)) is not None:
-            if _same_origin(existing.manifest["source"], origin):
+            if not replace and _is_up_to_date(existing, origin):
                 return existing
             _check_replaceable(existing, origin, replace)
         check_index(source.name, source.index)
@@ -159,19 +161,30 @@ def check_index(name: str, index: DatasetIndex) -> None:
         require(False, f"box {values} of {file} is empty, inverted or outside the image")
 
 
+def _is_up_to_date(dataset: Dataset, origin: dict[str, Any]) -> bool:
+    return _same_origin(dataset.manifest["source"], origin) and not _is_incomplete(dataset)
+
+
 def _same_origin(old: dict[str, Any], new: dict[str, Any]) -> bool:
     return all(old.get(key) == new.get(key) for key in ("kind", "fingerprint", "settings"))
 
 
+def _is_incomplete(dataset: Dataset) -> bool:
+    return any(_LEFT_OUT.fullmatch(note) for note in dataset.notes)
+
+
 def _check_replaceable(existing: Dataset, origin: dict[str, Any], replace: bool) -> None:
-    old = existing.manifest["source"]
-    if (old.get("kind"), old.get("path")) == (origin["kind"], origin["path"]):
+    old, what = existing.manifest["source"], ""
+    if _same_origin(old, origin):
+        what = "lacks images that could not be read" * _is_incomplete(existing) or "is replaced"
+    elif (old.get("kind"), old.get("path")) == (origin["kind"], origin["path"]):
         same = old.get("fingerprint") == origin["fingerprint"]
         what = (
             "was prepared with other settings or labels"
             if same
             else "changed since it was prepared"
         )
+    if what:
         logger.info("%s: %s; preparing it again", existing.name, what)
     elif not replace:
         was, now = (one.get("path") or one.get("kind") for one in (old, origin))

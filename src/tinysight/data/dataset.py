@@ -261,7 +261,7 @@ class Dataset:
             return "unknown"
         try:
             return "same" if source_fingerprint(Path(path)) == known else "changed"
-        except FileNotFoundError:
+        except OSError:  # also of rights, or of a lost mount
             return "gone"
 
     def _file(self, name: str) -> Path:

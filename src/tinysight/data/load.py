@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
+from tinysight.data.annotations import BoxRules
 from tinysight.data.build import OnUnreadable, build
 from tinysight.data.composites import mosaics
 from tinysight.data.dataset import (
@@ -21,11 +23,15 @@ from tinysight.data.folder import FolderSource
 from tinysight.data.selection import draw, held_out_fold
 from tinysight.data.shapes import Shapes
 from tinysight.data.subset import one_class
-from tinysight.files import expand
+from tinysight.files import expand, folder_names, with_digits
 from tinysight.images import Fit
 
 logger = logging.getLogger("tinysight")
 GONE = "the files that it was made from are not there any more, or have changed"
+CHANGED = (
+    "the source of %s has changed since it was prepared: what is learned from is as it was; to use "
+    "the new state prepare it again"
+)
 _MORE = {"boxes", "corrections"}  # settings of sources that need a file in addition
 _SHAPES = re.compile(r"shapes(?:-(\d+)-(\d+))?")
 _FOLD = re.compile(r"(?P<base>.+)\.fold(?P<fold>\d+)")
@@ -42,6 +48,7 @@ def load_dataset(
     home: str | Path | None = None,
     image_size: int | Literal["auto"] | None = None,
     fit: Fit | None = None,
+    on_unreadable: OnUnreadable = "stop",
     progress: Progress | None = None,
 ) -> Dataset:
     """Load a dataset by its name, or from a folder of class folders.
@@ -50,13 +57,15 @@ def load_dataset(
     four objects per scene) are drawn; `<dataset>.<class>` with `.foldK` and `.negativesN` is a view
     of one class, `<dataset>.foldK` has fold K of 5 as val, `<dataset>.drawN-S` a draw with seed S
     of N images per class as train; with `.mosaics` they are mosaics. A folder is imported under its
-    own name, once, at `image_size` pixels (None: as before, else 64; "auto": what fits them), those
-    that are not square by `fit` (None: as before, else "crop").
+    own name (with four digits more where another one has that), once, at `image_size` pixels (None:
+    as before, else 64; "auto": what fits them), those that are not square by `fit` (None: as
+    before, else "crop").
 
     Args:
         name_or_folder: a name, a folder (of class folders, or of a prepared dataset), or a Dataset,
             which is returned as it is.
         home: folder of prepared datasets; None for `data_home()`.
+        on_unreadable: of a folder that is imported; see `build`.
         progress: called with (images done, images in total).
     """
     given = {"image_size": image_size, "fit": fit}
@@ -65,8 +74,9 @@ def load_dataset(
         _refuse(options, name_or_folder.name)
         return name_or_folder
     home = data_home() if home is None else expand(home)
+    how: dict[str, Any] = {"on_unreadable": on_unreadable, "progress": progress}
     if is_path(name_or_folder):
-        return _from_folder(expand(name_or_folder), home, options, progress)
+        return _from_folder(expand(name_or_folder), home, options, how)
     name = str(name_or_folder)
     if name in list_datasets(home):
         _refuse(options, name)
@@ -78,7 +88,7 @@ def load_dataset(
     if not is_zip and (view := _view(name, home, progress)) is not None:
         return view
     if is_zip or Path(name).is_dir():
-        return _from_folder(Path(name), home, options, progress)
+        return _from_folder(Path(name), home, options, how)
     return open_dataset(name, home=home)  # raises, and names the nearest
 
 
@@ -102,7 +112,7 @@ def load_at_size(
     options: dict[str, Any] = {"on_unreadable": on_unreadable, "progress": progress}
     root = None if isinstance(name_or_folder, Dataset) else _folder_of(name_or_folder, home)
     if root is not None:
-        name = name_of(root)
+        name = _own_name(root, home)
         if (
             fit
             or name not in list_datasets(home)
@@ -110,19 +120,51 @@ def load_at_size(
         ):
             own: dict[str, Any] = {"image_size": image_size, "fit": fit or "crop"}
             own |= {} if hold_out else {"minival_share": 0.0, "val_share": 0.0}
-            parts = [name, *([] if hold_out else ["all"]), *([fit] if fit else []), str(image_size)]
-            return build(FolderSource(root, "-".join(parts), **own), home=home, **options)
-    dataset = load_dataset(name_or_folder, home=home, fit=fit, progress=progress)
-    known = dataset.manifest["source"]
+            parts = [] if hold_out else ["all"]
+            parts = [folder_names(root)[0], *parts, *([fit] if fit else []), str(image_size)]
+            name = free_name("-".join(parts), root, home)
+            return build(FolderSource(root, name, **own), home=home, **options)
+    dataset = load_dataset(name_or_folder, home=home, fit=fit, **options)
+    known, state = dataset.manifest["source"], dataset.source_state()
     from_files = dataset.view is None and known["kind"] == "folder"
     if dataset.image_size >= image_size or not from_files or _MORE & {*known["settings"]}:
+        if state == "changed":
+            logger.warning(CHANGED, dataset.name)
         return dataset
-    if dataset.source_state() != "same":
+    if state != "same":
         logger.warning("%s is used at %d pixels: %s", dataset.name, dataset.image_size, GONE)
         return dataset
     settings = {**known["settings"], "image_size": image_size}
-    larger = FolderSource(Path(known["path"]), f"{dataset.name}-{image_size}", **settings)
+    path = Path(known["path"])
+    larger = FolderSource(path, free_name(f"{dataset.name}-{image_size}", path, home), **settings)
     return build(larger, home=home, **options)
+
+
+def find_prepared(name: str, *, home: Path) -> Dataset:
+    """Return a dataset by name or folder, or a view, without preparing anything.
+
+    Raises ValueError where that is not enough. The folder need not be there any more.
+    """
+    if is_path(name) and not (expand(name) / "manifest.json").is_file():
+        return open_dataset(_own_name(expand(name).resolve(), home), home=home)
+    known, base, view = list_datasets(home), name.partition(".")[0], None
+    if not is_path(name) and name not in known and (base in known or not _SHAPES.fullmatch(base)):
+        view = _view(name, home, None)
+    return open_dataset(name, home=home) if view is None else view
+
+
+def free_name(name: str, root: Path, home: Path) -> str:
+    """Return the name that a folder's dataset has or gets: with digits where another has `name`.
+
+    A damaged dataset has no name: it is replaced.
+    """
+    names, other = list_datasets(home), with_digits(name, root)
+    if name not in names:
+        return other if other in names else name
+    try:
+        return name if _is_of(open_dataset(name, home=home), root) else other
+    except ValueError:
+        return name
 
 
 def _refuse(options: dict[str, Any], name: str) -> None:
@@ -139,6 +181,11 @@ def _folder_of(name_or_folder: str | Path, home: Path) -> Path | None:
     if named or not (path.is_dir() or is_zip_file(path)) or (path / "manifest.json").is_file():
         return None
     return path.resolve()
+
+
+def _own_name(root: Path, home: Path) -> str:
+    """Return the name that a folder or zip is imported under."""
+    return free_name(folder_names(root)[0], root, home)
 
 
 def _is_of(dataset: Dataset, root: Path) -> bool:
@@ -178,9 +225,7 @@ def _base(view: str, name: str, home: Path, progress: Progress | None) -> Datase
     return None
 
 
-def _from_folder(
-    folder: Path, home: Path, options: dict[str, Any], progress: Progress | None
-) -> Dataset:
+def _from_folder(folder: Path, home: Path, options: dict[str, Any], how: dict[str, Any]) -> Dataset:
     """Open a prepared dataset's folder, or import a folder or zip of images under its own name."""
     if not folder.is_dir() and not is_zip_file(folder):
         expected = "expected a name, class folders or a .zip of these"
@@ -188,7 +233,7 @@ def _from_folder(
     if (folder / "manifest.json").is_file():
         return open_dataset(folder, home=home)
     root = folder.resolve()
-    name = name_of(root)
+    name = _own_name(root, home)
     source = FolderSource(root, name, **options)
     if not options and name in list_datasets(home):
         dataset = open_dataset(name, home=home)
@@ -196,18 +241,25 @@ def _from_folder(
         if _is_of(dataset, root):
             if known["fingerprint"] == source.origin["fingerprint"]:
                 return dataset
-            if more := _MORE & {*known["settings"]}:
+            if _MORE & {*known["settings"]}:
                 raise ValueError(
                     f"{root} has changed since it was imported as {name!r}; import it again: "
-                    f"tinysight data import {root} --name {name} --{more.pop()} FILE"
+                    f"{_import_command(root, name, known['settings'])}"
                 )
             source = FolderSource(root, name, **known["settings"])
-    return build(source, home=home, progress=progress)
+    return build(source, home=home, **how)
 
 
-def name_of(root: Path) -> str:
-    stem = root.stem if is_zip_file(root) else root.name
-    return re.sub(r"[^\w .+-]", "-", stem).strip(" .+-") or "images"
+def _import_command(root: Path, name: str, settings: dict[str, Any]) -> str:
+    """Return the command that imports a folder as it was, with FILE for what goes with it."""
+    size, more = str(settings["image_size"]), next(key for key in settings if key in _MORE)
+    words = ["tinysight", "data", "import", str(root), "--name", name, f"--{more}", "FILE"]
+    words += ["--size", size, "--fit", settings["fit"]]
+    for option, key in (("--unlabeled", "unlabeled"), ("--boxes-origin", "origin")):
+        if (value := settings.get(key)) not in (None, getattr(BoxRules, key)):
+            words += [option, value]
+    words += ["--skip-bad-boxes"] * bool(settings.get("skip_bad"))
+    return shlex.join(words)
 
 
 def is_zip_file(path: Path) -> bool:

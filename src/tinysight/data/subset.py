@@ -6,7 +6,8 @@ the fold held out is the new minival, the others the new train, and both get ima
 classes as negatives, which hold nothing to find. Images of no class (of several, or without a box)
 that do not hold it count as one more. The val images of all these are the new val. The assignment
 follows from the file names and a fixed seed by raw Philox numbers, which numpy promises never to
-change; `goldfish-folds.txt` has it written out for the report's class.
+change; `goldfish-folds.txt` has it written out for the report's class. Of identical images, the one
+whose name comes first decides for all.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SEED = 0
 FOLDS = 5
 NUM_OTHERS = 10
 OTHER = "other"
+MOVED = "-with-copies"  # of the digest, where identical images are not where their names say
+ANOTHER_FOLD = "choose another, or remove the copies"
 
 
 def slug(name: str) -> str:
@@ -91,6 +94,17 @@ def assign_folds(files: Sequence[str], *, folds: int = FOLDS, seed: int = SEED) 
     assigned = np.empty(len(files), np.int64)
     assigned[_shuffled(files, seed, 0)] = np.arange(len(files)) * folds // max(len(files), 1)
     return assigned
+
+
+def with_copies(dataset: Dataset, rows: Ints, folds: Ints) -> Ints:
+    """Move images of rows (n,) from their folds (n,) to that of an identical one."""
+    digests = [digest.tobytes() for digest in dataset.digests[rows]]
+    if len(set(digests)) == len(digests):
+        return folds
+    first: dict[bytes, int] = {}
+    for place in sorted(range(len(rows)), key=lambda place: nfc(dataset.files[rows[place]])):
+        first.setdefault(digests[place], int(folds[place]))
+    return np.array([first[digest] for digest in digests], np.int64)
 
 
 def bundled_folds() -> dict[str, int]:
@@ -156,7 +170,7 @@ def one_class(
     _check_positives(f"{dataset.class_names[label]} of {dataset.name}", labeled, positives, folds)
     number = len(positives) if negatives is None else negatives
     others = _other_classes(dataset, label) if number else []
-    rows = _choose_rows(dataset, label, holds, positives, others, fold, folds, number)
+    rows, moved = _choose_rows(dataset, label, holds, positives, others, fold, folds, number)
     chosen = np.concatenate(list(rows.values()))
     boxes, box_offsets = _boxes_of_class(dataset, label, chosen)
     everything, notes = _rows(dataset, "train", "minival", "val"), []
@@ -184,7 +198,7 @@ def one_class(
         name = subset_name(dataset.name, class_slug(dataset, label, class_name), fold, negatives)
     parameters = f"{VERSION}-{ids[label]}-fold{fold}of{folds}"
     parameters += f"-negatives-{'as-many' if negatives is None else negatives}"
-    parameters += f"-of{NUM_OTHERS}-seed{SEED}"
+    parameters += f"-of{NUM_OTHERS}-seed{SEED}{MOVED * moved}"
     view = View(dataset, index, CopyRows(dataset, tuple(chosen.tolist())))
     return make_view(name, view, kind="one-class", parameters=parameters)
 
@@ -206,12 +220,25 @@ def _choose_rows(
     fold: int,
     folds: int,
     number: int,
-) -> dict[str, Ints]:
-    """Return the rows of each split; `number` negatives of the classes `others`."""
+) -> tuple[dict[str, Ints], bool]:
+    """Return the rows of each split, with `number` negatives, and whether `with_copies` moved any.
+
+    Negatives are of the classes `others`.
+    """
     positive_folds = assign_folds([dataset.files[row] for row in positives], folds=folds)
     candidates = _rows(dataset, "train", "minival")
     candidates = candidates[~holds[candidates]]
     negatives, negative_folds = _negatives(dataset, others, candidates, number, folds)
+    chosen, assigned = (
+        np.concatenate(pair) for pair in ((positives, negatives), (positive_folds, negative_folds))
+    )
+    together = with_copies(dataset, chosen, assigned)
+    positive_folds, negative_folds = np.split(together, [len(positives)])
+    if (count := int((positive_folds == fold).sum())) in (0, len(positives)):
+        raise ValueError(
+            f"fold {fold} of {dataset.class_names[label]} of {dataset.name} holds {count} of "
+            f"{len(positives)} images, as identical ones are in one fold; {ANOTHER_FOLD}"
+        )
     val = _rows(dataset, "val")
     is_positive = of_class(dataset, label)[val] & holds[val]
     is_negative = np.isin(dataset.labels[val], others) & ~holds[val]
@@ -220,7 +247,8 @@ def _choose_rows(
         "minival": [positives[positive_folds == fold], negatives[negative_folds == fold]],
         "val": [val[is_positive], val[is_negative]],
     }
-    return {split: np.concatenate(parts) for split, parts in rows.items()}
+    moved = not np.array_equal(assigned == fold, together == fold)
+    return {split: np.concatenate(parts) for split, parts in rows.items()}, moved
 
 
 def _other_classes(dataset: Dataset, label: int) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, evaluate
+from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, check_judged, evaluate
 from tinysight.files import write_atomic
 from tinysight.ops import metrics
 from tinysight.ops.metrics import topk_correct, topk_error
@@ -122,6 +122,8 @@ def evaluate_member(
     path = member.run.scores_path(member.run.label(dataset.name, split), member.suffix)
     if path.exists():
         stored, rows = Evaluation.load(path), dataset.rows(split)
+        if stored.cross_validated:
+            check_judged(member.run, dataset)
         labels = torch.from_numpy(np.array(dataset.labels[rows.start : rows.stop]))
         same_rows = torch.equal(stored.rows, torch.arange(rows.start, rows.stop))
         if same_rows and torch.equal(stored.labels, labels):  # else of an older dataset

@@ -301,7 +301,7 @@ def evaluate_run(
         decoding_changes: of a localizer, `threshold` and `decoding` in place of its own.
 
     Raises ValueError when the run has no weights, they do not fit the dataset, or there is nothing
-    to measure: no image is labeled or, for a localizer, has a box.
+    to measure: no image is labeled or, for a localizer, has a box; or as `check_judged`.
     """
     predictor = Predictor(run.folder, runtime=runtime, **decoding_changes or {})
     rows = dataset.rows(split)
@@ -310,6 +310,7 @@ def evaluate_run(
         raise ValueError(NO_LABEL.format(split))
     label = run.label(dataset.name, split)
     if run.is_cross_validated(label):
+        check_judged(run, dataset)
         return Evaluation.load(run.scores_path(label))
     evaluation = evaluate(predictor, dataset, split, progress=progress)
     evaluation.save(run.scores_path(label))
@@ -317,6 +318,15 @@ def evaluate_run(
     content = {"split": split, "data": dataset.name, **metrics}
     write_atomic(run.evaluation_path(label), json.dumps(content, indent=1).encode())
     return evaluation
+
+
+def check_judged(run: Run, dataset: Dataset) -> None:
+    """Raise ValueError where a dataset is not the one that a run was cross-validated on."""
+    if dataset.digest != run.data_digest:
+        raise ValueError(
+            f"{dataset.name} has changed since {run.name} was cross-validated on it, and what was "
+            "stored then is not of these images; finetune again"
+        )
 
 
 def submit(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,6 +25,8 @@ from tinysight.finetuning.features import embed
 from tinysight.models.classifier import Classifier
 from tinysight.predict.decoding import UInt8
 
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
 
 class FileFeatures:
     """Features of the files of one folder, kept below `home` in files of as many as were added."""
@@ -34,8 +38,7 @@ class FileFeatures:
         self.place = home / ".features" / f"files-{key.hexdigest()[:32]}"
         self.known: dict[str, Tensor] = {}
         for path in sorted(self.place.glob("*.npz")):
-            with suppress(OSError, ValueError, EOFError, KeyError):  # damaged: computed again
-                kept = np.load(path, allow_pickle=False)
+            with suppress(*_DAMAGED), np.load(path, allow_pickle=False) as kept:  # computed again
                 rows = zip(kept["digests"], torch.from_numpy(kept["features"]), strict=True)
                 self.known |= {digest.tobytes().hex(): views for digest, views in rows}
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tinysight.data.batches import balanced_subset
-from tinysight.data.dataset import Dataset, open_dataset
+from tinysight.data.dataset import Dataset
+from tinysight.data.load import find_prepared
 from tinysight.finetuning.encoders import find_encoder
 from tinysight.finetuning.features import BATCH, Progress, embed, features_of
 from tinysight.predict.decoding import UInt8
@@ -41,7 +43,7 @@ class Neighbors:
 
     def __init__(self, run: Run, *, home: Path) -> None:
         self.run, self.home = run, home
-        self.dataset: Dataset = open_dataset(run.config.data.name, home=home)
+        self.dataset: Dataset = find_prepared(run.config.data.name, home=home)
         if self.dataset.digest != run.data_digest:
             raise ValueError(f"{self.dataset.name} has changed since {run.name} was trained on it")
 
@@ -62,10 +64,16 @@ class Neighbors:
             return features_of(*own, home=self.home, runtime=CPU, progress=progress)
         parts = []
         for start in range(0, len(self.rows), BATCH):
-            images = np.take(self.dataset.images, self.rows[start : start + BATCH], axis=0)
+            images = self._images(self.rows[start : start + BATCH])
             parts.append(self._embed(images))
             progress(start + len(images), len(self.rows))
         return torch.cat(parts)
+
+    def _images(self, rows: npt.NDArray[np.int64]) -> UInt8:
+        view = self.dataset.view
+        if view is None:
+            return np.take(self.dataset.images, rows, axis=0)
+        return np.stack([view.compose(row) for row in rows.tolist()])  # not all of a large view
 
     def _embed(self, images: UInt8) -> Tensor:
         return embed(self.network, self.encoder.preprocessing(images.shape[1]), images, CPU)
@@ -83,4 +91,5 @@ class Neighbors:
     def _neighbor(self, row: int, distance: float) -> Neighbor:
         dataset, label = self.dataset, int(self.dataset.labels[row])
         name = dataset.class_names[label] if label >= 0 else ""
-        return Neighbor(dataset.files[row], name, max(0.0, distance), dataset.images[row])
+        image = self._images(np.array([row]))[0]
+        return Neighbor(dataset.files[row], name, max(0.0, distance), image)
