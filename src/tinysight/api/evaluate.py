@@ -90,6 +90,7 @@ def evaluate_files(
     split = split or "val"
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
+    evaluations.check_truth(predictor, dataset, split)
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
     return EvaluationFiles(evaluation, _box_metrics(evaluation, dataset), {})
@@ -141,6 +142,21 @@ def _write_figures(
     return files
 
 
+def learned_data(run: Run, data: Dataset, data_dir: Folder | None = None) -> Dataset | None:
+    """Return the dataset that a run was trained on; None where it is not here any more.
+
+    Args:
+        data: the one that is at hand, which is often that.
+    """
+    if data.digest == run.data_digest:
+        return data
+    try:
+        own = load_without_bar(run.config.data.name, home=data_dir)
+    except ValueError:
+        return None
+    return own if own.digest == run.data_digest else None
+
+
 def warn_of_training_images(
     run: Run, data: Dataset, split: str, data_dir: Folder | None = None
 ) -> None:
@@ -149,12 +165,8 @@ def warn_of_training_images(
     apart = not set(split.split("+")) & set(config.data.train.split("+"))
     if data.digest == run.data_digest and apart:
         return  # `tinysight data info` reports what a source itself has in two splits
-    try:
-        own = load_without_bar(config.data.name, home=data_dir)
-    except ValueError:
-        return  # it is not there any more
-    same = own.digest == run.data_digest
-    if count := same and evaluations.num_learned(config, own, data, split):
+    own = learned_data(run, data, data_dir)
+    if own and (count := evaluations.num_learned(config, own, data, split)):
         known = f"{count:,} of these {len(data.rows(split)):,} images"
         message = "%s was trained on %s: its error is too low; use others"
         logger.warning(message, run.name, known)
