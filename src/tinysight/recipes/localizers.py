@@ -154,9 +154,7 @@ def localizer_light() -> Config:
         localizer=replace(base.localizer, width=64),
         optimizer=replace(classifier.optimizer, lr=0.015, sgd_ratio=3.0),
         schedule=replace(base.schedule, warmup=0.3),
-        train=replace(
-            classifier.train, epochs=9, batch_size=256, sizes=((0.0, 0.75), (0.55, 1.0))
-        ),
+        train=replace(classifier.train, epochs=9, batch_size=256, sizes=((0.0, 0.75), (0.55, 1.0))),
     )
 
 
