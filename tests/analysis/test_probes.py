@@ -183,6 +183,22 @@ def test_the_mistakes_of_a_pair_that_remain_under_occlusion_are_counted() -> Non
     first, second = explain_confusions(results, pairs, similarity=similarity, occlusion=occlusion)  # type: ignore[arg-type]
     assert (first.pair.first, first.pair.second, first.tested) == (0, 1, 3)
     assert (first.kept_by_object, first.kept_by_background) == (2, 1)
-    assert first.similarity_rank == pytest.approx(2 / 3) and second.tested == 0
+    assert first.similarity_rank == 1.0 and second.tested == 0
     bare, _ = explain_confusions(results, pairs)  # type: ignore[arg-type]
     assert (bare.similarity, bare.similarity_rank, bare.tested) == (None, None, 0)
+
+
+def test_the_most_similar_of_ten_classes_points_to_resemblance() -> None:
+    similarity = np.zeros((10, 10), np.float32)
+    similarity[3, 7] = similarity[7, 3] = 0.9
+    similarity[1, 2] = similarity[2, 1] = 0.5
+    labels, predicted = np.array([7, 1, 4]), np.array([3, 2, 5])
+    results = SimpleNamespace(labels=labels, predicted=predicted)
+    pairs = [Pair(7, 3, 1, 0), Pair(1, 2, 1, 0), Pair(4, 5, 1, 0)]
+    found = explain_confusions(results, pairs, similarity=similarity)  # type: ignore[arg-type]
+    # of 45 pairs 44 are others
+    assert [cause.similarity_rank for cause in found] == pytest.approx([1, 43 / 44, 0])
+    assert [cause.cause for cause in found] == ["resemblance", "unclear", "unclear"]
+    two = np.eye(2, dtype=np.float32)
+    (only,) = explain_confusions(results, [Pair(0, 1, 1, 0)], similarity=two)  # type: ignore[arg-type]
+    assert only.similarity_rank is None, "there is no other pair of two classes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,14 +16,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinysight.analysis.comparison import write_comparison
+from tinysight.analysis.comparison import compare_classes, write_comparison
 from tinysight.analysis.errors import per_class
-from tinysight.analysis.report import write_report
+from tinysight.analysis.page import Page as Folder
+from tinysight.analysis.probes import find_candidates, stored_probes
+from tinysight.analysis.report import summary, write_report
 from tinysight.analysis.results import read_run
+from tinysight.analysis.statistics import holm, mcnemar
 from tinysight.config import LocalizerConfig
+from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
+from tinysight.data.selection import draw
 from tinysight.evaluation.evaluate import Evaluation
+from tinysight.models import count_multiply_adds, create_model
 from tinysight.ops.boxes import Detections
+from tinysight.predict.predictor import Predictor
+from tinysight.run import read_run as open_run
+
+from .conftest import write_evaluation
 
 Made = Callable[..., tuple[Dataset, Path]]
 ReportCommand = Callable[..., tuple[int, str, str]]
@@ -225,6 +236,120 @@ def test_a_localizers_page_begins_with_its_boxes(make: Made, classifies: bool) -
     assert page.faults == [] and page.of("rect"), "boxes are drawn on the examples"
 
 
+def test_a_localizers_size_has_its_head(make: Made) -> None:
+    head = {"head": "lstm", "grid": 2, "width": 8, "num_steps": 5}
+    dataset, folder = make(localizer=LocalizerConfig(**head))
+    found, encoder = (
+        summary(read_run(folder, dataset)),
+        create_model("resnet", 3, n=1, filters=(4, 8)),
+    )
+    # Of 4x4 positions a convolution; of 4 cells 5 steps of an LSTM that reads 2x2 of these, and
+    # of the layers that read 4 numbers of a box and its confidence
+    steps = 4 * 5 * (4 * 250 * (8 * 4 + 250) + 250 * 5)
+    own = 16 * 9 * 8 * 8 + steps
+    assert found["multiply_adds"] == count_multiply_adds(encoder, 16) + own
+    size = sum(value.numel() for value in encoder.parameters()) + 9 * 8 * 8
+    lstm, layers = 4 * 250 * (8 * 4 + 250 + 2), 5 * (250 + 1) * 5
+    assert 0 <= found["parameters"] - size - lstm - layers <= 3 * 8, "and a norm"
+
+
+def test_a_fraction_is_what_was_learned_from(make: Made) -> None:
+    dataset, folder = make(("a", "b"), (3, 3))
+    run = open_run(folder)
+    config = replace(run.config, data=replace(run.config.data, fraction=0.5))
+    replace(run, config=config).write()
+    results = read_run(folder, dataset)
+    assert results.results is not None
+    learned = chosen_rows(dataset, "train", 0.5)
+    assert summary(results)["num_train"] == len(learned) == 4
+    assert find_candidates(results, results.results).tolist() == learned.tolist()
+
+
+def test_other_data_are_judged_by_what_was_learned_from(make: Made) -> None:
+    dataset, folder = make(counts=(4, 4, 4))
+    content = {"name": "other", "digest": "x", "splits": {"val": dataset.splits["val"]}}
+    other = replace(dataset, manifest=dataset.manifest | content)
+    scores = folder / "scores/val.safetensors"
+    scores.rename(scores.with_name("other-val.safetensors"))
+    predictor, pages = Predictor(folder), []
+    for learned in (dataset, None):
+        results = read_run(folder, other, learned=learned)
+        probes = stored_probes(results, predictor)
+        assert probes is not None and probes.has_neighbors == (learned is not None)
+        found = set(probes.neighbors.flatten().tolist())
+        assert found <= set(dataset.rows("train")) and bool(found) == (learned is not None)
+        path = write_report(results, folder / "report", probes=probes, predictor=predictor)
+        pages.append(Page(path.read_text("utf-8")))
+    known, unknown = pages
+    assert "made: 12 training images (train), 3 classes" in known.text
+    assert "on made , evaluated on 12 images of other val" in known.text
+    assert "less similar pairs" in known.text and "Most similar training images" in str(known.tags)
+    assert "made, whose training images are not here; other has 3 classes" in unknown.text
+    assert "learned from are not here, so" in unknown.text and "less similar" not in unknown.text
+    assert "Most similar training images" not in str(unknown.tags)
+
+
+def test_duplicates_are_between_two_splits(make: Made, tmp_path: Path) -> None:
+    dataset, folder = make()
+    write_evaluation(open_run(folder), dataset, "train", 0.5, 0)
+    first, last = dataset.files[0], dataset.files[-1]
+    groups = [
+        {"files": [first, last], "labels": ["c0", "c2"], "splits": ["train", "val"]},
+        {"files": [first, first], "labels": ["c0", "c1"], "splits": ["train", "train"]},
+    ]
+    twice = replace(dataset, manifest=dataset.manifest | {"duplicates": groups})
+    write_report(read_run(folder, twice, split="train"), tmp_path / "train")
+    page = Page((tmp_path / "train/index.html").read_text("utf-8"))
+    assert "2 groups" in page.text and "1 are in more than one split." in page.text
+    page = report(folder, twice)[1]
+    assert "and 1 of those have an image in both train and val" in page.text
+
+
+def test_nothing_is_said_of_duplicates_that_were_not_looked_for(
+    make_dataset: Callable[..., Dataset], make_folder: Callable[..., Path]
+) -> None:
+    dataset = make_dataset()
+    page = report(make_folder(dataset, "whole"), dataset)[1]
+    assert "No two images" in page.text
+    drawn = draw(dataset, 2, 0, name="made.draw2-0")
+    page = report(make_folder(drawn, "drawn"), drawn)[1]
+    assert "No two images" not in page.text and "chosen from those of made" in page.text
+
+
+@pytest.mark.parametrize("crossed", [True, False])
+def test_captions_name_the_interval(crossed: bool, make: Made, tmp_path: Path) -> None:
+    dataset, folder = make()
+    scores = folder / "scores/val.safetensors"
+    replace(Evaluation.load(scores), cross_validated=crossed).save(scores)
+    page = report(folder, dataset)[1]
+    assert ("95 % interval (Wilson)" in page.text) is not crossed
+    assert ("95 % interval (wider than Wilson's" in page.text) is crossed
+    shutil.copytree(folder, tmp_path / "second")
+    runs = [read_run(each, dataset) for each in (folder, tmp_path / "second")]
+    text = write_comparison(runs, tmp_path / "out").read_text("utf-8")
+    assert ("intervals (Wilson)" in text) is not crossed
+    assert ("of cross-validated runs wider" in text) is crossed
+
+
+def test_occlusion_is_of_what_was_tested(make: Made) -> None:
+    dataset, folder = make(accuracy=1.0)
+    scores = folder / "scores/val.safetensors"
+    right = Evaluation.load(scores)
+    replace(right, logits=right.logits.roll(1, 1)).save(scores)  # all wrong
+    results, predictor = read_run(folder, dataset), Predictor(folder)
+    assert results.results is not None and not results.results.correct.any()
+    probes = stored_probes(results, predictor)
+    text = Page(write_report(results, folder / "out", probes=probes).read_text("utf-8")).text
+    assert "Of the mistakes, " in text and "Of the correct predictions" not in text
+
+
+def test_small_numbers_keep_their_digits_in_tables(tmp_path: Path) -> None:
+    values = (3.14159265e-9, 0.123456789, 12.3456789, float("nan"), None, -2e-8)
+    Folder(tmp_path).add_table("numbers", [*"abcdef"], [values])
+    line = (tmp_path / "tables/numbers.csv").read_text("utf-8").splitlines()[1]
+    assert line == "3.14159e-09,0.123457,12.345679,,,-2e-08"
+
+
 # The command
 
 
@@ -324,6 +449,22 @@ def test_runs_without_a_significant_difference(
     page = Page(path.read_text("utf-8"))
     assert "not significant" in page.text and "No single class differs significantly" in page.text
     assert "<two>" in page.text and page.faults == []
+
+
+def test_classes_without_images_are_no_further_tests(
+    make_dataset: Callable[..., Dataset], make_folder: Callable[..., Path]
+) -> None:
+    dataset = make_dataset(("a", "empty", "c", "none"), (30, 0, 30, 0))
+    made = [(0.1, "weak"), (0.9, "strong")]
+    folders = [make_folder(dataset, name, accuracy=right) for right, name in made]
+    first, second = (read_run(folder, dataset).results for folder in folders)
+    assert first is not None and second is not None
+    found = compare_classes(first, second)
+    lost, gained = found.only_second_wrong, found.only_first_wrong
+    alone = np.array([mcnemar(int(gained[n]), int(lost[n])) for n in (0, 2)])
+    assert found.adjusted[[0, 2]] == pytest.approx(holm(alone))
+    assert found.adjusted[[0, 2]].min() == pytest.approx(2 * alone.min())
+    assert found.adjusted[[1, 3]].tolist() == [1, 1]
 
 
 def test_runs_that_cannot_be_compared(

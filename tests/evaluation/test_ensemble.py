@@ -14,7 +14,11 @@ from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation import ensemble as ensembles
 from tinysight.evaluation.ensemble import evaluate_member, find_members, vote
-from tinysight.evaluation.evaluate import Evaluation
+from tinysight.evaluation.evaluate import Evaluation, submit
+from tinysight.models import create_model
+from tinysight.models.localizer import Localizer
+from tinysight.predict.metadata import ModelMetadata
+from tinysight.predict.weights import weights_bytes
 from tinysight.run import Run
 from tinysight.training.loop import train
 
@@ -132,3 +136,38 @@ def test_too_few_members_are_refused(
         find_members([folder], 2)
     with pytest.raises(ValueError, match="named twice"):
         find_members([folder, replace(folder, folder=folder.folder / ".." / "run")], 0)
+
+
+def test_a_cross_validated_member_has_the_interval_of_its_evaluation() -> None:
+    plain = _scores(*[[3, 0]] * 30, labels=[0] * 20 + [1] * 10)
+    crossed = replace(plain, cross_validated=True)
+    result = vote([("crossed", crossed), ("plain", plain)])
+    for own, errors in zip((crossed, plain), result.members, strict=True):
+        expected = (own.metrics.top1_low, own.metrics.top1_high)
+        assert (errors.top1_low, errors.top1_high) == expected
+    wide, narrow = result.members
+    assert wide.top1_low < narrow.top1_low < narrow.top1_high < wide.top1_high
+    assert all(own.top1_low == wide.top1_low for own in result.votes)
+
+
+def test_members_that_learned_no_class_of_an_image_are_refused(
+    make_config: MakeConfig,
+    make_metadata: Callable[..., ModelMetadata],
+    dataset: Dataset,
+    tmp_path: Path,
+) -> None:
+    one = _scores([3, 0], [0, 2], labels=[0, 1])
+    with pytest.raises(ValueError, match=r"^b finds boxes, but did not learn the class"):
+        vote([("a", one), ("b", replace(one, classifies=False))])
+    head = {"head": "mlp", "grid": 1, "width": 8, "num_steps": 1, "feedback": False}
+    head |= {"shared": False, "decoding": "filter", "threshold": 0.5, "nms_iou": 0.5}
+    model = Localizer(create_model("small", 24), head="mlp", grid=1, width=8)
+    run = Run(folder=tmp_path, config=make_config(), data_digest=dataset.digest, machine={})
+    metadata = make_metadata(crop=32, localizer=head | {"class_loss_weight": 0.0})
+    run.weights_path.write_bytes(weights_bytes(model, metadata))
+    member = ensembles.Member("finder", run, run.weights_path)
+    with pytest.raises(ValueError, match=r"^finder finds boxes"):
+        evaluate_member(member, dataset, "val")
+    with pytest.raises(ValueError, match="did not learn the class of an image"):
+        submit(run, tmp_path / "submission.txt", dataset)
+    assert not (tmp_path / "submission.txt").exists()

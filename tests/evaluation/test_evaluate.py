@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tinysight.api.evaluate import evaluate_files
 from tinysight.cli.evaluate import print_metrics
 from tinysight.config import Config
 from tinysight.data.build import build
@@ -264,6 +265,8 @@ def test_an_unlabeled_or_unknown_split_is_refused_before_any_work(
     for split, complaint in (("test", "tinysight submit"), ("vall", "no split 'vall'")):
         with pytest.raises(ValueError, match=complaint):
             evaluate_run(finished, dataset, split, progress=worked)
+        with pytest.raises(ValueError, match=complaint):
+            evaluate_files(finished.weights_path, split, data=dataset, device="cpu")
 
 
 def test_a_dataset_of_other_classes_or_size_is_refused(

@@ -35,14 +35,22 @@ def run_program_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fit"), [("classifier", "pad"), ("lstm", "crop"), ("lstm", "stretch")]
+    ("kind", "fit", "decoding"),
+    [
+        ("classifier", "pad", ""),
+        ("lstm", "crop", "filter"),
+        ("lstm", "crop", "stop"),
+        ("lstm", "stretch", "filter"),
+    ],
 )
 def test_the_program_of_the_readme_answers_as_predict_does(
-    kind: str, fit: Fit, written: Callable[[str], Written], tmp_path: Path
+    kind: str, fit: Fit, decoding: str, written: Callable[[str], Written], tmp_path: Path
 ) -> None:
     files, folder = written(kind), tmp_path / "hub"
     results = {"val": {"top1_error": 0.25}}
     metadata = replace(metadata_of(kind), fit=fit, results=results, data="pets\n---\n")
+    if decoding:
+        metadata = replace(metadata, localizer=metadata.localizer | {"decoding": decoding})
     model, onnx = load_weights(files.weights)[0], onnx_bytes(files.body, metadata)
     size = write_folder(folder, model, onnx, metadata)
     assert size == sum(path.stat().st_size for path in folder.iterdir())

@@ -8,18 +8,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+import torch
 
 from tinysight.config import Config
 from tinysight.data.dataset import Dataset
 from tinysight.evaluation.evaluate import evaluate, evaluate_run
 from tinysight.exporting.measured import export, write_int8
 from tinysight.models import create_model
-from tinysight.predict.metadata import ModelMetadata
+from tinysight.models.localizer import Localizer
+from tinysight.predict.metadata import HEAD_SETTINGS, ModelMetadata
 from tinysight.predict.predictor import Predictor
 from tinysight.predict.weights import load_weights, weights_bytes
 from tinysight.run import Run
+
+from .conftest import metadata_of, randomize
 
 
 @pytest.fixture
@@ -105,3 +110,51 @@ def test_other_data_are_refused(run: Run, dataset: Dataset, tmp_path: Path) -> N
     run.weights_path.write_bytes(weights_bytes(create_model("small", 24), other))
     with pytest.raises(ValueError, match="learned from another, not from small"):
         export(run.weights_path, tmp_path / "out.safetensors", dataset)
+
+
+def write_localizer(kind: str, dataset: Dataset, path: Path) -> Path:
+    """Write the weights of a localizer for a dataset, not trained."""
+    names = {"class_names": dataset.class_names, "class_ids": dataset.class_ids}
+    metadata = replace(metadata_of(kind), **names)
+    head = {name: metadata.localizer[name] for name in HEAD_SETTINGS}
+    classifier = create_model("resnet", len(dataset.class_names), **metadata.options)
+    model = Localizer(classifier, **head)
+    with torch.no_grad():
+        randomize(model)
+    path.write_bytes(weights_bytes(model, metadata))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_a_localizers_onnx_and_int8_files_are_measured(
+    kind: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    weights = write_localizer(kind, dataset, tmp_path / "model.safetensors")
+    gt_boxes = torch.from_numpy(dataset.padded_boxes(range(len(dataset))))
+    own = evaluate(Predictor(weights), dataset)
+    made = export(weights, tmp_path / "out.onnx", dataset, form="onnx-int8")
+    as_float, as_int8 = made.metadata.results["fp32"], made.metadata.results["val"]
+    assert as_float["top1_error"] == own.top1_error
+    assert as_float["loss"] == pytest.approx(own.metrics.loss, rel=1e-4)
+    boxes = own.localization(gt_boxes)
+    assert as_float["loc50"] == boxes.loc50
+    assert as_float["mean_iou"] == pytest.approx(boxes.mean_iou, abs=1e-4)
+    again = evaluate(Predictor(made.path), dataset)
+    assert again.detections is not None and again.detections.labels is None
+    assert as_int8["loss"] == again.metrics.loss
+    assert made.localization == again.localization(gt_boxes)
+    assert made.localization.mean_iou == pytest.approx(boxes.mean_iou, abs=0.05)
+    larger = replace(dataset, manifest=dataset.manifest | {"image_size": 64})
+    with pytest.raises(ValueError, match="takes images of up to 32 pixels, and small has 64"):
+        evaluate(Predictor(made.path), larger)
+
+
+def test_a_localizer_is_exported_where_val_has_no_boxes(dataset: Dataset, tmp_path: Path) -> None:
+    weights = write_localizer("mlp", dataset, tmp_path / "model.safetensors")
+    bare = replace(dataset)
+    bare.__dict__["box_offsets"] = np.zeros_like(dataset.box_offsets)
+    made = export(weights, tmp_path / "out.safetensors", bare)
+    val = Predictor(made.path).metadata.results["val"]
+    assert made.val is not None and val["top1_error"] == made.val.top1_error
+    assert made.localization is None and not {"loc50", "mean_iou"} & val.keys()
+    assert "surest box" not in made.metadata.describe()

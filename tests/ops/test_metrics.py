@@ -141,6 +141,13 @@ def test_a_paired_difference_by_hand() -> None:
     assert paired_difference(others, correct)[0] == -difference
 
 
+def test_a_paired_interval_ends_at_one() -> None:
+    right, wrong = torch.tensor([True]), torch.tensor([False])
+    # Without that end: 1/3, give or take 1.96 (2/3 - 1/9)^.5 / 3^.5 = 0.84
+    assert paired_difference(right, wrong) == pytest.approx((1, 1 / 3 - 0.843434, 1), abs=1e-5)
+    assert paired_difference(wrong, right)[1] == -1
+
+
 def test_a_paired_interval_has_its_nominal_coverage() -> None:
     generator = torch.Generator().manual_seed(0)
     covered = 0

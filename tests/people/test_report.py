@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -263,6 +264,12 @@ def test_the_page_and_its_numbers(make_study: MakeStudy, tmp_path: Path, game: G
     assert own["networks"][1]["consistency"]["mean"] == {"value": None, "low": None, "high": None}
     assert sum(count for _, _, count in own["confusions"]) == 119
     assert (tmp_path / "tables" / "people.csv").read_text("utf-8").count("\n") == 6
+    with (tmp_path / "tables" / "classes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, group in zip(rows, found.findings.groups, strict=True):  # type: ignore[union-attr]
+        values = [group.people, group.shrunk.value, group.shrunk.low, group.shrunk.high]
+        columns = ("as_counted", "drawn_to_mean", "low", "high")
+        assert [float(row[name]) for name in columns] == pytest.approx(values, abs=1e-6)
 
 
 def test_few_people_are_not_shown_one_by_one(make_study: MakeStudy, tmp_path: Path) -> None:

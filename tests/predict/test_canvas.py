@@ -32,30 +32,30 @@ def test_sides_are_those_on_the_canvas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("learned", "predictions", "expected"),
+    ("learned", "predictions", "largest", "expected"),
     [
-        (40, [found(64, 64, 200)], (9.6, 384)),  # 96 * 40 / 9.6 = 400
-        (
-            40,
-            [found(64), found(200, 260)],
-            None,
-        ),  # sides of 9.6, 30 and 39: 30 is three quarters of 40
-        (40, [found(16, pixels=160)], (9.6, 160)),  # there are no more pixels
-        (40, [found(10, pixels=100)], None),
-        (40, [found(64, confidence=0.1)], None),  # none is accepted
-        (None, [found(64)], None),
-        (40, [], None),
+        (40, [found(64, 64, 200)], 2048, (9.6, 384)),  # 96 * 40 / 9.6 = 400
+        (40, [found(64, 64, 200)], 300, (9.6, 288)),  # the most that the engine takes
+        (40, [found(64, 64, 200)], 96, None),  # as of an ONNX file
+        # sides of 9.6, 30 and 39: 30 is three quarters of 40
+        (40, [found(64), found(200, 260)], 2048, None),
+        (40, [found(16, pixels=160)], 2048, (9.6, 160)),  # there are no more pixels
+        (40, [found(10, pixels=100)], 2048, None),
+        (40, [found(64, confidence=0.1)], 2048, None),  # none is accepted
+        (None, [found(64)], 2048, None),
+        (40, [], 2048, None),
     ],
 )
 def test_a_canvas_shows_boxes_as_large_as_those_learned_from(
     learned: float | None,
     predictions: list[Prediction],
+    largest: int,
     expected: tuple[float, int] | None,
     make_metadata: MakeMetadata,
 ) -> None:
     localizer = {"head": "mlp"} | ({"box_side": learned} if learned else {})
     metadata = make_metadata(image_size=96, crop=96, localizer=localizer)
-    suggested = suggested_canvas(predictions, metadata)
+    suggested = suggested_canvas(predictions, metadata, largest)
     if expected is None:
         assert suggested is None
     else:

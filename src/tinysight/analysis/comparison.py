@@ -30,7 +30,7 @@ class ClassDifferences:
     high: Floats  # 95 % interval of each class by itself
     only_first_wrong: Ints
     only_second_wrong: Ints
-    adjusted: Floats  # Holm's p-values over all classes
+    adjusted: Floats  # Holm's p-values over all classes with images; 1 of the others
 
     @property
     def significant(self) -> Bools:
@@ -44,14 +44,16 @@ def compare_classes(first: EvalResults, second: EvalResults) -> ClassDifferences
     counts = np.bincount(first.labels, minlength=num_classes)
     columns = np.zeros((6, num_classes))
     columns[5] = 1.0
-    for label in np.flatnonzero(counts).tolist():
+    shown = np.flatnonzero(counts)
+    for label in shown.tolist():
         own = first.labels == label
         found = paired_difference(first.correct[own], second.correct[own])
         wrong = (found.only_first_wrong, found.only_second_wrong)
         columns[:, label] = (found.value, found.low, found.high, *wrong, found.p_value)
     value, low, high, first_wrong, second_wrong, p_values = columns
     only_first, only_second = (own.astype(np.int64) for own in (first_wrong, second_wrong))
-    return ClassDifferences(counts, value, low, high, only_first, only_second, holm(p_values))
+    p_values[shown] = holm(p_values[shown])
+    return ClassDifferences(counts, value, low, high, only_first, only_second, p_values)
 
 
 def write_comparison(runs: Sequence[RunResults], out: Path) -> Path:
@@ -76,6 +78,7 @@ def write_comparison(runs: Sequence[RunResults], out: Path) -> Path:
     calibration = plots.reliability_figure(list(zip(names, bins, strict=True)))
     alt = "Accuracy by confidence of each run."
     values: dict[str, Any] = {
+        "cross_validated": any(own.evaluation.cross_validated for own in results),
         "runs": rows,
         "pairs": [_pair(names, results, page, number) for number in range(1, len(runs))],
         "curves": drawn,

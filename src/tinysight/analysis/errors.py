@@ -27,7 +27,7 @@ class PerClass:
     errors: Ints
     error: Floats  # share of the class's images, 0..1
     low: Floats
-    high: Floats  # 95 % Wilson interval
+    high: Floats  # 95 % interval, see `per_class`
     ranks: Ranks
     confidence: Floats  # mean, of the predictions
     most_confused_with: Ints  # the most frequent wrong prediction; -1 where there is none
@@ -48,7 +48,10 @@ class PerClass:
 
 
 def per_class(results: EvalResults, *, generator: np.random.Generator) -> PerClass:
-    """Count errors by true class; rank intervals are drawn from `generator`."""
+    """Count errors by true class; rank intervals are drawn from `generator`.
+
+    Intervals of errors are Wilson's, of cross-validated ones those of `error_intervals`.
+    """
     num_classes = len(results.class_names)
     confusions = count_confusions(results.labels, results.predicted, num_classes)
     counts = confusions.sum(axis=1)

@@ -101,7 +101,9 @@ def _cell(value: object) -> object:
     if isinstance(value, str):
         return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
     if isinstance(value, float):
-        return "" if value != value else round(value, 6)
+        if value != value:
+            return ""
+        return float(f"{value:.6g}") if abs(value) < 1 else round(value, 6)
     return "" if value is None else value
 
 

@@ -28,17 +28,17 @@ from torch.nn import functional as F
 from tinysight.analysis.errors import Pair, choose_mistakes
 from tinysight.analysis.results import EvalResults, RunResults
 from tinysight.analysis.statistics import Bools, Floats, Ints
-from tinysight.data.batches import balanced_subset
+from tinysight.data.batches import balanced_subset, chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.files import sha256, write_atomic
 from tinysight.models.classifier import Classifier
 from tinysight.predict.predictor import Predictor
 
-FORMAT = 2
+FORMAT = 3
 NUM_NEIGHBORS = 5
 MAX_CANDIDATES = 20_000  # training images searched for neighbors, as many of each class
 MIN_SHARE, MAX_SHARE = 0.05, 0.75  # of the window that a box may cover, so that both sides show
-SIMILAR = 0.98  # share of all pairs of classes that must be less similar
+SIMILAR = 0.98  # share of all other pairs of classes that must be less similar
 MIN_TESTED = 3  # tested mistakes from which occlusion counts
 
 Pixels = npt.NDArray[np.uint8]
@@ -100,7 +100,7 @@ def nearest(
     Both have length 1. With fewer than k candidates there are fewer columns. With rows (Q,) and
     (M,) a candidate of the query's own row is passed over.
     """
-    k = min(k, len(candidates) - (rows is not None))
+    k = max(0, min(k, len(candidates) - (rows is not None)))
     parts = []
     for start in range(0, max(1, len(queries)), block):
         cosines = queries[start : start + block] @ candidates.T
@@ -185,7 +185,7 @@ class ConfusionCause:
 
     pair: Pair
     similarity: float | None  # cosine of the classes' mean features
-    similarity_rank: float | None  # share of all pairs that are less similar
+    similarity_rank: float | None  # share of all other pairs that are less similar
     tested: int  # mistakes of the pair that occlusion could test
     kept_by_object: int  # of those, still made with the background blanked
     kept_by_background: int  # of those, still made with the object blanked
@@ -225,9 +225,10 @@ def explain_confusions(
             by_background = int((occlusion.background_only[mistakes] == predicted).sum())
         value = rank = None
         if similarity is not None:
-            value = float(similarity[pair.first, pair.second])
-            others = similarity[np.triu_indices(len(similarity), k=1)]
-            rank = float((others < value).mean())
+            value = float(similarity[tuple(sorted((pair.first, pair.second)))])
+            pairs_of_all = similarity[np.triu_indices(len(similarity), k=1)]
+            others = len(pairs_of_all) - 1  # itself is not among them, so that 1 can be reached
+            rank = float((pairs_of_all < value).sum() / others) if others else None
         causes.append(ConfusionCause(pair, value, rank, tested, by_object, by_background))
     return causes
 
@@ -236,7 +237,7 @@ def explain_confusions(
 class Probes:
     """Probes of N images of a split, K classes and G shown mistakes; rows are the dataset's."""
 
-    neighbors: Tensor  # (N, k) rows of the most similar training images, nearest first
+    neighbors: Tensor  # (N, k) rows of `RunResults.learned`, the most similar ones, nearest first
     neighbor_similarity: Tensor  # (N, k), cosines
     class_similarity: Tensor  # (K, K), cosines of the classes' means
     object_only: Tensor  # (N,) predictions, see OcclusionResults
@@ -244,6 +245,11 @@ class Probes:
     shown: Tensor  # (G,) places among the N
     maps: Tensor  # (G, h, w) activation maps of the predictions
     num_candidates: Tensor  # () training images that were searched for neighbors
+
+    @property
+    def has_neighbors(self) -> bool:
+        """Whether there were training images to compare with: else neighbors are not known."""
+        return bool(self.num_candidates)
 
     @property
     def occlusion(self) -> OcclusionResults:
@@ -254,22 +260,17 @@ def compute_probes(
     run: RunResults, results: EvalResults, predictor: Predictor, shown: Ints, progress: Progress
 ) -> Probes:
     """Probe the model on a split; minutes for 10,000 images and 20,000 candidates on a CPU."""
-    dataset = run.dataset
-    train = np.asarray(dataset.rows(run.config.data.train), dtype=np.int64)
-    train = train[dataset.labels[train] >= 0]
-    crossed = results.evaluation.cross_validated
-    if not crossed:
-        train = np.setdiff1d(train, results.rows)
-    share = min(1.0, MAX_CANDIDATES / max(len(train), 1))
-    candidates = balanced_subset(train, dataset.labels[train], share)
+    dataset, learned = run.dataset, run.learned or run.dataset
+    candidates = find_candidates(run, results)
 
     def report(what: str, total: int) -> EachBatch:
         return lambda done: progress(what, done, total)
 
     known, own = (
-        embed(predictor, dataset.images, rows, report("computing features", len(rows)))
-        for rows in (candidates, results.rows)
+        embed(predictor, source.images, rows, report("computing features", len(rows)))
+        for source, rows in ((learned, candidates), (dataset, results.rows))
     )
+    crossed = results.evaluation.cross_validated and learned is dataset
     both = (torch.from_numpy(results.rows), torch.from_numpy(candidates)) if crossed else None
     similarity, places = nearest(own, known, rows=both)
     blanking = report("blanking objects and backgrounds", len(results))
@@ -279,7 +280,7 @@ def compute_probes(
         views = predictor.network.views(np.take(dataset.images, results.rows[shown], axis=0))
         classes = torch.from_numpy(results.predicted[shown]).to(views.device)
         maps = activation_maps(predictor.network.model, views, classes).float().cpu()
-    labels = torch.from_numpy(np.array(dataset.labels[candidates]))
+    labels = torch.from_numpy(np.array(learned.labels[candidates]))
     return Probes(
         neighbors=torch.from_numpy(candidates)[places],
         neighbor_similarity=similarity,
@@ -290,6 +291,28 @@ def compute_probes(
         maps=maps,
         num_candidates=torch.tensor(len(candidates)),
     )
+
+
+def find_candidates(run: RunResults, results: EvalResults) -> Ints:
+    """Choose the training images that are searched for neighbors, as rows of `run.learned`.
+
+    None where that is not here. Images that are evaluated are left out, unless by models of several
+    folds.
+    """
+    learned, config = run.learned, run.config.data
+    if learned is None:
+        return np.empty(0, np.int64)
+    train = chosen_rows(learned, config.train, config.fraction)
+    train = train[learned.labels[train] >= 0]
+    if learned is not run.dataset:
+        digests = run.dataset.digests[results.rows]
+        own = {digest.tobytes() for digest in digests}
+        others = [digest.tobytes() not in own for digest in learned.digests[train]]
+        train = train[np.array(others, bool)]
+    elif not results.evaluation.cross_validated:
+        train = np.setdiff1d(train, results.rows)
+    share = min(1.0, MAX_CANDIDATES / max(len(train), 1))
+    return balanced_subset(train, learned.labels[train], share)
 
 
 def stored_probes(
@@ -304,6 +327,7 @@ def stored_probes(
     shown = choose_mistakes(run.results)
     path = run.run.analysis_path / run.scores_path.name
     source = {"format": FORMAT, "shown": shown.tolist(), "candidates": MAX_CANDIDATES}
+    source |= {"learned": run.learned.digest if run.learned else None}
     source |= {"weights": sha256(run.run.weights_path), "scores": sha256(run.scores_path)}
     if (stored := _read(path, source)) is not None:
         return stored

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tinysight import models
 from tinysight.analysis import report_sections as sections
@@ -18,6 +19,9 @@ from tinysight.analysis.page import Page
 from tinysight.analysis.probes import Probes
 from tinysight.analysis.results import RunResults
 from tinysight.config import Config
+from tinysight.data.batches import chosen_rows
+from tinysight.models.localizer import Localizer
+from tinysight.predict.metadata import HEAD_SETTINGS
 from tinysight.predict.predictor import Predictor
 
 
@@ -54,18 +58,22 @@ def write_report(
             "classes": sections.classes_section(results, page),
             "confusion": sections.confusions_section(results, page, probes),
             "occlusion": sections.occlusion_section(results, probes),
-            "gallery": sections.mistakes_section(results, probes),
+            "gallery": sections.mistakes_section(results, probes, run.learned),
             "calibration": sections.calibration_section(results, page),
-            "suspected": sections.suspected_labels_section(results, page, probes),
+            "suspected": sections.suspected_labels_section(results, page, probes, run.learned),
             "duplicates": sections.duplicates_section(results, page),
         }
     return page.write("report.html.j2", values)
 
 
 def summary(run: RunResults) -> dict[str, Any]:
-    """Summarize what the run is: parameters, time, data, configuration."""
-    config, dataset = run.config, run.dataset
+    """Summarize what the run is: parameters, time, data that it learned from, configuration."""
+    config, learned = run.config, run.learned
+    dataset = learned or run.dataset
     parameters, multiply_adds = _size_of(config, len(dataset.class_names), dataset.image_size)
+    num_train = None  # where what it learned from is not here
+    if learned is not None:
+        num_train = len(chosen_rows(learned, config.data.train, config.data.fraction))
     trained = [line for line in run.log if line["kind"] == "train"]
     return {
         "parameters": parameters,
@@ -74,13 +82,22 @@ def summary(run: RunResults) -> dict[str, Any]:
         "epochs_done": trained[-1]["epoch"] if trained else 0.0,
         "steps": trained[-1]["step"] if trained else 0,
         "settings": {name: own for name, own in asdict(config).items() if isinstance(own, dict)},
-        "num_train": len(dataset.rows(config.data.train)),
+        "data": Path(config.data.name).name if learned is None else learned.name,
+        "num_train": num_train,
     }
 
 
 def _size_of(config: Config, num_classes: int, image_size: int) -> tuple[int, int]:
-    """Return parameters and multiply-adds per image, without allocating the model's tensors."""
-    with torch.device("meta"):
-        model = models.create_model(config.model.name, num_classes, **config.model.options)
-    size = config.input_sizes(image_size)[-1][1]
+    """Return parameters and multiply-adds per image, of a localizer with its head.
+
+    A classifier's tensors are not allocated; a head leaves autocast, which needs a real device.
+    """
+    settings, size = config.localizer, config.input_sizes(image_size)[-1][1]
+    with torch.device("cpu" if settings.finds else "meta"):
+        classifier = models.create_model(config.model.name, num_classes, **config.model.options)
+        model: nn.Module = classifier
+        if settings.finds:
+            own = {name: getattr(settings, name) for name in HEAD_SETTINGS}
+            own["num_classes"] = num_classes if settings.box_classes else 0
+            model = Localizer(classifier, **own)
     return models.count_parameters(model), models.count_multiply_adds(model, size)

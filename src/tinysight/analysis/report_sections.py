@@ -17,6 +17,7 @@ from tinysight.analysis.page import Page, data_uri
 from tinysight.analysis.pictures import filters_sheet, heat_overlay, png_bytes
 from tinysight.analysis.probes import SIMILAR, Probes, explain_confusions, first_filters
 from tinysight.analysis.results import EvalResults, RunResults
+from tinysight.data.dataset import Dataset
 from tinysight.data.summary import caption
 from tinysight.ops import detection_metrics
 from tinysight.ops.boxes import Detections
@@ -96,7 +97,7 @@ def confusions_section(results: EvalResults, page: Page, probes: Probes | None) 
     names = results.class_names
     confusions = errors.count_confusions(results.labels, results.predicted, len(names))
     pairs = errors.confused_pairs(confusions)
-    similarity = probes.class_similarity.numpy() if probes else None
+    similarity = probes.class_similarity.numpy() if probes and probes.has_neighbors else None
     occlusion = probes.occlusion if probes else None
     rows = []
     for cause in explain_confusions(results, pairs, similarity=similarity, occlusion=occlusion):
@@ -146,9 +147,10 @@ def occlusion_section(results: EvalResults, probes: Probes | None) -> Section | 
     return found
 
 
-def mistakes_section(results: EvalResults, probes: Probes | None) -> Section:
-    dataset, names = results.dataset, results.class_names
-    items = []
+def mistakes_section(
+    results: EvalResults, probes: Probes | None, learned: Dataset | None
+) -> Section:
+    dataset, items = results.dataset, []
     for number, place in enumerate(errors.choose_mistakes(results).tolist()):
         row = int(results.rows[place])
         item: Section = _labeled(results, place) | {
@@ -162,10 +164,7 @@ def mistakes_section(results: EvalResults, probes: Probes | None) -> Section:
             heat = probes.maps[number].numpy()
             overlay = heat_overlay(dataset.images[row], heat, window=results.window)
             item["heat"] = data_uri(overlay)
-            near = probes.neighbors[place].tolist(), probes.neighbor_similarity[place].tolist()
-            for other, similarity in list(zip(*near, strict=True))[:NUM_NEIGHBORS]:
-                neighbor = {"name": names[dataset.labels[other]], "similarity": similarity}
-                item["neighbors"].append(neighbor | {"image": data_uri(dataset.images[other])})
+            item["neighbors"] = _neighbors(probes, place, learned) if learned else []
         items.append(item)
     return {
         "items": items,
@@ -173,6 +172,18 @@ def mistakes_section(results: EvalResults, probes: Probes | None) -> Section:
         "predicted": sorted({item["predicted"] for item in items}),
         "num_mistakes": int((~results.correct).sum()),
     }
+
+
+def _neighbors(probes: Probes, place: int, learned: Dataset) -> list[Section]:
+    near = probes.neighbors[place].tolist(), probes.neighbor_similarity[place].tolist()
+    return [
+        {
+            "name": learned.class_names[learned.labels[row]],
+            "similarity": similarity,
+            "image": data_uri(learned.images[row]),
+        }
+        for row, similarity in list(zip(*near, strict=True))[:NUM_NEIGHBORS]
+    ]
 
 
 def calibration_section(results: EvalResults, page: Page) -> Section:
@@ -201,9 +212,12 @@ def calibration_section(results: EvalResults, page: Page) -> Section:
     }
 
 
-def suspected_labels_section(results: EvalResults, page: Page, probes: Probes | None) -> Section:
-    dataset = results.dataset
-    near = np.array(dataset.labels)[probes.neighbors.numpy()] if probes else None
+def suspected_labels_section(
+    results: EvalResults, page: Page, probes: Probes | None, learned: Dataset | None
+) -> Section:
+    dataset, near = results.dataset, None
+    if probes is not None and learned is not None and probes.has_neighbors:
+        near = np.array(learned.labels)[probes.neighbors.numpy()]
     places = errors.suspected_labels(results, near).tolist()
     header = ("label", "predicted", "confidence")
     items = [_labeled(results, place) for place in places]
@@ -216,7 +230,11 @@ def suspected_labels_section(results: EvalResults, page: Page, probes: Probes | 
 
 
 def duplicates_section(results: EvalResults, page: Page) -> Section:
-    dataset = results.dataset
+    """List identical images with other labels or in other splits, as an import found them.
+
+    The number in train and this split is None where the split has train itself.
+    """
+    dataset, parts = results.dataset, set(results.split.split("+"))
     names = dict(zip(dataset.class_ids, dataset.class_names, strict=True))
     groups = []
     for group in dataset.manifest.get("duplicates", []):
@@ -229,7 +247,8 @@ def duplicates_section(results: EvalResults, page: Page) -> Section:
     page.add_table("duplicates", ("group", "file", "label", "split"), table)
     splits = [{member["split"] for member in group} for group in groups]
     labels = [{member["label"] for member in group} - {"no label"} for group in groups]
-    shown = sorted(range(len(groups)), key=lambda n: results.split not in splits[n])
+    shown = sorted(range(len(groups)), key=lambda n: not parts & splits[n])
+    leaked = [own for own in splits if "train" in own and own & parts]
     return {
         "groups": [
             {"image": data_uri(dataset.images[rows[groups[n][0]["file"]]]), "members": groups[n]}
@@ -238,7 +257,8 @@ def duplicates_section(results: EvalResults, page: Page) -> Section:
         "total": len(groups),
         "num_conflicts": sum(len(own) > 1 for own in labels),
         "num_across": sum(len(own) > 1 for own in splits),
-        "num_leaked": sum({"train", results.split} <= own for own in splits),
+        "num_leaked": None if "train" in parts else len(leaked),
+        "base": None if dataset.view is None else dataset.view.base.name,
     }
 
 

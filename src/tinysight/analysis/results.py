@@ -78,6 +78,7 @@ class RunResults:
     log: list[dict[str, Any]]
     summary: dict[str, Any] | None  # None before the training has ended
     dataset: Dataset
+    learned: Dataset | None  # what it was trained on; None where that is not here
     split: str
     results: EvalResults | None
     detections: Detections | None  # of a localizer, for all rows of the split
@@ -96,8 +97,13 @@ class RunResults:
         return self.run.scores_path(self.run.label(self.dataset.name, self.split))
 
 
-def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResults:
+def read_run(
+    folder: Path, dataset: Dataset, *, split: str = "val", learned: Dataset | None = None
+) -> RunResults:
     """Read a run's folder with the dataset that it was evaluated on.
+
+    Args:
+        learned: what it was trained on, where that is another dataset and here.
 
     Raises ValueError when a file is damaged, the split does not exist, or the evaluation is not of
     it, or of the dataset as it was.
@@ -115,7 +121,8 @@ def read_run(folder: Path, dataset: Dataset, *, split: str = "val") -> RunResult
         crop = run.config.crop_side(dataset.image_size)
         results = EvalResults(dataset, split, replace(evaluation, detections=None, **own), crop)
     found = (None, 0.5) if evaluation is None else (evaluation.detections, evaluation.threshold)
-    return RunResults(run, run.log(), run.summary(), dataset, split, results, *found)
+    known = next((d for d in (dataset, learned) if d and d.digest == run.data_digest), None)
+    return RunResults(run, run.log(), run.summary(), dataset, known, split, results, *found)
 
 
 def _read_evaluation(run: Run, path: Path, dataset: Dataset, split: str) -> Evaluation:

@@ -90,6 +90,7 @@ def evaluate_files(
     split = split or "val"
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
+    evaluations.check_truth(predictor, dataset, split)
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
     return EvaluationFiles(evaluation, _box_metrics(evaluation, dataset), {})
@@ -139,6 +140,21 @@ def _write_figures(
         sheet = pictures.localization_sheet(dataset, split, detections, threshold=threshold)
         pictures.save_figure(sheet, run.boxes_path(label))
     return files
+
+
+def learned_data(run: Run, data: Dataset, data_dir: Folder | None = None) -> Dataset | None:
+    """Return the dataset that a run was trained on; None where it is not here any more.
+
+    Args:
+        data: the one that is at hand, which is often that.
+    """
+    if data.digest == run.data_digest:
+        return data
+    try:
+        own = load_without_bar(run.config.data.name, home=data_dir)
+    except ValueError:
+        return None
+    return own if own.digest == run.data_digest else None
 
 
 def warn_of_training_images(

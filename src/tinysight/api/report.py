@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tinysight.analysis.comparison import write_comparison
 from tinysight.analysis.probes import stored_probes
@@ -12,7 +13,7 @@ from tinysight.analysis.report import write_report
 from tinysight.analysis.results import RunResults
 from tinysight.analysis.results import read_run as read_results
 from tinysight.api.data import Data, Folder, load_dataset
-from tinysight.api.evaluate import evaluate_run
+from tinysight.api.evaluate import evaluate_run, learned_data
 from tinysight.api.models import named_run
 from tinysight.device import Runtime, select_device
 from tinysight.evaluation.evaluate import default_split
@@ -79,10 +80,11 @@ def _results(
     """Read a run's results; with a runtime, evaluate it first where that has not been done."""
     dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
     split = split or default_split(run, dataset)
-    results = read_results(run.folder, dataset, split=split)
+    own: dict[str, Any] = {"split": split, "learned": learned_data(run, dataset, data_dir)}
+    results = read_results(run.folder, dataset, **own)
     evaluated = results.results is not None or results.detections is not None
     if not evaluated and run.is_finished and runtime is not None:
         logger.info("%s: evaluating %s first", run.folder, split)
         evaluate_run(run, dataset, split, runtime)
-        results = read_results(run.folder, dataset, split=split)
+        results = read_results(run.folder, dataset, **own)
     return results

@@ -168,7 +168,8 @@ def _suggest_canvas(
     from tinysight.predict.canvas import suggested_canvas
 
     metadata = predictor.metadata
-    if canvas is None and (suggested := suggested_canvas(predictions, metadata)):
+    largest = predictor.engine.max_side
+    if canvas is None and (suggested := suggested_canvas(predictions, metadata, largest)):
         side, larger = suggested
         note = f"half of these boxes are under {side:.0f} of the {metadata.image_size} pixels that "
         note += f"the model sees; it learned from boxes of {metadata.localizer['box_side']:.0f}: "

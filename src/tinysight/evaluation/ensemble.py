@@ -13,7 +13,14 @@ from torch import Tensor
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import Evaluation, Progress, check_data, check_judged, evaluate
+from tinysight.evaluation.evaluate import (
+    NO_CLASS,
+    Evaluation,
+    Progress,
+    check_data,
+    check_judged,
+    evaluate,
+)
 from tinysight.files import write_atomic
 from tinysight.ops import metrics
 from tinysight.ops.metrics import topk_correct, topk_error
@@ -41,7 +48,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of a member or a vote, as shares, with a 95 % Wilson interval."""
+    """Errors of a member or a vote, as shares, with a 95 % interval.
+
+    It is Wilson's, or where a member is cross-validated that of `ops.metrics.error_interval`.
+    """
 
     name: str
     top1_error: float
@@ -116,8 +126,13 @@ def evaluate_member(
     runtime: Runtime | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Return a member's stored evaluation, or evaluate it and store that."""
+    """Return a member's stored evaluation, or evaluate it and store that.
+
+    Raises ValueError when its weights do not fit the dataset, or learned no class of an image.
+    """
     predictor = Predictor(member.weights, runtime=runtime)
+    if not predictor.metadata.classifies:
+        raise ValueError(NO_CLASS.format(member.name))
     check_data(predictor.metadata, dataset)
     path = member.run.scores_path(member.run.label(dataset.name, split), member.suffix)
     if path.exists():
@@ -137,11 +152,13 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
     """Measure members and their votes, by mean probability and by majority.
 
     The best member is the best on this very split, which favors it: the gain is rather too small
-    than too large. Raises ValueError when the evaluations are of different images, or no image is
-    labeled.
+    than too large. Raises ValueError when the evaluations are of different images, no image is
+    labeled, or a member learned no class of an image.
     """
     first = named[0][1]
     for name, other in named:
+        if not other.classifies:
+            raise ValueError(NO_CLASS.format(name))
         if not (torch.equal(other.rows, first.rows) and torch.equal(other.labels, first.labels)):
             where = f"{named[0][0]}; evaluate both again"
             raise ValueError(f"the scores of {name} are of other images than those of {where}")
@@ -159,11 +176,14 @@ def vote(named: Sequence[tuple[str, Evaluation]]) -> Ensemble:
     for name, own in scores.items():
         gain = metrics.paired_difference(topk_correct(own, labels, 1), correct[best])
         gains.append(Gain(name, names[best], *gain))
-    members = tuple(_errors(*pair, labels) for pair in zip(names, logits, strict=True))
-    votes = tuple(_errors(*pair, labels) for pair in scores.items())
+    crossed = [evaluation.cross_validated for _, evaluation in named]
+    parts = zip(names, logits, crossed, strict=True)
+    members = tuple(_errors(name, own, labels, each) for name, own, each in parts)
+    votes = tuple(_errors(*pair, labels, any(crossed)) for pair in scores.items())
     return Ensemble(first.data, first.split, len(labels), members, votes, tuple(gains))
 
 
-def _errors(name: str, scores: Tensor, labels: Tensor) -> Errors:
+def _errors(name: str, scores: Tensor, labels: Tensor, cross_validated: bool) -> Errors:
     top5 = topk_error(scores, labels, 5)[0] if scores.shape[1] > 5 else None
-    return Errors(name, *topk_error(scores, labels, 1), top5)
+    top1 = topk_error(scores, labels, 1, cross_validated=cross_validated)
+    return Errors(name, *top1, top5)

@@ -47,6 +47,10 @@ NO_LABEL = (
     "no image of {} has a label, so there is no error to measure; "
     "`tinysight submit` writes predictions"
 )
+NO_CLASS = (
+    "{} finds boxes, but did not learn the class of an image, which is needed here; "
+    "name a run that did"
+)
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
@@ -261,6 +265,7 @@ def evaluate(
     Raises ValueError when the weights are for other classes or another image size.
     """
     check_data(predictor.metadata, dataset)
+    check_side(predictor.metadata, dataset, predictor.engine.max_side)
     if not isinstance(network := predictor.engine, Network):
         own = (dataset.rows(split), 64, predictor.decoding, progress)
         evaluation = _evaluate_rows(partial(_computed, predictor), dataset, split, *own)
@@ -272,9 +277,13 @@ def evaluate(
 
 
 def _computed(predictor: Predictor, images: Tensor) -> tuple[Tensor, Detections | None]:
-    logits, *boxes = predictor.outputs(images.numpy())
-    detections = Detections(*map(torch.from_numpy, boxes)) if predictor.decoding else None
-    return torch.from_numpy(logits), detections
+    found = predictor.outputs(images.numpy())
+    logits = torch.from_numpy(found.logits)
+    if found.boxes is None or found.confidence is None:
+        return logits, None
+    labels = None if found.labels is None else torch.from_numpy(found.labels)
+    boxes, confidence = torch.from_numpy(found.boxes), torch.from_numpy(found.confidence)
+    return logits, Detections(boxes, confidence, labels)
 
 
 def default_split(run: Run, dataset: Dataset) -> str:
@@ -304,10 +313,7 @@ def evaluate_run(
     to measure: no image is labeled or, for a localizer, has a box; or as `check_judged`.
     """
     predictor = Predictor(run.folder, runtime=runtime, **decoding_changes or {})
-    rows = dataset.rows(split)
-    boxes = predictor.decoding is not None and np.diff(dataset.box_offsets)[rows].any()
-    if not boxes and not (dataset.labels[rows] >= 0).any():
-        raise ValueError(NO_LABEL.format(split))
+    check_truth(predictor, dataset, split)
     label = run.label(dataset.name, split)
     if run.is_cross_validated(label):
         check_judged(run, dataset)
@@ -329,6 +335,19 @@ def check_judged(run: Run, dataset: Dataset) -> None:
         )
 
 
+def check_truth(predictor: Predictor, dataset: Dataset, split: str) -> None:
+    """Raise ValueError where nothing can be measured: no label or, of a localizer, true box."""
+    rows = dataset.rows(split)
+    boxes = predictor.decoding is not None and has_boxes(dataset, split)
+    if not boxes and not (dataset.labels[rows] >= 0).any():
+        raise ValueError(NO_LABEL.format(split))
+
+
+def has_boxes(dataset: Dataset, split: str) -> bool:
+    """Whether an image of a split has a true box."""
+    return bool(np.diff(dataset.box_offsets)[dataset.rows(split)].any())
+
+
 def submit(
     run: Run,
     path: Path,
@@ -340,9 +359,12 @@ def submit(
     """Write `<file> <class id>` per test image in the dataset's order, and return their number.
 
     The file is its name, or its path below the split's folder where names are not unique. Raises
-    ValueError when the run has no weights, or the dataset other classes or no test images.
+    ValueError when the run has no weights or learned no class of an image, or the dataset has other
+    classes or no test images.
     """
     predictor = Predictor(run.folder, runtime=runtime)
+    if not predictor.metadata.classifies:
+        raise ValueError(NO_CLASS.format(run.folder))
     if not len(dataset.rows("test")):
         raise ValueError(f"{dataset.name} has no test images")
     if not path.parent.is_dir():
@@ -388,3 +410,12 @@ def check_data(metadata: ModelMetadata, dataset: Dataset) -> None:
             f"the model takes images of {size} pixels, and {dataset.name} has "
             f"{dataset.image_size}; import them at {size} (tinysight data import ... --size {size})"
         )
+
+
+def check_side(metadata: ModelMetadata, dataset: Dataset, max_side: int) -> None:
+    """Raise ValueError where a localizer's images are larger than what computes them takes."""
+    side, largest = dataset.image_size, max(metadata.image_size, max_side)
+    if side > largest:
+        what = f"this file takes images of up to {largest} pixels, and {dataset.name} has {side}"
+        ways = f"import them at {metadata.image_size}, or in place of an ONNX file give the run"
+        raise ValueError(f"{what}; {ways}")

@@ -59,12 +59,16 @@ if none_below is not None and logits[0].max() < none_below:
 for index in np.argsort(-probabilities)[:5]:
     print(f"{probabilities[index]:.3f}  {names[str(index)]}")
 """
+CONFIDENCES = {  # by the decoding
+    "filter": "found[1]",
+    "stop": "np.minimum.accumulate(found[1], axis=2)",
+}
 BOXES = """\
-boxes, confidences = found[0].reshape(-1, 4), found[1].reshape(-1)
+boxes, confidences = found[0].reshape(-1, 4), {confidences}.reshape(-1)
 surest = confidences.argmax()
 box = boxes[surest] * (width, height, width, height) / size + (left, top, left, top)
 kind = names[str(found[2].reshape(-1)[surest])] if len(found) > 2 else "box"
-print(f"{confidences[surest]:.3f}  {kind} {box.round(1).tolist()}")
+print(f"{{confidences[surest]:.3f}}  {{kind}} {{box.round(1).tolist()}}")
 """
 
 
@@ -159,7 +163,8 @@ def example_of(metadata: ModelMetadata) -> str:
     """Return a program that uses the folder's ONNX file with NumPy alone."""
     box = ", box=(left, top, left + width, top + height)" if metadata.fit == "crop" else ""
     example = EXAMPLE.format(frame=FRAMES[metadata.fit], box=box)
-    return example + CLASSES * metadata.classifies + BOXES * bool(metadata.localizer)
+    boxes = BOXES.format(confidences=CONFIDENCES[metadata.localizer.get("decoding", "filter")])
+    return example + CLASSES * metadata.classifies + boxes * bool(metadata.localizer)
 
 
 def _line(text: str) -> str:

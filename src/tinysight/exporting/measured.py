@@ -17,7 +17,7 @@ import torch
 
 from tinysight.data.dataset import Dataset
 from tinysight.device import Runtime
-from tinysight.evaluation.evaluate import Evaluation, Progress, evaluate
+from tinysight.evaluation.evaluate import Evaluation, Progress, check_side, evaluate, has_boxes
 from tinysight.exporting.graph import trace
 from tinysight.exporting.hub import write_folder
 from tinysight.exporting.page import page_of
@@ -48,7 +48,7 @@ class Exported:
     num_bytes: int
     metadata: ModelMetadata  # with the errors of the file
     val: Evaluation | None  # None where the data have no val
-    localization: Localization | None  # of a localizer's most confident boxes
+    localization: Localization | None  # of a localizer's most confident boxes, where val has true
     own_top1_error: float  # of the weights, as `tinysight evaluate` measured it, or NaN
 
 
@@ -65,7 +65,7 @@ def export(
     """Write a weights file in another form to `path`, measured on val as written there.
 
     The metadata's `results["val"]` holds the fields of `Metrics`, the dataset's name and, of a
-    localizer, `loc50` and `mean_iou` of the most confident boxes; of an int8 file
+    localizer, where val has boxes, `loc50` and `mean_iou` of the most confident; of an int8 file
     `results["fp32"]` holds the same of the file before it was quantized, on the same engine.
 
     Args:
@@ -90,6 +90,7 @@ def export(
         if form in INT8:
             results["fp32"] = measure("model.onnx", partial(onnx_bytes, body), metadata)[0]
             assert dataset is not None
+            check_side(metadata, dataset, metadata.image_size)
             body = quantize(body, _training_images(dataset))
         content_of = partial(onnx_bytes, body)
     suffix = ".safetensors" if form == "safetensors" else ".onnx"
@@ -137,7 +138,7 @@ def _measure(
         predictor = Predictor(written, runtime=None if written.suffix == ".onnx" else runtime)
         val = evaluate(predictor, dataset, "val", progress=progress)
     found = {"data": dataset.name} | (asdict(val.metrics) if val.is_labeled else {})
-    if val.detections is None:
+    if val.detections is None or not has_boxes(dataset, "val"):
         return found, val, None
     boxes = val.localization(torch.from_numpy(dataset.padded_boxes(range(len(dataset)))))
     return found | {"loc50": boxes.loc50, "mean_iou": boxes.mean_iou}, val, boxes

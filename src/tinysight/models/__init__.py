@@ -69,15 +69,19 @@ def num_parameters(name: str, num_classes: int, options: dict[str, Any]) -> int:
 
 
 def count_multiply_adds(model: nn.Module, size: int) -> int:
-    """Count the multiply-adds of convolutions and linear layers for one image (3, size, size)."""
+    """Count the multiply-adds of convolutions, linear layers and LSTMs for one image (3, S, S)."""
     total = 0
 
-    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         nonlocal total
+        if isinstance(module, nn.LSTMCell):  # a head's, for all cells of the image at once
+            weights = module.weight_ih.numel() + module.weight_hh.numel()
+            total += len(output[0]) * weights
+            return
         assert isinstance(module, nn.Conv2d | nn.Linear)
-        total += output[0].numel() * module.weight[0].numel()
+        total += output.numel() * module.weight[0].numel()
 
-    counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.LSTMCell)]
     hooks = [module.register_forward_hook(note) for module in counted]
     was_training = model.training
     try:

@@ -95,7 +95,7 @@ def paired_difference(
 
     Both are bool, about the same images; only images that one of both has right matter. The
     interval is that of Agresti and Min 2005, which adds half an image to each cell of the table
-    of both, so that it is not empty for equal results.
+    of both, so that it is not empty for equal results; it ends at -1 and 1.
     """
     if correct.shape != others.shape or not len(correct):
         raise ValueError(f"{len(correct)} results and {len(others)} others: give both per image")
@@ -104,7 +104,7 @@ def paired_difference(
     middle = (gained - lost) / count
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     half = z * math.sqrt((gained + lost + 1) / count - middle * middle) / math.sqrt(count)
-    return (gained - lost) / len(correct), middle - half, middle + half
+    return (gained - lost) / len(correct), max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def expected_calibration_error(probabilities: Tensor, correct: Tensor, bins: int = 15) -> float:

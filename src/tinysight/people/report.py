@@ -107,9 +107,9 @@ def _sections(study: Study, found: StudyResults, own: Findings, page: Page) -> d
     columns = ("name", "answers", "accuracy", "low", "high")
     people = [(p.name, p.answers, *astuple(p.accuracy)) for p in own.people]
     page.add_table("people", columns, people)
-    page.add_table(
-        "classes", columns, [(g.name, g.answers, *astuple(g.shrunk)) for g in own.groups]
-    )
+    header = ("name", "answers", "as_counted", "drawn_to_mean", "low", "high")
+    classes = [(g.name, g.answers, g.people, *astuple(g.shrunk)) for g in own.groups]
+    page.add_table("classes", header, classes)
     return made
 
 

@@ -24,17 +24,17 @@ def sides_on_canvas(predictions: Sequence[Prediction], canvas: int) -> list[floa
 
 
 def suggested_canvas(
-    predictions: Sequence[Prediction], metadata: ModelMetadata
+    predictions: Sequence[Prediction], metadata: ModelMetadata, max_side: int
 ) -> tuple[float, int] | None:
     """Return the median side of boxes found at the image size, and the canvas that would suit them.
 
-    None where they are not small, the images have no more pixels, or the weights do not say what
-    sides they learned from.
+    It is at most `max_side`, which the engine takes. None where boxes are not small, the images
+    have no more pixels, or the weights do not say what sides they learned from.
     """
     learned, size = metadata.localizer.get("box_side"), metadata.image_size
     sides = sides_on_canvas(predictions, size)
     if not learned or not sides or (found := median(sides)) >= SMALL * learned:
         return None
     pixels = median(max(each.frame.width, each.frame.height) for each in predictions)
-    canvas = min(size * learned / found, pixels) // STEP * STEP
+    canvas = min(size * learned / found, pixels, max_side) // STEP * STEP
     return (found, int(canvas)) if canvas > size else None

@@ -83,7 +83,7 @@ class ModelMetadata:
             for key, name in names.items()
             if key in val and key in fp32
         ]
-        return f" (int8; measured against float32: {', '.join(points)})"
+        return f" (int8; measured against float32: {', '.join(points)})" if points else " (int8)"
 
     def __post_init__(self) -> None:
         """Refuse values that no training writes: a checksum does not check meaning."""
