@@ -161,6 +161,23 @@ def test_pictures_come_by_keyboard_drop_paste_and_camera(
     assert page.locator("article").count() == 0
 
 
+def test_boxes_of_large_pictures_are_in_their_pixels(
+    written: Write, opened: Any, tmp_path: Path
+) -> None:
+    page, model = opened(written("lstm"), fit="stretch")
+    (tmp_path / "broken.png").write_text("no picture")
+    page.set_input_files("#files", tmp_path / "broken.png")
+    page.get_by_role("button", name="Clear").click()  # of what could not be read, too
+    path, size = tmp_path / "large.png", (6000, 4000)
+    Image.effect_noise((6, 4), 200).convert("RGB").resize(size, Image.Resampling.NEAREST).save(path)
+    page.set_input_files("#files", path)
+    page.locator("article").wait_for()
+    [(_, _, box)] = read(page).values()
+    expected = model.predict(path).accepted[0][0]
+    assert box[:4] == pytest.approx(expected, abs=100)
+    assert max(expected) > 1000
+
+
 def test_what_a_page_holds_cannot_leave_its_place(written: Write) -> None:
     files = written("classifier")
     hostile = replace(

@@ -152,6 +152,28 @@ def client(link: str) -> Client:
     return Client(link)
 
 
+@pytest.fixture
+def hold(page: Any) -> Callable[[str], Callable[[], None]]:
+    """Keep the page's answers of a path back until what this returns is called."""
+
+    def hold_(path: str) -> Callable[[], None]:
+        page.evaluate(
+            """(path) => {
+                const own = window.fetch;
+                const released = new Promise((done) => (window.release = done));
+                window.fetch = async (...request) => {
+                    const answer = await own(...request);
+                    if (request[0].startsWith(path)) await released;
+                    return answer;
+                };
+            }""",
+            path,
+        )
+        return lambda: page.evaluate("release()")
+
+    return hold_
+
+
 @pytest.fixture(params=[400, 1400])
 def page(browser: Any, link: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page at two widths; it asks no other host, and nothing is wrong in its console."""

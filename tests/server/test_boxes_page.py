@@ -145,10 +145,27 @@ def test_everything_by_keyboard(
     assert page.locator(".card svg rect").count() == 0
 
 
+def test_boxes_are_saved_once(
+    page: Any, editor: Any, project: Path, hold: Callable[[str], Callable[[], None]]
+) -> None:
+    release = hold("api/boxes")
+    for key in ("Enter", "Enter", "n", "Escape"):
+        page.keyboard.press(key)
+    release()
+    saved(page, editor)
+    first: Boxes = [((20, 30, 120, 90), "dog")]
+    assert kept(project) == [first]
+    assert page.locator(".card svg rect:not(.shade)").count() == 1
+    page.get_by_role("button", name="Undo").press("Enter")
+    page.get_by_text("Corrected:").wait_for(state="detached")
+    assert kept(project) == [first, None]
+
+
 def test_what_cannot_be_saved_is_said(page: Any, editor: Any, project: Path) -> None:
     page.route("**/api/boxes*", lambda route: route.fulfill(json={"error": "No space left: x"}))
     page.keyboard.press("Enter")
     editor.get_by_text("No space left: x").wait_for()
+    assert page.evaluate("document.activeElement.textContent") == "Save boxes"
     page.unroute("**/api/boxes*")
     editor.get_by_role("button", name="Save boxes").click()
     saved(page, editor)

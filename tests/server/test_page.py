@@ -132,6 +132,63 @@ def test_pictures_are_dropped_and_pasted(page: Any, pictures: list[Path]) -> Non
     assert page.locator(".card h2").all_inner_texts() == ["drop.png", "paste.png"]
 
 
+def test_text_is_left_to_the_browser(page: Any, pictures: list[Path]) -> None:
+    page.get_by_role("link", name="Teach").click()
+    page.locator("#new-name").focus()
+    taken = page.evaluate(
+        """(data) => {
+            const text = new DataTransfer(), file = new DataTransfer(), both = new DataTransfer();
+            for (const each of [text, both]) each.items.add("red", "text/plain");
+            const picture = new File([new Uint8Array(data)], "a.png", {type: "image/png"});
+            for (const each of [file, both]) each.items.add(picture);
+            const options = {bubbles: true, cancelable: true};
+            const field = document.getElementById("new-name");
+            field.dispatchEvent(new ClipboardEvent("paste", {...options, clipboardData: both}));
+            return [text, file].map((dataTransfer) =>
+                !field.dispatchEvent(new DragEvent("dragover", {...options, dataTransfer})));
+        }""",
+        list(pictures[0].read_bytes()),
+    )
+    assert taken == [False, True]
+    page.wait_for_timeout(100)
+    assert page.locator("#teach-status").inner_text() == "", "no picture was taken"
+
+
+def test_a_lost_connection_is_tried_again(page: Any, pictures: list[Path]) -> None:
+    page.evaluate("""() => {
+        const [ask, later] = [window.fetch, window.setTimeout];
+        const wait = (act, time, ...more) => later(act, time === 3000 ? 100 : time, ...more);
+        window.setTimeout = wait;
+        window.fetch = async () => { throw new TypeError("Failed to fetch"); };
+        window.goOn = () => (window.fetch = ask);
+    }""")
+    page.set_input_files("#files", pictures)
+    page.locator("#status", has_text="0 of 4 pictures answered; the server does not").wait_for()
+    page.evaluate("() => { goOn(); }")
+    answered(page, 4)
+    assert page.locator("#status").inner_text() == "4 pictures answered"
+
+
+def test_a_camera_that_opens_too_late_is_stopped(page: Any) -> None:
+    page.evaluate("""() => {
+        const devices = navigator.mediaDevices, open = devices.getUserMedia.bind(devices);
+        const released = new Promise((done) => (window.release = done));
+        devices.getUserMedia = async (options) => {
+            window.opened = await open(options);
+            await released;
+            return window.opened;
+        };
+    }""")
+    page.get_by_role("button", name="Camera").click()
+    while not page.evaluate("Boolean(window.opened)"):
+        page.wait_for_timeout(20)
+    page.keyboard.press("Escape")
+    page.locator("#camera").wait_for(state="hidden")
+    page.evaluate("release()")
+    page.wait_for_timeout(100)
+    assert page.evaluate("opened.getTracks().map((each) => each.readyState)") == ["ended"]
+
+
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
 def test_answers_are_explained_on_demand(
     page: Any, pictures: list[Path], predictor: Predictor, training_images: Any, by: str
@@ -424,3 +481,41 @@ def test_answers_are_saved_as_the_command_line_writes_them(
     if metadata.localizer:
         write_coco([replace(prediction, path="a, b.png")], metadata, tmp_path / "a.json")
         assert saved[1] == json.loads((tmp_path / "a.json").read_text("utf-8"))
+
+
+def test_answers_of_several_models_are_saved(
+    page: Any, pictures: list[Path], predictor: Predictor
+) -> None:
+    models = page.evaluate("fetch('api/models').then((answer) => answer.json())")
+    finding = {"classes": ["fish"], "classifies": False, "finds": True, "command": "finds"}
+    models = {"given": models["given"], "taught": models["given"] | finding}
+    page.route("**/api/models", lambda route: route.fulfill(json=models))
+    box = {"box": [1, 2, 4, 8], "confidence": 0.5}
+    found = {"top": [], "boxes": [box], "width": 40, "height": 30}
+    page.route("**/api/predict?model=taught", lambda route: route.fulfill(json=found))
+    page.reload()
+    page.locator("#which").wait_for()
+    page.set_input_files("#files", pictures[:1])
+    answered(page, 1)
+    assert not page.get_by_role("button", name="Save COCO").is_visible()
+    page.select_option("#models", "taught")
+    page.set_input_files("#files", pictures[1:2])
+    answered(page, 2)
+    page.select_option("#models", "given")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    head, *rows = csv.reader(io.StringIO(Path(download.value.path()).read_text("utf-8")))
+    assert head == ["file", "x0", "y0", "x1", "y1", "confidence", "class", "probability"]
+    expected = predictor.predict(pictures[0])
+    assert rows[0][:-1] == [pictures[0].name, *[""] * 5, expected.label]
+    assert float(rows[0][-1]) == pytest.approx(expected.probability, abs=1e-4)
+    assert rows[1] == [pictures[1].name, *["1.00", "2.00", "4.00", "8.00", "0.500000"], "", ""]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save COCO").click()
+    coco = json.loads(Path(download.value.path()).read_text("utf-8"))
+    assert [each["file_name"] for each in coco["images"]] == [pictures[1].name]
+    assert coco["categories"] == [{"id": 1, "name": "object"}]
+    assert "without 1 whose model finds no boxes" in page.locator("#saved").inner_text()
+    page.select_option("#view", "table")
+    cells = page.locator("#table tbody td.number:last-child").all_inner_texts()
+    assert cells == ["", "1"]

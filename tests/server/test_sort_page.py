@@ -192,6 +192,83 @@ def test_chosen_pictures_are_asked_about(page: Any, folder: Path, by: str) -> No
     assert sorted(page.locator(".card h2").all_inner_texts()) == expected
 
 
+def class_x(page: Any) -> None:
+    """Make the class x, whose key is x."""
+    page.locator("#sort-class").fill("x")
+    page.keyboard.press("Enter")
+    page.locator("#sort-classes kbd", has_text="x").wait_for()
+
+
+def test_what_is_labeled_while_groups_are_made_does_not_come_back(
+    page: Any, folder: Path, hold: Callable[[str], Callable[[], None]]
+) -> None:
+    opened(page)
+    class_x(page)
+    three = first_of(page, 3)
+    options = page.locator("#sort-groups [role=option]")
+    options.nth(0).click()
+    options.nth(1).click(modifiers=["Control"])
+    release = hold("api/sort/groups")
+    with page.expect_response("**/api/sort/groups"):
+        page.keyboard.press("x")
+    status(page, "2 pictures labeled x. 2 of 60")
+    page.keyboard.press("x")
+    status(page, "1 picture labeled x. 3 of 60")
+    release()
+    arranged(page)
+    assert page.locator(f"[title='{three[2]}']").count() == 0
+    assert labels(folder) == dict.fromkeys(three, "x")
+
+
+def test_keys_that_come_before_the_answer_are_of_the_next_picture(
+    page: Any, folder: Path, hold: Callable[[str], Callable[[], None]]
+) -> None:
+    opened(page)
+    class_x(page)
+    first, second, third = first_of(page, 3)
+    page.locator("[role=option]").first.focus()
+    release = hold("api/sort/labels")
+    for key in ("x", "x", "Control+z"):
+        page.keyboard.press(key)
+    page.keyboard.down("x")
+    page.keyboard.down("x")  # as a held key repeats
+    page.keyboard.up("x")
+    assert first_of(page, 1) not in ([first], [second], [third])
+    release()
+    status(page, "2 of 60")
+    page.locator("#sort-groups:not([aria-busy])").wait_for(state="attached")
+    assert labels(folder) == dict.fromkeys((first, third), "x")
+    page.keyboard.press("Control+z")
+    status(page, "Undone: 1 picture labeled x. 1 of 60")
+    assert labels(folder) == {first: "x"}
+
+
+@pytest.mark.parametrize("shown", ["groups", "class"])
+def test_what_could_not_be_labeled_is_there_again(page: Any, folder: Path, shown: str) -> None:
+    opened(page)
+    class_x(page)
+    page.locator("[role=option]").first.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("x")
+    page.locator("#undo-text", has_text="labeled x").wait_for()
+    arranged(page)
+    if shown == "class":
+        page.locator("#sort-classes button", has_text="x").click()
+        page.locator(".group h2", has_text="Labeled").wait_for()
+    before, kept = first_of(page, 5), labels(folder)
+    page.route("**/api/sort/labels", lambda route: route.fulfill(json={"error": "No space left"}))
+    options = page.locator("#sort-groups [role=option]")
+    options.nth(1).click()
+    options.nth(3).click(modifiers=["Control"])
+    page.keyboard.press("Delete" if shown == "class" else "x")
+    page.locator("#sort-error", has_text="No space left").wait_for()
+    assert first_of(page, 5) == before
+    chosen = page.locator("[aria-selected=true]")
+    assert [chosen.nth(n).get_attribute("title") for n in range(2)] == [before[1], before[3]]
+    assert page.evaluate("document.activeElement.title") == before[3]
+    assert labels(folder) == kept
+
+
 def test_labels_given_elsewhere_are_not_lost_without_a_word(
     page: Any, folder: Path, client: Any
 ) -> None:

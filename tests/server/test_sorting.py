@@ -333,3 +333,29 @@ def test_boxes_are_kept_and_wrong_ones_refused(client: Any, folder: Path) -> Non
     assert send([good]) == ""
     assert looked(client)["commands"][0].endswith("corrections.jsonl --only-labels")
     assert looked(client)["labeled"] == 12
+
+
+def test_a_picture_keeps_the_class_of_its_folder(client: Any, folder: Path) -> None:
+    looked(client)
+    ids = {each["name"]: each["id"] for each in ask(client, "/class/green")["pictures"]}
+    one, other = ids["green/g0.png"], ids["green/g1.png"]
+    ask(client, "/labels", {"labels": {one: "blue"}})
+    error = ask(client, "/labels", {"labels": {one: None, other: None}})["error"]
+    assert "g1.png cannot be without a class: its folder is its class" in error
+    assert ask(client, "/labels", {"labels": {one: "green"}}) == {"old": {one: "blue"}}
+    assert "its folder is its class" in ask(client, "/labels", {"labels": {one: None}})["error"]
+    ask(client, "/folders", {})
+    assert ask(client, "/labels", {"labels": {one: None}}) == {"old": {one: "green"}}
+
+
+def test_names_that_are_there_are_given_again(client: Any, folder: Path) -> None:
+    (folder / "green").rename(folder / "why?")  # as systems other than Windows allow
+    looked(client)
+    one = ask(client, f"/class/{quote('why?', safe='')}")["pictures"][0]["id"]
+    data = (folder / "r0.png").read_bytes()
+    assert client.ask("/api/corrections?name=r0.png&old=dog&new=what%3F", data)[0] == 200
+    loose = hashlib.sha256(data).hexdigest()
+    old = ask(client, "/labels", {"labels": {one: "red", loose: "red"}})["old"]
+    assert old == {one: "why?", loose: "what?"}
+    assert ask(client, "/labels", {"labels": old}) == {"old": {one: "red", loose: "red"}}
+    assert "a class's name has" in ask(client, "/labels", {"labels": {one: "who?"}})["error"]

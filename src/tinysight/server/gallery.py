@@ -62,8 +62,11 @@ class Gallery:
 
     def label(self, digest: str) -> str | None:
         """Return a picture's label."""
-        folder = self.by_folder.get(digest, "") if self.folders_count else ""
-        return self.given.get(digest) or folder or None
+        return self.given.get(digest) or self._folder_class(digest) or None
+
+    def _folder_class(self, digest: str) -> str:
+        """Return the class that a picture's folder gives it; "" where none does."""
+        return self.by_folder.get(digest, "") if self.folders_count else ""
 
     def classes(self) -> list[str]:
         """List the classes: of the folders, then as they were first given."""
@@ -72,6 +75,11 @@ class Gallery:
         names = dict.fromkeys((*folders, *mentioned))
         used = {*self.given.values(), *folders}
         return [name for name in names if name in used]
+
+    def known_names(self) -> set[str]:
+        """Return the classes that there are or were, which a change that is undone gives again."""
+        given = {line.new for line in self.lines if line.new}
+        return given | {name for name in self.by_folder.values() if name}
 
     def note(self, data: bytes, name: str, old: str | None, new: str | None) -> None:
         """Keep the label of a picture's bytes, on the disk when this returns."""
@@ -100,9 +108,18 @@ class Gallery:
             )
 
     def correct(self, labels: dict[str, str | None]) -> dict[str, str | None]:
-        """Keep labels, on the disk when this returns; return the ones before."""
+        """Keep labels, on the disk when this returns; return the ones before.
+
+        Raises ValueError where a picture is to lose the label that its folder gives it.
+        """
         self.read()
         old = {digest: self.label(digest) for digest in labels}
+        for digest, new in labels.items():
+            if new is None and old[digest] and old[digest] == self._folder_class(digest):
+                raise ValueError(
+                    f"{self.pictures[digest][-80:]} cannot be without a class: its folder is its "
+                    "class; give it another class"
+                )
         time = now()
         lines = [
             Correction(digest, self.pictures[digest], old[digest], new, time)

@@ -258,9 +258,11 @@ class Sorting:
     async def _label(self, request: Request) -> dict[str, Any]:
         """Keep labels. Body: JSON, {"labels": {PICTURE: class, or null}}."""
         await self._looked()
+        await asyncio.to_thread(self.gallery.read)
+        known = self.gallery.known_names() | set(self._classes())
         try:
             wanted = json.loads(await self.body(request))["labels"]
-            labels = {str(digest): _class_name(name) for digest, name in wanted.items()}
+            labels = {str(digest): _class_name(name, known) for digest, name in wanted.items()}
         except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
             raise ValueError('expected {"labels": {PICTURE: class, or null}}') from None
         if set(labels) - set(self.gallery.pictures):
@@ -356,10 +358,11 @@ class Sorting:
         return [{"id": digest, "name": self.gallery.pictures[digest]} for digest in digests]
 
 
-def _class_name(name: Any) -> str | None:
+def _class_name(name: Any, known: set[str]) -> str | None:
+    """Return a class's name, null as None; names that are there already need not be good ones."""
     if name is not None and not isinstance(name, str):
         raise TypeError(f"{name!r} is no class")
-    return None if name is None else checked(name)
+    return name if name is None or name in known else checked(name)
 
 
 def _check_label(name: str | None) -> None:

@@ -1,15 +1,22 @@
 // Answers as files, in the forms that `tinysight predict` writes: CSV, and COCO's JSON.
-// An answer is what `predict --json` prints of a picture, with its width and height.
+// An answer is what `predict --json` prints of a picture, with its width and height. Items may come
+// from several models: `of` is an item's own, without which it is the one given.
 // The page of `tinysight serve` and the one that `tinysight export` writes share this file.
 
 // The class of a box: its own where boxes have classes, else the picture's.
 const boxClass = (box, answer, model) => (model.box_classes ? box.class : answer.top[0]?.class ?? "");
 
-export function csvOf(items, model) {
-  const corners = model.finds ? ["x0", "y0", "x1", "y1", "confidence"] : [];
+// Items that have an answer, each with its model, and these models; the one given where there is none.
+function answered(items, given) {
+  const found = items.filter(({ answer }) => answer).map(({ name, answer, of = given }) => ({ name, answer, model: of }));
+  return [found, found.length ? [...new Set(found.map(({ model }) => model))] : [given]];
+}
+
+export function csvOf(items, given) {
+  const [found, models] = answered(items, given);
+  const corners = models.some(({ finds }) => finds) ? ["x0", "y0", "x1", "y1", "confidence"] : [];
   const rows = [["file", ...corners, "class", "probability"]];
-  for (const { name, answer } of items) {
-    if (!answer) continue;
+  for (const { name, answer, model } of found) {
     const best = answer.none ? undefined : answer.top[0];
     const probability = best ? best.probability.toFixed(6) : "";
     for (const each of answer.boxes ?? []) {
@@ -25,13 +32,14 @@ function quoted(value) {
   return /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
 }
 
-export function cocoOf(items, model) {
-  const names = model.classifies || model.box_classes ? model.classes : ["object"];
+export function cocoOf(items, given) {
+  const [found, models] = answered(items.filter(({ of = given }) => of.finds), given);
+  const own = models.flatMap((model) => (model.classifies || model.box_classes ? model.classes : ["object"]));
+  const names = [...new Set(own)];
   const numbers = new Map(names.map((name, index) => [name, index + 1]));
   const images = [];
   const annotations = [];
-  for (const { name, answer } of items) {
-    if (!answer) continue;
+  for (const { name, answer, model } of found) {
     const image = images.length + 1;
     images.push({ id: image, file_name: name, width: answer.width, height: answer.height });
     for (const each of answer.boxes ?? []) {

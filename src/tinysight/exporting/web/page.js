@@ -165,10 +165,10 @@ async function predict(session, bitmap) {
   const top = powers.map((power, i) => ({ class: metadata.class_names[i], probability: power / sum }));
   top.sort((a, b) => b.probability - a.probability);
   const limit = metadata.none_below;
-  return {
-    width, height, top: metadata.classifies ? top.slice(0, TOP) : [],
+  return { // in pixels of the picture as it was given, however small it was drawn
+    width: bitmap.width, height: bitmap.height, top: metadata.classifies ? top.slice(0, TOP) : [],
     none: limit !== null && largest < limit,
-    boxes: metadata.localizer ? boxesOf(output, width, height) : [],
+    boxes: metadata.localizer ? boxesOf(output, bitmap.width, bitmap.height) : [],
   };
 }
 
@@ -222,7 +222,11 @@ function fail(name, reason) {
 }
 
 const session = load();
-let queue = session, waiting = 0;
+let queue = session.catch(() => {}); // each picture says that there is no model
+let waiting = 0;
+let round = 0; // Clear begins the next one
+let rest = "Loading the model"; // what is said while no picture waits
+const say = () => ($("status").textContent = waiting ? `${waiting} to go` : rest);
 
 function ask(files) {
   const pictures = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
@@ -230,25 +234,31 @@ function ask(files) {
   waiting += pictures.length;
   for (const file of pictures) {
     const name = file.name || "picture";
-    queue = queue.then(() => answer(file, name)).catch((error) => fail(name, error.message));
+    const own = round;
+    queue = queue.then(() => own === round && answer(file, name, own));
   }
 }
 
-async function answer(file, name) {
-  $("status").textContent = `${waiting} to go`;
+async function answer(file, name, own) {
+  say();
   try {
     const bitmap = await createImageBitmap(file).catch(() => {
       throw new Error("this browser cannot read it as a picture");
     });
     const found = await predict(await session, bitmap);
-    show(name, bitmap, found);
-    answers.push({ name, answer: found });
+    if (own === round) {
+      show(name, bitmap, found);
+      answers.push({ name, answer: found });
+    }
     bitmap.close();
-  } finally {
-    waiting -= 1;
-    $("status").textContent = waiting ? `${waiting} to go` : "Ready";
-    $("save").hidden = $("clear").hidden = !$("answers").childElementCount && !answers.length;
+  } catch (error) {
+    if (own === round) fail(name, error.message);
   }
+  if (own !== round) return; // cleared meanwhile
+  waiting -= 1;
+  say();
+  $("save").hidden = !answers.length;
+  $("clear").hidden = false;
 }
 
 for (const id of ["files", "capture"])
@@ -265,24 +275,33 @@ for (const kind of ["dragover", "dragleave", "drop"])
   });
 
 const video = document.querySelector("video");
+const stop = (stream) => stream?.getTracks().forEach((track) => track.stop());
+let opening = 0; // the number of the latest; it ends when the camera is closed
 function closeCamera() {
-  video.srcObject?.getTracks().forEach((track) => track.stop());
+  opening += 1;
+  stop(video.srcObject);
   video.srcObject = null;
   $("live").hidden = true;
   $("camera").focus();
 }
 $("camera").addEventListener("click", async () => {
+  if (!$("live").hidden) return;
+  const own = ++opening;
+  let stream;
   try {
-    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    video.srcObject = stream;
-    $("shoot").disabled = true; // until there is a picture
-    $("live").hidden = false;
-    await video.play();
-    $("shoot").disabled = false;
-    $("shoot").focus();
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    $("capture").click(); // a phone's own camera, where a page may not open it
+    if (own === opening) $("capture").click(); // a phone's own camera, where a page may not open it
+    return;
   }
+  if (own !== opening) return stop(stream);
+  video.srcObject = stream;
+  $("shoot").disabled = true; // until there is a picture
+  $("live").hidden = false;
+  await video.play().catch(() => {}); // closed before there was one
+  if (own !== opening) return;
+  $("shoot").disabled = false;
+  $("shoot").focus();
 });
 $("stop").addEventListener("click", closeCamera);
 $("live").addEventListener("keydown", (event) => event.key === "Escape" && closeCamera());
@@ -294,12 +313,15 @@ $("shoot").addEventListener("click", () => {
 $("clear").addEventListener("click", () => {
   $("answers").replaceChildren();
   answers.length = 0;
+  round += 1;
+  waiting = 0;
+  say();
   $("save").hidden = $("clear").hidden = true;
   $("files").focus();
 });
 $("save").addEventListener("click", () => save(csvOf(answers, model), "answers.csv", "text/csv"));
 
-session.then(
-  () => waiting || ($("status").textContent = "Ready"),
-  (error) => ($("status").textContent = `The model cannot be loaded: ${error.message}`),
-);
+session.then(() => "Ready", (error) => `The model cannot be loaded: ${error.message}`).then((state) => {
+  rest = state;
+  if (!waiting) say();
+});

@@ -22,6 +22,12 @@ export function create(tag, properties = {}, ...children) {
 
 export const isolated = (name) => create("bdi", { className: "name", textContent: shown(name), title: shown(name) });
 
+// Ctrl+Z, also with Caps Lock, and on a keyboard without Latin letters by its place.
+export function isUndo({ key, code, ctrlKey, metaKey, altKey, shiftKey }) {
+  const isZ = key?.toLowerCase() === "z" || (code === "KeyZ" && !/^[a-z]$/i.test(key));
+  return isZ && (ctrlKey || metaKey) && !altKey && !shiftKey;
+}
+
 // What an item's answer is, in a word: its best class, or that there is none.
 export function label(item) {
   if (item.error) return "not read";
@@ -52,7 +58,7 @@ export function arranged(items, { order, filter }) {
 
 export function makeCard(item) {
   const figure = create("figure");
-  const image = create("img", { src: item.url, alt: "", loading: "lazy" });
+  const image = create("img", { src: item.url, alt: "", loading: "lazy", draggable: false });
   image.addEventListener("error", () => image.replaceWith(create("p", { className: "quiet", textContent: "no preview" })));
   figure.append(image);
   const text = create("div", { className: "text" });
@@ -64,6 +70,7 @@ export function makeCard(item) {
 function fillCard(item, figure, text) {
   text.replaceChildren(create("h2", { className: "name" }, isolated(item.name)));
   for (const layer of figure.querySelectorAll("svg")) layer.remove();
+  figure.classList.remove("heated");
   if (item.error) {
     text.append(create("p", { className: "error", textContent: item.error }));
   } else if (!item.answer) {
@@ -80,7 +87,7 @@ function fillCard(item, figure, text) {
     text.append(list);
     if (boxes) {
       text.append(create("p", { className: "quiet", textContent: counted(boxes) }));
-      figure.append(drawBoxes({ ...item.answer, boxes: item.boxed?.map(({ box, label }) => ({ box, class: label })) ?? boxes }));
+      figure.append(drawBoxes({ ...item.answer, boxes: item.boxed?.map(({ box, label }) => ({ box, class: label })) ?? boxes }, item.classes));
     }
     const [tools, ...explained] = explanations(item, figure);
     const [correct = "", ...corrected] = correcting(item);
@@ -90,14 +97,15 @@ function fillCard(item, figure, text) {
   }
 }
 
-function drawBoxes({ boxes, width, height }) {
+// Boxes as a layer; a class has one color in all pictures, by its place.
+function drawBoxes({ boxes, width, height }, classes) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-hidden", "true");
-  const kinds = [...new Set(boxes.map((box) => box.class ?? ""))];
+  const kinds = [...new Set([...classes, ...boxes.map((box) => box.class)])]; // those that were typed, too
   for (const { box: [x0, y0, x1, y1], class: kind } of boxes) {
-    for (const look of ["shade", `kind-${kinds.indexOf(kind ?? "") % KINDS}`]) {
+    for (const look of ["shade", `kind-${kind ? kinds.indexOf(kind) % KINDS : 0}`]) {
       const rect = document.createElementNS(space, "rect");
       const values = { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: look };
       for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);

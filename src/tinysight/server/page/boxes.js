@@ -1,7 +1,7 @@
 // Correct the boxes of an answer: an editor over the picture, by mouse, finger or keyboard.
 // Boxes are [x0, y0, x1, y1], half-open, in pixels of the upright picture.
 
-import { counted, create, isolated, shown } from "./answers.js";
+import { counted, create, isolated, isUndo, shown } from "./answers.js";
 import { call } from "./server.js";
 
 const REACH = { mouse: 8, pen: 12, touch: 20 }; // pixels of the screen within which an edge is taken
@@ -159,19 +159,22 @@ function edit(item, boxes = initial(item)) {
     choose(Math.min(chosen, boxes.length - 1));
   }
 
+  let isSaving = false;
   async function save() {
+    if (isSaving || drag) return;
     takeName();
-    saving.disabled = true;
+    const [before, sent] = [item.boxed, structuredClone(boxes)];
+    isSaving = dialog.inert = true; // nothing is changed, saved again or left until there is an answer
     try {
-      await post(item, boxes);
+      await post(item, sent);
     } catch (error) {
+      isSaving = dialog.inert = false;
+      if (!dialog.open) dialog.showModal(); // closed by the browser, as by Escape twice
       say(error.message, true);
+      saving.focus();
       return;
-    } finally {
-      saving.disabled = false;
     }
-    const before = item.boxed;
-    item.boxed = boxes;
+    item.boxed = sent;
     close();
     offerUndo("Boxes corrected", async () => {
       try {
@@ -185,6 +188,7 @@ function edit(item, boxes = initial(item)) {
   }
 
   function leave() {
+    if (isSaving) return;
     takeName();
     const left = JSON.stringify(boxes) !== start;
     close();
@@ -215,10 +219,10 @@ function edit(item, boxes = initial(item)) {
   });
   dialog.addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (drag) return;
+    if (drag || event.isComposing) return;
     const arrow = ARROWS[key];
     const box = boxes[chosen];
-    if ((event.ctrlKey || event.metaKey) && key === "z" && target !== name) undo();
+    if (isUndo(event) && target !== name) undo();
     else if (event.ctrlKey || event.metaKey || event.altKey) return;
     else if (target === name) {
       if (key !== "Enter") return;
@@ -226,8 +230,9 @@ function edit(item, boxes = initial(item)) {
       choose(chosen);
     } else if (key.toLowerCase() === "n") add();
     else if (key === "Delete" || key === "Backspace") remove();
-    else if (key === "Enter" && (layer.contains(target) || target === dialog)) save();
-    else if (arrow && box) {
+    else if (key === "Enter" && (layer.contains(target) || target === dialog)) {
+      if (!event.repeat) save(); // not by the Enter, held, that opened it or chose a class
+    } else if (arrow && box) {
       if (!event.repeat) remember();
       const [dx, dy] = arrow.map((way) => way * step);
       const [x0, y0, x1, y1] = box.box;

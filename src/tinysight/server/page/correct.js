@@ -30,7 +30,7 @@ export function correcting(item) {
     if (!form.children.length) fill(form, item, keep);
     open(form.hidden);
   });
-  form.addEventListener("keydown", (event) => event.key === "Escape" && open(false));
+  form.addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && open(false));
 
   async function keep(name) {
     if (!name) return;

@@ -3,8 +3,9 @@
 const BURST_PAUSE = 150; // milliseconds between pictures of a burst
 const BURST_END = 400; // after the last of them
 
-export function takePictures(onPictures) {
+export function takePictures(give) {
   // where a picture was dropped is given along, as Teach takes it for the class there
+  const onPictures = (pictures, target) => pictures.length && give(pictures, target);
   const element = (id) => document.getElementById(id);
   const intake = element("intake");
   const files = element("files");
@@ -20,10 +21,12 @@ export function takePictures(onPictures) {
     depth = Math.max(0, depth + change);
     intake.classList.toggle("over", depth > 0);
   };
-  window.addEventListener("dragenter", () => mark(1));
-  window.addEventListener("dragleave", () => mark(-1));
-  window.addEventListener("dragover", (event) => event.preventDefault());
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files"); // else it is text, for a text field
+  window.addEventListener("dragenter", (event) => hasFiles(event) && mark(1));
+  window.addEventListener("dragleave", (event) => hasFiles(event) && mark(-1));
+  window.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   window.addEventListener("drop", async (event) => {
+    if (!hasFiles(event)) return;
     event.preventDefault();
     mark(-depth);
     const target = event.target;
@@ -31,8 +34,8 @@ export function takePictures(onPictures) {
   });
 
   window.addEventListener("paste", (event) => {
-    const pasted = [...(event.clipboardData?.files ?? [])];
-    if (pasted.length) onPictures(named(pasted));
+    const isText = event.target.matches?.("input, textarea") && event.clipboardData?.types.includes("text/plain");
+    if (!isText) onPictures(named([...(event.clipboardData?.files ?? [])])); // text may come with a picture of it
   });
 
   setUpCamera(element, onPictures);
@@ -53,13 +56,13 @@ async function dropped(transfer) {
 async function walk(entry, found) {
   if (entry.name.startsWith(".")) return;
   if (entry.isFile) {
-    const file = await new Promise((done, fail) => entry.file(done, fail));
+    const file = await new Promise((done) => entry.file(done, () => done(new Blob()))); // the server says that it has none
     found.push({ name: entry.fullPath.replace(/^\//, ""), blob: file });
     return;
   }
   const reader = entry.createReader();
   for (;;) {
-    const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+    const some = await new Promise((done) => reader.readEntries(done, () => done([])));
     if (!some.length) return;
     for (const inner of some) await walk(inner, found);
   }
@@ -70,18 +73,29 @@ function setUpCamera(element, onPictures) {
   const video = element("video");
   const error = element("camera-error");
   let stream = null;
+  let opening = 0; // the number of the latest; it ends when the dialog is closed
   let count = 0;
 
+  const stop = (opened) => {
+    for (const track of opened?.getTracks() ?? []) track.stop();
+  };
   element("open-camera").addEventListener("click", async () => {
+    opening += 1;
+    const own = opening;
     error.hidden = true;
     element("shoot").disabled = true; // until there is a picture
     dialog.showModal();
     try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-      video.srcObject = stream;
+      const opened = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      if (own !== opening) {
+        stop(opened);
+        return;
+      }
+      video.srcObject = stream = opened;
       await video.play();
-      element("shoot").disabled = false;
+      if (own === opening) element("shoot").disabled = false;
     } catch {
+      if (own !== opening) return;
       error.textContent = "There is no camera, or this page may not use it.";
       error.hidden = false;
     }
@@ -125,7 +139,8 @@ function setUpCamera(element, onPictures) {
     release();
     handOn();
     element("camera-count").textContent = "";
-    for (const track of stream?.getTracks() ?? []) track.stop();
+    opening += 1;
+    stop(stream);
     stream = video.srcObject = null;
   });
 }

@@ -6,33 +6,62 @@ import { setUpCorrecting } from "./correct.js";
 import { showRuns } from "./runs.js";
 import { takePictures } from "./intake.js";
 import { cocoOf, csvOf, save } from "../web/saving.js";
-import { ask, getModels, Queue } from "./server.js";
+import { ask, getModels, isThere, Queue } from "./server.js";
 import { drawn, SHAPES } from "./shapes.js";
 import { setUpSort, showSort } from "./sort.js";
-import { refresh, setUpTeach, showTeach, teachPictures } from "./teach.js";
+import { setUpTeach, showTeach, teachPictures } from "./teach.js";
 
 const element = (id) => document.getElementById(id);
 const UNDO_TIME = 8000; // milliseconds
+const AGAIN = 3000; // milliseconds before a server that did not answer is asked again
+const TRIES = 3; // of a picture that it does not answer, though it answers others
 
 history.replaceState(null, "", location.pathname + location.hash); // the key has become a cookie
 let models = {};
 let chosen = "given"; // of the models
 let model = null;
 let items = [];
+let isLost = false; // the connection
 
 const queue = new Queue(async (item) => {
+  delete item.error;
+  if (models[item.model]) Object.assign(item, known(models[item.model])); // it may have been taught again
   try {
-    item.answer = await ask(item.blob, item.model);
+    item.answer = await answered(item);
   } catch (error) {
+    if (error.lost && !items.includes(item)) return; // it is asked about when it is back
     item.error = error.message;
   }
   item.view.refresh();
   scheduleArranging();
 });
 
+// Ask about an item; where the connection is lost, again after a pause, while the item is listed.
+async function answered(item) {
+  let broken = 0;
+  for (;;) {
+    try {
+      const answer = await ask(item.blob, item.model);
+      isLost = false;
+      return answer;
+    } catch (error) {
+      isLost = Boolean(error.lost) && !(await isThere());
+      if (!error.lost) throw error;
+      if (!isLost) broken += 1;
+      if (broken === TRIES) throw new Error("The connection broke off each time that it was sent; a picture may have 20 MB.");
+      scheduleArranging();
+      await new Promise((done) => setTimeout(done, AGAIN));
+      if (!items.includes(item)) throw error;
+    }
+  }
+}
+
+// What an item has of the model that answers it.
+const known = (of) => ({ of, classes: of.classes, labeled: of.classifies || of.box_classes, nearest: of.nearest });
+
 function add(pictures) {
   if (!pictures.length || !model) return;
-  const added = pictures.map(({ name, blob }) => ({ name, blob, model: chosen, classes: model.classes, labeled: model.classifies || model.box_classes, nearest: model.nearest, url: URL.createObjectURL(blob) }));
+  const added = pictures.map(({ name, blob }) => ({ name, blob, model: chosen, ...known(model), url: URL.createObjectURL(blob) }));
   for (const item of added) item.view = makeCard(item);
   items.push(...added);
   queue.add(added);
@@ -58,14 +87,18 @@ function arrange() {
   element("cards").hidden = asTable;
   element("table-region").hidden = !asTable;
   element("nothing").hidden = kept.length > 0 || !items.length;
-  if (asTable) fillTable(element("table"), kept, model.finds);
+  if (asTable) fillTable(element("table"), kept, finding(items).length > 0);
   else place(element("cards"), kept.map((item) => item.view.card));
+  element("coco").hidden = !finding(items).length;
   const done = items.filter((item) => item.answer || item.error).length;
   const failed = items.filter((item) => item.error).length;
   const pictures = `${items.length} ${items.length === 1 ? "picture" : "pictures"}`;
   const progress = done < items.length ? `${done} of ${pictures} answered` : `${pictures} answered`;
-  element("status").textContent = progress + (failed ? `, ${failed} not read` : "");
+  const lost = isLost && done < items.length ? "; the server does not answer, and is asked again every few seconds" : "";
+  element("status").textContent = progress + (failed ? `, ${failed} not read` : "") + lost;
 }
+
+const finding = (some) => some.filter(({ of }) => of.finds);
 
 // Move as few elements as possible: an element that is moved loses the focus.
 function place(parent, children) {
@@ -87,18 +120,25 @@ function offerClasses() {
 }
 
 let undoTimer = 0;
+let forgetLast = () => {};
 // Show what was done with a button that undoes it; `forget` is called once it cannot be undone.
 function offerUndo(done, undo, forget = () => {}) {
+  const end = () => {
+    clearTimeout(undoTimer);
+    element("undo").hidden = true;
+    forgetLast = () => {};
+  };
+  forgetLast(); // this offer takes the place of the one before
+  end();
+  forgetLast = forget;
   element("undo-text").textContent = `${done}.`;
   element("undo").hidden = false;
-  clearTimeout(undoTimer);
   undoTimer = setTimeout(() => {
-    element("undo").hidden = true;
+    end();
     forget();
   }, UNDO_TIME);
   element("undo-button").onclick = () => {
-    clearTimeout(undoTimer);
-    element("undo").hidden = true;
+    end();
     undo();
   };
 }
@@ -125,18 +165,21 @@ function clear() {
 
 for (const id of ["filter", "order", "view"]) element(id).addEventListener("change", arrange);
 element("clear").addEventListener("click", clear);
-const saved = (name, option) => {
-  const left = items.filter((item) => !item.answer && !item.error).length;
-  const part = left ? `, without ${left} of ${items.length} pictures that are not answered yet` : "";
-  element("saved").textContent = `${name} is saved${part}. The same by command: ${model.command} FOLDER ${option} ${name}`;
+const saved = (name, option, written) => {
+  const left = written.filter((item) => !item.answer && !item.error).length;
+  const part = left ? `, without ${left} of ${written.length} pictures that are not answered yet` : "";
+  const others = items.length - written.length;
+  const without = others ? `, without ${others} whose model finds no boxes` : "";
+  const commands = [...new Set(written.map(({ of }) => `${of.command} FOLDER ${option} ${name}`))];
+  element("saved").textContent = `${name} is saved${part}${without}. The same by command: ${commands.join("; of the other model: ")}`;
 };
 element("csv").addEventListener("click", () => {
   save(csvOf(items, model), "answers.csv", "text/csv");
-  saved("answers.csv", "--csv");
+  saved("answers.csv", "--csv", items);
 });
 element("coco").addEventListener("click", () => {
   save(cocoOf(items, model), "boxes.json", "application/json");
-  saved("boxes.json", "--boxes-out");
+  saved("boxes.json", "--boxes-out", finding(items));
 });
 element("ask-examples").addEventListener("click", async () => {
   add((await Promise.all(Object.keys(SHAPES).map((name) => drawn(name, 1)))).flat());
@@ -148,13 +191,7 @@ element("try").addEventListener("click", () => {
   location.hash = "#ask";
   element("choose").focus();
 });
-setUpTeach({
-  offerUndo: (done, undo) => offerUndo(done, async () => {
-    await undo();
-    await refresh();
-  }),
-  onLearned: loadModels,
-});
+setUpTeach({ offerUndo, onLearned: loadModels });
 setUpBoxes({ offerUndo });
 setUpCorrecting({
   offerUndo,
@@ -200,7 +237,6 @@ function chooseModel() {
   chosen = element("models").value;
   model = models[chosen];
   element("model").textContent = model.description;
-  element("coco").hidden = !model.finds;
 }
 
 async function loadModels() {
@@ -210,6 +246,7 @@ async function loadModels() {
     element("models").replaceChildren(...Object.keys(models).map((name) => new Option(names[name], name)));
     element("models").value = chosen;
     element("which").hidden = Object.keys(models).length < 2;
+    element("model").classList.remove("error");
     chooseModel();
   } catch (error) {
     element("model").textContent = error.message;

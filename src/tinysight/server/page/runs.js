@@ -10,22 +10,31 @@ const MARGIN = { left: 52, right: 8, top: 8, bottom: 24 };
 
 const element = (id) => document.getElementById(id);
 let timer = 0;
+let turn = 0; // of looks: only the latest goes on
 let chosen = "";
 
 export function showRuns(visible) {
   clearTimeout(timer);
+  turn += 1;
   if (visible) look();
 }
 
 async function look() {
+  clearTimeout(timer);
+  turn += 1;
+  const own = turn;
   const status = element("runs-status");
   try {
     const runs = await call("api/runs");
+    if (own !== turn) return;
     status.textContent = runs.length ? "" : "There is no run yet. Make one by: tinysight train small --data FOLDER";
     list(runs);
-    if (chosen) draw(await call(`api/runs/${encodeURIComponent(chosen)}`));
+    const run = chosen && (await call(`api/runs/${encodeURIComponent(chosen)}`));
+    if (own !== turn) return;
+    if (run) draw(run);
     if (runs.some((run) => run.state === "training")) timer = setTimeout(look, EVERY);
   } catch (error) {
+    if (own !== turn) return;
     status.textContent = error.message;
     timer = setTimeout(look, 2 * EVERY);
   }
@@ -43,7 +52,6 @@ function list(runs) {
     button.addEventListener("click", () => {
       chosen = chosen === run.name ? "" : run.name;
       element("run").hidden = !chosen;
-      clearTimeout(timer);
       look();
     });
     const item = document.createElement("li");

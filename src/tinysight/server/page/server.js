@@ -2,25 +2,33 @@
 
 const AT_ONCE = 4;
 const PAUSE = 500; // milliseconds before a busy server is asked again
+const REFUSED = "The server does not know this page: open the link that it printed again.";
 
-// Return the JSON of an answer. A value `error` is what went wrong, in words, and is thrown.
+// Return the JSON of an answer. A value `error` is what went wrong, in words, and is thrown; where
+// no answer came, the error is marked as `lost`.
 export async function call(path, options = {}) {
   for (;;) {
     let answer;
     try {
       answer = await fetch(path, options);
     } catch {
-      throw new Error("The server does not answer: it was stopped, or a file has moved.");
+      if (!(await isReadable(options.body))) throw new Error("The file cannot be read any more: it was moved or changed.");
+      throw Object.assign(new Error("The server does not answer: was it stopped?"), { lost: true });
     }
     if (answer.status === 503) {
       await new Promise((done) => setTimeout(done, PAUSE * (1 + Math.random())));
       continue;
     }
-    const content = await answer.json().catch(() => ({ error: `error ${answer.status}` }));
+    const content = await answer.json().catch(() => ({ error: answer.status === 403 ? REFUSED : `error ${answer.status}` }));
     if (content.error) throw new Error(content.error);
     return content;
   }
 }
+
+const isReadable = (body) => !(body instanceof Blob) || body.slice(0, 1).arrayBuffer().then(() => true, () => false);
+
+// Whether the server answers at all.
+export const isThere = () => fetch("healthz").then(({ ok }) => ok, () => false);
 
 export const getModels = () => call("api/models");
 

@@ -1,6 +1,6 @@
 // Sort: the pictures of a folder in groups, labeled many at once by one key. Every change can be undone.
 
-import { create, isolated, percent, shown } from "./answers.js";
+import { create, isolated, isUndo, percent, shown } from "./answers.js";
 import { call } from "./server.js";
 
 const MODELS = { given: "given", taught: "taught here" };
@@ -16,11 +16,17 @@ const post = (path, content) => call(`api/sort/${path}`, { method: "POST", body:
 let state = { classes: [] };
 let made = []; // classes without a picture yet
 let groups = [];
+let listed = []; // groups as they are shown: these, or the class's pictures
+const leaving = new Set(); // pictures whose new label is on its way to the server
 let held = new Map(); // keys by class, as they were shown last
 let showing = ""; // the class whose pictures are shown
 let anchor = null; // where a range begins
 let undone = []; // what Ctrl+Z takes back, the latest last
 let arranging = null; // a request under way
+let line = Promise.resolve(); // changes of labels, one after the other
+let refreshing = 0; // the number of the latest
+let visible = false;
+let turn = 0; // of looks at the folder: only the latest goes on
 let busy = 0; // acts under way
 let stale = false; // labels came since
 let timer = 0;
@@ -34,7 +40,7 @@ export function setUpSort(given) {
   element("sort-groups").addEventListener("click", onClick);
   element("sort-groups").addEventListener("focusin", ({ target }) => target.role === "option" && stand(target));
   element("sort").addEventListener("keydown", (event) => {
-    if ((event.ctrlKey || event.metaKey) && event.key === "z" && !(event.target.tagName === "INPUT" && event.target.value)) {
+    if (isUndo(event) && !(event.target.tagName === "INPUT" && event.target.value)) {
       event.preventDefault();
       undo();
     }
@@ -78,11 +84,15 @@ async function leaveFolders(path) {
 async function propose(name, done = () => {}) {
   fail("");
   const found = await attempt(() => post(`propose${name ? `?model=${name}` : ""}`));
-  remember(found ? name : "");
-  if (found) done();
+  remember(found ? name : state.proposing ?? "");
+  if (!found) {
+    update(); // the choice is as before
+    return false;
+  }
+  done();
   showing = "";
   await look();
-  return Boolean(found);
+  return true;
 }
 
 // The model given is asked again after the server was started again.
@@ -113,17 +123,26 @@ function named(name) {
   }
 }
 
-export async function showSort(visible) {
+export async function showSort(on) {
   clearTimeout(timer);
+  visible = on;
+  turn += 1;
   if (!visible) return;
   for (const option of marked()) mark(option, false); // what was chosen may have a label by now
   await look("?look");
 }
 
 async function look(query = "") {
+  clearTimeout(timer);
+  if (!visible) return; // it is looked at when the view is opened again
+  turn += 1;
+  const own = turn;
   try {
-    state = await call(`api/sort${query}`);
+    const found = await call(`api/sort${query}`);
+    if (own !== turn) return;
+    state = found;
   } catch (error) {
+    if (own !== turn) return;
     say("");
     fail(`${error.message} It is asked again every few seconds.`);
     timer = setTimeout(look, AGAIN, query);
@@ -141,17 +160,16 @@ async function look(query = "") {
     timer = setTimeout(look, EVERY);
     return;
   }
-  if (isRemembered()) {
-    await propose("given");
-    return;
-  }
+  if (isRemembered() && (await propose("given"))) return;
   update();
   await arrange();
 }
 
 async function refresh() {
+  refreshing += 1;
+  const own = refreshing;
   const found = await attempt(() => call("api/sort"));
-  if (!found) return;
+  if (!found || own !== refreshing) return; // a later one knows more
   if (found.looking) { // the server was started again
     await look();
     return;
@@ -211,7 +229,11 @@ function update() {
       ...(key ? [create("kbd", { textContent: key })] : []), isolated(name), create("span", { className: "quiet", textContent: counts.get(name) ?? 0 }));
     button.dataset.class = name;
     button.setAttribute("aria-pressed", String(name === showing));
-    button.addEventListener("click", () => (marked().length ? label(marked(), name) : show(name)));
+    button.addEventListener("click", ({ detail }) => {
+      if (detail > 1) return; // the second of a double click
+      if (marked().length) label(marked(), name);
+      else show(name);
+    });
     return create("li", {}, button);
   }));
   for (const button of element("sort-classes").querySelectorAll("button")) if (button.dataset.class === focused) button.focus();
@@ -284,13 +306,16 @@ async function show(name) {
 
 function draw(drawn = groups) {
   const inside = element("sort-groups").contains(document.activeElement);
-  element("sort-groups").replaceChildren(...drawn.map(section));
+  listed = drawn;
+  element("sort-groups").replaceChildren(...without(listed, leaving).map(section));
   anchor = null;
   const first = options()[0];
   if (!first) return;
   first.tabIndex = 0;
   if (inside || document.activeElement === document.body) first.focus({ preventScroll: !inside });
 }
+
+const without = (all, gone) => all.map((group) => ({ ...group, pictures: group.pictures.filter(({ id }) => !gone.has(id)) })).filter(({ pictures }) => pictures.length);
 
 function section({ class: name, pictures, total }, index) {
   const count = total ?? pictures.length;
@@ -344,7 +369,7 @@ function onClick(event) {
     for (const option of options()) mark(option, group.contains(option));
     options(group)[0].focus();
   }
-  if (act === "accept") label(options(group), group.dataset.class);
+  if (act === "accept" && event.detail <= 1) label(options(group), group.dataset.class); // no second of a double click
   const option = event.target.closest("[role=option]");
   if (!option) return;
   if (event.shiftKey && anchor?.isConnected) range(anchor, option);
@@ -362,7 +387,8 @@ const STEPS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
 
 function onKey(event) {
   const option = event.target.closest("[role=option]");
-  if (!option) return;
+  if (!option || event.isComposing) return;
+  const labelOnce = (pictures, name) => event.repeat || label(pictures, name); // a held key is one
   const control = event.ctrlKey || event.metaKey;
   const group = option.closest(".group");
   const own = [...keys()].find(([, key]) => key === event.key.toLowerCase());
@@ -376,7 +402,7 @@ function onKey(event) {
     }
     target.focus();
     if (!event.shiftKey) anchor = target;
-  } else if (control && event.key === "a") {
+  } else if (control && event.key.toLowerCase() === "a") {
     for (const other of options()) mark(other, group.contains(other));
   } else if (event.key === " ") {
     mark(option, option.getAttribute("aria-selected") !== "true");
@@ -384,14 +410,14 @@ function onKey(event) {
   } else if (event.key === "Escape") {
     for (const other of marked()) mark(other, false);
   } else if (event.key === "Enter" && group.dataset.class !== undefined && !showing) {
-    label(marked().length ? marked() : options(group), group.dataset.class);
+    labelOnce(marked().length ? marked() : options(group), group.dataset.class);
   } else if (event.key === "Delete" && showing) {
-    label(chosen(), null);
+    labelOnce(chosen(), null);
   } else if (event.key === "/") {
     if (!marked().length) mark(option, true);
     element("sort-class").focus();
   } else if (own && !control && !event.altKey) {
-    label(chosen(), own[0]);
+    labelOnce(chosen(), own[0]);
   } else {
     return;
   }
@@ -418,50 +444,85 @@ const label = (pictures, name) => busily(() => labelNow(pictures, name));
 async function labelNow(pictures, name) {
   fail("");
   const ids = pictures.map((option) => option.dataset.id);
-  const found = await attempt(() => post("labels", { labels: Object.fromEntries(ids.map((id) => [id, name])) }));
+  const inClass = Boolean(showing);
+  const putBack = take(ids); // before the answer, as the next key may come sooner
+  const found = await inTurn(async () => {
+    const answer = await attempt(() => post("labels", { labels: Object.fromEntries(ids.map((id) => [id, name])) }));
+    for (const id of ids) leaving.delete(id);
+    if (!answer) {
+      putBack();
+      return null;
+    }
+    [groups, listed] = [groups, listed].map((all) => without(all, new Set(ids)));
+    const words = `${ids.length === 1 ? "1 picture" : `${ids.length} pictures`} labeled ${name === null ? "no more" : shown(name)}`;
+    if (Object.values(answer.old).some((old) => old !== name)) undoable(words, () => attempt(() => post("labels", { labels: answer.old })));
+    return { ...answer, words };
+  });
   if (!found) {
     await refresh();
     return false;
   }
-  const words = `${ids.length === 1 ? "1 picture" : `${ids.length} pictures`} labeled ${name === null ? "no more" : shown(name)}`;
-  const others = showing ? 0 : Object.values(found.old).filter((old) => old !== null && old !== name).length;
-  take(ids);
-  if (showing && !options().length) showing = "";
-  const again = ids.length > 1 || !options().length ? arrange() : null;
+  const others = inClass ? 0 : Object.values(found.old).filter((old) => old !== null && old !== name).length;
+  if (showing && !listed.length) showing = "";
+  const again = ids.length > 1 || name === null || arranging || !options().length ? arrange() : null;
   await refresh();
-  undoable(words, () => attempt(() => post("labels", { labels: found.old })));
   const warning = others ? ` ${others} had another label since these groups were made; Undo gives it back.` : "";
-  say(`${words}.${warning} ${progress()}`);
+  say(`${found.words}.${warning} ${progress()}`);
   await again;
   return true;
 }
 
-// Take labeled pictures out of the groups that are shown, and move the focus to the next one.
-function take(ids) {
-  const gone = new Set(ids);
-  const all = options();
-  const inside = element("sort-groups").contains(document.activeElement) || document.activeElement === document.body;
-  const first = all.findIndex((option) => gone.has(option.dataset.id));
-  const later = all.slice(Math.max(0, first)).find((option) => !gone.has(option.dataset.id)) ?? all.find((option) => !gone.has(option.dataset.id));
-  for (const option of all) if (gone.has(option.dataset.id)) option.remove();
-  for (const group of [...element("sort-groups").children]) if (!options(group).length) group.remove();
-  groups = groups.map((group) => ({ ...group, pictures: group.pictures.filter(({ id }) => !gone.has(id)) })).filter(({ pictures }) => pictures.length);
-  anchor = null;
-  if (!later) return;
-  stand(later);
-  if (inside) later.focus();
+// Do a change of labels after those that were begun before.
+function inTurn(act) {
+  const done = line.then(act);
+  line = done.catch(() => {});
+  return done;
 }
+
+// Take pictures out of what is shown, and move the focus to the next one; return what puts them back.
+function take(ids) {
+  const before = marked().map((option) => option.dataset.id);
+  const place = current()?.dataset.id;
+  const all = options();
+  const inside = isInside();
+  for (const id of ids) leaving.add(id);
+  const stays = (option) => !leaving.has(option.dataset.id);
+  const first = all.findIndex((option) => !stays(option));
+  const later = all.slice(Math.max(0, first)).find(stays) ?? all.find(stays);
+  for (const option of all) if (!stays(option)) option.remove();
+  for (const group of [...element("sort-groups").children]) if (!options(group).length) group.remove();
+  anchor = null;
+  if (later) {
+    stand(later);
+    if (inside) later.focus();
+  }
+  return () => {
+    const chosenSince = marked().map((option) => option.dataset.id);
+    const since = isInside();
+    draw(listed);
+    const again = new Set(chosenSince.length ? chosenSince : before);
+    for (const option of options()) mark(option, again.has(option.dataset.id));
+    const target = options().find((option) => option.dataset.id === place);
+    if (!target) return;
+    stand(target);
+    if (since) target.focus();
+  };
+}
+
+const isInside = () => element("sort-groups").contains(document.activeElement) || document.activeElement === document.body;
 
 const undo = () => busily(undoNow);
 
 async function undoNow() {
-  const last = undone.pop();
+  const last = await inTurn(async () => {
+    const latest = undone.pop();
+    if (!latest) return null;
+    fail("");
+    if (await latest.back()) return latest;
+    undone.push(latest);
+    return null;
+  });
   if (!last) return;
-  fail("");
-  if (!(await last.back())) {
-    undone.push(last);
-    return;
-  }
   element("undo").hidden = true; // what it offers is done
   showing = "";
   for (const option of marked()) mark(option, false);

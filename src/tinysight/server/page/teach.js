@@ -42,6 +42,7 @@ export async function teachPictures(pictures, target) {
 }
 
 async function addPictures(name, pictures) {
+  const known = new Set(project.classes.find((each) => each.name === name)?.files); // before they come
   const added = [];
   const failed = [];
   let left = pictures.length;
@@ -59,7 +60,6 @@ async function addPictures(name, pictures) {
     if (left) queue.add(pictures);
     else done();
   });
-  const known = new Set(project.classes.find((each) => each.name === name)?.files);
   const fresh = [...new Set(added)].filter((file) => !known.has(file));
   await refresh();
   const count = `${fresh.length} ${fresh.length === 1 ? "picture" : "pictures"} added to ${shown(name)}`;
@@ -69,7 +69,7 @@ async function addPictures(name, pictures) {
   const reasons = failed.slice(0, MAX_FAILED).join("; ") + more;
   say(count + there + (failed.length ? `. ${failed.length} not: ${reasons}` : ""), failed.length > 0);
   if (fresh.length) {
-    hooks.offerUndo(count, () => all(fresh.map((file) => () => call(path(name, file), { method: "DELETE" }))));
+    offerUndo(count, () => all(fresh.map((file) => () => call(path(name, file), { method: "DELETE" }))));
   }
 }
 
@@ -102,24 +102,27 @@ async function act(change, done, undo) {
     await change();
     await refresh();
     say(done);
-    if (undo) hooks.offerUndo(done, undo);
+    if (undo) offerUndo(done, undo);
   } catch (error) {
     await refresh();
     say(error.message, true);
   }
 }
 
+const offerUndo = (done, undo) => hooks.offerUndo(done, () => act(undo, `Undone: ${done}`));
+
 async function all(changes) {
   for (const change of changes) await change();
 }
 
-export async function refresh() {
+async function refresh() {
   try {
     project = await call("api/project");
   } catch (error) {
     say(error.message, true);
     return;
   }
+  if (!project.classes.some(({ name }) => name === current)) current = ""; // it is gone
   const enough = project.classes.filter((each) => each.files.length).length >= 2;
   element("learn").disabled = !enough;
   element("teach-empty").hidden = project.classes.some((each) => each.files.length);
@@ -183,13 +186,22 @@ function renameButton(name) {
   return button(`rename ${name}`, "Rename", () => {
     const wanted = prompt("New name of the class", name)?.trim();
     if (!wanted || wanted === name) return;
-    const rename = (from, to) => call(`${path(to)}?from=${encodeURIComponent(from)}`, { method: "PUT" });
+    const wrong = refusal(wanted);
+    if (wrong) {
+      say(wrong, true);
+      return;
+    }
+    const rename = async (from, to) => {
+      await call(`${path(to)}?from=${encodeURIComponent(from)}`, { method: "PUT" });
+      if (current === from) current = to;
+      if (opened.delete(from)) opened.add(to);
+    };
     act(() => rename(name, wanted), `${shown(name)} is ${shown(wanted)} now`, () => rename(wanted, name));
   }, `Rename ${name}`);
 }
 
 function thumb(name, file, index) {
-  const image = make("img", { src: path(name, file), alt: `picture ${index + 1} of ${shown(name)}`, loading: "lazy" });
+  const image = make("img", { src: path(name, file), alt: `picture ${index + 1} of ${shown(name)}`, loading: "lazy", draggable: false });
   const remove = button(`${name}/${file}`, "×", () =>
     act(() => call(path(name, file), { method: "DELETE" }), `a picture taken out of ${shown(name)}`, () =>
       call(path(name, file), { method: "PUT" })), `Take picture ${index + 1} out of ${name}`);
@@ -241,7 +253,7 @@ function showLearned() {
 // A pair of classes, with pictures of the first that were taken for the second.
 function confusion([label, answer, count, files]) {
   const images = files.map((file) => {
-    const image = make("img", { src: path(label, file), alt: "" });
+    const image = make("img", { src: path(label, file), alt: "", draggable: false });
     image.addEventListener("error", () => image.remove()); // taken out since
     return image;
   });

@@ -12,11 +12,12 @@ export function explanations(item, figure) {
   const list = create("ol", { className: "nearest", hidden: true });
   const switches = [switching("Heat map", "aria-pressed", async () => {
     const found = await asked("api/heat", item);
+    if (!tools.closest(".card")) return ""; // the card was filled again meanwhile
     figure.append(drawHeat(found, item.answer));
     figure.classList.add("heated");
     return said(found);
   }, () => {
-    figure.querySelector("svg.heat")?.remove();
+    for (const layer of figure.querySelectorAll("svg.heat")) layer.remove();
     figure.classList.remove("heated");
   })];
   if (item.nearest) {
