@@ -361,7 +361,7 @@ class Sorting:
 def _class_name(name: Any, known: set[str]) -> str | None:
     """Return a class's name, null as None; names that are there already need not be good ones."""
     if name is not None and not isinstance(name, str):
-        raise TypeError(f"{name!r} is no class")
+        raise TypeError(f"{name!r} is not a class")
     return name if name is None or name in known else checked(name)
 
 
