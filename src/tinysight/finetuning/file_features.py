@@ -38,7 +38,8 @@ class FileFeatures:
         self.place = home / ".features" / f"files-{key.hexdigest()[:32]}"
         self.known: dict[str, Tensor] = {}
         for path in sorted(self.place.glob("*.npz")):
-            with suppress(*_DAMAGED), np.load(path, allow_pickle=False) as kept:  # computed again
+            with suppress(*_DAMAGED):  # computed again
+                kept = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
                 rows = zip(kept["digests"], torch.from_numpy(kept["features"]), strict=True)
                 self.known |= {digest.tobytes().hex(): views for digest, views in rows}
 
