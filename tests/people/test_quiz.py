@@ -525,8 +525,10 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
             page.keyboard.type(names[3])  # was said: it is not offered again
             assert names[3] not in page.locator("#names li").all_text_contents()
             page.keyboard.press("Escape")
+            later(page)
             page.keyboard.press("Enter")
         else:
+            later(page)
             page.locator("#unknown").click()
         keys.append(shown(page))
     wait_until_sent(page)
@@ -541,6 +543,83 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
         if row.subject == f"p-{person.number:04}"
     }
     assert rows[1].further == tuple(names[1:3]) and len(rows) == 4
+
+
+def later(page: Any) -> None:
+    """Wait until a key counts that was struck twice before."""
+    page.wait_for_timeout(200)
+
+
+STRIKE = """(options) => document.getElementById("name").dispatchEvent(
+    new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...options }))"""
+
+
+def test_enter_that_is_struck_twice_or_held_gives_up_no_guess(
+    page_of_three_guesses: Any, quiz: Running
+) -> None:
+    page = page_of_three_guesses
+    begin(page, "full")
+    names, key = quiz.material.dataset.class_names, page.evaluate("() => window.before")
+    second, third = page.get_by_label("Second guess"), page.get_by_label("Third guess")
+    page.keyboard.type(names[0])
+    page.evaluate(f"() => {{ const strike = {STRIKE}; strike({{}}); strike({{}}); }}")
+    second.wait_for()
+    page.keyboard.type(names[1])
+    for options in ({"repeat": True}, {"isComposing": True}, {"keyCode": 229}):
+        page.evaluate(STRIKE, options)
+    assert third.is_hidden() and page.locator("#name").input_value() == names[1]
+    page.keyboard.press("Enter")
+    third.wait_for()
+    later(page)
+    page.keyboard.down("Enter")  # of two, the second is a repeat
+    page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    assert shown(page) != key
+    wait_until_sent(page)
+    kept = [given for _, _, given in quiz.store.person(code_of(page)).items if given]
+    assert [(given.response, given.further) for given in kept] == [(names[0], (names[1],))]
+
+
+def test_enter_that_is_held_on_a_button_answers_once(page: Any) -> None:
+    begin(page, "quick")
+    later(page)
+    page.locator("#unknown").focus()
+    page.keyboard.down("Enter")
+    shown(page)
+    later(page)
+    page.keyboard.down("Enter")  # a repeat, of a picture that may be answered
+    page.keyboard.up("Enter")
+    later(page)
+    assert page.locator("#game-title").text_content().startswith("Image 2 of")
+
+
+def test_a_picture_is_not_seen_under_the_number_of_the_next(page: Any, quiz: Running) -> None:
+    held: list[Any] = []
+    is_released = False
+
+    def hold(route: Any) -> None:
+        code, key = route.request.url.split("/")[-2:]
+        is_free = is_released or key == quiz.store.person(code).items[0][0]
+        route.continue_() if is_free else held.append(route)
+
+    pictures = re.compile(r"/api/people/[a-z0-9]+/[0-9a-f]{24}$")
+    page.route(pictures, hold)
+    begin(page, "full")
+    picture, name = page.locator("#picture"), page.locator("#name")
+    assert picture.evaluate("(picture) => picture.style.visibility") == ""
+    page.locator("#unknown").click()
+    name.focus()
+    page.locator("#game-title", has_text="Image 2 of").wait_for()
+    assert picture.evaluate("(picture) => picture.style.visibility") == "hidden"
+    page.keyboard.type("re")
+    assert name.input_value() == "re"
+    is_released = True
+    for route in held:
+        route.continue_()
+    shown(page)
+    assert picture.evaluate("(picture) => picture.style.visibility") == ""
+    assert name.input_value() == "" and page.locator("#names li").count() == 0
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_a_class_named_by_a_digit_has_that_key(page: Any) -> None:
@@ -646,6 +725,7 @@ def test_a_reload_between_two_guesses_asks_for_the_second_again(
     page.reload()
     page.get_by_label("Third guess").wait_for()
     page.locator("#name:focus").wait_for()
+    later(page)
     page.keyboard.press("Enter")
     assert shown(page) != key
     page.get_by_label("What is it?").wait_for()
