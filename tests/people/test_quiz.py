@@ -172,6 +172,9 @@ def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) 
     assert barriers(page) == []
     assert page.locator("#full").is_disabled()
     assert page.locator("#rules").text_content() == "; or ".join(RULES)
+    kept = page.locator("#start li", has_text="Kept:").first.text_content()
+    for what in ("what you say at the end of other answers", "your window and of its pixels"):
+        assert what in kept
     begin(page, "full", practice=True)
     assert barriers(page) == []
     names = practice(quiz)
