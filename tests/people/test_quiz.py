@@ -1058,12 +1058,13 @@ def test_a_database_that_fails_acknowledges_nothing(
     def fail(*arguments: Any) -> None:
         raise UnavailableError("the database did not take it (disk full)")
 
+    code, name = quiz.enter(), quiz.material.dataset.class_names[0]
     monkeypatch.setattr(quiz.store, "answer", fail)
     monkeypatch.setattr(quiz.store, "image_row", fail)
-    name = quiz.material.dataset.class_names[0]
     for method, body in (("POST", json.dumps({"response": name}).encode()), ("GET", None)):
         connection = http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)
-        connection.request(method, "/api/people/x/y", body, {"Authorization": f"Bearer {TOKEN}"})
+        own = f"/api/people/{code}/y"
+        connection.request(method, own, body, {"Authorization": f"Bearer {TOKEN}"})
         answer = connection.getresponse()
         assert answer.status == 503 and "disk full" in json.loads(answer.read())["error"]
         assert answer.getheader("Retry-After") == "1"
@@ -1151,9 +1152,22 @@ def test_wnids_of_tiny_imagenet_have_groups_and_synonyms(dataset: Dataset) -> No
 
 def test_the_quick_game_has_as_many_images_as_its_classes_have(dataset: Dataset) -> None:
     material = Material(dataset, "val", {}, num_images=24)
-    assert len(material.plan(material.classes("full"), 0)) > 24
-    shown = material.plan(material.classes("quick"), 0)
+    assert len(material.plan("full", material.classes("full"), 0)) > 24
+    shown = material.plan("quick", material.classes("quick"), 0)
     assert sum(item.kind in ("core", "main") for item in shown) == 10
+
+
+def test_catch_images_were_shown_with_their_class_in_the_same_game(dataset: Dataset) -> None:
+    material = Material(dataset, "val", {}, num_images=10)
+    quick, examples = material.classes("quick"), sum(material.gallery.values(), ())
+    for game, classes, seen in (
+        ("full", material.classes("full"), examples),
+        ("quick", quick, material.practice(quick)),
+    ):
+        for number in range(5):
+            shown = material.plan(game, classes, number)
+            (catch,) = (item.row for item in shown if item.kind == "catch")
+            assert catch in seen
 
 
 def test_people_of_the_quick_game_have_the_classes_of_those_before(
@@ -1169,6 +1183,42 @@ def test_people_of_the_quick_game_have_the_classes_of_those_before(
         one, two = (store.person(code) for code in codes)
     assert one.classes == two.classes
     assert {item.target for _, item, _ in two.items} <= set(two.classes)
+
+
+def test_games_that_alternate_go_through_all_images(dataset: Dataset, tmp_path: Path) -> None:
+    material = Material(dataset, "val", {}, num_images=10)
+    with closing(Store(str(tmp_path / "a.db"), digest=dataset.digest, about={})) as store:
+        quiz = Quiz(material, store)
+        codes = [quiz.enter(game) for game in ("full", "quick", "full", "quick", "full")]
+        people = [store.person(code) for code in codes]
+    seen = {item.row for person in people[::2] for _, item, _ in person.items
+            if item.kind in ("core", "main")}  # fmt: skip
+    assert seen == set(material.rows)  # 2 for all, and 8 of each of three
+    for turn, person in enumerate(people[::2]):
+        shown = [item for _, item, _ in person.items]
+        assert shown == material.plan("full", range(24), turn)
+
+
+def test_an_answer_is_one_of_the_classes_of_its_game(quiz: Running) -> None:
+    code = Quiz(quiz.material, quiz.store).enter("quick")
+    person = quiz.store.person(code)
+    other = next(n for n in quiz.material.dataset.class_names if n not in person.classes)
+    (key, item, _), own = person.items[0], next(iter(person.classes))
+
+    def post(path: str, body: Any) -> tuple[int, Any]:
+        with closing(http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)) as connection:
+            address, head = f"/api/people/{code}/{path}", {"Authorization": f"Bearer {TOKEN}"}
+            connection.request("POST", address, json.dumps(body).encode(), head)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    status, found = post(key, {"response": other})
+    assert status == 400 and "not one of this game's classes" in found["error"]
+    assert post(key, {"response": own, "further": [other]})[0] == 400
+    assert count_kept(quiz, code) == 0
+    assert post(key, {"response": item.target}) == (200, {"response": item.target})
+    assert post(f"{key}/also", {"name": other, "fits": True})[0] == 400
+    assert quiz.store.marks_of(code) == {}
 
 
 def test_whoever_runs_the_quiz_is_told_who_began_and_who_is_done(
