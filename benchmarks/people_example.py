@@ -40,7 +40,7 @@ def simulate(material: Material, store: Store, game: Game, rng: np.random.Genera
     for number in range(PEOPLE):
         ability = rng.normal(3.2, 0.7) if number != 7 else -9.0
         guesses = 3 if game == "full" else 1
-        code = store.register(game, names, partial(material.plan, choices), guesses)
+        code, _ = store.register(game, names, partial(material.plan, game, choices), guesses)
         items = store.person(code).items[: 12 if number == 11 else None]
         for turn, (key, item, _) in enumerate(items):
             place, known = item.row - material.rows.start, item.kind == "catch"

@@ -38,7 +38,7 @@ def study(dataset: Dataset, data_home: Path, tmp_path: Path, monkeypatch: Any) -
     with closing(Store(str(path), digest=dataset.digest, about=ABOUT)) as store:
         for limit in (99, 5):
             names = dataset.class_names
-            code = store.register("full", names, lambda n: material.plan(range(24), n))
+            code, _ = store.register("full", names, lambda n: material.plan("full", range(24), n))
             for key, item, _ in store.person(code).items[:limit]:
                 store.answer(code, key, Given(item.target, 2.0))
     return path

@@ -172,6 +172,9 @@ def test_a_whole_full_game_by_keyboard(page: Any, quiz: Running, barriers: Any) 
     assert barriers(page) == []
     assert page.locator("#full").is_disabled()
     assert page.locator("#rules").text_content() == "; or ".join(RULES)
+    kept = page.locator("#start li", has_text="Kept:").first.text_content()
+    for what in ("what you say at the end of other answers", "your window and of its pixels"):
+        assert what in kept
     begin(page, "full", practice=True)
     assert barriers(page) == []
     names = practice(quiz)
@@ -525,8 +528,10 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
             page.keyboard.type(names[3])  # was said: it is not offered again
             assert names[3] not in page.locator("#names li").all_text_contents()
             page.keyboard.press("Escape")
+            later(page)
             page.keyboard.press("Enter")
         else:
+            later(page)
             page.locator("#unknown").click()
         keys.append(shown(page))
     wait_until_sent(page)
@@ -541,6 +546,83 @@ def test_second_and_third_guesses_are_asked_for_where_they_are_wanted(
         if row.subject == f"p-{person.number:04}"
     }
     assert rows[1].further == tuple(names[1:3]) and len(rows) == 4
+
+
+def later(page: Any) -> None:
+    """Wait until a key counts that was struck twice before."""
+    page.wait_for_timeout(200)
+
+
+STRIKE = """(options) => document.getElementById("name").dispatchEvent(
+    new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...options }))"""
+
+
+def test_enter_that_is_struck_twice_or_held_gives_up_no_guess(
+    page_of_three_guesses: Any, quiz: Running
+) -> None:
+    page = page_of_three_guesses
+    begin(page, "full")
+    names, key = quiz.material.dataset.class_names, page.evaluate("() => window.before")
+    second, third = page.get_by_label("Second guess"), page.get_by_label("Third guess")
+    page.keyboard.type(names[0])
+    page.evaluate(f"() => {{ const strike = {STRIKE}; strike({{}}); strike({{}}); }}")
+    second.wait_for()
+    page.keyboard.type(names[1])
+    for options in ({"repeat": True}, {"isComposing": True}, {"keyCode": 229}):
+        page.evaluate(STRIKE, options)
+    assert third.is_hidden() and page.locator("#name").input_value() == names[1]
+    page.keyboard.press("Enter")
+    third.wait_for()
+    later(page)
+    page.keyboard.down("Enter")  # of two, the second is a repeat
+    page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    assert shown(page) != key
+    wait_until_sent(page)
+    kept = [given for _, _, given in quiz.store.person(code_of(page)).items if given]
+    assert [(given.response, given.further) for given in kept] == [(names[0], (names[1],))]
+
+
+def test_enter_that_is_held_on_a_button_answers_once(page: Any) -> None:
+    begin(page, "quick")
+    later(page)
+    page.locator("#unknown").focus()
+    page.keyboard.down("Enter")
+    shown(page)
+    later(page)
+    page.keyboard.down("Enter")  # a repeat, of a picture that may be answered
+    page.keyboard.up("Enter")
+    later(page)
+    assert page.locator("#game-title").text_content().startswith("Image 2 of")
+
+
+def test_a_picture_is_not_seen_under_the_number_of_the_next(page: Any, quiz: Running) -> None:
+    held: list[Any] = []
+    is_released = False
+
+    def hold(route: Any) -> None:
+        code, key = route.request.url.split("/")[-2:]
+        is_free = is_released or key == quiz.store.person(code).items[0][0]
+        route.continue_() if is_free else held.append(route)
+
+    pictures = re.compile(r"/api/people/[a-z0-9]+/[0-9a-f]{24}$")
+    page.route(pictures, hold)
+    begin(page, "full")
+    picture, name = page.locator("#picture"), page.locator("#name")
+    assert picture.evaluate("(picture) => picture.style.visibility") == ""
+    page.locator("#unknown").click()
+    name.focus()
+    page.locator("#game-title", has_text="Image 2 of").wait_for()
+    assert picture.evaluate("(picture) => picture.style.visibility") == "hidden"
+    page.keyboard.type("re")
+    assert name.input_value() == "re"
+    is_released = True
+    for route in held:
+        route.continue_()
+    shown(page)
+    assert picture.evaluate("(picture) => picture.style.visibility") == ""
+    assert name.input_value() == "" and page.locator("#names li").count() == 0
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_a_class_named_by_a_digit_has_that_key(page: Any) -> None:
@@ -646,6 +728,7 @@ def test_a_reload_between_two_guesses_asks_for_the_second_again(
     page.reload()
     page.get_by_label("Third guess").wait_for()
     page.locator("#name:focus").wait_for()
+    later(page)
     page.keyboard.press("Enter")
     assert shown(page) != key
     page.get_by_label("What is it?").wait_for()
@@ -975,12 +1058,13 @@ def test_a_database_that_fails_acknowledges_nothing(
     def fail(*arguments: Any) -> None:
         raise UnavailableError("the database did not take it (disk full)")
 
+    code, name = quiz.enter(), quiz.material.dataset.class_names[0]
     monkeypatch.setattr(quiz.store, "answer", fail)
     monkeypatch.setattr(quiz.store, "image_row", fail)
-    name = quiz.material.dataset.class_names[0]
     for method, body in (("POST", json.dumps({"response": name}).encode()), ("GET", None)):
         connection = http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)
-        connection.request(method, "/api/people/x/y", body, {"Authorization": f"Bearer {TOKEN}"})
+        own = f"/api/people/{code}/y"
+        connection.request(method, own, body, {"Authorization": f"Bearer {TOKEN}"})
         answer = connection.getresponse()
         assert answer.status == 503 and "disk full" in json.loads(answer.read())["error"]
         assert answer.getheader("Retry-After") == "1"
@@ -1068,9 +1152,22 @@ def test_wnids_of_tiny_imagenet_have_groups_and_synonyms(dataset: Dataset) -> No
 
 def test_the_quick_game_has_as_many_images_as_its_classes_have(dataset: Dataset) -> None:
     material = Material(dataset, "val", {}, num_images=24)
-    assert len(material.plan(material.classes("full"), 0)) > 24
-    shown = material.plan(material.classes("quick"), 0)
+    assert len(material.plan("full", material.classes("full"), 0)) > 24
+    shown = material.plan("quick", material.classes("quick"), 0)
     assert sum(item.kind in ("core", "main") for item in shown) == 10
+
+
+def test_catch_images_were_shown_with_their_class_in_the_same_game(dataset: Dataset) -> None:
+    material = Material(dataset, "val", {}, num_images=10)
+    quick, examples = material.classes("quick"), sum(material.gallery.values(), ())
+    for game, classes, seen in (
+        ("full", material.classes("full"), examples),
+        ("quick", quick, material.practice(quick)),
+    ):
+        for number in range(5):
+            shown = material.plan(game, classes, number)
+            (catch,) = (item.row for item in shown if item.kind == "catch")
+            assert catch in seen
 
 
 def test_people_of_the_quick_game_have_the_classes_of_those_before(
@@ -1086,6 +1183,42 @@ def test_people_of_the_quick_game_have_the_classes_of_those_before(
         one, two = (store.person(code) for code in codes)
     assert one.classes == two.classes
     assert {item.target for _, item, _ in two.items} <= set(two.classes)
+
+
+def test_games_that_alternate_go_through_all_images(dataset: Dataset, tmp_path: Path) -> None:
+    material = Material(dataset, "val", {}, num_images=10)
+    with closing(Store(str(tmp_path / "a.db"), digest=dataset.digest, about={})) as store:
+        quiz = Quiz(material, store)
+        codes = [quiz.enter(game) for game in ("full", "quick", "full", "quick", "full")]
+        people = [store.person(code) for code in codes]
+    seen = {item.row for person in people[::2] for _, item, _ in person.items
+            if item.kind in ("core", "main")}  # fmt: skip
+    assert seen == set(material.rows)  # 2 for all, and 8 of each of three
+    for turn, person in enumerate(people[::2]):
+        shown = [item for _, item, _ in person.items]
+        assert shown == material.plan("full", range(24), turn)
+
+
+def test_an_answer_is_one_of_the_classes_of_its_game(quiz: Running) -> None:
+    code = Quiz(quiz.material, quiz.store).enter("quick")
+    person = quiz.store.person(code)
+    other = next(n for n in quiz.material.dataset.class_names if n not in person.classes)
+    (key, item, _), own = person.items[0], next(iter(person.classes))
+
+    def post(path: str, body: Any) -> tuple[int, Any]:
+        with closing(http.client.HTTPConnection("127.0.0.1", quiz.port, timeout=20)) as connection:
+            address, head = f"/api/people/{code}/{path}", {"Authorization": f"Bearer {TOKEN}"}
+            connection.request("POST", address, json.dumps(body).encode(), head)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    status, found = post(key, {"response": other})
+    assert status == 400 and "not one of this game's classes" in found["error"]
+    assert post(key, {"response": own, "further": [other]})[0] == 400
+    assert count_kept(quiz, code) == 0
+    assert post(key, {"response": item.target}) == (200, {"response": item.target})
+    assert post(f"{key}/also", {"name": other, "fits": True})[0] == 400
+    assert quiz.store.marks_of(code) == {}
 
 
 def test_whoever_runs_the_quiz_is_told_who_began_and_who_is_done(

@@ -259,6 +259,8 @@ def test_the_page_and_its_numbers(make_study: MakeStudy, tmp_path: Path, game: G
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)  # nothing else is loaded
     assert "not defined" in page and "subject-05" in page and "nan" not in page.split("<script>")[0]
     assert ("in the median" in page) == (game == "quick")
+    seen = {"full": "were among the examples", "quick": "came in the practice"}[game]
+    assert f"Catch images are training images that {seen}." in page
     own = numbers["findings"]
     assert own["headline"]["accuracy"]["value"] == pytest.approx(0.85)
     assert own["networks"][1]["consistency"]["mean"] == {"value": None, "low": None, "high": None}

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from tinysight.people import store as module
 from tinysight.people.answers import Mark
-from tinysight.people.store import Given, Shown, Store, UnavailableError
+from tinysight.people.store import Game, Given, Shown, Store, UnavailableError
 
 ITEMS = [Shown(i, f"{i}.png", "cat", "main") for i in range(3)]
 CLASSES = ("cat", "dog")
@@ -44,7 +44,7 @@ def open_store(url: str, digest: str = "d") -> Store:
 def register(store: Store, **changes: Any) -> tuple[str, list[str]]:
     """Enter a person; return the code and the keys of the items."""
     own = {"guesses": changes.get("guesses", 2)}
-    code = store.register(changes.get("game", "full"), CLASSES, lambda number: ITEMS, **own)
+    code, _ = store.register(changes.get("game", "full"), CLASSES, lambda turn: ITEMS, **own)
     return code, [key for key, _, _ in store.person(code).items]
 
 
@@ -112,6 +112,22 @@ def test_people_who_come_at_once_get_numbers_of_their_own(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         codes = [code for code, _ in pool.map(lambda _: register(store), range(24))]
     assert sorted(store.person(code).number for code in codes) == list(range(24))
+
+
+def test_each_game_counts_its_own_people(store: Store) -> None:
+    turns: list[int] = []
+
+    def plan(turn: int) -> list[Shown]:
+        turns.append(turn)
+        return ITEMS
+
+    games: list[Game] = ["full", "quick", "full", "quick", "full"]
+    found = [store.register(game, CLASSES, plan) for game in games]
+    assert turns == [0, 0, 1, 1, 2] and [number for _, number in found] == [0, 1, 2, 3, 4]
+    assert all(store.person(code).number == number for code, number in found)
+    store.delete(found[-1][0])
+    assert store.register("full", CLASSES, plan)[1] == 5
+    assert turns[-1] == 3  # of the deleted person nothing is planned again
 
 
 def test_what_is_deleted_is_gone(store: Store, url: str, tmp_path: Path) -> None:
@@ -222,11 +238,16 @@ def test_a_study_of_the_first_version_goes_on_with_further_guesses(
         assert person.guesses == 1 and person.items[0][2] == Given("dog", 1.5)
         with pytest.raises(ValueError, match="asked for 1 guesses"):
             store.answer("c", "m", Given("dog", further=("cat",)))
+        assert [item.row for _, item, _ in person.items] == [0, 1]
         code, keys = register(store, guesses=3)
         store.answer(code, keys[0], Given("dog", further=("cat",)))
         found = [(a.subject, a.response, a.further) for a in store.answers("full")]
         assert found == [("p-0000", "dog", None), ("p-0001", "dog", ("cat",))]
         assert store.classes("full") == CLASSES and store.classes("quick") is None
+        turns: list[int] = []  # go on after those of both games
+        for game in ("full", "quick"):
+            store.register(game, CLASSES, lambda turn: turns.append(turn) or ITEMS)
+        assert turns == [2, 1]
 
 
 def test_two_servers_may_open_an_empty_database_at_once(url: str) -> None:

@@ -117,7 +117,7 @@ def _warn_of_few(material: Material) -> None:
     """Warn where a game has so few images that the rules exclude everybody."""
     games: tuple[Game, ...] = ("full", "quick")
     for game in games:
-        shown = material.plan(material.classes(game), 0)
+        shown = material.plan(game, material.classes(game), 0)
         if len(shown) < MIN_ANSWERS:
             as_asked = sum(item.kind in ("core", "main") for item in shown) == material.num_images
             hint = (

@@ -1,4 +1,4 @@
-"""Which images a person is shown, in which order: a function of a seed and the person's number."""
+"""Which images a person is shown, in which order: by a seed and the person's number in the game."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stratified_order(rows: Sequence[int], labels: Ints, rng: np.random.Generator
 def plan_items(
     order: Sequence[int], catches: Sequence[int], *, number: int, num_images: int, seed: int
 ) -> list[Item]:
-    """Plan the items of the person with a number, 0 for the first.
+    """Plan the items of the person with a number in the game, 0 for the first.
 
     Of `num_images`, a fifth and at most 20 are the core that all are shown; the others are this
     person's own until all images were shown to somebody, and then begin again. A catch image comes
@@ -47,7 +47,7 @@ def plan_items(
 
     Args:
         order: the rows of the study in a `stratified_order`, the same for all.
-        catches: rows of images that people have seen with their class.
+        catches: rows of images that people of the game are shown with their class.
 
     Raises ValueError where there are too few images.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class Material:
                 raise ValueError(
                     f"{name} has no answers to {self.split} of {data.name}; evaluate it"
                 )
-        self.plan(self.classes("full"), 0)  # raises where there are too few images
+        self.plan("full", self.classes("full"), 0)  # raises where there are too few images
 
     def _reason_against(self, split: str) -> str | None:
         """Say why the images of a split cannot be asked; None: they can."""
@@ -104,10 +105,11 @@ class Material:
     def practice(self, classes: Sequence[int]) -> list[int]:
         """Rows of training images of some classes, to practice with."""
         labels = self.dataset.labels
-        return [row for row in self._training_order[::-1] if labels[row] in classes][:PRACTICE]
+        order = reversed(self._training_order)
+        return list(islice((row for row in order if labels[row] in classes), PRACTICE))
 
-    def plan(self, classes: Sequence[int], number: int) -> list[Shown]:
-        """Plan the items of a person who chooses from some classes."""
+    def plan(self, game: Game, classes: Sequence[int], number: int) -> list[Shown]:
+        """Plan the items of the person with a number in a game, who chooses from some classes."""
         data, chosen = self.dataset, tuple(classes)
         if chosen not in self._orders:  # takes 0.2 s of 10,000 images
             rows = np.asarray(self.rows)[
@@ -117,8 +119,8 @@ class Material:
             self._orders[chosen] = stratified_order(rows.tolist(), data.labels, rng)
         known = [row for label in classes for row in self.gallery[label]]
         order, num_images = self._orders[chosen], self.num_images
-        if len(chosen) < len(data.class_names):  # the quick game, of as many as there are
-            num_images = min(num_images, len(order))
+        if game == "quick":  # it shows no gallery, and has as many images as there are
+            known, num_images = self.practice(classes), min(num_images, len(order))
         own = {"number": number, "num_images": num_images, "seed": self.seed}
         items = plan_items(order, known, **own)
         names = data.class_names

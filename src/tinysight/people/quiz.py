@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from tinysight.people.answers import RULES, exclusions, gather, shown_name
 from tinysight.people.material import Material
-from tinysight.people.store import Game, Given, Person, Shown, Store, UnavailableError
+from tinysight.people.store import Game, Given, Person, Store, UnavailableError
 from tinysight.server import site
 from tinysight.server.guard import Guard
 
@@ -57,6 +57,7 @@ class Quiz:
         self.material, self.store, self.guesses = material, store, guesses
         self.preview = preview  # the page says that nothing is kept
         self.picture = lru_cache(1024)(self._picture)
+        self.choices = lru_cache(1024)(self._choices)  # they stay, and each answer is checked
         self.done: set[int] = set()  # numbers of people whose end was said
         self.drawing = ThreadPoolExecutor(DRAWING)  # of their own: answers do not wait for pictures
 
@@ -110,14 +111,9 @@ class Quiz:
         """Enter a new person into the store; return the code."""
         names, classes = self.material.dataset.class_names, self._classes(game)
         guesses = self.guesses if game == "full" else 1
-        numbers: list[int] = []
-
-        def plan(number: int) -> list[Shown]:
-            numbers.append(number)
-            return self.material.plan(classes, number)
-
-        code = self.store.register(game, [names[i] for i in classes], plan, guesses)
-        logger.info("%s began the %s game", shown_name(numbers[-1]), game)
+        plan = partial(self.material.plan, game, classes)
+        code, number = self.store.register(game, [names[i] for i in classes], plan, guesses)
+        logger.info("%s began the %s game", shown_name(number), game)
         return code
 
     def _classes(self, game: Game) -> tuple[int, ...]:
@@ -125,6 +121,9 @@ class Quiz:
         if game == "full" or (known := self.store.classes(game)) is None:
             return self.material.classes(game)
         return tuple(map(self.material.dataset.class_names.index, known))
+
+    def _choices(self, code: str) -> tuple[str, ...]:
+        return self.store.person(code).classes
 
     async def _find(self, request: Request) -> Person:
         return await asyncio.to_thread(self.store.person, request.path_params["code"])
@@ -141,7 +140,8 @@ class Quiz:
 
     async def _answer(self, request: Request) -> dict[str, Any]:
         code, key = request.path_params["code"], request.path_params["key"]
-        given = _read(await _body(request), self.material.dataset.class_names)
+        body = await _body(request)
+        given = _read(body, await asyncio.to_thread(self.choices, code))
         kept = await asyncio.to_thread(self.store.answer, code, key, given)
         return {"response": kept.response}
 
@@ -149,8 +149,9 @@ class Quiz:
         code, key = request.path_params["code"], request.path_params["key"]
         body = await _body(request)
         name, fits = body.get("name"), body.get("fits")
-        if name not in self.material.dataset.class_names or not isinstance(fits, bool):
-            raise ValueError("expected the name of a class, and whether it is right, too")
+        choices = await asyncio.to_thread(self.choices, code)
+        if name not in choices or not isinstance(fits, bool):
+            raise ValueError("expected one of the person's classes, and whether it is right, too")
         await asyncio.to_thread(self.store.mark, code, key, name, fits)
         return {"fits": fits}
 
@@ -230,11 +231,13 @@ def _share(given: Sequence[str | None], targets: Sequence[str]) -> list[float]:
 
 
 def _read(body: dict[str, Any], names: Sequence[str]) -> Given:
-    """Check what a page sent as an answer; raise ValueError where it is not one."""
+    """Check what a page sent as an answer among the person's classes; raise ValueError where it
+    is not one.
+    """
     response, seconds = body.get("response"), body.get("seconds")
     further, screen = body.get("further", []), body.get("screen", "")
     if "response" not in body or not (response is None or response in names):
-        raise ValueError("the answer is not one of the classes; load the page again")
+        raise ValueError("the answer is not one of this game's classes; load the page again")
     timed = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is not None and not (timed and 0 <= seconds < 1e6):
         raise ValueError("the time of an answer is not a number of seconds")

@@ -50,6 +50,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE marks (key TEXT NOT NULL REFERENCES answers (key) ON DELETE CASCADE,"
         " name TEXT NOT NULL, fits INTEGER NOT NULL, PRIMARY KEY (key, name))",
     ),
+    (
+        "ALTER TABLE study ADD COLUMN next_full INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE study ADD COLUMN next_quick INTEGER NOT NULL DEFAULT 0",
+        # Plans went by the number among the people of both games: go on after it
+        "UPDATE study SET next_full = next_number, next_quick = next_number",
+    ),
 )
 
 
@@ -199,14 +205,17 @@ class Store:
         classes: Sequence[str],
         plan: Callable[[int], Sequence[Shown]],
         guesses: int = 1,
-    ) -> str:
-        """Enter a person, whose number goes to `plan`; return the code that stands for them."""
-        code = secrets.token_hex(8)
+    ) -> tuple[str, int]:
+        """Enter a person; return the code that stands for them, and their number.
+
+        To `plan` goes how many people of the game came before, deleted ones included.
+        """
+        code, before = secrets.token_hex(8), f"next_{game}"
+        count = f"next_number = next_number + 1, {before} = {before} + 1"
         with self._transaction() as connection:
-            number = _run(
-                connection,
-                "UPDATE study SET next_number = next_number + 1 RETURNING next_number - 1",
-            ).scalar_one()
+            number, turn = _rows(
+                connection, f"UPDATE study SET {count} RETURNING next_number - 1, {before} - 1"
+            )[0]
             person = {"code": code, "number": number, "game": game}
             person |= {"classes": json.dumps(list(classes)), "guesses": guesses}
             person |= {"day": datetime.now(UTC).date().isoformat()}
@@ -217,11 +226,11 @@ class Store:
             rows = [
                 {"key": secrets.token_hex(12), "code": code, "position": position, "row": item.row,
                  "image": item.image, "target": item.target, "kind": item.kind}
-                for position, item in enumerate(plan(number), 1)
+                for position, item in enumerate(plan(turn), 1)
             ]  # fmt: skip
             statement = "INSERT INTO items VALUES (:key, :code, :position, :row, :image, :target,"
             connection.execute(sa.text(f"{statement} :kind)"), rows)
-        return code
+        return code, int(number)
 
     def person(self, code: str) -> Person:
         """Return what a person was shown and answered; raise ValueError for an unknown code."""
@@ -374,7 +383,8 @@ def _begin(
     if found:
         return found[0][0], found[0][1]
     text = json.dumps(about, sort_keys=True)
-    _run(connection, "INSERT INTO study VALUES (:digest, :about, 0)", digest=digest, about=text)
+    statement = "INSERT INTO study (digest, about, next_number) VALUES (:digest, :about, 0)"
+    _run(connection, statement, digest=digest, about=text)
     return digest, text
 
 

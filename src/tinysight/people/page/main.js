@@ -11,7 +11,7 @@ const byId = (id) => document.getElementById(id);
 const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text ?? "" }, properties);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-let quiz, person, outbox, todo = [], practice = [], current, shownAt = 0, active = 0, turn = 0, ready = false;
+let quiz, person, outbox, todo = [], practice = [], current, shownAt = 0, askedAt = 0, active = 0, turn = 0, ready = false;
 let told = ""; // what is said until the next answer
 const pictures = new Map();
 const given = new Set(); // keys that were answered here: what the server says may be older
@@ -152,10 +152,8 @@ async function next() {
   const waits = person.game === "quick" && !ready && !again;
   byId("ready").hidden = !waits;
   byId("seen").hidden = !again || person.game === "full";
-  if (person.game === "quick") {
-    byId("picture").style.visibility = "hidden"; // until it is there
-    byId("picture").parentElement.scrollIntoView({ block: "nearest" });
-  }
+  byId("picture").style.visibility = "hidden"; // until it is there: the one before has another number
+  if (person.game === "quick") byId("picture").parentElement.scrollIntoView({ block: "nearest" });
   if (waits) return byId("show").focus({ preventScroll: true });
   const path = practice.length ? `api/gallery/${practice[0][0]}` : pathOf(todo[0]);
   await insist(async () => {
@@ -176,12 +174,15 @@ async function next() {
     if (!again) setTimeout(() => { if (turn === mine) byId("picture").style.visibility = "hidden"; }, GLIMPSE);
     return;
   }
+  byId("name").value = ""; // what was typed meanwhile is of no picture
+  suggest();
   byId("name").focus();
   if (again && begun.guesses.length) askFurther(begun.guesses.at(-1));
 }
 
 function answer(response) {
   if (!current || (person.game === "quick" && performance.now() - shownAt < TOO_SOON)) return;
+  if (response === null && performance.now() - askedAt < TOO_SOON) return;
   const own = current;
   if (told) say(told = "");
   if (own.practice) {
@@ -216,6 +217,7 @@ function answer(response) {
 const goOn = () => next().catch(fail);
 
 function askFurther(response) {
+  askedAt = performance.now();
   byId("feedback").textContent = `${response}. What else could it be? Enter alone: nothing else.`;
   byId("question").textContent = GUESSES[current.guesses.length];
   byId("unknown").textContent = "Nothing else";
@@ -249,6 +251,8 @@ function mark() {
 }
 
 function onKey(event) {
+  if (event.isComposing || event.keyCode === 229) return; // the key is an input method's
+  if (event.key === "Enter" && event.repeat) return; // it is held: one answer was given
   const options = byId("names").children;
   if (event.key === "Enter" && options.length) answer(options[active].dataset.name);
   else if (event.key === "Enter" && current?.guesses?.length && !byId("name").value) answer(null);
@@ -396,6 +400,7 @@ byId("name").oninput = suggest;
 byId("name").onkeydown = onKey;
 byId("again").onclick = () => leave();
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.repeat && !byId("game").hidden) event.preventDefault(); // of buttons, too
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (person?.game === "quick" && !byId("game").hidden && !byId("confirm").open && plain) {
     if (!byId("ready").hidden && ["Enter", " "].includes(event.key) && event.target.tagName !== "BUTTON") {
