@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.exporting.hub import write_folder
+from tinysight.exporting.hub import example_of, write_folder
 from tinysight.images import Fit
 from tinysight.predict.onnx_file import onnx_bytes
 from tinysight.predict.predictor import Predictor
@@ -35,22 +35,14 @@ def run_program_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fit", "decoding"),
-    [
-        ("classifier", "pad", ""),
-        ("lstm", "crop", "filter"),
-        ("lstm", "crop", "stop"),
-        ("lstm", "stretch", "filter"),
-    ],
+    ("kind", "fit"), [("classifier", "pad"), ("lstm", "crop"), ("lstm", "stretch")]
 )
 def test_the_program_of_the_readme_answers_as_predict_does(
-    kind: str, fit: Fit, decoding: str, written: Callable[[str], Written], tmp_path: Path
+    kind: str, fit: Fit, written: Callable[[str], Written], tmp_path: Path
 ) -> None:
     files, folder = written(kind), tmp_path / "hub"
     results = {"val": {"top1_error": 0.25}}
     metadata = replace(metadata_of(kind), fit=fit, results=results, data="pets\n---\n")
-    if decoding:
-        metadata = replace(metadata, localizer=metadata.localizer | {"decoding": decoding})
     model, onnx = load_weights(files.weights)[0], onnx_bytes(files.body, metadata)
     size = write_folder(folder, model, onnx, metadata)
     assert size == sum(path.stat().st_size for path in folder.iterdir())
@@ -67,6 +59,21 @@ def test_the_program_of_the_readme_answers_as_predict_does(
             assert confidence == pytest.approx(expected.confidences[0], abs=0.02)
             clipped = np.clip(box, 0, (140, 80, 140, 80))
             assert clipped == pytest.approx(expected.boxes[0], abs=1.5)
+
+
+@pytest.mark.parametrize(("decoding", "surest"), [("filter", "0.900"), ("stop", "0.400")])
+def test_the_program_chooses_by_the_decoding(
+    decoding: str, surest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = metadata_of("lstm")
+    program = example_of(replace(metadata, localizer=metadata.localizer | {"decoding": decoding}))
+    # a cell of two boxes, the second surer, and a cell of one that is less sure
+    confidences = np.array([[[0.3, 0.9], [0.4, 0.1]]])
+    found = [np.arange(16.0).reshape(1, 2, 2, 4), confidences]
+    values = {"np": np, "found": found, "width": 32, "height": 32, "left": 0, "top": 0, "size": 32}
+    exec(program[program.index("boxes, confidences") :], values)
+    box = {"filter": [4.0, 5.0, 6.0, 7.0], "stop": [8.0, 9.0, 10.0, 11.0]}[decoding]
+    assert capsys.readouterr().out == f"{surest}  box {box}\n"
 
 
 def test_boxes_have_their_classes_where_the_image_has_none(
