@@ -433,7 +433,7 @@ def test_the_help_of_every_command_has_examples(tinysight: Tinysight) -> None:
         (("train",), "RECIPE-DATA"),
         (("study",), "as its recipe does"),
         (("study",), "study-STUDY-DATA"),
-        (("report",), "RUN/report, of the first run"),
+        (("report",), "RUN/report, or"),
         (("ensemble",), "ensemble-SPLIT.json in the first run"),
         (("submit",), "RUN/submission.txt"),
         (("data", "get"), "the published URL"),

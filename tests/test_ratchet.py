@@ -22,9 +22,10 @@ PAGES = [
 ]
 
 # Raised for captured GPU steps, pictures and boxes of other people, a class per box, finetuning,
-# export and prediction without torch, the page, and people against networks
-MAX_SOURCE_LINES = 29589
-MAX_TEST_LINES = 27100
+# export and prediction without torch, the page, people against networks, and for some eighty faults
+# that a reading of everything found, each with its test
+MAX_SOURCE_LINES = 30288
+MAX_TEST_LINES = 28543
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
