@@ -258,7 +258,8 @@ def test_answers_are_sent_at_once(client: Any) -> None:
         ({"host": "0.0.0.0"}, "no address"),
         ({"host": "203.0.113.7"}, "--token"),
         ({"host": "203.0.113.7", "token": "short"}, "8 or more"),
-        ({"host": "203.0.113.7", "token": "long enough"}, "cannot listen"),
+        ({"host": "203.0.113.7", "token": "long enough"}, "other characters"),
+        ({"host": "203.0.113.7", "token": "long-enough"}, "cannot listen"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(
