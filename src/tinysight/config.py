@@ -259,9 +259,8 @@ class TrainConfig(Section):
     compile: bool = False
     cuda_graph: bool = True  # on one GPU, a classifier's steps are captured once and replayed
     log_every: int = within("[1, inf)", 50)  # steps
-    checkpoint_minutes: float = within(
-        "(0, inf)", 10.0
-    )  # also at ends of epochs, of short ones some
+    # state is saved this often, and at ends of epochs (of short ones, not of each)
+    checkpoint_minutes: float = within("(0, inf)", 10.0)
     keep: int = within("[2, inf)", 2)  # checkpoints, in addition to the best
     stop_after_minutes: float = within("[0, inf)", 0.0)  # save and stop, to resume later; 0: never
     record: tuple[str, ...] = ()  # layers whose activations are recorded, by their module names
