@@ -143,18 +143,19 @@ def _write_figures(
 
 
 def learned_data(run: Run, data: Dataset, data_dir: Folder | None = None) -> Dataset | None:
-    """Return the dataset that a run was trained on; None where it is not here any more.
-
-    Args:
-        data: the one that is at hand, which is often that.
-    """
+    """Return the dataset that a run was trained on, often `data`; None where it is not here."""
     if data.digest == run.data_digest:
         return data
+    own = _data_of_its_name(run, data_dir)
+    return own if own is not None and own.digest == run.data_digest else None
+
+
+def _data_of_its_name(run: Run, data_dir: Folder | None) -> Dataset | None:
+    """Return what has the name of a run's dataset now, which may have changed since."""
     try:
-        own = load_without_bar(run.config.data.name, home=data_dir)
+        return load_without_bar(run.config.data.name, home=data_dir)
     except ValueError:
         return None
-    return own if own.digest == run.data_digest else None
 
 
 def warn_of_training_images(
@@ -165,10 +166,8 @@ def warn_of_training_images(
     apart = not set(split.split("+")) & set(config.data.train.split("+"))
     if data.digest == run.data_digest and apart:
         return  # `tinysight data info` reports what a source itself has in two splits
-    try:
-        own = load_without_bar(config.data.name, home=data_dir)
-    except ValueError:
-        return  # it is not there any more
+    if (own := _data_of_its_name(run, data_dir)) is None:
+        return
     if own.digest != run.data_digest:
         message = "%s has changed since %s was trained, which may have learned images of %s"
         logger.warning(message, own.name, run.name, split)
