@@ -364,7 +364,10 @@ def test_ensembles_of_snapshots_and_of_runs(
         ("predict nothing x.png", "no run is named 'nothing'"),
         ("predict --model notes.txt x.png", "is not a readable safetensors file"),
         ("predict nothing", "no run is named 'nothing'"),
-        ("predict nothing.safetensors x.png", "nothing.safetensors is not a file"),
+        (
+            "predict nothing.safetensors x.png",
+            "no such file: 'nothing.safetensors'; expected a run or a file of",
+        ),
         ("predict best.pt x.png", "best.pt is a PyTorch or pickle file"),
         ("predict x.png best.pt", "best.pt is a model by its name; give one model, before"),
         ("predict unfinished", "unfinished is a model, and no image is given"),
@@ -395,7 +398,7 @@ def test_ensembles_of_snapshots_and_of_runs(
 def test_bad_input_is_one_clear_line(
     tinysight: Tinysight, tiny: Dataset, tmp_path: Path, command: str, expected: str
 ) -> None:
-    for name in ("notes.txt", "notes.py"):
+    for name in ("notes.txt", "notes.py", "best.pt"):
         (tmp_path / name).write_text("not what it should be")
     photos = write_photos(tmp_path / "photos" / "pets", size=(40, 50))
     (tmp_path / "unfinished").mkdir()

@@ -11,7 +11,7 @@ import pytest
 
 from tinysight.files import with_digits
 from tinysight.recipes import recipe
-from tinysight.run import Run, find_run, new_folder, read_lines, read_run
+from tinysight.run import Run, find_run, find_trained, new_folder, read_lines, read_run
 
 CONFIG = recipe("quickstart")
 
@@ -90,6 +90,19 @@ def test_a_run_is_found_by_path_and_by_name(home: Path) -> None:
     assert find_run("mine").folder == find_run(str(folder)).folder == folder
     with pytest.raises(ValueError, match="did you mean mine"):
         find_run("mien")
+
+
+def test_what_is_trained_is_found_by_name_whatever_its_dots(home: Path, tmp_path: Path) -> None:
+    run, file = home / "resnet18.v2", tmp_path / "weights.pth"
+    with pytest.raises(ValueError, match=r"no run is named 'resnet18\.v2'"):
+        find_trained("resnet18.v2")
+    run.mkdir(parents=True)
+    _run(run).write()
+    assert find_trained("resnet18.v2") == find_trained(run) == run
+    with pytest.raises(ValueError, match=r"no such file: '.*weights\.pth'"):
+        find_trained(file)
+    file.write_bytes(b"")
+    assert find_trained(str(file)) == file
 
 
 def test_files_about_other_data_have_its_name(tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ from pathlib import Path
 
 # What file systems without the operation answer: CIFS and some FUSE to fsync of a folder, others
 # to fallocate. EIO stays an error.
+FOREIGN_SUFFIXES = {  # of weights
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
+    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
+}
+WEIGHTS_SUFFIXES = {".safetensors", ".onnx", *FOREIGN_SUFFIXES}
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from tinysight import __version__
 from tinysight.config import OPERATIONAL, Config
-from tinysight.files import expand, folder_names, suggest, write_atomic
+from tinysight.files import WEIGHTS_SUFFIXES, expand, folder_names, suggest, write_atomic
 from tinysight.settings import difference, from_dict
 
 FORMAT = 1
@@ -246,6 +246,16 @@ def find_run(name: str | Path) -> Run:
     known = sorted(path.parent.name for path in home.glob("*/run.json")) if home.is_dir() else []
     hint = suggest(str(name), known) if known else f"there is none in {home} yet"
     raise ValueError(f"no run is named {str(name)!r}; {hint}")
+
+
+def find_trained(source: str | Path) -> Path:
+    """Return the file of weights, or the run's folder, that a path or a run's name means."""
+    path = expand(source)
+    if path.is_file() or is_run(path):
+        return path
+    if path.suffix.lower() in WEIGHTS_SUFFIXES:
+        raise ValueError(f"no such file: {str(source)!r}; expected a run or a file of weights")
+    return find_run(source).folder
 
 
 def read_run(folder: Path) -> Run:

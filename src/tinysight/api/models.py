@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinysight.files import expand
 from tinysight.predict import predictor as predictors
-from tinysight.predict.metadata import WEIGHTS_SUFFIXES
 from tinysight.predict.predictor import Predictor
-from tinysight.run import Run, find_run, is_run
+from tinysight.run import Run, find_run, find_trained
 
 if TYPE_CHECKING:
     from tinysight.api.data import Folder
@@ -50,10 +48,7 @@ def find_weights(source: Run | Folder | None) -> Path | None:
         return None
     if not isinstance(source, str | Path):
         return named_run(source).folder
-    path = expand(source)
-    if path.is_file() or is_run(path) or path.suffix.lower() in WEIGHTS_SUFFIXES:
-        return path
-    return predictors.BUNDLED if source == "bundled" else find_run(source).folder
+    return predictors.BUNDLED if source == "bundled" else find_trained(source)
 
 
 def decoding_changes(threshold: float | None = None, decoding: str | None = None) -> dict[str, Any]:

