@@ -421,8 +421,21 @@ def test_padding_keeps_every_pixel_and_has_the_mean_color(size: tuple[int, int])
 
 def test_stretching_resizes_both_sides() -> None:
     image = Image.fromarray(noise(30, 50))
-    plain = np.asarray(image.resize((40, 40), Image.Resampling.BICUBIC))
+    columns = image.resize((40, 30), Image.Resampling.BICUBIC)
+    plain = np.asarray(columns.resize((40, 40), Image.Resampling.BICUBIC))
     assert np.array_equal(to_square(image, 40, "stretch"), plain)
+
+
+@pytest.mark.parametrize("width, height", [(70, 100), (96, 150), (300, 900), (900, 300), (50, 50)])
+def test_columns_are_resized_before_rows_whatever_the_shape(width: int, height: int) -> None:
+    """Pillow 13 by itself takes the rows of tall images first, with other bytes."""
+    image, side = Image.fromarray(noise(height, width)), min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    columns = image.resize(
+        (64, height), Image.Resampling.BICUBIC, box=(left, 0, left + side, height)
+    )
+    rows = columns.resize((64, 64), Image.Resampling.BICUBIC, box=(0, top, 64, top + side))
+    assert np.array_equal(to_square(image, 64), np.asarray(rows))
 
 
 def test_to_square_takes_other_modes_and_refuses_no_size() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.exporting.page import page_of
+from tinysight.exporting.page import WEB, page_of
+from tinysight.images import FITS, Fit, to_square
 from tinysight.predict.onnx_file import onnx_bytes
 from tinysight.predict.predictor import Predictor
 
@@ -190,3 +191,19 @@ def test_what_a_page_holds_cannot_leave_its_place(written: Write) -> None:
     (policy,) = re.findall(r'Security-Policy" content="([^"]*)"', text)
     assert "default-src 'none'" in policy and "'unsafe-inline'" not in policy
     assert "'unsafe-eval'" not in policy and "connect-src" not in policy
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_page_resizes_as_predict_does(fit: Fit, browser: Any) -> None:
+    """To the byte, whatever the shape: Pillow by itself takes the rows of tall pictures first."""
+    script = (WEB / "page.js").read_text(encoding="utf-8")
+    start, end = script.index("const ONE = "), script.index("function overlap(")
+    resizing = f"const SIZE = 64, metadata = {{ fit: {fit!r} }};" + script[start:end]
+    page = browser.new_page()
+    for width, height in ((70, 100), (100, 70), (96, 150), (30, 200), (64, 64), (150, 151)):
+        pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+        given = {"data": pixels.ravel().tolist(), "width": width, "height": height, "step": 3}
+        found = page.evaluate(f"(image) => {{ {resizing} return [...square(image).data]; }}", given)
+        expected = to_square(Image.fromarray(pixels), 64, fit)
+        assert found == expected.ravel().tolist(), (width, height)
+    page.close()

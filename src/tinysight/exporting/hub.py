@@ -47,7 +47,8 @@ if image.has_transparency_data:
     white.paste(image, mask=image)
     image = white
 image = image.convert("RGB")
-{frame}square = image.resize((size, size), Image.Resampling.BICUBIC{box})
+{frame}columns = image.resize((size, image.height), Image.Resampling.BICUBIC{columns})
+square = columns.resize((size, size), Image.Resampling.BICUBIC{rows})
 session = onnxruntime.InferenceSession("model.onnx")
 logits, *found = session.run(None, {{"images": np.asarray(square)[None]}})
 """
@@ -161,8 +162,11 @@ With tinysight: `tinysight predict model.safetensors photo.jpg`, or `model.onnx`
 
 def example_of(metadata: ModelMetadata) -> str:
     """Return a program that uses the folder's ONNX file with NumPy alone."""
-    box = ", box=(left, top, left + width, top + height)" if metadata.fit == "crop" else ""
-    example = EXAMPLE.format(frame=FRAMES[metadata.fit], box=box)
+    columns = rows = ""
+    if metadata.fit == "crop":
+        columns = ", box=(left, 0, left + width, image.height)"
+        rows = ", box=(0, top, size, top + height)"
+    example = EXAMPLE.format(frame=FRAMES[metadata.fit], columns=columns, rows=rows)
     boxes = BOXES.format(confidences=CONFIDENCES[metadata.localizer.get("decoding", "filter")])
     return example + CLASSES * metadata.classifies + boxes * bool(metadata.localizer)
 
