@@ -357,6 +357,7 @@ def test_ensembles_of_snapshots_and_of_runs(
         ),
         ("quickstart name=x", "no field is named name"),
         ("train quickstart --from bundled model.pretrained=lite0", "--from is bundled, model.pret"),
+        ("train quickstart --from ''", "--from is empty; give bundled, lite0, a run or a file"),
         ("train quickstart --minutes 9 train.stop_after_minutes=3", "give one of them"),
         ("resume nothing", "no run is named 'nothing'"),
         ("evaluate nothing", "no run is named 'nothing'"),

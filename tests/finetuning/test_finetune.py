@@ -97,7 +97,8 @@ def test_a_prepared_dataset_keeps_its_val(
 ) -> None:
     data = ts.import_dataset(make_folder(20, 20, size=80), "pets", image_size=16)
     found = finetune_result(data, encoder_file)
-    assert found.run.config.data.name == "pets-32" and found.num_images == 32
+    assert found.run.config.data.name == "pets-32"
+    assert (found.num_images, found.num_held_out) == (32, 8)
     evaluation = ts.evaluate(found.run)
     assert evaluation.split == "val" and evaluation.metrics.num_images == 8
     assert ts.load_dataset("pets").image_size == 16

@@ -175,7 +175,8 @@ def test_of_other_classes_only_the_last_layer_is_left_out(
         other = replace(dataset, manifest={**dataset.manifest, "class_ids": list(ids)})
         config = make_config(**vgg, model__pretrained=str(trained.folder))
         training = Trainer(config, other, CPU, DistributedContext())
-        training.load_pretrained()
+        given = training.load_pretrained()
+        assert given.endswith("; new: last layer" if left_out else ", all layers")
         own = training.model.state_dict()
         assert {name for name in own if not own[name].equal(weights[name])} == left_out
 
@@ -195,6 +196,10 @@ def test_a_run_is_begun_from_by_its_name(
     assert config.model.pretrained == str(found)
     with pytest.raises(ValueError, match="no run is named 'nothing'"):
         with_pretrained_network(make_config(model__pretrained="nothing"))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_bytes((found / "run.json").read_bytes())
+    with pytest.raises(ValueError, match=r"begun has no weights\.safetensors: the run is not fin"):
+        with_pretrained_network(make_config(model__pretrained="begun"))
 
 
 def test_muon_is_refused_where_it_would_train_nothing(
@@ -234,7 +239,7 @@ def test_a_localizer_begins_with_a_box_head_of_the_same_settings(
     )
     source = {"model__pretrained": str(trained.folder), "localizer__grid": grid}
     training = Trainer(make_config(**FINDING, **source), dataset, CPU, DistributedContext())
-    training.load_pretrained()
+    assert training.load_pretrained().endswith(", all layers" if taken else "; new: box head")
     weights, _ = load_weights(trained.weights_path)
     assert isinstance(training.model, Localizer) and isinstance(weights, Localizer)
     pairs = zip(training.model.head.parameters(), weights.head.parameters(), strict=False)
@@ -311,12 +316,16 @@ def test_what_does_not_fit_is_refused(
 def test_data_without_boxes_are_refused(
     make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(dataset.__dict__, "box_offsets", np.zeros(len(dataset) + 1, np.int64))
-    with pytest.raises(ValueError, match="no image of minival of small has a box"):
-        check(make_config(**FINDING), dataset, DistributedContext())
-    config = make_config(**FINDING, data__monitor="none", schedule__name="linear")
-    with pytest.raises(ValueError, match="no training image of small has a box"):
-        check(config, dataset, DistributedContext())
+    minival, counts = dataset.rows("minival"), np.diff(dataset.box_offsets)
+    counts[minival.start : minival.stop] = 0
+    for counted, complaint in (
+        (counts, "no image of minival of small has a box"),
+        (counts * 0, "no training image of small has a box"),  # nor of minival: not said first
+    ):
+        offsets = np.concatenate(([0], counted.cumsum()))
+        monkeypatch.setitem(dataset.__dict__, "box_offsets", offsets)
+        with pytest.raises(ValueError, match=complaint):
+            check(make_config(**FINDING), dataset, DistributedContext())
 
 
 def test_weights_of_larger_images_are_warned_of(

@@ -58,7 +58,9 @@ def finetune(
 
 
 def _print(found: Finetuned) -> None:
-    print(f"{found.num_images:,} images of {found.num_classes:,} classes, encoder {found.encoder}")
+    held_out = f" ({found.num_held_out:,} in val are held out)" if found.num_held_out else ""
+    images = f"{found.num_images:,} images of {found.num_classes:,} classes{held_out}"
+    print(f"{images}, encoder {found.encoder}")
     if len(found.errors) > 1:
         own = (f"{name} {100 * error:.1f} %" for name, error in found.errors.items())
         best = "the better one" if len({*found.errors.values()}) > 1 else found.encoder
@@ -86,6 +88,8 @@ def _print(found: Finetuned) -> None:
             print(
                 "                   no better by more than the noise: the weights before are kept"
             )
+        elif found.judged is not None and found.judged.none_below is not None:
+            print(f"none of these      not told by the entire network, only by {found.run.folder}")
     print(f"weights            {run.weights_path}")
     print(f"next               tinysight report {run.folder}")
     print(f"                   tinysight predict {run.folder} PHOTO.jpg")

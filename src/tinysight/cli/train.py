@@ -84,6 +84,8 @@ def train(
     from tinysight.recipes import recipe as recipe_named
     from tinysight.settings import change, parse_assignments
 
+    if pretrained == "":  # of a variable that is not set
+        raise ValueError("--from is empty; give bundled, lite0, a run or a file, or leave it out")
     changes: dict[str, Any] = dict(parse_assignments(settings or []))
     for option, setting, value in (
         ("--data", "data.name", data),

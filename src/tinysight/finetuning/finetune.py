@@ -83,6 +83,7 @@ class Finetuned:
 
     run: Run
     num_images: int
+    num_held_out: int  # labeled images of val
     num_classes: int
     errors: dict[str, float]  # cross-validated, by encoder; of several encoders the best is used
     encoder: str
@@ -169,7 +170,9 @@ def finetune(
     )
     frequent = dataset.class_names[int(torch.bincount(labels).argmax())]
     found = (errors, best.encoder.name, judged, majority_error(labels), frequent, curve, ahead)
-    return Finetuned(run, len(labels), num_classes, *found)
+    val = dataset.rows("val") if "val" in dataset.splits else ()
+    num_held_out = int((dataset.labels[list(val)] >= 0).sum())
+    return Finetuned(run, len(labels), num_held_out, num_classes, *found)
 
 
 def full_config(start: Run, dataset: Dataset, device: str = "auto") -> Config:

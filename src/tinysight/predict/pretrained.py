@@ -17,7 +17,7 @@ from tinysight.files import expand
 from tinysight.models.classifier import Classifier, is_of_head
 from tinysight.models.localizer import Localizer
 from tinysight.predict.metadata import ModelMetadata
-from tinysight.predict.predictor import BUNDLED
+from tinysight.predict.predictor import BUNDLED, weights_path
 from tinysight.predict.weights import load_weights
 
 NAMES = ("bundled", "lite0")
@@ -69,7 +69,7 @@ def read_pretrained(source: str | Path) -> tuple[Classifier | Localizer, ModelMe
         return _of_others(path, _read_pth(path))
     if path.suffix == ".safetensors" and (theirs := _read_safetensors(path)):
         return _of_others(path, theirs)
-    return load_weights(path / "weights.safetensors" if path.is_dir() else path)
+    return load_weights(weights_path(path))
 
 
 def _read_pth(path: Path) -> Any:

@@ -231,7 +231,8 @@ class _TrainingLoop:
                 logger.warning("%s; using the state before it", complaint)
         newest = distributed.broadcast_object(None if state is None else state.step)
         if newest is None:
-            self.trainer.load_pretrained()
+            if (given := self.trainer.load_pretrained()) and distributed.is_main:
+                logger.info("%s %s", self.run.config.recipe, given)
             return 0
         if state is None:
             state = checkpoint.load(self.run.checkpoint_path(newest))

@@ -75,7 +75,6 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
             f"{name} has one class, and mixed images teach a localizer classes alone; leave "
             "augment.mixup and augment.cutmix at 0"
         )
-    _check_monitored(config, dataset)
     if len(rows) < fewest:
         raise ValueError(
             f"{name} has {pluralize(len(rows), 'training image')}; a training needs {fewest}"
@@ -85,6 +84,7 @@ def training_rows(config: Config, dataset: Dataset, distributed: DistributedCont
             f"no training image of {name} has a box, so there is nothing to learn to find; use "
             "data with boxes (tiny-imagenet, shapes, your own by --boxes), or localizer.head=none"
         )
+    _check_monitored(config, dataset)
     return rows
 
 
@@ -231,12 +231,17 @@ def _last_layer(encoder: Classifier) -> str:
     return f"head.{len(head) - 1}." if isinstance(head, nn.Sequential) else "head."
 
 
-def load_pretrained(model: nn.Module, config: Config, class_ids: Sequence[str]) -> None:
-    """Load `model.pretrained`; a last layer for other classes stays as it is initialized."""
+def load_pretrained(model: nn.Module, config: Config, class_ids: Sequence[str]) -> str:
+    """Load `model.pretrained`, and say which layers do not fit and stay as they are initialized."""
     own = model.state_dict()
     weights = pretrained_weights(config, class_ids)
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(own | fitting)
+    finds = config.localizer.finds
+    is_box_head = {finds and name.startswith("head.") for name in own.keys() - fitting.keys()}
+    new = [{False: "last layer", True: "box head"}[kind] for kind in sorted(is_box_head)]
+    start = f"begins with the {config.model.name} of {config.model.pretrained}"
+    return f"{start}; new: {', '.join(new)}" if new else f"{start}, all layers"
 
 
 def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:

@@ -136,12 +136,14 @@ class Trainer:
             return None
         return GraphedStep(self._compute, self.model.parameters())
 
-    def load_pretrained(self) -> None:
-        """Start a new training from the weights that `model.pretrained` names, if any."""
-        if self.config.model.pretrained:
-            setup.load_pretrained(self.model, self.config, self.dataset.class_ids)
-            if self.ema is not None:
-                self.ema.model.load_state_dict(self.model.state_dict())
+    def load_pretrained(self) -> str:
+        """Start from the weights that `model.pretrained` names, if any; return what they give."""
+        if not self.config.model.pretrained:
+            return ""
+        found = setup.load_pretrained(self.model, self.config, self.dataset.class_ids)
+        if self.ema is not None:
+            self.ema.model.load_state_dict(self.model.state_dict())
+        return found
 
     @property
     def eval_model(self) -> nn.Module:
