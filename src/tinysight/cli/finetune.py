@@ -89,7 +89,7 @@ def _print(found: Finetuned) -> None:
                 "                   no better by more than the noise: the weights before are kept"
             )
         elif found.judged is not None and found.judged.none_below is not None:
-            print(f"none of these      not told by the entire network, only by {found.run.folder}")
+            print(f"none of these      not said by the entire network, only by {found.run.folder}")
     print(f"weights            {run.weights_path}")
     print(f"next               tinysight report {run.folder}")
     print(f"                   tinysight predict {run.folder} PHOTO.jpg")
