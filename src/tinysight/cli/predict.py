@@ -231,7 +231,7 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
         what = f"{label} in" if predictor.metadata.has_box_classes else "box"
         lines.append(f"  {confidence:6.1%}  {what} ({', '.join(f'{edge:.0f}' for edge in box)})")
     if predictor.decoding is not None and not prediction.num_accepted:
-        lines.append(f"          no box of confidence {prediction.threshold:g} or more")
+        lines.append(f"          no box of confidence {prediction.threshold:.3g} or more")
     return lines
 
 
