@@ -283,7 +283,7 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     other = {"model__options": {"norm": True}, "model__pretrained": str(found)}
     for changes, complaint in (
-        (other, r"""give the run model.name=small "model.options=\{'dropout': 0.3\}\""""),
+        (other, r"""or give model.name=small "model.options=\{'dropout': 0.3\}\""""),
         ({"train__record": ("norm",)}, "norm"),
         ({"model__pretrained": str(tmp_path / "none")}, "is not a file"),
     ):

@@ -208,7 +208,7 @@ def pretrained_weights(config: Config, class_ids: Sequence[str]) -> dict[str, Te
     if (name, options) != (model.name, model.options):
         raise ValueError(
             f"model.pretrained {model.pretrained} is another network than {model.name} "
-            f'{model.options or ""}; leave the settings of model out, or give model.name={name} '
+            f"{model.options or ''}; leave the settings of model out, or give model.name={name} "
             f'"model.options={options}"'
         )
     same_classes = metadata.class_ids == tuple(class_ids)
