@@ -115,6 +115,17 @@ def test_overlaid_curves_are_means_with_bands_over_seeds() -> None:
     assert legend == ["one", "two (2 seeds)"]
 
 
+def test_each_of_many_curves_looks_like_no_other() -> None:
+    figure = plots.overlaid_curves([Curve(f"{n}", [1, 2], [[0.5, 0.4]]) for n in range(14)])
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    looks = {(line.get_color(), line.get_marker()) for line in axes.get_lines()}
+    dashes = {(line.get_color(), str(line._dash_pattern)) for line in axes.get_lines()}  # type: ignore[attr-defined]
+    assert len(looks) == len(dashes) == 14
+    legend = axes.get_legend().get_window_extent()
+    assert axes.get_window_extent().x1 < legend.x0 and legend.x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 24])
 def test_confusions_are_readable_at_any_number_of_classes(num_classes: int) -> None:
     confusions = np.full((num_classes, num_classes), 3) + np.diag([17] * num_classes)

@@ -167,7 +167,8 @@ def overlaid_curves(
 
     With `counts`, a label, the horizontal axis has numbers of images, logarithmic, for epochs.
     """
-    figure = new_figure(8, 4.6)
+    is_many = len(curves) > len(SERIES) + 1
+    figure = new_figure(10.5 if is_many else 8, 4.6)
     axes = figure.subplots()
     for number, curve in enumerate(curves):
         errors = 100 * np.asarray(curve.errors)
@@ -185,13 +186,17 @@ def overlaid_curves(
         axes.set_xticks(shown, [f"{number:g}" for number in shown])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-    axes.legend(handlelength=3.2)
+    aside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    axes.legend(handlelength=3.2, **(aside if is_many else {}))
     return figure
 
 
 def _look(number: int) -> dict[str, Any]:
-    parts = {"color": SERIES, "ls": DASHES, "marker": MARKERS}
-    return {"ms": 4} | {name: options[number % len(options)] for name, options in parts.items()}
+    """Return a line's color, dashes and marker; a color that comes again has other ones."""
+    count = len(SERIES)
+    color, turn = number % count, number // count
+    dashes, marker = DASHES[(color + turn) % count], MARKERS[(color + 2 * turn) % count]
+    return {"ms": 4, "color": SERIES[color], "ls": dashes, "marker": marker}
 
 
 def _of(lines: Lines, kind: str) -> Lines:
