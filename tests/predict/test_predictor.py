@@ -256,7 +256,6 @@ def test_the_bundled_model_has_the_errors_of_its_metadata(tmp_path: Path) -> Non
     assert found.metrics.top1_error == pytest.approx(expected["top1_error"], abs=5e-4)
     assert found.metrics.top5_error == pytest.approx(expected["top5_error"], abs=5e-4)
     assert found.metrics.loss == pytest.approx(expected["loss"], rel=1e-3)
-    if model.localizer is not None:
-        boxes = found.localization(torch.from_numpy(dataset.padded_boxes(range(len(dataset)))))
-        assert boxes.loc50 == pytest.approx(expected["loc50"], abs=1e-3)
-        assert boxes.mean_iou == pytest.approx(expected["mean_iou"], abs=1e-3)
+    boxes = found.localization(torch.from_numpy(dataset.padded_boxes(range(len(dataset)))))
+    assert boxes.loc50 == pytest.approx(expected["loc50"], abs=1e-3)
+    assert boxes.mean_iou == pytest.approx(expected["mean_iou"], abs=1e-3)
