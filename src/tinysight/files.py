@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# What file systems without the operation answer: CIFS and some FUSE to fsync of a folder, others
-# to fallocate. EIO stays an error.
-FOREIGN_SUFFIXES = {  # of weights
+# By which a file is weights: those of others, and ours in addition.
+FOREIGN_SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"), "PyTorch or pickle"),
     **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), "Keras or TensorFlow"),
 }
 WEIGHTS_SUFFIXES = {".safetensors", ".onnx", *FOREIGN_SUFFIXES}
+# What file systems without the operation answer: CIFS and some FUSE to fsync of a folder, others
+# to fallocate. EIO stays an error.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

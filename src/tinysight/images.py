@@ -231,8 +231,7 @@ def _resized(image: Image.Image, frame: Frame, size: int) -> Image.Image:
         image = image.crop((0, first, image.width, last))
     window = (frame.left, 0, frame.left + frame.width, image.height)
     image = image.resize((size, image.height), Image.Resampling.BICUBIC, box=window)
-    top = frame.top - first
-    window = (0, top, size, top + frame.height)
+    window = (0, frame.top - first, size, frame.top - first + frame.height)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=window)
 
 

@@ -238,11 +238,11 @@ def load_pretrained(model: nn.Module, config: Config, class_ids: Sequence[str]) 
     weights = pretrained_weights(config, class_ids)
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(own | fitting)
-    finds = config.localizer.finds
-    is_box_head = {finds and name.startswith("head.") for name in own.keys() - fitting.keys()}
-    new = [{False: "last layer", True: "box head"}[kind] for kind in sorted(is_box_head)]
+    finds = config.localizer.finds  # then all of `head.` is the box head's
+    rest = own.keys() - fitting.keys()
+    new = {"box head" if finds and name.startswith("head.") else "last layer" for name in rest}
     start = f"begins with the {config.model.name} of {config.model.pretrained}"
-    return f"{start}; new: {', '.join(new)}" if new else f"{start}, all layers"
+    return f"{start}; new: {', '.join(sorted(new))}" if new else f"{start}, all layers"
 
 
 def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:
