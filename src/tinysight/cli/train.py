@@ -101,6 +101,10 @@ def train(
             from tinysight.training.setup import with_pretrained_network
 
             config = with_pretrained_network(config)
+        if any(setting.startswith("model.") for setting in changes):
+            from tinysight.models import num_parameters
+
+            num_parameters(config.model.name, 2, config.model.options)  # refuses what is unknown
         print(json.dumps(asdict(config), indent=1))
         return
     import tinysight as ts

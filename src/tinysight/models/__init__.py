@@ -25,6 +25,8 @@ MODELS: dict[str, type[Classifier]] = {
     "vgg": VGG,
 }
 
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
 
 def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
     """Create a model with torch's default weights; see `models.init` for others.
@@ -42,8 +44,8 @@ def create_model(name: str, num_classes: int, /, **options: Any) -> Classifier:
         if option not in known:
             raise ValueError(f"model {name} has no option {option!r}; there are {', '.join(known)}")
         if not _is_like(value, known[option]):
-            expected = f"expected a value like {known[option]!r}"
-            raise ValueError(f"model.options.{option} is {value!r}; {expected}")
+            expected = _EXPECTED.get(type(known[option]), "whole numbers with commas between")
+            raise ValueError(f"model.options.{option} is {value!r}; expected {expected}")
     model = MODELS[name](num_classes, **options)  # type: ignore[call-arg]
     if head == "distances":
         model.head = DistanceHead(model.num_features, num_classes)
