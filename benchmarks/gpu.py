@@ -37,10 +37,11 @@ from tinysight.training.trainer import Trainer
 WARMUP_STEPS = 12
 WAYS = {"eager": {"train.cuda_graph": False}, "captured": {}, "compiled": {"train.compile": True}}
 ALL_IMAGES = ("data.train=train+minival", "data.monitor=none")
-SQUEEZED = ("model.options.squeeze=16", "model.options.pooled_shortcut=true")
 # name: recipe and what differs from it
 TRAININGS: dict[str, tuple[str, ...]] = {
-    "resnet18-squeezed-30": ("resnet18-light", *SQUEEZED, "train.epochs=30", *ALL_IMAGES),
+    "resnet18-pooled-30": (
+        *("resnet18-light", "model.options.pooled_shortcut=true", "train.epochs=30", *ALL_IMAGES),
+    ),
     "resnet18-light-30": ("resnet18-light", "train.epochs=30", *ALL_IMAGES),
     **{
         name: (name,)

@@ -8,12 +8,13 @@
     python benchmarks/results.py --add-row FILE --record experiments/NNN-question.md
                                            append the row that benchmarks/speedrun.py --out wrote
 
-A row is one line of JSON: date, commit, command, data, recipe, parameters, hardware, minutes (of
-one training), seeds, top1_error (of several seeds the mean, with top1_errors and top1_sd) and
-its interval, top5_error, record (the page about it). Errors are shares of the official val,
-reported once. A run that does not have its recipe's settings has `experiment`, a short title that
-the table shows in place of the recipe. A row of "status": "not run" has recipe, target, needs and
-the command that will run it; adding a row of that recipe removes it.
+A row is one line of JSON: date, commit, command, data, recipe, parameters (of the classifier, and
+with_box those of a localizer), images (learned from), hardware, minutes (of one training), seeds,
+top1_error (of several seeds the mean, with top1_errors and top1_sd) and its interval, top5_error,
+record (the page about it). Errors are shares of the official val, reported once. A run that does
+not have its recipe's settings has `experiment`, a short title that the table shows in place of the
+recipe. A row of "status": "not run" has recipe, target, needs and the command that will run it;
+adding a row of that recipe removes it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ MEASURED = {
         "data",
         "recipe",
         "parameters",
+        "images",
         "hardware",
         "minutes",
         "seeds",
@@ -50,9 +52,10 @@ MEASURED = {
 SAME_RECIPE = ("data.name", "data.train", "data.monitor", "train.seed", "train.device")
 NOT_RUN = {"status", "recipe", "data", "target", "needs", "command"}
 REPORT = (
-    "| *the report's Inception-ResNet, 2017* | 8.3 M | 37.56 % | | a GPU (K80) | not stated | | |",
+    "| *the report's Inception-ResNet, 2017* | 8.3 M | 37.56 % | "
+    "| | a GPU (K80) | not stated | | |",
     "| *the report's 18-layer ResNet, 2017* | 11.28 M | 43.50 % | 20.30 % "
-    "| a GPU (K80) | not stated | | |",
+    "| | a GPU (K80) | not stated | | |",
 )
 
 
@@ -64,13 +67,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     waiting = [row for row in rows if _waits(row)]
     lines = [
         "| recipe or experiment | parameters | top-1 error | top-5 error "
-        "| trained on | time | seeds | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| images | machine | time | seeds | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_line, measured),
         *REPORT,
         "",
-        "The error of one seed has its 95 % interval, the mean of several their standard "
-        "deviation.",
+        "Errors are of the mean over an image and its mirror image; the report does not say how it "
+        "evaluated. The error of one seed has its 95 %",
+        "interval, of the 10,000 images alone, the mean of several their standard deviation. "
+        "95,000 images are train, 100,000 minival, too.",
         "A row names its recipe, or the experiment where its settings differ; the full "
         "commands are",
         "in the experiments and in [benchmarks/results.jsonl](benchmarks/results.jsonl).",
@@ -102,11 +107,13 @@ def _line(row: dict[str, Any]) -> str:
         spread = "one seed"
     cells = [
         _what(row),
-        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['parameters'] / 1e6:.2f} M"
+        + (f" ({row['with_box'] / 1e6:.2f} M with the box)" if "with_box" in row else ""),
         f"**{_percent(row['top1_error'])}** ({spread})",
         _percent(row["top5_error"]),
+        f"{row['images']:,}",
         row["hardware"],
-        f"{row['minutes']:.0f} min" if row["minutes"] >= 3 else f"{60 * row['minutes']:.1f} s",
+        f"{row['minutes']:.0f} min" if row["minutes"] >= 5 else f"{60 * row['minutes']:.1f} s",
         ", ".join(map(str, row["seeds"])),
         f"[{row['date']}]({row['record']})",
     ]
@@ -153,11 +160,14 @@ def row_of(
     folders: list[Path], *, hardware: str, record: str, experiment: str | None = None
 ) -> dict[str, Any]:
     """Return the row of an evaluated run, or of several that differ in their seed only."""
+    import torch
+
     from tinysight import models
     from tinysight import run as runs
     from tinysight.predict.predictor import Predictor
     from tinysight.recipes import RECIPES
     from tinysight.settings import difference
+    from tinysight.training.setup import create_model
 
     records = [runs.read_run(folder) for folder in folders]
     first = records[0]
@@ -197,6 +207,9 @@ def row_of(
         if len(errors) > 1
         else {}
     )
+    with torch.device("meta"):
+        entire = models.count_parameters(create_model(first.config, num_classes))
+    train = first.config.train
     return {
         "date": datetime.fromtimestamp(stamp, tz=UTC).date().isoformat(),
         "commit": first.versions.get("commit", ""),
@@ -207,10 +220,12 @@ def row_of(
         "parameters": models.num_parameters(
             first.config.model.name, num_classes, first.config.model.options
         ),
+        **({"with_box": entire} if first.config.localizer.finds else {}),
+        "images": int(round(summaries[0]["steps"] * train.batch_size / train.epochs, -2)),
         "hardware": hardware,
         "minutes": round(statistics.mean(each["seconds"] for each in summaries) / 60, 1),
         "seeds": seeds,
-        "epochs": first.config.train.epochs,
+        "epochs": train.epochs,
         **{name: round(statistics.mean(each[name] for each in evaluations), 6) for name in names},
         **several,
         "record": record,

@@ -37,7 +37,7 @@ from tinysight.recipes import recipe
 from tinysight.settings import override, parse_assignments
 from tinysight.training import augmentation
 from tinysight.training.distributed import DistributedContext
-from tinysight.training.setup import check
+from tinysight.training.setup import check, training_rows
 from tinysight.training.trainer import Trainer
 
 LEAST_SEEDS = 5  # of a record
@@ -149,6 +149,7 @@ def row_of(
         "parameters": models.num_parameters(
             run.model.name, len(pack.class_names), run.model.options
         ),
+        "images": len(training_rows(run, pack, DistributedContext())),
         "hardware": hardware,
         "minutes": round(statistics.mean(seconds) / 60, 4),
         "seconds": [round(value, 2) for value in seconds],

@@ -30,6 +30,7 @@ ROW: dict[str, Any] = {
     "data": "tiny-imagenet",
     "recipe": "quickstart",
     "parameters": 1_282_728,
+    "images": 95_000,
     "hardware": "2 cores",
     "minutes": 58.1,
     "seeds": [0],
@@ -94,15 +95,17 @@ def test_a_row_shows_its_recipe_or_experiment_and_its_errors(results: ModuleType
         [slower, ROW, WAITING, speedrun, {**WAITING, "recipe": "vgg16-modern"}]
     ).splitlines()
     assert lines[2].startswith(
-        "| `quickstart`, speedrun | 1.28 M | **30.00 %** (+- 0.10) | 20.00 % | 2 cores | 54.0 s |"
+        "| `quickstart`, speedrun | 1.28 M | **30.00 %** (+- 0.10) | 20.00 % | 95,000 | 2 cores "
+        "| 54.0 s |"
     )
     assert (
-        "**40.00 %** (39.0 to 41.0) | 20.00 % | 2 cores | 58 min | 0 | [2026-11-25](experiments/001"
+        "**40.00 %** (39.0 to 41.0) | 20.00 % | 95,000 | 2 cores | 58 min | 0 | [2026-11-25]("
         in lines[3]
     )
     assert "`vgg19-report`" in lines[4] and "(+- 1.23)" in lines[4] and "| 0, 1, 2 |" in lines[4]
     own = {**ROW, "experiment": "half the filters"}
     assert "| experiment 001: half the filters | 1.28 M |" in results.table([own])
+    assert "| 1.28 M (3.00 M with the box) |" in results.table([{**ROW, "with_box": 3_000_000}])
     assert (
         lines[-1]
         == f"| `vgg16-report`: 47.22 %; `vgg16-modern`: 47.22 % | a GPU | `{WAITING['command']}` |"
@@ -176,7 +179,7 @@ def evaluated(
         figures = {"top1_error": top1_error, "top1_low": 0.1, "top1_high": 0.9}
         figures |= {"top5_error": 0.2, "loss": 1.5, "calibration_error": 0.05}
         (folder / "evaluation-val.json").write_text(json.dumps(figures))
-        (folder / "summary.json").write_text(json.dumps({"seconds": 60.0 + 60 * seed}))
+        (folder / "summary.json").write_text(json.dumps({"seconds": 60.0 + 60 * seed, "steps": 30}))
         return folder
 
     return write
@@ -200,6 +203,8 @@ def test_the_row_of_one_run_and_of_several_seeds(
         "2 cores",
     )
     assert row["parameters"] == num_parameters("small", 24, {"dropout": 0.3})
+    assert row["images"] == 200, "30 steps of 16 in 3 epochs, in hundreds"
+    assert "with_box" not in row
     both = results.row_of([one, two], hardware="2 cores", record="page.md")
     assert both["top1_errors"] == [0.4, 0.5] and both["seeds"] == [0, 1] and both["minutes"] == 1.5
     assert both["top1_error"] == pytest.approx(0.45) and both["top1_sd"] == pytest.approx(
@@ -208,6 +213,10 @@ def test_the_row_of_one_run_and_of_several_seeds(
     assert "top1_low" not in both, "one seed's interval is not the spread of several"
     with pytest.raises(ValueError, match="give each once"):
         results.row_of([one, one], hardware="", record="")
+    whole = {"augment__crop": 1.0, "augment__rotation": 0.0}
+    found = evaluated(3, 0.4, localizer__head="mlp", **whole)
+    finds = results.row_of([found], hardware="", record="")
+    assert finds["with_box"] > finds["parameters"] == row["parameters"]
     other = evaluated(2, 0.5, optimizer__lr=0.01)
     with pytest.raises(
         ValueError, match=r"optimizer\.lr=0\.01; give runs that differ in their seed"
