@@ -220,6 +220,33 @@ def test_what_is_labeled_while_groups_are_made_does_not_come_back(
     assert labels(folder) == dict.fromkeys(three, "x")
 
 
+def test_a_key_pressed_as_groups_come_labels_none_of_them(
+    page: Any, folder: Path, hold: Callable[[str], Callable[[], None]]
+) -> None:
+    opened(page)
+    class_x(page)
+    options = page.locator("#sort-groups [role=option]")
+    options.nth(0).click()
+    options.nth(1).click(modifiers=["Control"])
+    release = hold("api/sort/groups")
+    with page.expect_response("**/api/sort/groups"):
+        page.keyboard.press("x")
+    status(page, "2 pictures labeled x. 2 of 60")
+    page.evaluate(
+        """() => new MutationObserver((changes, observer) => {
+            observer.disconnect();
+            const key = new KeyboardEvent("keydown", { key: "x", bubbles: true });
+            document.activeElement.dispatchEvent(key);
+        }).observe(document.getElementById("sort-groups"), { childList: true })"""
+    )
+    release()
+    status(page, "look at them first")
+    arranged(page)
+    assert len(labels(folder)) == 2
+    page.keyboard.press("x")
+    status(page, "1 picture labeled x. 3 of 60")
+
+
 def test_keys_that_come_before_the_answer_are_of_the_next_picture(
     page: Any, folder: Path, hold: Callable[[str], Callable[[], None]]
 ) -> None:

@@ -8,6 +8,7 @@ const KEYS = [..."1234567890abcdefghijklmnopqrstuvwxyz"];
 const EVERY = 400; // milliseconds between looks at a folder that is being read
 const AGAIN = 3000; // after no answer
 const PAUSE = 1200; // milliseconds without a label before a model is judged
+const LOOK = 300; // milliseconds in which nobody has seen which group came
 const CHOICE = 300; // milliseconds that a choice stands before it is taken
 const MAX_SHOWN = 120; // pictures of a class
 const element = (id) => document.getElementById(id);
@@ -28,6 +29,7 @@ let refreshing = 0; // the number of the latest
 let visible = false;
 let turn = 0; // of looks at the folder: only the latest goes on
 let busy = 0; // acts under way
+let unseen = 0; // groups that came under the focus by themselves, until they can have been seen
 let stale = false; // labels came since
 let timer = 0;
 let choosing = 0; // the timer of a choice of what proposes classes
@@ -278,12 +280,27 @@ async function arrange() {
       groups = found.groups;
     }
     arranging = null;
-    if (!showing && !marked().length) draw();
+    if (!showing && !marked().length) await drawAnew();
     clearTimeout(judging);
     judging = setTimeout(judge, PAUSE);
   });
   return arranging;
 }
+
+// A key is for the group that was seen when it was pressed, so that one that has just come takes none.
+async function drawAnew() {
+  const before = facing();
+  draw();
+  if (!before || before === facing()) return;
+  unseen += 1;
+  await new Promise((resolve) => setTimeout(resolve, LOOK));
+  unseen -= 1;
+}
+
+// What the focus is on: the group's class and the picture.
+const facing = () => current() && `${current().closest(".group").dataset.class ?? ""}/${current().dataset.id}`;
+
+const isUnseen = () => unseen > 0 && (say("These groups have just come: look at them first."), true);
 
 async function judge() {
   if (!state.labeled) return note("");
@@ -369,7 +386,7 @@ function onClick(event) {
     for (const option of options()) mark(option, group.contains(option));
     options(group)[0].focus();
   }
-  if (act === "accept" && event.detail <= 1) label(options(group), group.dataset.class); // no second of a double click
+  if (act === "accept" && event.detail <= 1 && !isUnseen()) label(options(group), group.dataset.class); // no second of a double click
   const option = event.target.closest("[role=option]");
   if (!option) return;
   if (event.shiftKey && anchor?.isConnected) range(anchor, option);
@@ -388,7 +405,7 @@ const STEPS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
 function onKey(event) {
   const option = event.target.closest("[role=option]");
   if (!option || event.isComposing) return;
-  const labelOnce = (pictures, name) => event.repeat || label(pictures, name); // a held key is one
+  const labelOnce = (pictures, name) => event.repeat || isUnseen() || label(pictures, name); // a held key is one
   const control = event.ctrlKey || event.metaKey;
   const group = option.closest(".group");
   const own = [...keys()].find(([, key]) => key === event.key.toLowerCase());
