@@ -23,9 +23,10 @@ PAGES = [
 
 # Raised for captured GPU steps, pictures and boxes of other people, a class per box, finetuning,
 # export and prediction without torch, the page, people against networks, and for some eighty faults
-# that a reading of everything found, each with its test, and columns before rows by any Pillow
+# that a reading of everything found, each with its test, columns before rows by any Pillow, and
+# (tests) a key that comes with new groups, what a row of results learned from
 MAX_SOURCE_LINES = 30318
-MAX_TEST_LINES = 28613
+MAX_TEST_LINES = 28653
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 

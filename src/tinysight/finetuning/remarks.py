@@ -23,7 +23,8 @@ def data_remarks(dataset: Dataset, labels: Ints) -> list[str]:
     named = zip(dataset.class_names, counts, strict=True)
     if scarce := [f"{name} ({count})" for name, count in named if count < MIN_IMAGES]:
         found.append(f"fewer than {MIN_IMAGES} images, too few to learn or judge: {few(scarce)}")
-    for group in (groups := [g for g in dataset.manifest["duplicates"] if _contradicts(g)])[:1]:
+    all_groups = dataset.manifest["duplicates"]
+    for group in (groups := [g for g in all_groups if len(set(g["labels"]) - {None}) > 1])[:1]:
         ids = group["labels"]
         places = [ids.index(label) for label in dict.fromkeys(ids) if label is not None][:2]
         first, second = (group["files"][place] for place in places)
@@ -55,7 +56,3 @@ def scene_remark(features: Tensor, labels: Ints, groups: Ints) -> str | None:
         "if they show one scene the error is too low: put each scene into train/ or val/ as a unit"
     )
     return f"{found}; {advice}"
-
-
-def _contradicts(group: dict[str, list[str | None]]) -> bool:
-    return len(set(group["labels"]) - {None}) > 1

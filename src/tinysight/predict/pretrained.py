@@ -110,7 +110,8 @@ def _of_others(path: Path, theirs: Any) -> tuple[Classifier, ModelMetadata]:
         raise ValueError(f"{path} is of another network; {_EXPECTED}")
     model = models.create_model(name, 1, **options)
     own = model.state_dict()
-    names = {key: _their_name(key, name) for key in own if not _is_ours(key)}
+    others = (key for key in own if not is_of_head(key) and not key.startswith("normalize."))
+    names = {key: _their_name(key, name) for key in others}
     ending = ("fc.", "_fc.")
     if extra := sorted(n for n in theirs.keys() - set(names.values()) if not n.startswith(ending)):
         raise ValueError(f"{path} is of another network: {extra[0]} is not of {title}; {_EXPECTED}")
@@ -138,10 +139,6 @@ def _unwrapped(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
     inner = (theirs[key] for key in _WRAPPERS if isinstance(theirs.get(key), Mapping))
     weights = next(inner, theirs)
     return {str(name).removeprefix("module."): value for name, value in weights.items()}
-
-
-def _is_ours(name: str) -> bool:
-    return is_of_head(name) or name.startswith("normalize.")
 
 
 def _their_name(name: str, model: str) -> str:
