@@ -199,12 +199,8 @@ def class_x(page: Any) -> None:
     page.locator("#sort-classes kbd", has_text="x").wait_for()
 
 
-def test_what_is_labeled_while_groups_are_made_does_not_come_back(
-    page: Any, folder: Path, hold: Callable[[str], Callable[[], None]]
-) -> None:
-    opened(page)
-    class_x(page)
-    three = first_of(page, 3)
+def two_labeled(page: Any, hold: Callable[[str], Callable[[], None]]) -> Callable[[], None]:
+    """Label the first two pictures; return what lets the next groups come."""
     options = page.locator("#sort-groups [role=option]")
     options.nth(0).click()
     options.nth(1).click(modifiers=["Control"])
@@ -212,6 +208,16 @@ def test_what_is_labeled_while_groups_are_made_does_not_come_back(
     with page.expect_response("**/api/sort/groups"):
         page.keyboard.press("x")
     status(page, "2 pictures labeled x. 2 of 60")
+    return release
+
+
+def test_what_is_labeled_while_groups_are_made_does_not_come_back(
+    page: Any, folder: Path, hold: Callable[[str], Callable[[], None]]
+) -> None:
+    opened(page)
+    class_x(page)
+    three = first_of(page, 3)
+    release = two_labeled(page, hold)
     page.keyboard.press("x")
     status(page, "1 picture labeled x. 3 of 60")
     release()
@@ -225,13 +231,7 @@ def test_a_key_pressed_as_groups_come_labels_none_of_them(
 ) -> None:
     opened(page)
     class_x(page)
-    options = page.locator("#sort-groups [role=option]")
-    options.nth(0).click()
-    options.nth(1).click(modifiers=["Control"])
-    release = hold("api/sort/groups")
-    with page.expect_response("**/api/sort/groups"):
-        page.keyboard.press("x")
-    status(page, "2 pictures labeled x. 2 of 60")
+    release = two_labeled(page, hold)
     page.evaluate(
         """() => new MutationObserver((changes, observer) => {
             observer.disconnect();

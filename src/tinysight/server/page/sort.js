@@ -29,7 +29,7 @@ let refreshing = 0; // the number of the latest
 let visible = false;
 let turn = 0; // of looks at the folder: only the latest goes on
 let busy = 0; // acts under way
-let unseen = 0; // groups that came under the focus by themselves, until they can have been seen
+let unseen = 0; // groups that came by themselves, until they can have been seen
 let stale = false; // labels came since
 let timer = 0;
 let choosing = 0; // the timer of a choice of what proposes classes
@@ -287,18 +287,15 @@ async function arrange() {
   return arranging;
 }
 
-// A key is for the group that was seen when it was pressed, so that one that has just come takes none.
+// A key or click is for the groups that were seen before it, so that those that have just come take none.
 async function drawAnew() {
-  const before = facing();
+  const before = listed;
   draw();
-  if (!before || before === facing()) return;
+  if (!before.length || JSON.stringify(before) === JSON.stringify(listed)) return;
   unseen += 1;
   await new Promise((resolve) => setTimeout(resolve, LOOK));
   unseen -= 1;
 }
-
-// What the focus is on: the group's class and the picture.
-const facing = () => current() && `${current().closest(".group").dataset.class ?? ""}/${current().dataset.id}`;
 
 const isUnseen = () => unseen > 0 && (say("These groups have just come: look at them first."), true);
 
