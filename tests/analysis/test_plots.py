@@ -72,6 +72,7 @@ def test_curves_leave_out_errors_that_mean_nothing(own: dict[str, Any], names: l
     )
     legend = figure.axes[0].get_legend().get_texts()
     assert [text.get_text() for text in legend[1:]] == [f"minival, {name}" for name in names]
+    assert figure.axes[1].get_ylabel() == "cross-entropy (nats)"
 
 
 def test_curves_mark_the_final_error(run: Run) -> None:

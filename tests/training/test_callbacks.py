@@ -47,6 +47,17 @@ def test_without_a_terminal_lines_have_elapsed_and_remaining_time() -> None:
     assert epoch.endswith("error 50.00% top-1, 20.00% top-5, loss 1.000")
 
 
+def test_the_remaining_time_knows_that_later_steps_take_longer() -> None:
+    out = io.StringIO()
+    bar = ProgressBar(console=Console(file=out, width=80))
+    bar.on_start(step=10, total=100, work=lambda step: step + 2.0 * max(0, step - 50))
+    bar._started_at -= 60
+    bar.on_step(50, VALUES)
+    assert (
+        out.getvalue().rstrip().endswith("1 min 0 s elapsed, 3 min 45 s left")
+    )  # 150 left, 40 done
+
+
 @pytest.mark.parametrize(
     ("error", "step", "epoch"),
     [

@@ -389,6 +389,18 @@ def test_the_log_has_epoch_and_size_of_each_step(trial: Any) -> None:
     assert all(0 < line["loss"] < 10 and 0 <= line["top1_error"] <= 1 for line in lines)
 
 
+def test_a_callback_knows_that_larger_images_take_longer(trial: Any) -> None:
+    costs = []
+
+    class Watch(Callback):
+        def on_start(self, *, step: int, total: int, work: Callable[[int], float] = float) -> None:
+            costs.extend(work(number) for number in (step, 3, 7, total))
+
+    trial.at(train__sizes=((0.0, 0.5), (0.5, 0.75))).go(Watch())  # 7 steps of 16 pixels, 7 of 24
+    small, large = 16**1.4, 24**1.4
+    assert costs == pytest.approx([0, 3 * small, 7 * small, 7 * (small + large)])
+
+
 def test_channel_statistics_are_numpys() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
     mean, std = channel_statistics(images, np.arange(3, 17))

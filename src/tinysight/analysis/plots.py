@@ -107,11 +107,14 @@ def curves_figure(
     plain: dict[str, Any] = {"color": BLUE, "lw": 1, "label": "training images, augmented"}
     error.plot(*_series(train, "top1_error", 100), **plain)
     loss.plot(*_series(train, "loss"), **plain)
+    boxes_too = "box_loss" in train[-1]
     drawn: list[tuple[str, list[float], dict[str, Any]]] = []
     if epochs and not math.isnan(epochs[-1]["top1_error"]):  # NaN: no image is labeled
         top1: dict[str, Any] = {"color": ORANGE, "lw": 1.8, "marker": "o", "ms": 4}
         top5: dict[str, Any] = {"color": ORANGE, "lw": 1.2, "ls": "--", "marker": "s", "ms": 3}
-        loss.plot(*_series(epochs, "loss"), **top1, label="minival")
+        loss.plot(
+            *_series(epochs, "loss"), **top1, label="minival, classes" if boxes_too else "minival"
+        )
         drawn.append(("top-1", _series(epochs, "top1_error", 100)[1], top1))
         if epochs[-1]["top5_error"] is not None:
             drawn.append(("top-5", _series(epochs, "top5_error", 100)[1], top5))
@@ -134,7 +137,8 @@ def curves_figure(
     rate.plot(*_series(train, "lr"), color=QUIET, lw=1.2)
     error.set(ylabel="error (%)", ylim=(0, 102), title=title)
     # The monitored loss of an early epoch can be a hundred times higher
-    loss.set(ylabel="cross-entropy (nats)", ylim=(0, 1.15 * max(line["loss"] for line in train)))
+    what = "loss, box included" if boxes_too else "cross-entropy (nats)"
+    loss.set(ylabel=what, ylim=(0, 1.15 * max(line["loss"] for line in train)))
     rate.set(ylabel="learning rate", xlabel="epoch", ylim=(0, None))
     error.legend()
     loss.legend()

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich import progress
@@ -18,8 +19,8 @@ from tinysight.run import duration
 class Callback:
     """What the training loop calls, doing nothing; `values` are those of a line of the log."""
 
-    def on_start(self, *, step: int, total: int) -> None:
-        """Called before the first step."""
+    def on_start(self, *, step: int, total: int, work: Callable[[int], float] = float) -> None:
+        """Called before the first step; `work` is the relative cost of the steps before one."""
 
     def on_step(self, step: int, values: dict[str, Any] | None) -> None:
         """Called after each step and each epoch."""
@@ -47,12 +48,13 @@ class ProgressBar(Callback):
         self.progress: progress.Progress | None = None
         self.task = progress.TaskID(0)
         self._start_step = self._total = 0
+        self._work: Callable[[int], float] = float
         self._started_at = self._printed_at = 0.0
 
-    def on_start(self, *, step: int, total: int) -> None:
+    def on_start(self, *, step: int, total: int, work: Callable[[int], float] = float) -> None:
         """Show the bar, where it can move."""
-        self._start_step, self._total, self._started_at = step, total, time.monotonic()
-        self._printed_at = 0.0
+        self._start_step, self._total, self._work = step, total, work
+        self._started_at, self._printed_at = time.monotonic(), 0.0
         if can_animate(self.console) and not self.console.quiet:
             columns = (  # 80 columns wide with the longest description
                 progress.TextColumn("{task.percentage:>3.0f} %"),
@@ -63,13 +65,14 @@ class ProgressBar(Callback):
                 progress.TimeRemainingColumn(),
             )
             self.progress = progress.Progress(*columns, console=self.console, refresh_per_second=2)
-            self.task = self.progress.add_task("first step", total=total, completed=step)
+            self.task = self.progress.add_task("first step", total=work(total))
+            self.progress.update(self.task, completed=work(step))
             self.progress.start()
 
     def on_step(self, step: int, values: dict[str, Any] | None) -> None:
         """Move the bar; print how an epoch ended and, without a bar, how the training goes."""
         if self.progress is not None:
-            self.progress.update(self.task, completed=step)
+            self.progress.update(self.task, completed=self._work(step))
         if values is None:
             return
         if values["kind"] == "epoch":
@@ -90,7 +93,8 @@ class ProgressBar(Callback):
             self._printed_at = time.monotonic()
             speed = f"{values['images_per_s']:.0f} images/s"
             elapsed = time.monotonic() - self._started_at
-            left = elapsed * (self._total - step) / max(1, step - self._start_step)
+            done = self._work(step) - self._work(self._start_step)
+            left = elapsed * (self._work(self._total) - self._work(step)) / (done or math.inf)
             times = f"{duration(elapsed)} elapsed, {duration(left)} left"
             self._print(f"step {step}/{self._total}: {line}, {speed}, {times}")
 

@@ -208,7 +208,9 @@ class _TrainingLoop:
         if is_main:
             self.logger = RunLogger(self.run, step=trainer.step_number, log_bytes=log_bytes)
         try:
-            self.callback.on_start(step=trainer.step_number, total=trainer.total_steps)
+            self.callback.on_start(
+                step=trainer.step_number, total=trainer.total_steps, work=trainer.work
+            )
             while trainer.epochs_done < trainer.config.train.epochs and not trainer.stops_early():
                 end = trainer.loader.epoch_end(trainer.epochs_done)
                 if trainer.step_number < end:
