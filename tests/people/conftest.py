@@ -81,6 +81,10 @@ class PostgreSQL:
             return False
         with suppress(ProcessLookupError):
             os.kill(rng.choice(serving), signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{child}").exists() for child in serving):
+            assert time.monotonic() < deadline, "PostgreSQL has not ended the other processes"
+            time.sleep(0.001)  # until then it answers as if nothing had happened
         return True
 
     def wait(self) -> None:

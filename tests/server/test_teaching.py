@@ -147,7 +147,7 @@ def test_mistakes_are_named_with_their_pictures(
     monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / "runs"))
     for name, red, blue in (("red", 160, 0), ("blue", 0, 160)):
         (tmp_path / "own" / name).mkdir(parents=True)
-        for seed in range(8):
+        for seed in range(24):
             (tmp_path / "own" / name / f"{seed}.png").write_bytes(colored(red, blue, seed))
     (tmp_path / "own" / "red" / "wrong.png").write_bytes(colored(0, 160, 99))
     assert learn(tmp_path / "own")["confusions"] == [("red", "blue", 1, ["wrong.png"])]
