@@ -48,18 +48,20 @@ def quickstart() -> Config:
 def small() -> Config:
     """Train a small ResNet on your own pictures: the recipe to begin with.
 
-    Source: ours: the network of quickstart; epochs and batch size by the number of images, see
-        training.scaling.
+    Source: ours: the network of quickstart, on images that are moved, too; epochs and batch size by
+        the number of images, see training.scaling.
     Images: 20 to 20,000.
     Hardware: any.
-    Time: 10 to 100 epochs, 150 s for 1,442 images on one core of a busy machine.
-    Result: 2.19 % top-1 error on val of 2,062 photographs of ten hand signs, one seed.
+    Time: 10 to 100 epochs, 55 s for 1,442 images on one core with bf16.
+    Result: 0.49 % top-1 error on val (411) of 2,062 photographs of ten hand signs, one seed; 1.9 %
+        from 30 of each, three draws (experiments/014).
     """
     base = quickstart()
     return replace(
         base,
         recipe="small",
         data=replace(base.data, name=""),
+        augment=replace(base.augment, shift=4, probability=1.0),
         train=replace(base.train, epochs=0, batch_size=0),
     )
 
