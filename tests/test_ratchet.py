@@ -26,7 +26,7 @@ PAGES = [
 # that a reading of everything found, each with its test, columns before rows by any Pillow,
 # the time left of a training whose images grow, and (tests) a key that comes with new groups, what
 # a row of results learned from
-MAX_SOURCE_LINES = 30339
+MAX_SOURCE_LINES = 30340
 MAX_TEST_LINES = 28681
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
