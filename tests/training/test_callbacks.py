@@ -53,9 +53,19 @@ def test_the_remaining_time_knows_that_later_steps_take_longer() -> None:
     bar.on_start(step=10, total=100, work=lambda step: step + 2.0 * max(0, step - 50))
     bar._started_at -= 60
     bar.on_step(50, VALUES)
-    assert (
-        out.getvalue().rstrip().endswith("1 min 0 s elapsed, 3 min 45 s left")
-    )  # 150 left, 40 done
+    left = "1 min 0 s elapsed, 3 min 45 s left"  # 40 done, 150 left
+    assert out.getvalue().rstrip().endswith(left)
+
+
+def test_steps_of_before_do_not_count_as_the_bars_speed() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, legacy_windows=False)
+    bar = ProgressBar(console=console)
+    bar.on_start(step=9_000, total=10_000)
+    bar.on_step(9_001, VALUES)
+    assert bar.progress is not None
+    (task,) = bar.progress.tasks
+    bar.on_end()
+    assert task.completed == 9_001 and sum(each.completed for each in task._progress) <= 1
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def localizer_light() -> Config:
         model=replace(classifier.model, options={**classifier.model.options, "squeeze": 0}),
         localizer=replace(base.localizer, width=64, loss_weight=0.5),
         optimizer=replace(classifier.optimizer, sgd_ratio=2.4),
-        train=replace(classifier.train, epochs=27, batch_size=256, sizes=sizes),
+        train=replace(classifier.train, epochs=27, sizes=sizes),
     )
 
 

@@ -65,8 +65,9 @@ class ProgressBar(Callback):
                 progress.TimeRemainingColumn(),
             )
             self.progress = progress.Progress(*columns, console=self.console, refresh_per_second=2)
-            self.task = self.progress.add_task("first step", total=work(total))
-            self.progress.update(self.task, completed=work(step))
+            self.task = self.progress.add_task(
+                "first step", total=work(total), completed=int(work(step))
+            )
             self.progress.start()
 
     def on_step(self, step: int, values: dict[str, Any] | None) -> None:
