@@ -41,7 +41,7 @@ OUT_OF_RANGE: dict[type, list[tuple[str, object]]] = {
     ],
     AugmentConfig: [
         *(("crop", 0), ("flip", 1.5), ("probability", -0.1), ("shift", -1), ("rotation", 181.0)),
-        *(("contrast", (1.1, 0.9)), ("gamma", (0.0, 1.0)), ("gamma", (1.0,)), ("erase", 1.01)),
+        *(("contrast", (1.1, 0.9)), ("gamma", (0.0, 1.0)), ("gamma", (1.0,))),
         *(("mix_probability", -0.5), ("mix_until", 2.0), ("mixup", -1.0), ("cutmix", 1e9)),
     ],
     ModelConfig: [("init", "ones")],
@@ -241,6 +241,16 @@ def test_any_text_is_parsed_or_refused_by_a_value_error(path: str, value: str) -
 def test_an_unknown_field_in_json_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         from_dict(content)
+
+
+@pytest.mark.parametrize(("value", "warned"), [(0.0, False), (0.25, True)])
+def test_a_retired_setting_is_left_out_with_a_warning_where_it_had_an_effect(
+    value: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = asdict(CONFIG)
+    content["augment"]["erase"] = value
+    assert from_dict(content) == CONFIG
+    assert ("augment.erase=0.25 is a setting of an earlier version" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("name", RECIPES)

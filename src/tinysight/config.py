@@ -100,7 +100,6 @@ class AugmentConfig(Section):
     # that shift, rotation, contrast, gamma, zoom and stretch are each applied to an image
     probability: float = within("[0, 1]", 0.5)
     trivial_augment: bool = False  # also one random operation of random strength per image
-    erase: float = within("[0, 1]", 0.0)  # probability that a random window is erased
     # alpha of Beta(alpha, alpha), the image's own share in a mixture; 0: no mixup
     mixup: float = within("[0, 100]", 0.0)
     cutmix: float = within("[0, 100]", 0.0)  # the same; with both, an image takes either

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import math
 import typing
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from typing import Any
 
 from tinysight.config import Config, OptionValue
 from tinysight.files import suggest
+
+logger = logging.getLogger("tinysight")
 
 _EXPECTED: dict[Any, str] = {
     int: "a whole number",
@@ -54,6 +57,9 @@ USED_WITH_ANY: dict[str, tuple[str, ...]] = {
     "train.record_every": ("train.record",),
 }
 
+# settings of earlier versions that a run.json may have: the value with which each did nothing
+RETIRED: dict[str, Any] = {"augment.erase": 0}
+
 
 def change(config: Config, changes: dict[str, Any]) -> Config:
     """Return `override(config, changes)`; raise ValueError where a change would have no effect."""
@@ -90,12 +96,19 @@ def _value(config: Config, name: str) -> Any:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a config from nested dicts or their JSON; raise ValueError for a wrong field."""
+    """Rebuild a config from nested dicts or their JSON; raise ValueError for a wrong field.
+
+    A retired setting is left out, with a warning where it had an effect.
+    """
     flat: dict[str, Any] = {}
     for section, content in values.items():
         if section != "recipe":
             _check_name(section, [f.name for f in fields(Config)], "section")
             flat |= {f"{section}.{name}": value for name, value in content.items()}
+    for path, off in RETIRED.items():
+        if (value := flat.pop(path, off)) != off:
+            found = f"{path}={value} is a setting of an earlier version"
+            logger.warning("%s, and is left out: a training would go on without", found)
     return override(Config(recipe=str(values.get("recipe", ""))), flat)
 
 

@@ -1,4 +1,4 @@
-"""Mixup, CutMix and erasing equal plain loops; the labels' weights are those of the pixels."""
+"""Mixup and CutMix equal plain loops; the labels' weights are those of the pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinysight.ops import mixing
-from tinysight.ops.mixing import EraseParams, MixParams, Targets
+from tinysight.ops.mixing import MixParams, Targets
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -22,10 +22,6 @@ def generator(seed: int = 0) -> torch.Generator:
 def sample_mix(count: int, **changes: float) -> MixParams:
     options = {"mixup": 0.4, "cutmix": 1.0, "probability": 0.8, **changes}
     return mixing.sample_mix(count, generator=generator(), **options)
-
-
-def sample_erase(count: int, probability: float) -> EraseParams:
-    return mixing.sample_erase(count, generator=generator(1), probability=probability)
 
 
 def pixels_of(window: Tensor, height: int, width: int) -> tuple[slice, slice]:
@@ -147,31 +143,3 @@ def test_shards_of_a_batch_are_mixed_as_the_batch(world_size: int) -> None:
 def test_mixing_options_out_of_range_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))} is .*: give"):
         sample_mix(4, **changes)
-
-
-def test_erasing_equals_a_loop_over_images() -> None:
-    images = torch.rand(12, 3, 9, 7, generator=generator()) * 255
-    params = sample_erase(12, probability=0.7)
-    expected = images.clone()
-    for image, window, color in zip(expected, params.window, params.color, strict=True):
-        image[(slice(None), *pixels_of(window, 9, 7))] = color[:, None, None]
-    erased = mixing.erase(images, params)
-    assert torch.equal(erased, expected)
-    assert (erased != images).flatten(1).any(1).sum() > 4
-
-
-def test_erased_windows_have_the_papers_areas_and_aspects() -> None:
-    params = sample_erase(5000, probability=0.5)
-    width, height = (params.window[:, 2:] - params.window[:, :2]).T
-    erased = (width > 0) & (height > 0)
-    assert abs(float(erased.float().mean()) - 0.5) < 0.03
-    inside = erased & ((params.window > 0) & (params.window < 1)).all(1)
-    area, aspect = (width * height)[inside], (height / width)[inside]
-    assert 0.0199 < area.min() < 0.04 and 0.2 < area.max() < 0.3301
-    assert 0.2999 < aspect.min() < 0.4 and 2.5 < aspect.max() < 3.334
-    assert params.color.min() >= 0 and 250 < params.color.max() <= 255
-
-
-def test_an_erasing_probability_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        sample_erase(3, probability=1.1)

@@ -71,7 +71,7 @@ def test_captured_steps_are_the_steps_taken_one_by_one(
 def test_dropout_and_mixing_are_drawn_anew_in_captured_steps(
     config: Config, dataset: Dataset
 ) -> None:
-    own: dict[str, Any] = {"augment.mixup": 1.0, "augment.mix_until": 0.7, "augment.erase": 0.5}
+    own: dict[str, Any] = {"augment.mixup": 1.0, "augment.mix_until": 0.7}
     own |= {"augment.trivial_augment": True, "optimizer.lr": 1e-9, "train.ema_decay": 0.0}
     changed = override(config, own)
     changed = replace(changed, model=recipe("vgg16-report").model)

@@ -52,7 +52,7 @@ def start(make_metadata: Callable[..., ModelMetadata], small_models: Any, tmp_pa
         "data.train=train+minival data.monitor=none schedule.name=linear data.prefetch=0",
         "model.options={'norm':False} optimizer.decay_all=True train.flip_average=False",
         "optimizer.name=rmsprop optimizer.epsilon=1 schedule.name=exponential schedule.factor=0.9 "
-        "augment.trivial_augment=True augment.erase=0.5",
+        "augment.trivial_augment=True",
         "optimizer.name=adam optimizer.lr=0.001 schedule.name=cyclic schedule.cycles=3 "
         "train.snapshots=3 augment.mixup=0.4 augment.cutmix=1 augment.mix_until=0.6",
         "model.pretrained=START model.frozen_norms=True optimizer.encoder_ratio=0.1 "

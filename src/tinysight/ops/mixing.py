@@ -1,15 +1,12 @@
-"""Mixup, CutMix and random erasing; random parameters are sampled apart from applying them.
+"""Mixup and CutMix; random parameters are sampled apart from applying them.
 
 Mixup (Zhang et al. 2018, arXiv:1710.09412) averages two images; CutMix (Yun et al. 2019,
-arXiv:1905.04899) pastes a window of one into the other; random erasing (Zhong et al. 2020,
-arXiv:1708.04896) fills a window. Deliberate differences:
+arXiv:1905.04899) pastes a window of one into the other. Deliberate differences:
 
 * The partner of image i is image i ^ 1: as random as a permutation, as batches are in random order,
   and independent of how many processes share a batch.
 * Parameters are sampled per image, not per batch.
 * The weights of CutMix's labels are counted in the pixels that were pasted.
-* An erased window has one random color, not noise per pixel, and is clipped at the image's edges,
-  where the paper samples again until it fits.
 """
 
 from __future__ import annotations
@@ -23,9 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinysight.ops.tensor_rows import TensorRows
-
-ERASED_AREA = (0.02, 0.33)  # range of the share of the image, as in the paper
-ERASED_ASPECT = (0.3, 1 / 0.3)  # range of height over width, as in the paper
 
 
 @dataclass(frozen=True)
@@ -41,15 +35,6 @@ class MixParams(TensorRows):
         """Whether there is anything of its partner in an image: bool (N,)."""
         pasted = (self.window[:, 2:] > self.window[:, :2]).all(dim=1)
         return (self.weight < 1) | pasted
-
-
-@dataclass(frozen=True)
-class EraseParams(TensorRows):
-    """What is erased in each of N images."""
-
-    # float32 (N, 4): (x0, y0, x1, y1) in shares of the side, empty where nothing is erased
-    window: Tensor
-    color: Tensor  # float32 (N, 3) in 0..255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +64,8 @@ def sample_mix(
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not 0 <= alpha < math.inf:
             raise ValueError(f"{name} is {alpha}: give the alpha of a Beta distribution, 0: none")
-    _check_probability(probability)
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability is {probability}: give a share from 0 to 1")
     uniform = torch.rand(6, count, generator=generator)
     mixed = uniform[0] < probability
     cut = uniform[1] < (0.5 if mixup and cutmix else float(bool(cutmix)))
@@ -135,31 +121,6 @@ def cross_entropy(
         for labels, target in pairs
     )
     return torch.lerp(of_partners, of_labels, targets.weight).mean()
-
-
-def sample_erase(count: int, *, generator: torch.Generator, probability: float) -> EraseParams:
-    """Sample what is erased of each of `count` images, on the CPU; each with `probability`."""
-    _check_probability(probability)
-    uniform = torch.rand(8, count, generator=generator)
-    low, high = ERASED_AREA
-    area = low + (high - low) * uniform[0]
-    low, high = ERASED_ASPECT
-    aspect = torch.exp(math.log(low) + math.log(high / low) * uniform[1])
-    width, height = (area / aspect).sqrt(), (area * aspect).sqrt()
-    window = _window(uniform[2], uniform[3], width=width, height=height)
-    window = torch.where((uniform[4] < probability)[:, None], window, 0.0)
-    return EraseParams(window=window, color=255 * uniform[5:].T.contiguous())
-
-
-def erase(images: Tensor, params: EraseParams) -> Tensor:
-    """Fill the windows of float images (B, 3, H, W) in 0..255 with their color."""
-    erased = _mask(params.window, height=images.shape[2], width=images.shape[3])
-    return torch.where(erased[:, None], params.color[:, :, None, None], images)
-
-
-def _check_probability(probability: float) -> None:
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability is {probability}: give a share from 0 to 1")
 
 
 def _beta(uniform: Tensor, alpha: float) -> Tensor:

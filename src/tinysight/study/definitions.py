@@ -209,7 +209,6 @@ def methods() -> Study:
         "whole images": replace(base.augment, crop=1.0, shift=4, probability=1.0),
         "the report's augmentation": AugmentConfig(),
         "TrivialAugment": replace(base.augment, trivial_augment=True),
-        "erasing": replace(base.augment, erase=0.25),
         "Mixup": replace(base.augment, mixup=0.2),
         "CutMix": replace(base.augment, cutmix=1.0),
     }

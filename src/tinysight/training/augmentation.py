@@ -23,7 +23,6 @@ class AugmentParams(TensorRows):
 
     draws: augment.TransformParams
     operations: trivial_augment.TrivialAugmentParams | None = None
-    erasures: mixing.EraseParams | None = None
     mixes: mixing.MixParams | None = None
     mosaics: mosaic.MosaicParams | None = None
 
@@ -43,19 +42,17 @@ def sample(
     names = ("flip", "shift", "rotation", "contrast", "gamma", "zoom", "stretch", "probability")
     own: dict[str, Any] = {name: getattr(settings, name) for name in names}
     draws = augment.sample(count, source_size=source_size, crop=crop, generator=generator, **own)
-    operations = erasures = mixes = mosaics = None
+    operations = mixes = mosaics = None
     if settings.trivial_augment:
         operations = trivial_augment.sample(count, generator=generator)
         draws = trivial_augment.add_geometry(draws, operations, size=crop)
-    if settings.erase:
-        erasures = mixing.sample_erase(count, generator=generator, probability=settings.erase)
     if settings.mixes:
         own = {"mixup": settings.mixup, "cutmix": settings.cutmix}
         own["probability"] = settings.mix_probability
         mixes = mixing.sample_mix(count, generator=generator, **own)
     if settings.mosaic:
         mosaics = mosaic.sample(count, generator=generator, probability=settings.mosaic)
-    return AugmentParams(draws, operations, erasures, mixes, mosaics)
+    return AugmentParams(draws, operations, mixes, mosaics)
 
 
 def apply(
@@ -63,8 +60,7 @@ def apply(
 ) -> Augmented:
     """Augment images uint8 (B, S, S, 3) with labels (B,).
 
-    Cropped, moved and toned first, joined to mosaics, resized, then erased and mixed at the
-    network's size.
+    Cropped, moved and toned first, joined to mosaics, resized, then mixed at the network's size.
     """
     pixels = augment.apply(images, params.draws, crop=crop)
     if params.operations is not None:
@@ -73,8 +69,6 @@ def apply(
         pixels = mosaic.apply(pixels, params.mosaics)
         labels = mosaic.image_labels(labels, params.mosaics)
     pixels = augment.resize(pixels, size)
-    if params.erasures is not None:
-        pixels = mixing.erase(pixels, params.erasures)
     if params.mixes is None or not mixing_on:
         return Augmented(pixels, labels, None)
     mixed, targets = mixing.mix(pixels, labels, params.mixes)
