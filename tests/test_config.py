@@ -250,7 +250,7 @@ def test_a_retired_setting_is_left_out_with_a_warning_where_it_had_an_effect(
     content = asdict(CONFIG)
     content["augment"]["erase"] = value
     assert from_dict(content) == CONFIG
-    assert ("augment.erase=0.25 is a setting of an earlier version" in caplog.text) == warned
+    assert bool(caplog.text) == warned == ("augment.erase=0.25 is a setting" in caplog.text)
 
 
 @pytest.mark.parametrize("name", RECIPES)
