@@ -7,10 +7,10 @@
 started by itself (eager), the step captured (captured), the model compiled in addition
 (compiled).
 
-`train` trains the trainings named here (`TRAININGS`; without a name all, in that order) on Tiny
-ImageNet, `--at-once` of them at a time, and evaluates each on val. After `--minutes` it
-saves and stops; the same command later goes on from there. Hardware, and what trained next to
-what, is in runs/*/run.json and in the log's times.
+`train` trains those named (without a name all, in the order below) on Tiny ImageNet, which
+`tinysight data get tiny-imagenet` prepares first, `--at-once` of them at a time, and evaluates each
+on val. After `--minutes` it saves and stops, with status 75; the same command later goes on from
+there. What each prints is in runs/NAME.out, its hardware in runs/NAME/run.json.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from tinysight.training.trainer import Trainer
 
 WARMUP_STEPS = 12
 WAYS = {"eager": {"train.cuda_graph": False}, "captured": {}, "compiled": {"train.compile": True}}
+DONE = {0: "trained and evaluated", 75: "to be continued by the same command"}  # by exit status
 ALL_IMAGES = ("data.train=train+minival", "data.monitor=none")
 # name: recipe and what differs from it
 TRAININGS: dict[str, tuple[str, ...]] = {
@@ -93,31 +94,46 @@ def speed(names: list[str], ways: list[str], steps: int) -> None:
             print(f"{name:24} {way:9} {found}", flush=True)
 
 
-def train(names: list[str], minutes: float, at_once: int) -> None:
-    """Train and evaluate, `at_once` at a time, until all are done or the time is over."""
+def train(names: list[str], minutes: float, at_once: int) -> int:
+    """Train and evaluate, `at_once` at a time, until all are done or the time is over.
+
+    Returns 0 where all are done, 75 where something is left for the same command, 1 after an error.
+    """
     deadline = time.monotonic() + 60 * minutes
     if unknown := [name for name in names if name not in TRAININGS]:
         sys.exit(f"error: no training is named {unknown[0]}; there are {', '.join(TRAININGS)}")
     with ThreadPoolExecutor(at_once) as pool:
-        for outcome in pool.map(lambda name: _train(name, deadline), names or TRAININGS):
-            print(outcome, flush=True)
+        begun = {n: pool.submit(_train, n, deadline) for n in names or TRAININGS}
+        for name, outcome in begun.items():
+            what = DONE.get(outcome.result()) or _complaint(name)
+            print(f"{name}: {what}", flush=True)
+    statuses = {outcome.result() for outcome in begun.values()}
+    return 1 if statuses - DONE.keys() else max(statuses)
 
 
-def _train(name: str, deadline: float) -> str:
+def _train(name: str, deadline: float) -> int:
     left = (deadline - time.monotonic()) / 60
     if left <= 0:
-        return f"{name}: not begun"
+        return 75
     recipe_name, *settings = TRAININGS[name]
     words = ["train", recipe_name, "--data", "tiny-imagenet", "--name", name, "--resume"]
     status = _tinysight(name, *words, "--minutes", f"{left:.3f}", *settings)
-    if status:
-        return f"{name}: status {status} (75: stopped, to be resumed)"
-    return f"{name}: trained, evaluation status {_tinysight(name, 'evaluate', name)}"
+    return status or _tinysight(name, "evaluate", name)
+
+
+def _complaint(name: str) -> str:
+    """Return the last line that a training printed, and where all of them are."""
+    lines = _out(name).read_text(encoding="utf-8").strip().splitlines()
+    return f"{lines[-1] if lines else 'failed'} (all of it in {_out(name)})"
+
+
+def _out(name: str) -> Path:
+    return Path(f"runs/{name}.out")
 
 
 def _tinysight(name: str, *words: str) -> int:
     Path("runs").mkdir(exist_ok=True)
-    with Path(f"runs/{name}.out").open("a", encoding="utf-8") as out:
+    with _out(name).open("a", encoding="utf-8") as out:
         command = [sys.executable, "-m", "tinysight", *words]
         environment = os.environ | {"OMP_NUM_THREADS": "2"}
         return subprocess.run(command, stdout=out, stderr=out, env=environment).returncode
@@ -126,19 +142,21 @@ def _tinysight(name: str, *words: str) -> int:
 def main() -> None:
     """Do what the first word says."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"trainings: {', '.join(TRAININGS)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=("speed", "train"))
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="recipes, or trainings; see below")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=60, help="speed: timed steps of each (60)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="train: until it stops (9)")
+    parser.add_argument("--at-once", type=int, default=2, help="train: trainings at a time (2)")
     options = parser.parse_intermixed_args()
     if options.what == "speed":
         speed(options.names, options.ways, options.steps)
     else:
-        train(options.names, options.minutes, options.at_once)
+        sys.exit(train(options.names, options.minutes, options.at_once))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tinysight.config import (
     TrainConfig,
 )
 from tinysight.recipes import RECIPES, recipe
-from tinysight.settings import difference, from_dict, override, parse_assignments
+from tinysight.settings import difference, from_dict, override, parse_assignments, retired
 
 CONFIG = Config(
     recipe="any",
@@ -243,14 +243,20 @@ def test_an_unknown_field_in_json_is_refused(content: dict[str, object]) -> None
         from_dict(content)
 
 
-@pytest.mark.parametrize(("value", "warned"), [(0.0, False), (0.25, True)])
-def test_a_retired_setting_is_left_out_with_a_warning_where_it_had_an_effect(
-    value: float, warned: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("value", "found"), [(0.0, ()), (0.25, ("augment.erase=0.25",))])
+def test_a_retired_setting_is_left_out_and_named_where_it_had_an_effect(
+    value: float, found: tuple[str, ...]
 ) -> None:
     content = asdict(CONFIG)
     content["augment"]["erase"] = value
     assert from_dict(content) == CONFIG
-    assert bool(caplog.text) == warned == ("augment.erase=0.25 is a setting" in caplog.text)
+    assert retired(content) == found
+
+
+@pytest.mark.parametrize("name", ["augment.erase", "erase"])
+def test_a_retired_setting_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ValueError, match=r"augment.erase is gone: .*; leave it out"):
+        override(CONFIG, {name: "0.25"})
 
 
 @pytest.mark.parametrize("name", RECIPES)

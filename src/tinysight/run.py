@@ -27,7 +27,7 @@ from typing import Any
 from tinysight import __version__
 from tinysight.config import OPERATIONAL, Config
 from tinysight.files import WEIGHTS_SUFFIXES, expand, folder_names, suggest, write_atomic
-from tinysight.settings import difference, from_dict
+from tinysight.settings import difference, from_dict, retired
 
 FORMAT = 1
 logger = logging.getLogger("tinysight")
@@ -62,6 +62,7 @@ class Run:
     machine: dict[str, Any]  # device, bf16, threads, processes
     command: str = ""
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    retired: tuple[str, ...] = ()  # settings in use that this version does not have
 
     record_path = _PathIn("run.json")
     lock_path = _PathIn(".lock")
@@ -177,7 +178,7 @@ class Run:
     def write(self) -> None:
         """Write run.json."""
         content = {"format": FORMAT, **asdict(self)}
-        del content["folder"]
+        del content["folder"], content["retired"]
         write_atomic(self.record_path, json.dumps(content, indent=1).encode())
 
 
@@ -267,6 +268,7 @@ def read_run(folder: Path) -> Run:
         if found == FORMAT:
             own: dict[str, Any] = {name: dict(content[name]) for name in ("machine", "versions")}
             own |= {name: content[name] for name in ("data_digest", "command")}
+            own["retired"] = retired(content["config"])
             return Run(folder=folder, config=from_dict(content["config"]), **own)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error})") from None

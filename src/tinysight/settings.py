@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import math
 import typing
 from collections.abc import Iterable
@@ -12,8 +11,6 @@ from typing import Any
 
 from tinysight.config import Config, OptionValue
 from tinysight.files import suggest
-
-logger = logging.getLogger("tinysight")
 
 _EXPECTED: dict[Any, str] = {
     int: "a whole number",
@@ -57,8 +54,10 @@ USED_WITH_ANY: dict[str, tuple[str, ...]] = {
     "train.record_every": ("train.record",),
 }
 
-# settings of earlier versions that a run.json may have: the value with which each did nothing
-RETIRED: dict[str, Any] = {"augment.erase": 0}
+# settings of earlier versions: the value with which each did nothing, and why it is gone
+RETIRED: dict[str, tuple[Any, str]] = {
+    "augment.erase": (0, "random erasing helped at no length tried")
+}
 
 
 def change(config: Config, changes: dict[str, Any]) -> Config:
@@ -98,18 +97,25 @@ def _value(config: Config, name: str) -> Any:
 def from_dict(values: dict[str, Any]) -> Config:
     """Rebuild a config from nested dicts or their JSON; raise ValueError for a wrong field.
 
-    A retired setting is left out, with a warning where it had an effect.
+    Retired settings are left out; see `retired`.
     """
     flat: dict[str, Any] = {}
     for section, content in values.items():
         if section != "recipe":
             _check_name(section, [f.name for f in fields(Config)], "section")
             flat |= {f"{section}.{name}": value for name, value in content.items()}
-    for path, off in RETIRED.items():
-        if (value := flat.pop(path, off)) != off:
-            found = f"{path}={value} is a setting of an earlier version"
-            logger.warning("%s, and is left out: a training would go on without", found)
-    return override(Config(recipe=str(values.get("recipe", ""))), flat)
+    kept = {path: value for path, value in flat.items() if path not in RETIRED}
+    return override(Config(recipe=str(values.get("recipe", ""))), kept)
+
+
+def retired(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return the assignments in nested dicts that had an effect and are in no config any more."""
+    found = []
+    for path, (off, _) in RETIRED.items():
+        section, _, name = path.partition(".")
+        if (value := values.get(section, {}).get(name, off)) != off:
+            found.append(f"{path}={value}")
+    return tuple(found)
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
@@ -181,6 +187,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
 
 def _check_name(name: str, known: list[str], kind: str) -> None:
     if name not in known:
+        for path, (_, why) in RETIRED.items():
+            if name in (path, path.partition(".")[2]):
+                raise ValueError(f"{path} is gone: {why}; leave it out")
         # "epochs" is nearer to "train.epochs" than difflib finds it
         ending = [k for k in known if k.endswith(f".{name}")][:1]
         hint = f"did you mean {ending[0]}?" if ending else suggest(name, known, cutoff=0.5)

@@ -24,6 +24,7 @@ from tinysight.data.shapes import Shapes
 from tinysight.device import Runtime
 from tinysight.evaluation.evaluate import Evaluation, evaluate_run
 from tinysight.predict.weights import load_weights
+from tinysight.run import read_run
 from tinysight.settings import override
 from tinysight.training import checkpoint, loop
 from tinysight.training.callbacks import Callback
@@ -193,6 +194,19 @@ def test_a_resumed_run_may_change_settings_and_records_since_when(trial: Any) ->
     assert trial.run.command.endswith(command)
     rates = {line["step"]: line["lr"] for line in trial.lines("train")}
     assert rates[4] == 0.05 and rates[8] == rates[9] == 0.01 and max(rates) == 9
+
+
+def test_a_run_with_a_setting_that_is_gone_is_read_and_not_continued(trial: Any) -> None:
+    trial.start(stop=3)
+    content = json.loads(trial.run.record_path.read_bytes())
+    content["config"]["augment"]["erase"] = 0.25
+    trial.run.record_path.write_text(json.dumps(content))
+    run = read_run(trial.run.folder)
+    assert run.config == trial.config
+    for settings in ([], ["train.epochs=3"]):
+        with pytest.raises(ValueError, match=r"was trained with augment.erase=0.25, which this"):
+            loop.resume(run, trial.dataset, settings=settings)
+    assert json.loads(run.record_path.read_bytes()) == content
 
 
 def test_a_finished_run_changed_data_and_a_second_process_are_refused(

@@ -290,8 +290,14 @@ def channel_statistics(images: Any, rows: Any, limit: int = 4000) -> tuple[Tenso
 def changed_run(run: Run, settings: Sequence[str]) -> Run:
     """Return a run with some settings changed, and in its command since which step.
 
-    Changes of operational settings alone are not recorded: they are for this time only.
+    Changes of operational settings alone are not recorded: they are for this time only. Raises
+    ValueError where a setting cannot change, or where the run has one that is no more.
     """
+    if run.retired:
+        raise ValueError(
+            f"{run.folder} was trained with {' '.join(run.retired)}, which this version does not "
+            "have; go on by the version that began it (see run.json), or train a new run"
+        )
     if not settings:
         return run
     changes = parse_assignments(list(settings))
