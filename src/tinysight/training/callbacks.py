@@ -71,12 +71,17 @@ class ProgressBar(Callback):
             self.progress.start()
 
     def on_step(self, step: int, values: dict[str, Any] | None) -> None:
-        """Move the bar; print how an epoch ended and, without a bar, how the training goes."""
+        """Move the bar; print how an epoch ended and, without a bar, how the training goes.
+
+        Of the epochs after the hundredth, each tenth and the last are printed.
+        """
         if self.progress is not None:
             self.progress.update(self.task, completed=self._work(step))
         if values is None:
             return
         if values["kind"] == "epoch":
+            if values["epoch"] > 100 and values["epoch"] % 10 and step < self._total:
+                return
             found = [f"surest box right {values['loc50']:.2%}"] if "loc50" in values else []
             if not math.isnan(values["loss"]):  # NaN: no image is labeled, or there is one class
                 errors = f"{values['top1_error']:.2%} top-1"

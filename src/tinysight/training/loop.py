@@ -338,15 +338,17 @@ class _TrainingLoop:
         self._log("epoch", values)
 
     def _warn_of_poor_health(self, metrics: Metrics) -> None:
-        """Say once that the training does not learn, of a classifier."""
+        """Say that the training does not learn, of a classifier: once, and at its end."""
         trainer, config = self.trainer, self.trainer.config
-        if self.has_complained or config.localizer.finds:
+        said = self.has_complained and trainer.epochs_done < config.train.epochs
+        if said or config.localizer.finds:
             return
         epochs = max(health.MIN_EPOCHS, health.PATIENCE * config.train.epochs)
         text = health.complaint(
             metrics,
             majority_error(trainer.monitored_labels),
             num_classes=len(trainer.dataset.class_names),
+            num_images=trainer.loader.num_rows,
             done=trainer.epochs_done / epochs,
             lr=config.optimizer.lr,
         )

@@ -7,9 +7,11 @@ from dataclasses import replace
 from tinysight.config import Config
 
 # Images that a training sees in all, and the limits of its epochs, where `train.epochs` is 0:
-# 21 epochs of 1,442 hand signs, 100 of a hundred photographs, 10 of 12,500 drawings
+# 21 epochs of 1,442 hand signs, 300 of a hundred photographs, 10 of 12,500 drawings
 NUM_SEEN = 30_000
-EPOCHS = (10, 100)
+EPOCHS = (10, 1000)
+# of trained weights, which need to learn less, and of localizers, where more was not measured
+MAX_EPOCHS_ELSE = 100
 # Batches, where `train.batch_size` is 0: large enough for batch norm, small enough for many steps
 BATCH_SIZES = (8, 16, 32)
 MIN_BATCHES = 20  # per epoch, where the batch may get smaller
@@ -24,6 +26,8 @@ def scaled(config: Config, num_images: int) -> Config:
     train, optimizer = config.train, config.optimizer
     if not train.epochs:
         low, high = EPOCHS
+        if config.model.pretrained or config.localizer.finds:
+            high = MAX_EPOCHS_ELSE
         epochs = min(max(round(NUM_SEEN / max(1, num_images)), low), high)
         train = replace(train, epochs=epochs)
     if not train.batch_size:
