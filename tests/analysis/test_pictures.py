@@ -240,16 +240,16 @@ def test_a_split_without_boxes_cannot_be_shown(make_dataset: Callable[..., Datas
         localization_sheet(dataset, "val", Detections(torch.zeros(3, 2, 4), torch.zeros(3, 2)))
 
 
-def test_boxes_of_photos_are_moved_into_their_squares() -> None:
-    arguments: dict[str, Any] = {"captions": [""], "threshold": 0.5}
-    moved = pictures.photos_sheet(
-        [flat(128, 256, 256)], [Frame(100, 0, 512, 512)], boxes=[[[120, 20, 300, 200]]],
-        confidence=[[0.9]], **arguments,
-    )  # fmt: skip
-    direct = detections_sheet(
-        [flat(128, 256, 256)], [np.array([[10, 10, 100, 100]])], [np.array([0.9])], captions=[""]
-    )
-    assert np.array_equal(pixels(moved), pixels(direct))
+def test_a_photo_has_its_own_proportions_and_its_boxes_with_it() -> None:
+    square = np.zeros((512, 512, 3), np.uint8)
+    square[:, 256:] = 200
+    shown, boxes = pictures.photo(square, Frame(0, 0, 400, 100), [[200, 0, 400, 100]])
+    assert shown.shape == (128, 512, 3) and boxes.tolist() == [[256, 0, 512, 128]]
+    assert (shown[:, :250] == 0).all() and (shown[:, 262:] == 200).all()
+    same, boxes = pictures.photo(square, Frame(100, 0, 512, 512), [[120, 20, 300, 200]])
+    assert same is square and boxes.tolist() == [[20, 20, 200, 200]]
+    thin, boxes = pictures.photo(square, Frame(0, 0, 1, 5000), [])
+    assert thin.shape == (512, 16, 3) and boxes.shape == (0, 4)
 
 
 def test_filters_are_gray_at_zero_and_scaled_to_their_largest_weight() -> None:

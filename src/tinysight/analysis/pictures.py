@@ -42,6 +42,7 @@ DPI = 100
 MARGIN, GAP, LINE = 20, 14, 16  # pixels: around a sheet, between images, per line of text
 TEXT_SIZE, TITLE_SIZE = 9, 12  # points
 RIGHT, WRONG, REJECTED, RIM = "#1b7837", "#b2182b", "#d8d8d8", "#1a1a1a"
+MIN_SIDE = 16  # pixels of a drawn photo
 MIN_CONFIDENCE, MAX_REJECTED = 0.05, 8  # of the rejected boxes that are drawn
 CLASS_COLORS = (AMBER, SKY, "#cc79a7", "#00a878", "#f0e442", "#e8704a")  # light: names are on them
 
@@ -205,23 +206,17 @@ def localization_sheet(
     return detections_sheet(images, *found, gt_boxes=gt_boxes, threshold=threshold, title=title)
 
 
-def photos_sheet(
-    squares: Sequence[Pixels],
-    frames: Sequence[Frame],
-    *,
-    boxes: Sequence[Sequence[Sequence[float]]],
-    confidence: Sequence[Sequence[float]],
-    captions: Sequence[str],
-    threshold: float,
-) -> Figure:
-    """Show the detections of photos, in their pixels, on the squares (S, S, 3) of their frames."""
-    moved = [
-        frame.to_square(np.array(own, np.float64).reshape(-1, 4), len(square))
-        for square, frame, own in zip(squares, frames, boxes, strict=True)
-    ]
-    scores = [np.array(own, np.float64) for own in confidence]
-    look: dict[str, Any] = {"captions": captions, "threshold": threshold, "side": len(squares[0])}
-    return detections_sheet(squares, moved, scores, **look)
+def photo(square: Pixels, frame: Frame, boxes: Sequence[Sequence[float]]) -> tuple[Pixels, Boxes]:
+    """Give a square (S, S, 3) the proportions of its frame, and move a photo's boxes (n, 4) there.
+
+    The longer side remains S; the other has `MIN_SIDE` pixels or more.
+    """
+    sides, longest = (frame.width, frame.height), max(frame.width, frame.height)
+    width, height = (max(MIN_SIDE, round(len(square) * side / longest)) for side in sides)
+    shares = frame.to_square(np.array(boxes, np.float64).reshape(-1, 4), 1)
+    if width != height:
+        square = np.array(Image.fromarray(square).resize((width, height)))
+    return square, shares * ((width, height) * 2)
 
 
 def filters_sheet(filters: npt.NDArray[np.float32]) -> Figure:

@@ -238,7 +238,7 @@ def prediction_lines(prediction: Prediction, predictor: Predictor) -> list[str]:
 def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> None:
     import numpy as np
 
-    from tinysight.analysis.pictures import contact_sheet, photos_sheet, save_figure
+    from tinysight.analysis.pictures import contact_sheet, detections_sheet, photo, save_figure
     from tinysight.images import load_square
     from tinysight.predict.predictor import NONE
 
@@ -251,27 +251,34 @@ def _draw(predictions: list[Prediction], predictor: Predictor, path: Path) -> No
     if predictor.decoding is None:
         captions = [f"{own}\n{name}" for own, name in zip(classes, names, strict=True)]
         figure = contact_sheet(squares, captions=captions, columns=4, side=side)
-    elif predictor.metadata.has_box_classes:
-        captions = [f"{name}: {_counts(p)}" for name, p in zip(names, predictions, strict=True)]
-        own: dict[str, Any] = {"class_names": predictor.metadata.class_names, "captions": captions}
-        own["box_labels"] = [
-            np.array([own["class_names"].index(each) for each in p.accepted_labels], int)
-            for p in predictions
-        ]
-        own["boxes"] = [
-            p.frame.to_square(np.array(p.boxes[: p.num_accepted], float).reshape(-1, 4), side)
-            for p in predictions
-        ]
-        figure = contact_sheet(squares, columns=3, side=side, **own)
     else:
-        figure = photos_sheet(
-            squares,
-            frames=[p.frame for p in predictions],
-            boxes=[p.boxes for p in predictions],
-            confidence=[p.confidences for p in predictions],
-            captions=[f"{name}: {own}" for own, name in zip(classes, names, strict=True)],
-            threshold=predictions[0].threshold,
-        )
+        drawn = zip(squares, predictions, strict=True)
+        photos, boxes = zip(*(photo(own, p.frame, p.boxes) for own, p in drawn), strict=True)
+        if predictor.metadata.has_box_classes:
+            known = predictor.metadata.class_names
+            figure = contact_sheet(
+                photos,
+                captions=[
+                    f"{own}: {_counts(p)}" for own, p in zip(names, predictions, strict=True)
+                ],
+                boxes=[own[: p.num_accepted] for own, p in zip(boxes, predictions, strict=True)],
+                box_labels=[
+                    np.array([known.index(label) for label in p.accepted_labels], int)
+                    for p in predictions
+                ],
+                class_names=known,
+                columns=3,
+                side=side,
+            )
+        else:
+            figure = detections_sheet(
+                photos,
+                boxes,
+                [np.array(p.confidences, np.float64) for p in predictions],
+                captions=[f"{name}: {own}" for own, name in zip(classes, names, strict=True)],
+                threshold=predictions[0].threshold,
+                side=side,
+            )
     save_figure(figure, path)
     print(f"{pluralize(len(predictions), 'image')} drawn in {path}{of}", file=sys.stderr)
 
