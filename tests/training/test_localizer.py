@@ -358,6 +358,18 @@ def test_more_objects_than_predictions_are_warned_of(
     assert "warning" in message and "have 3 objects, and the head has 2 predictions" in message
 
 
+def test_images_of_minival_that_nothing_uses_are_counted(
+    make_config: MakeConfig, dataset: Dataset, messages: list[str]
+) -> None:
+    unwatched = {"data__monitor": "none", "schedule__name": "cosine"}
+    for own in ({}, {**unwatched, "data__train": "train+minival"}):
+        warn_of_what_is_not_learned(make_config(**own), dataset)
+    assert messages == []
+    warn_of_what_is_not_learned(make_config(**unwatched), dataset)
+    how = "data.train=train+minival learns from them"
+    assert messages == [f"the {len(dataset.rows('minival'))} images of minival are not used; {how}"]
+
+
 def test_images_without_a_class_are_counted_for_a_classifier(
     make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:

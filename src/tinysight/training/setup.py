@@ -246,7 +246,14 @@ def load_pretrained(model: nn.Module, config: Config, class_ids: Sequence[str]) 
 
 
 def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:
-    """Warn of images without a label, or too small for pretrained weights, and of many objects."""
+    """Warn of images without a label, or too small for pretrained weights, and of many objects.
+
+    And say so where the images of minival are neither learned from nor watched.
+    """
+    unused = len(dataset.rows("minival")) if config.data.monitor == "none" else 0
+    if unused and config.data.train == "train":
+        message = "the %d images of minival are not used; data.train=train+minival learns from them"
+        logger.info(message, unused)
     if config.model.pretrained:
         learned = read_pretrained(config.model.pretrained)[1].input_size
         seen = config.input_sizes(dataset.image_size)[-1][1]
