@@ -250,10 +250,10 @@ def warn_of_what_is_not_learned(config: Config, dataset: Dataset) -> None:
 
     And say so where the images of minival are neither learned from nor watched.
     """
-    unused = len(dataset.rows("minival")) if config.data.monitor == "none" else 0
+    unused = "minival" in dataset.splits and config.data.monitor == "none"
     if unused and config.data.train == "train":
         message = "the %d images of minival are not used; data.train=train+minival learns from them"
-        logger.info(message, unused)
+        logger.info(message, len(dataset.rows("minival")))
     if config.model.pretrained:
         learned = read_pretrained(config.model.pretrained)[1].input_size
         seen = config.input_sizes(dataset.image_size)[-1][1]
