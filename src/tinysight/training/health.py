@@ -9,8 +9,8 @@ from tinysight.evaluation.evaluate import Metrics
 AT_CHANCE = 0.98  # of the error of always predicting the most frequent class
 PATIENCE = 0.2  # share of the epochs, at least MIN_EPOCHS, in which an error may be at chance
 MIN_EPOCHS = 3
-FEW = 300  # training images
-TOO_EARLY = 0.25  # of that: the loss of a few images may be large at first
+TOO_EARLY = 0.25  # of these epochs: until then the loss of a few images may be large
+FEW = 300  # training images, below which fine-tuning is better
 
 
 def complaint(
