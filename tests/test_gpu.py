@@ -26,6 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_reason_of_a_failure_is_printed(
     gpu: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("runs").mkdir()
+    Path("runs/resnet18-report.out").write_text("step 1\n")  # of an earlier try
     assert gpu.train(["resnet18-report"], minutes=1, at_once=1) == 1
     found = "resnet18-report: error: there is no dataset 'tiny-imagenet'"
     printed = capsys.readouterr().out

@@ -54,6 +54,7 @@ def test_a_run_reads_back_equal(tmp_path: Path) -> None:
     run.write()
     assert read_run(tmp_path) == run
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert not {"folder", "retired"} & json.loads(run.record_path.read_bytes()).keys()
     replace(run, config=recipe("resnet10-laptop")).write()  # settings with tuples
     assert read_run(tmp_path).config == recipe("resnet10-laptop")
 
