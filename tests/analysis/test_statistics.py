@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tinysight.analysis.statistics import (
     paired_difference,
     rank_intervals,
     summarize,
+    unsteady,
 )
 
 
@@ -187,6 +189,36 @@ def test_intervals_of_a_comparison_hold_the_truth() -> None:
         low, high = found["3"].interval or (0.0, 0.0)
         held += low <= -0.03 <= high
     assert 460 <= held <= 490  # 95 % of 500 is 475, standard deviation 4.9
+
+
+def test_an_unsteady_label_is_compared_by_its_own_pairs() -> None:
+    steady = {"a": [0.50, 0.52, 0.51], "b": [0.53, 0.54, 0.545], "c": [0.48, 0.50, 0.485]}
+    values = {label: by_seed(own) for label, own in steady.items()}
+    more = values | {"d": by_seed([0.55, 0.45, 0.60])}
+    assert (unsteady(values), unsteady(more)) == ([], ["d"])
+    assert unsteady(more, chance=1e-9) == []
+    found, without = compared(more, "a"), compared(values, "a")
+    assert list(found) == ["b", "c", "d"] and found["b"] == without["b"]
+    assert found["d"] == replace(paired([0.55, 0.45, 0.60], steady["a"]), alone=True)
+    by_d = compared(more, "d")
+    assert by_d["b"] == replace(paired(steady["b"], [0.55, 0.45, 0.60]), alone=True)
+    one = compared(more | {"e": {1: 0.7}}, "d")["e"]
+    assert (one.count, one.interval, one.alone) == (1, None, True)
+    again = more | {"f": by_seed([0.3, 0.9, 0.2])}
+    assert sorted(unsteady(again)) == ["d", "f"]
+
+
+def test_without_noise_no_label_is_unsteady() -> None:
+    same = {label: by_seed([0.1, 0.3]) for label in "abc"}
+    assert unsteady(same | {"d": by_seed([0.1, 0.4])}) == unsteady({}) == []
+
+
+def test_one_in_a_hundred_studies_of_alike_noise_has_an_unsteady_label() -> None:
+    generator = np.random.default_rng(0)
+    found = 0
+    for noise in generator.normal(0, 0.01, (2000, 5, 3)):
+        found += bool(unsteady({str(i): by_seed(own.tolist()) for i, own in enumerate(noise)}))
+    assert 8 <= found <= 32, found  # 20, standard deviation 4.4
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,17 @@ def test_a_verdict_tells_difference_from_noise(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["verdicts"] == [better, alike]
 
 
+def test_a_member_whose_seeds_lie_apart_is_judged_by_its_own_pairs(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for seed, last, other in ((0, 0.36, 0.02), (1, 0.38, 0.98)):
+        path = tmp_path / f"better-seed{seed}" / "log.jsonl"
+        path.write_text(path.read_text().replace(str(last), str(other)))
+    better, alike = report(tmp_path).verdicts
+    assert "(3 seeds of these two alone, as one of them varies more than the others, 95 %" in better
+    assert better.endswith("-120.15 to +119.48): not larger than the noise between seeds.")
+    assert "(3 seeds, 95 % interval of the difference -6.57 to +6.57)" in alike
+
+
 def test_one_seed_tells_nothing_but_the_images_share(tmp_path: Path) -> None:
     write_study(tmp_path, seeds=1)
     better, _ = report(tmp_path).verdicts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 NUM_DRAWS = 4000
+NO_NOISE = 1e-12  # variance of shares: less is that of rounding
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Paired:
     count: int
     mean: float
     interval: tuple[float, float] | None
+    alone: bool = False  # the noise is that of these pairs, where others have another
 
     @property
     def significant(self) -> bool | None:
@@ -166,30 +168,81 @@ def compared(
     A two-way layout without interaction: an effect of the label and one of the seed, which all
     labels share, and noise that is alike for all. All runs together estimate the noise, so that two
     seeds of several labels tell more than two pairs do; of one label and the reference it is
-    `paired`. Labels that have no seed of the reference are left out.
+    `paired`. An `unsteady` label does not count for the noise of the others, nor theirs for its:
+    its difference is that of its own pairs (of an unsteady reference all are). Labels that have no
+    seed of the reference are left out.
     """
     own = values[reference]
     labels = [label for label in values if label != reference and own.keys() & values[label].keys()]
-    seeds = sorted({seed for label in (reference, *labels) for seed in values[label]})
-    runs = [(label, seed) for label in (reference, *labels) for seed in values[label]]
-    if not labels:
-        return {}
-    design = np.array(
-        [[label == one for one in labels] + [seed == one for one in seeds] for label, seed in runs],
-        np.float64,
-    )
-    results = np.array([values[label][seed] for label, seed in runs])
-    inverse = np.linalg.pinv(design)
-    effects = inverse @ results
-    freedom = len(runs) - int(np.linalg.matrix_rank(design))
-    noise = float(np.sum((results - design @ effects) ** 2)) / freedom if freedom else 0.0
+    apart = unsteady({label: values[label] for label in (reference, *labels)})
+    if reference in apart:
+        apart = labels
     found = {}
+    for label in apart:
+        if label in labels:
+            seeds = sorted(own.keys() & values[label].keys())
+            pairs = [values[label][seed] for seed in seeds], [own[seed] for seed in seeds]
+            found[label] = replace(paired(*pairs, confidence), alone=True)
+    labels = [label for label in labels if label not in found]
+    fit = _fit({label: values[label] for label in (*labels, reference)})
     for place, label in enumerate(labels):
-        mean, interval = float(effects[place]), None
-        if freedom:
-            error = np.sqrt(noise * np.sum(inverse[place] ** 2))
-            half = float(stats.t.ppf((1 + confidence) / 2, freedom) * error)
+        contrast = fit.inverse[place] - fit.inverse[len(labels)]
+        mean, interval = float(contrast @ fit.results), None
+        if fit.freedom:
+            error = np.sqrt(fit.squares / fit.freedom * np.sum(contrast**2))
+            half = float(stats.t.ppf((1 + confidence) / 2, fit.freedom) * error)
             interval = (mean - half, mean + half)
         count = len(own.keys() & values[label].keys())
         found[label] = Paired(count=count, mean=mean, interval=interval)
-    return found
+    return {label: found[label] for label in values if label in found}
+
+
+def unsteady(values: Mapping[str, Mapping[int, float]], chance: float = 0.01) -> list[str]:
+    """Return the labels whose values, by seed, scatter more than those of the others explain.
+
+    Each label's share of the squares left by the two-way layout of `compared` is tested against
+    what the others leave without it (an F test, for all labels together at `chance`: Bonferroni);
+    the clearest is set aside, and the rest tested again.
+    """
+    apart: list[str] = []
+    while True:
+        rest = {label: own for label, own in values.items() if label not in apart}
+        whole, p_values = _fit(rest), {}
+        for label in rest:
+            others = _fit({other: own for other, own in rest.items() if other != label})
+            freedom = whole.freedom - others.freedom
+            if freedom and others.freedom and (noise := others.squares / others.freedom) > NO_NOISE:
+                ratio = (whole.squares - others.squares) / freedom / noise
+                p_values[label] = float(stats.f.sf(ratio, freedom, others.freedom))
+        clearest = min(p_values, key=p_values.__getitem__, default="")
+        if not p_values or p_values[clearest] * len(rest) > chance:
+            return apart
+        apart.append(clearest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """Effects of labels and seeds, as a matrix (effects, runs) to be applied to `results` (runs,).
+
+    The effects of labels come first, in their order. `squares` is what they leave unexplained, in
+    sum, with `freedom` degrees of freedom.
+    """
+
+    inverse: Floats
+    results: Floats
+    squares: float
+    freedom: int
+
+
+def _fit(values: Mapping[str, Mapping[int, float]]) -> _Fit:
+    seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
+    runs = [(label, seed) for label, by_seed in values.items() for seed in by_seed]
+    design = np.array(
+        [[label == one for one in values] + [seed == one for one in seeds] for label, seed in runs],
+        np.float64,
+    ).reshape(len(runs), len(values) + len(seeds))
+    results = np.array([values[label][seed] for label, seed in runs])
+    inverse = np.asarray(np.linalg.pinv(design), np.float64)
+    left = results - design @ (inverse @ results)
+    freedom = len(runs) - int(np.linalg.matrix_rank(design)) if runs else 0
+    return _Fit(inverse=inverse, results=results, squares=float(left @ left), freedom=freedom)

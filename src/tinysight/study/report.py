@@ -230,8 +230,11 @@ def verdict(
         )
     low, high = (100 * bound for bound in difference.interval)
     noise = "larger" if difference.significant else "not larger"
+    pairs = pluralize(difference.count, "seed")
+    if difference.alone:
+        pairs += " of these two alone, as one of them varies more than the others"
     return (
-        f"{label}: error {error} ({pluralize(difference.count, 'seed')}, 95 % interval of the "
+        f"{label}: error {error} ({pairs}, 95 % interval of the "
         f"difference {low:+.2f} to {high:+.2f}): {noise} than the noise between seeds."
     )
 
@@ -253,7 +256,8 @@ Made by `{results.command}`.
 Errors are those of the weights kept, on the {results.images:,} images of minival, mean over seeds;
 sd is between seeds. Published errors are on Tiny ImageNet's official val. Differences are in
 points, paired by seed (same order of images), with Student's interval for each comparison alone, of
-the noise of all runs together; the choice of the images in minival adds to it.
+the noise of all runs together, but for members whose seeds lie further apart than those of the
+others (F test, 1 %: then of these pairs alone); the choice of the images in minival adds to it.
 
 ![errors by epoch](figure.png)
 """
