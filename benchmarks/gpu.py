@@ -5,7 +5,7 @@
 
 `speed` trains each recipe on drawn shapes for a few steps and prints images/s: every kernel
 started by itself (eager), the step captured (captured), the model compiled in addition
-(compiled).
+(compiled). Without a GPU nothing is captured.
 
 `train` trains those named (without a name all, in the order below) on Tiny ImageNet, which
 `tinysight data get tiny-imagenet` prepares first, `--at-once` of them at a time, and evaluates each
@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,12 @@ def rate(
     )
 
 
-def speed(names: list[str], ways: list[str], steps: int) -> None:
-    """Print a line for each recipe and way; a way that fails prints why."""
-    runtime, dataset = select_device(), load_dataset("shapes")
+def speed(names: list[str], ways: list[str], steps: int) -> int:
+    """Print a line for each recipe and way; a way that fails prints why, and the status is 1."""
+    _check_names(names, RECIPES)
+    status, runtime, dataset = 0, select_device(), load_dataset("shapes")
+    if runtime.device.type != "cuda":
+        ways = [way for way in ways if way != "captured"]
     prepare_training(runtime.device)
     print(runtime.describe(), flush=True)
     for name in names or [name for name in RECIPES if "report" in name]:
@@ -90,8 +94,9 @@ def speed(names: list[str], ways: list[str], steps: int) -> None:
             try:
                 found = rate(name, WAYS[way], dataset, runtime, steps)
             except Exception as error:
-                found = f"{type(error).__name__}: {error}"
+                found, status = f"{type(error).__name__}: {error}", 1
             print(f"{name:24} {way:9} {found}", flush=True)
+    return status
 
 
 def train(names: list[str], minutes: float, at_once: int) -> int:
@@ -100,8 +105,9 @@ def train(names: list[str], minutes: float, at_once: int) -> int:
     Returns 0 where all are done, 75 where something is left for the same command, 1 after an error.
     """
     deadline = time.monotonic() + 60 * minutes
-    if unknown := [name for name in names if name not in TRAININGS]:
-        sys.exit(f"error: no training is named {unknown[0]}; there are {', '.join(TRAININGS)}")
+    _check_names(names, TRAININGS)
+    if not torch.cuda.is_available():
+        print("there is no GPU: on a CPU each takes hours or days", flush=True)
     with ThreadPoolExecutor(at_once) as pool:
         begun = {n: pool.submit(_train, n, deadline) for n in names or TRAININGS}
         for name, outcome in begun.items():
@@ -109,6 +115,11 @@ def train(names: list[str], minutes: float, at_once: int) -> int:
             print(f"{name}: {what}", flush=True)
     statuses = {outcome.result() for outcome in begun.values()}
     return 1 if statuses - DONE.keys() else max(statuses)
+
+
+def _check_names(names: list[str], known: Mapping[str, object]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"error: there is no {unknown[0]}; there are {', '.join(known)}")
 
 
 def _train(name: str, deadline: float) -> int:
@@ -139,6 +150,16 @@ def _tinysight(name: str, *words: str) -> int:
         return subprocess.run(command, stdout=out, stderr=out, env=environment).returncode
 
 
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not (value := kind(text)) > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    read.__name__ = f"number above 0 ({kind.__name__})"
+    return read
+
+
 def main() -> None:
     """Do what the first word says."""
     parser = argparse.ArgumentParser(
@@ -149,12 +170,18 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "train"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="recipes, or trainings; see below")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--steps", type=int, default=60, help="speed: timed steps of each (60)")
-    parser.add_argument("--minutes", type=float, default=9.0, help="train: until it stops (9)")
-    parser.add_argument("--at-once", type=int, default=2, help="train: trainings at a time (2)")
+    parser.add_argument(
+        "--steps", type=_positive(int), default=60, help="speed: timed steps of each (60)"
+    )
+    parser.add_argument(
+        "--minutes", type=_positive(float), default=9.0, help="train: until it stops (9)"
+    )
+    parser.add_argument(
+        "--at-once", type=_positive(int), default=2, help="train: trainings at a time (2)"
+    )
     options = parser.parse_intermixed_args()
     if options.what == "speed":
-        speed(options.names, options.ways, options.steps)
+        sys.exit(speed(options.names, options.ways, options.steps))
     else:
         sys.exit(train(options.names, options.minutes, options.at_once))
 

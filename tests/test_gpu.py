@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from tinysight.device import Runtime
 
 NAMES = ["resnet18-report", "vgg16-report"]
 
@@ -31,7 +35,8 @@ def test_the_reason_of_a_failure_is_printed(
     assert gpu.train(["resnet18-report"], minutes=1, at_once=1) == 1
     found = "resnet18-report: error: there is no dataset 'tiny-imagenet'"
     printed = capsys.readouterr().out
-    assert printed.startswith(found) and "(all of it in runs/resnet18-report.out)" in printed
+    assert f"\n{found}" in printed and printed.startswith("there is no GPU: ")
+    assert "(all of it in runs/resnet18-report.out)" in printed
 
 
 @pytest.mark.parametrize(
@@ -51,3 +56,43 @@ def test_the_status_is_that_of_the_worst_training(
     Path("runs/vgg16-report.out").touch()
     monkeypatch.setattr(gpu, "_tinysight", lambda name, *words: outcomes.get((name, words[0]), 0))
     assert gpu.train(NAMES, minutes=minutes, at_once=2) == status
+
+
+@pytest.mark.parametrize("option", ["--minutes", "--at-once", "--steps"])
+@pytest.mark.parametrize("value", ["0", "-3", "few", "nan"])
+def test_numbers_that_do_no_work_are_refused(
+    option: str,
+    value: str,
+    gpu: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "train", option, value])
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 2 and f"argument {option}: " in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_way_that_fails_has_a_status_and_an_unknown_recipe_is_refused(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"there is no nonsense; there are .*vgg16-report"):
+        gpu.speed(["nonsense"], ["eager"], 1)
+    monkeypatch.setattr(gpu, "load_dataset", lambda name: None)
+    outcomes = iter(["9 images/s", ValueError("too large")])
+
+    def rate(*arguments: object) -> str:
+        if isinstance(outcome := next(outcomes), Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(gpu, "rate", rate)
+    monkeypatch.setattr(
+        gpu, "select_device", lambda: Runtime(device=torch.device("cpu"), bf16=False)
+    )
+    for status, found in ((0, "9 images/s"), (1, "ValueError: too large")):
+        assert gpu.speed(["quickstart"], ["eager", "captured"], 1) == status
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            f"quickstart               eager     {found}"
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ def test_new_folders_are_numbered_and_claimed(home: Path) -> None:
 def test_a_name_is_a_folder_under_the_home_or_a_path(home: Path, tmp_path: Path) -> None:
     assert new_folder(CONFIG, "mine") == home / "mine"
     assert new_folder(CONFIG, str(tmp_path / "some" / "where")) == tmp_path / "some" / "where"
+
+
+def test_a_folder_that_tensorboard_cannot_write_into_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TINYSIGHT_RUNS", str(tmp_path / os.fsdecode(b"caf\xe9")))
+    for name in (None, "a"):
+        with pytest.raises(ValueError, match=r"is not UTF-8; give another by --name"):
+            new_folder(CONFIG, name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_taken_or_empty_name_is_refused(home: Path) -> None:
@@ -133,6 +144,9 @@ def test_a_summary_is_read_or_refused_by_name(tmp_path: Path) -> None:
     kept = replace(run.config.train, keep_weights="best")
     best = replace(run, config=replace(run.config, train=kept))
     assert best.monitored_error() == "lowest error on minival 25.00%"
+    run.summary_path.write_text('{"best_monitored_error": 0.25, "monitored_images": 8}')
+    assert run.monitored_error() == "last error on minival 37.50% of 8 images, lowest 25.00%"
+    assert best.monitored_error() == "lowest error on minival 25.00% of 8 images"
     run.summary_path.write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json is damaged"):
         run.summary()

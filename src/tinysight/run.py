@@ -28,6 +28,7 @@ from tinysight import __version__
 from tinysight.config import OPERATIONAL, Config
 from tinysight.files import WEIGHTS_SUFFIXES, expand, folder_names, suggest, write_atomic
 from tinysight.settings import difference, from_dict, retired
+from tinysight.text import pluralize
 
 FORMAT = 1
 logger = logging.getLogger("tinysight")
@@ -137,10 +138,12 @@ class Run:
         what = "share of images whose surest box misses on" if finds else "error on"
         what = f"{what} {self.config.data.monitor}"
         epochs = [line for line in self.log() if line["kind"] == "epoch"]
+        images = summary.get("monitored_images")  # not of runs of earlier versions
+        of = f" of {pluralize(images, 'image')}" if images else ""
         if self.config.train.keep_weights == "best" or not epochs:
-            return f"lowest {what} {lowest:.2%}"
+            return f"lowest {what} {lowest:.2%}{of}"
         last = 1 - epochs[-1]["loc50"] if finds else epochs[-1]["top1_error"]
-        return f"last {what} {last:.2%}, lowest {lowest:.2%}"
+        return f"last {what} {last:.2%}{of}, lowest {lowest:.2%}"
 
     def is_cross_validated(self, label: str) -> bool:
         """Whether the outputs stored for a split are of models that did not learn from it."""
@@ -153,7 +156,8 @@ class Run:
         """Describe which settings that change results differ from another config; "": none."""
         own, ignore = self.config, {*OPERATIONAL, *ignore}
         recipe = [f"recipe={own.recipe}"] if own.recipe != config.recipe else []
-        differing = ", ".join(recipe + difference(own, config, ignore=ignore))
+        settings = [*difference(own, config, ignore=ignore), *self.retired]
+        differing = ", ".join(recipe + settings)
         return differing and f"{self.folder} holds another run: it has {differing}"
 
     def set_aside(self) -> Path:
@@ -202,11 +206,13 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
     """
     if name is not None:
         folder = run_folder(name)
+        _check_writable(folder)
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     stem = f"{config.recipe}-{Path(config.data.name).name}"  # the data may be a folder
     number = 1
+    _check_writable(runs_home())
     while True:
         folder = runs_home() / (stem if number == 1 else f"{stem}-{number}")
         try:
@@ -218,6 +224,15 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
                 logger.warning("%s is not finished, and this is a new run; %s", folder, how)
         else:
             return folder
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise ValueError where TensorBoard cannot write into a folder of this name."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        what = f"the run's folder would be {str(folder.absolute())!r}, which is not UTF-8"
+        raise ValueError(f"{what}; give another by --name or $TINYSIGHT_RUNS") from None
 
 
 def check_free(folder: Path) -> None:

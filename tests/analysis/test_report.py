@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinysight.analysis.comparison import compare_classes, write_comparison
+from tinysight.analysis.comparison import _differing_settings, compare_classes, write_comparison
 from tinysight.analysis.errors import per_class
 from tinysight.analysis.page import Page as Folder
 from tinysight.analysis.probes import find_candidates, stored_probes
@@ -449,6 +449,23 @@ def test_runs_without_a_significant_difference(
     page = Page(path.read_text("utf-8"))
     assert "not significant" in page.text and "No single class differs significantly" in page.text
     assert "<two>" in page.text and page.faults == []
+
+
+def test_a_setting_of_an_earlier_version_is_reported_and_differs(
+    tmp_path: Path, make_dataset: Callable[..., Dataset], make_folder: Callable[..., Path]
+) -> None:
+    dataset = make_dataset(("a", "b"), (20, 20))
+    for name in ("new", "old", "older"):
+        path = make_folder(dataset, name, seed=1) / "run.json"
+        content = json.loads(path.read_bytes())
+        content["config"]["augment"] |= {"erase": 0.5 if name == "old" else 0.0}
+        path.write_text(json.dumps(content))
+    new, old, older = (read_run(tmp_path / name, dataset) for name in ("new", "old", "older"))
+    for runs, values in (((new, old), [0, "0.5"]), ((old, new), ["0.5", 0])):
+        assert _differing_settings(runs) == [("augment.erase", values)]
+    assert _differing_settings((new, older)) == []
+    assert summary(old)["settings"]["augment"]["erase"] == "0.5"
+    assert "it has augment.erase=0.5" in old.run.mismatch(new.config)
 
 
 def test_classes_without_images_are_no_further_tests(

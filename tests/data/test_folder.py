@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import unicodedata
@@ -17,6 +18,7 @@ from PIL import Image
 from tinysight.data.build import build, check_index
 from tinysight.data.dataset import Dataset, DatasetIndex
 from tinysight.data.folder import FolderSource, split_counts
+from tinysight.data.load import load_dataset
 from tinysight.images import Fit
 
 
@@ -390,6 +392,18 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     refused(tmp_path, "not UTF-8")
+
+
+def test_a_folder_whose_own_name_is_not_utf8(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        two_classes(root)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    dataset = build(FolderSource(root, "pets", image_size=8), home=tmp_path / "data", workers=1)
+    manifest = json.loads((tmp_path / "data/pets/manifest.json").read_bytes())
+    assert manifest["source"]["path"] == str(root)
+    assert load_dataset("pets", home=tmp_path / "data").digest == dataset.digest
 
 
 def test_broken_link_and_pipe(tmp_path: Path) -> None:

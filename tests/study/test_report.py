@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinysight.study.report import report
+from tinysight.study.report import report, verdict
 
 ERRORS = {  # by member and seed, epoch by epoch
     "plain": [[0.8, 0.50, 0.45], [0.9, 0.52, 0.46], [0.7, 0.48, 0.44]],
@@ -135,6 +135,12 @@ def test_a_member_whose_seeds_lie_apart_is_judged_by_its_own_pairs(tmp_path: Pat
     assert "(3 seeds of these two alone, as one of them varies more than the others, 95 %" in better
     assert better.endswith("-120.15 to +119.48): not larger than the noise between seeds.")
     assert "(3 seeds, 95 % interval of the difference -6.57 to +6.57)" in alike
+
+
+def test_a_difference_that_rounds_to_nothing_is_none() -> None:
+    errors = {0: 0.5, 1: 0.5 + 6e-5}
+    found = verdict("a", errors, "b", {0: 0.5, 1: 0.5}, 5000)
+    assert found.startswith("a: error equal to that of b (2 seeds")
 
 
 def test_one_seed_tells_nothing_but_the_images_share(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
@@ -91,15 +92,20 @@ def test_errors_that_mean_nothing_are_left_out(error: float, step: str, epoch: s
     assert step in first and last == epoch
 
 
-def test_of_many_epochs_each_tenth_and_the_last_are_printed() -> None:
+@pytest.mark.parametrize(
+    ("total", "printed"), [(100, range(1, 101)), (103, [*range(10, 101, 10), 103])]
+)
+def test_of_many_epochs_each_tenth_and_the_last_are_printed(
+    total: int, printed: Sequence[int]
+) -> None:
     out = io.StringIO()
     bar = ProgressBar(console=Console(file=out, width=80))
-    bar.on_start(step=0, total=133)
+    bar.on_start(step=0, total=2 * total)
     values = {"kind": "epoch", "loss": 1.0, "top1_error": 0.5, "top5_error": None}
-    for epoch in range(1, 134):
-        bar.on_step(epoch, {**values, "epoch": epoch})
-    printed = [int(line.split()[1][:-1]) for line in out.getvalue().splitlines()]
-    assert printed == [*range(1, 101), 110, 120, 130, 133]
+    for epoch in range(1, total + 1):
+        bar.on_step(2 * epoch, {**values, "epoch": epoch})
+    shown = [int(line.split()[1][:-1]) for line in out.getvalue().splitlines()]
+    assert shown == list(printed)
 
 
 def test_a_quiet_bar_prints_nothing() -> None:

@@ -20,11 +20,11 @@ from tinysight.evaluation.evaluate import Metrics
 from tinysight.ops.metrics import majority_error
 from tinysight.ops.mixing import Targets
 from tinysight.recipes import RECIPES, better_for, labeled, recipe
-from tinysight.settings import override
+from tinysight.settings import override, parse_assignments
 from tinysight.training import health, losses
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.health import complaint
-from tinysight.training.scaling import scaled, scaled_as, warmup_steps
+from tinysight.training.scaling import lower_rate, scaled, scaled_as, warmup_steps
 from tinysight.training.trainer import Trainer
 
 CPU = Runtime(device=torch.device("cpu"), bf16=False)
@@ -70,9 +70,10 @@ def test_a_warmup_is_at_most_a_quarter_of_the_training() -> None:
 def test_recipes_made_for_many_images_point_to_small_where_there_are_few() -> None:
     for name in RECIPES:
         many = "10,000" in labeled(name)["Images"] and not recipe(name).localizer.finds
-        assert bool(better_for(name, 9_999)) is many
-        assert better_for(name, 10_000) == ""
-    assert better_for("my own", 10) == ""
+        assert bool(better_for(name, 9_999, 10)) is many
+        assert better_for(name, 10_000, 200) == ""
+    assert better_for("my own", 10, 2) == ""
+    assert "`finetune`" in better_for("small", 299, 10) and better_for("small", 300, 10) == ""
 
 
 def test_majority_error_counts_labeled_images_only() -> None:
@@ -82,7 +83,7 @@ def test_majority_error_counts_labeled_images_only() -> None:
 @pytest.mark.parametrize(
     ("changes", "done", "expected"),
     [
-        ({"top1_error": 0.89}, 1.0, "nothing has been learned yet; try a lower optimizer.lr"),
+        ({"top1_error": 0.89}, 1.0, "nothing has been learned so far; try "),
         ({"top1_error": 0.89}, 0.9, ""),  # too early to tell
         ({"top1_error": 0.87}, 1.0, ""),
         ({"loss": 77.0}, 0.2, ""),
@@ -94,12 +95,39 @@ def test_a_training_that_does_not_learn_is_named(
     changes: dict[str, float], done: float, expected: str
 ) -> None:
     metrics = replace(METRICS, **changes)
-    about: dict[str, Any] = {"num_classes": 10, "done": done, "lr": 0.1}
-    found = complaint(metrics, 0.9, num_images=300, **about)
-    assert expected in found and bool(found) is bool(expected)
-    assert not found or found.endswith("(it is 0.1), such as 0.02")
-    of_few = complaint(metrics, 0.9, num_images=299, **about)
-    assert of_few == (found and f"{found}, or tinysight finetune, which needs fewer images")
+    about: dict[str, Any] = {"num_classes": 10, "done": done, "lower": "a lower rate"}
+    for train_error in (0.46, math.nan):
+        found = complaint(metrics, 0.9, num_images=300, train_error=train_error, **about)
+        assert expected in found and bool(found) is bool(expected)
+        assert not found or found.endswith("; try a lower rate")
+    few = complaint(metrics, 0.9, num_images=299, train_error=0.46, **about)
+    finetune = "; try tinysight finetune, which needs fewer images; or a lower"
+    assert few == found.replace("; try a lower", finetune)
+
+
+def test_training_images_that_are_learned_by_heart_are_not_for_want_of_a_rate() -> None:
+    about: dict[str, Any] = {"num_classes": 10, "done": 1.0, "lower": "a lower rate"}
+    metrics = replace(METRICS, top1_error=0.89)
+    found = complaint(metrics, 0.9, num_images=300, train_error=0.44, **about)
+    assert found == (
+        "the monitored error is 89.0% of 200 images, and always predicting the most frequent class "
+        "has 90.0%; those of the training, with 44.0%, are learned by heart: try more images; or "
+        "more augmentation"
+    )
+    few = complaint(metrics, 0.9, num_images=299, train_error=0.0, **about)
+    assert few.endswith("by heart: try more images; tinysight finetune needs fewer")
+
+
+@pytest.mark.parametrize("batch_size", [0, 8])
+def test_the_lower_rate_is_what_trains_where_it_is_typed(batch_size: int) -> None:
+    first = scaled(override(recipe("small"), {"train.batch_size": batch_size}), 22)
+    start, _, settings = lower_rate(first).partition(", such as ")
+    assert start == f"a lower learning rate than {first.optimizer.lr:g}"
+    typed = override(recipe("small"), parse_assignments(settings.split()))
+    second = scaled(typed, 22)
+    assert second.optimizer.lr == pytest.approx(first.optimizer.lr / 5)
+    assert second.train == first.train
+    assert lower_rate(recipe("quickstart")).endswith("than 0.1, such as optimizer.lr=0.02")
 
 
 def test_the_loop_says_once_and_at_the_end_that_nothing_is_learned(
@@ -107,7 +135,7 @@ def test_the_loop_says_once_and_at_the_end_that_nothing_is_learned(
 ) -> None:
     monkeypatch.setattr(health, "AT_CHANCE", 0.8)  # of 24 images one or two are right by luck
     trial.at(optimizer__lr=1e-9, train__epochs=6, train__batch_size=24).go()
-    warnings = [text for text in messages if "nothing has been learned yet" in text]
+    warnings = [text for text in messages if "nothing has been learned so far" in text]
     assert [text[:17] for text in warnings] == ["warning: epoch 3:", "warning: epoch 6:"]
 
 

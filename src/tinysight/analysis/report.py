@@ -23,6 +23,7 @@ from tinysight.data.batches import chosen_rows
 from tinysight.models.localizer import Localizer
 from tinysight.predict.metadata import HEAD_SETTINGS
 from tinysight.predict.predictor import Predictor
+from tinysight.settings import parse_assignments
 
 
 def write_report(
@@ -75,13 +76,17 @@ def summary(run: RunResults) -> dict[str, Any]:
     if learned is not None:
         num_train = len(chosen_rows(learned, config.data.train, config.data.fraction))
     trained = [line for line in run.log if line["kind"] == "train"]
+    settings = {name: own for name, own in asdict(config).items() if isinstance(own, dict)}
+    for path, value in parse_assignments(run.run.retired).items():
+        section, _, name = path.partition(".")
+        settings[section][name] = value
     return {
         "parameters": parameters,
         "multiply_adds": multiply_adds,
         "seconds": run.summary["seconds"] if run.summary else None,
         "epochs_done": trained[-1]["epoch"] if trained else 0.0,
         "steps": trained[-1]["step"] if trained else 0,
-        "settings": {name: own for name, own in asdict(config).items() if isinstance(own, dict)},
+        "settings": settings,
         "data": Path(config.data.name).name if learned is None else learned.name,
         "num_train": num_train,
     }

@@ -350,7 +350,9 @@ def _write_rest(
     duplicates = find_duplicates(index, digests)
     index = dataclasses.replace(index, notes=index.notes + tuple(_duplicate_notes(duplicates)))
     manifest = make_manifest(name, index, origin, checksums, duplicates)
-    contents["manifest.json"] = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    # a folder's name may have bytes that are not UTF-8: as JSON escapes
+    contents["manifest.json"] = text.encode("utf-8", "backslashreplace")
     for file, content in contents.items():
         write_durable(folder / file, content)
     sync_folder(folder)

@@ -15,6 +15,7 @@ from tinysight.config import Config
 from tinysight.files import suggest
 from tinysight.recipes import classifiers, localizers
 
+FEWEST_OF_A_CLASS = 30  # from which `small` was as good as fixed features, see experiments/014
 FEWEST_IMAGES = 10_000  # for which the recipes made for Tiny ImageNet are a good choice
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -41,8 +42,12 @@ def labeled(name: str) -> dict[str, str]:
     }
 
 
-def better_for(name: str, num_images: int) -> str:
-    """Return a phrase that names a recipe for so few images; "" where `name` is as good."""
+def better_for(name: str, num_images: int, num_classes: int) -> str:
+    """Return a phrase that names what is better for so few images; "" where `name` is as good."""
+    if name == "small" and num_images < FEWEST_OF_A_CLASS * num_classes:
+        return (
+            f"below {FEWEST_OF_A_CLASS} of a class `finetune` is likely better, and takes seconds"
+        )
     made_for_many = name in RECIPES and recipe(name).data.name == "tiny-imagenet"
     if not made_for_many or num_images >= FEWEST_IMAGES or recipe(name).localizer.finds:
         return ""

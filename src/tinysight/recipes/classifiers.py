@@ -54,7 +54,8 @@ def small() -> Config:
     Hardware: any.
     Time: 10 to 1,000 epochs, 55 s for 1,442 images on one core with bf16.
     Result: 0.49 % top-1 error on val (411) of 2,062 photographs of ten hand signs, one seed; 1.9 %
-        from 30 of each, 14.7 % from 10, three draws (experiments/014).
+        from 30 of each, 14.7 % from 10, three draws (experiments/014); below 30 of each
+        `tinysight finetune` is likely better.
     """
     base = quickstart()
     return replace(

@@ -216,7 +216,7 @@ def verdict(
         difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
     points = f"{100 * abs(difference.mean):.2f} points"
     error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than that of {reference}"
-    if difference.mean == 0:
+    if points == "0.00 points":
         error = f"equal to that of {reference}"
     if difference.interval is None:
         own, other = (

@@ -73,14 +73,15 @@ class ProgressBar(Callback):
     def on_step(self, step: int, values: dict[str, Any] | None) -> None:
         """Move the bar; print how an epoch ended and, without a bar, how the training goes.
 
-        Of the epochs after the hundredth, each tenth and the last are printed.
+        Of more than a hundred epochs, each tenth and the last are printed.
         """
         if self.progress is not None:
             self.progress.update(self.task, completed=self._work(step))
         if values is None:
             return
         if values["kind"] == "epoch":
-            if values["epoch"] > 100 and values["epoch"] % 10 and step < self._total:
+            many = values["epoch"] * self._total > 100 * step
+            if many and values["epoch"] % 10 and step < self._total:
                 return
             found = [f"surest box right {values['loc50']:.2%}"] if "loc50" in values else []
             if not math.isnan(values["loss"]):  # NaN: no image is labeled, or there is one class

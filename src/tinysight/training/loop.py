@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -34,7 +35,7 @@ from tinysight.training import checkpoint, health, setup
 from tinysight.training.callbacks import Callback
 from tinysight.training.distributed import DistributedContext
 from tinysight.training.log import RunLogger
-from tinysight.training.scaling import scaled
+from tinysight.training.scaling import lower_rate, scaled
 from tinysight.training.trainer import Trainer
 
 logger = logging.getLogger("tinysight")
@@ -91,7 +92,7 @@ def train(
     wanted, rank = config.train, distributed.local_rank
     num_images = len(chosen_rows(dataset, config.data.train, config.data.fraction))
     config = scaled(config, num_images)
-    if better := recipes.better_for(config.recipe, num_images):
+    if better := recipes.better_for(config.recipe, num_images, len(dataset.class_names)):
         logger.info("%s has %d training images; %s", dataset.name, num_images, better)
     own = select_device(wanted.device, wanted.precision, local_rank=rank)
     runtime: Runtime = distributed.broadcast_object(own)
@@ -200,6 +201,7 @@ class _TrainingLoop:
     deadline: float
     logger: RunLogger | None = None
     has_complained: bool = False
+    train_error: float = math.nan  # of the steps of the last line of the log
     saved_at: float = field(default_factory=time.perf_counter)
 
     def run_to_end(self) -> None:
@@ -281,7 +283,9 @@ class _TrainingLoop:
         trainer, step = self.trainer, self.trainer.step_number
         epoch = round(step * trainer.loader.batch_size / trainer.loader.num_rows, 4)
         own = {"lr": trainer.lr_at(step - 1), "size": trainer.size_at(step - 1)}
-        return {"epoch": epoch, **trainer.take_sums(), **own}
+        sums = trainer.take_sums()
+        self.train_error = sums["top1_error"]
+        return {"epoch": epoch, **sums, **own}
 
     def _log(self, kind: str, values: dict[str, Any], images_per_s: float | None = None) -> None:
         step = self.trainer.step_number
@@ -349,8 +353,9 @@ class _TrainingLoop:
             majority_error(trainer.monitored_labels),
             num_classes=len(trainer.dataset.class_names),
             num_images=trainer.loader.num_rows,
+            train_error=self.train_error,
             done=trainer.epochs_done / epochs,
-            lr=config.optimizer.lr,
+            lower=lower_rate(config),
         )
         if text:
             self.has_complained = True
@@ -413,8 +418,10 @@ class _TrainingLoop:
             logger.info(f"{accepted}: F1 is %.1f %% on %s", trainer.threshold, 100 * f1, split)
         results: dict[str, Any] = {"steps": trainer.step_number, "epochs": trainer.epochs_done}
         results["best_monitored_error"] = trainer.best_error
-        content = json.dumps({**results, "seconds": round(seconds, 1)}, indent=1)
-        write_atomic(self.run.summary_path, content.encode())
+        content = {**results, "seconds": round(seconds, 1)}
+        if config.data.monitor != "none":
+            content["monitored_images"] = len(trainer.monitored_labels)
+        write_atomic(self.run.summary_path, json.dumps(content, indent=1).encode())
         self._write_model(self.run.weights_path, results)  # last: with weights a run is finished
 
 

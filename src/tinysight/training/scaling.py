@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tinysight.config import Config
+from tinysight.recipes import RECIPES, recipe
 
 # Images that a training sees in all, and the limits of its epochs, where `train.epochs` is 0:
 # 21 epochs of 1,442 hand signs, 300 of a hundred photographs, 10 of 12,500 drawings
@@ -50,6 +51,15 @@ def scaled_as(config: Config, known: Config) -> Config:
 
 def _lr(lr: float, batch_size: int) -> float:
     return lr * batch_size / BATCH_SIZES[-1]
+
+
+def lower_rate(config: Config) -> str:
+    """Advise a fifth of a scaled config's learning rate, by settings as commands take them."""
+    lr = config.optimizer.lr
+    lower = f"a lower learning rate than {lr:g}, such as optimizer.lr={lr / 5:g}"
+    if config.recipe in RECIPES and recipe(config.recipe).train.batch_size:
+        return lower
+    return f"{lower} train.batch_size={config.train.batch_size}"  # else it would shrink once more
 
 
 def warmup_steps(warmup: float, *, per_epoch: float, total: int) -> int:
