@@ -28,7 +28,7 @@ PARTS: dict[str, set[str]] = {
     "files": set(),
     "processes": set(),
     "recipes": {"config", "files"},
-    "run": {"__init__", "config", "settings", "files"},
+    "run": {"__init__", "config", "settings", "files", "text"},
     "settings": {"config", "files"},
     "text": set(),
     "progress": {"rich"},

@@ -63,7 +63,7 @@ class Run:
     machine: dict[str, Any]  # device, bf16, threads, processes
     command: str = ""
     versions: dict[str, str] = field(default_factory=lambda: versions())
-    retired: tuple[str, ...] = ()  # settings in use that this version does not have
+    retired: dict[str, Any] = field(default_factory=dict)  # used, and not of this version
 
     record_path = _PathIn("run.json")
     lock_path = _PathIn(".lock")
@@ -156,7 +156,8 @@ class Run:
         """Describe which settings that change results differ from another config; "": none."""
         own, ignore = self.config, {*OPERATIONAL, *ignore}
         recipe = [f"recipe={own.recipe}"] if own.recipe != config.recipe else []
-        settings = [*difference(own, config, ignore=ignore), *self.retired]
+        gone = [f"{path}={value}" for path, value in self.retired.items()]
+        settings = difference(own, config, ignore=ignore) + gone
         differing = ", ".join(recipe + settings)
         return differing and f"{self.folder} holds another run: it has {differing}"
 

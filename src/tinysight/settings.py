@@ -108,14 +108,14 @@ def from_dict(values: dict[str, Any]) -> Config:
     return override(Config(recipe=str(values.get("recipe", ""))), kept)
 
 
-def retired(values: dict[str, Any]) -> tuple[str, ...]:
-    """Return the assignments in nested dicts that had an effect and are in no config any more."""
-    found = []
+def retired(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings in nested dicts that had an effect and are in no config any more."""
+    found = {}
     for path, (off, _) in RETIRED.items():
         section, _, name = path.partition(".")
         if (value := values.get(section, {}).get(name, off)) != off:
-            found.append(f"{path}={value}")
-    return tuple(found)
+            found[path] = value
+    return found
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:

@@ -461,10 +461,10 @@ def test_a_setting_of_an_earlier_version_is_reported_and_differs(
         content["config"]["augment"] |= {"erase": 0.5 if name == "old" else 0.0}
         path.write_text(json.dumps(content))
     new, old, older = (read_run(tmp_path / name, dataset) for name in ("new", "old", "older"))
-    for runs, values in (((new, old), [0, "0.5"]), ((old, new), ["0.5", 0])):
+    for runs, values in (((new, old), [None, 0.5]), ((old, new), [0.5, None])):
         assert _differing_settings(runs) == [("augment.erase", values)]
     assert _differing_settings((new, older)) == []
-    assert summary(old)["settings"]["augment"]["erase"] == "0.5"
+    assert summary(old)["settings"]["augment"]["erase"] == 0.5
     assert "it has augment.erase=0.5" in old.run.mismatch(new.config)
 
 

@@ -15,7 +15,6 @@ from tinysight.analysis.page import Page
 from tinysight.analysis.report import summary
 from tinysight.analysis.results import EvalResults, RunResults
 from tinysight.analysis.statistics import Bools, Floats, Ints, holm, paired_difference
-from tinysight.settings import RETIRED
 
 LEVEL = 0.05  # of the adjusted p-values of significant differences
 NUM_SHOWN = 20  # classes in the figure
@@ -180,8 +179,7 @@ def _differing_settings(runs: Sequence[RunResults]) -> list[tuple[str, list[obje
         flat.append({f"{name}.{key}": own[key] for name, own in sections for key in own})
     found = []
     for key in dict.fromkeys(key for values in flat for key in values):
-        off = RETIRED[key][0] if key in RETIRED else None
-        own = [values.get(key, off) for values in flat]
+        own = [values.get(key) for values in flat]
         if any(value != own[0] for value in own):
             found.append((key, own))
     return found

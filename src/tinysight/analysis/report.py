@@ -23,7 +23,6 @@ from tinysight.data.batches import chosen_rows
 from tinysight.models.localizer import Localizer
 from tinysight.predict.metadata import HEAD_SETTINGS
 from tinysight.predict.predictor import Predictor
-from tinysight.settings import parse_assignments
 
 
 def write_report(
@@ -77,7 +76,7 @@ def summary(run: RunResults) -> dict[str, Any]:
         num_train = len(chosen_rows(learned, config.data.train, config.data.fraction))
     trained = [line for line in run.log if line["kind"] == "train"]
     settings = {name: own for name, own in asdict(config).items() if isinstance(own, dict)}
-    for path, value in parse_assignments(run.run.retired).items():
+    for path, value in run.run.retired.items():
         section, _, name = path.partition(".")
         settings[section][name] = value
     return {

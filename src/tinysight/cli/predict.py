@@ -34,7 +34,10 @@ Model = Annotated[
     str | None,
     Option(help="Run or weights file; all paths are images.", show_default="the bundled model"),
 ]
-Draw = Annotated[Path | None, Option(help="PNG to draw images in, with classes and boxes.")]
+Draw = Annotated[
+    Path | None,
+    Option(help="PNG to draw images in, as far as the model sees them, with classes and boxes."),
+]
 Csv = Annotated[Path | None, Option("--csv", help="CSV to write in place of printing.")]
 BoxesOut = Annotated[
     Path | None, Option(help="With a localizer: COCO's .json to write in place of printing.")

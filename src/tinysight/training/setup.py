@@ -300,9 +300,9 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
     Changes of operational settings alone are not recorded: they are for this time only. Raises
     ValueError where a setting cannot change, or where the run has one that is no more.
     """
-    if run.retired:
+    for gone, value in run.retired.items():
         raise ValueError(
-            f"{run.folder} was trained with {' '.join(run.retired)}, which this version does not "
+            f"{run.folder} was trained with {gone}={value}, which this version does not "
             "have; go on by the version that began it (see run.json), or train a new run"
         )
     if not settings:
