@@ -155,6 +155,7 @@ def test_a_run_resumes_from_its_folder_alone(trial: Any, messages: list[str]) ->
     assert (summary["steps"], summary["epochs"]) == (14, 3) and summary["seconds"] > 0
     errors = [line["top1_error"] for line in trial.lines("epoch")]
     assert len(errors) == 3 and summary["best_monitored_error"] == min(errors)
+    assert summary["monitored_images"] == len(trial.dataset.rows("minival"))
     metrics = evaluate_run(trial.run, trial.dataset, "minival").metrics
     assert metrics.top1_error == pytest.approx(errors[-1])
 

@@ -139,6 +139,18 @@ def test_the_loop_says_once_and_at_the_end_that_nothing_is_learned(
     assert [text[:17] for text in warnings] == ["warning: epoch 3:", "warning: epoch 6:"]
 
 
+def test_the_loop_knows_the_error_on_training_images(
+    trial: Any, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "AT_CHANCE", 0.8)
+    monkeypatch.setattr(health, "BY_HEART", 2.0)
+    own = {"optimizer__lr": 1e-9, "train__epochs": 3, "train__batch_size": 24}
+    trial.at(**own, train__log_every=1).go()
+    (found,) = (text for text in messages if "learned by heart" in text)
+    last = trial.lines("train")[-1]["top1_error"]
+    assert f"those of the training, with {last:.1%}, are learned by heart" in found
+
+
 def test_a_training_ends_early_where_the_error_gets_no_better(trial: Any) -> None:
     own = {"optimizer__lr": 1e-9, "train__epochs": 9, "train__early_stopping": 2}
     stopped = trial.at(**own, train__ema_decay=0.0, train__keep_weights="best")
