@@ -83,9 +83,10 @@ def test_majority_error_counts_labeled_images_only() -> None:
 @pytest.mark.parametrize(
     ("changes", "done", "expected"),
     [
-        ({"top1_error": 0.89}, 1.0, "nothing has been learned so far; try "),
-        ({"top1_error": 0.89}, 0.9, ""),  # too early to tell
-        ({"top1_error": 0.87}, 1.0, ""),
+        ({"top1_error": 0.89, "top1_low": 0.46}, 1.0, "nothing has been learned so far; try "),
+        ({"top1_error": 0.89, "top1_low": 0.44}, 1.0, ""),  # of few images: cannot be told
+        ({"top1_error": 0.89, "top1_low": 0.46}, 0.9, ""),  # too early to tell
+        ({"top1_error": 0.87, "top1_low": 0.82}, 1.0, ""),
         ({"loss": 77.0}, 0.2, ""),
         ({"loss": 77.0}, 0.3, "loss is 77, of guessing 2.3: the training has gone astray"),
         ({"loss": 6.0}, 1.0, ""),
@@ -107,7 +108,7 @@ def test_a_training_that_does_not_learn_is_named(
 
 def test_training_images_that_are_learned_by_heart_are_not_for_want_of_a_rate() -> None:
     about: dict[str, Any] = {"num_classes": 10, "done": 1.0, "lower": "a lower rate"}
-    metrics = replace(METRICS, top1_error=0.89)
+    metrics = replace(METRICS, top1_error=0.89, top1_low=0.84)
     found = complaint(metrics, 0.9, num_images=300, train_error=0.44, **about)
     assert found == (
         "the monitored error is 89.0% of 200 images, and always predicting the most frequent class "

@@ -10,6 +10,7 @@ AT_CHANCE = 0.98  # of the error of always predicting the most frequent class
 PATIENCE = 0.2  # share of the epochs, at least MIN_EPOCHS, in which an error may be at chance
 MIN_EPOCHS = 3
 TOO_EARLY = 0.25  # of these epochs: until then the loss of a few images may be large
+SURE = 0.5  # of chance: where the error may as well be as low, too few images were monitored
 BY_HEART = 0.5  # of chance: a training error up to that, where other images are guessed
 FEW = 300  # training images, below which fine-tuning is better
 
@@ -40,7 +41,8 @@ def complaint(
     if done >= TOO_EARLY and metrics.loss > 5 * math.log(max(3, num_classes)) + 5:
         found = f"the monitored loss is {metrics.loss:.0f}, of guessing {math.log(num_classes):.1f}"
         return f"{found}: the training has gone astray; {advice}"
-    if done >= 1 and metrics.top1_error >= AT_CHANCE * chance:
+    at_chance = metrics.top1_error >= AT_CHANCE * chance and metrics.top1_low >= SURE * chance
+    if done >= 1 and at_chance:
         found = f"the monitored error is {metrics.top1_error:.1%} of {metrics.num_images:,} images"
         found += f", and always predicting the most frequent class has {chance:.1%}"
         if train_error > BY_HEART * chance or math.isnan(train_error):
