@@ -126,6 +126,28 @@ def test_evaluate_writes_what_the_command_writes(run: ts.Run) -> None:
     assert sorted(run.folder.rglob("*")) == before, "of a weights file nothing is written"
 
 
+def test_a_folder_measured_in_part_says_how_all_of_it_is(
+    tmp_path: Path, messages: list[str]
+) -> None:
+    for place in ("one", "mine"):
+        for number in range(80):
+            path = tmp_path / place / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (number, len(place), 9)).save(path)
+    run = ts.train("quickstart", str(tmp_path / "one"), name="of-one", **SMALL)
+    mine = ts.load_dataset(str(tmp_path / "mine"))
+    measured = len(mine.rows("val"))
+    messages.clear()
+    for model in (run, run.weights_path):
+        assert len(ts.evaluate(model, data=mine).labels) == measured
+        how = "--split train+minival+val measures all 80"
+        assert messages == [f"val is measured, {measured} images of mine; {how}"]
+        messages.clear()
+        assert len(ts.evaluate(model, "train+minival+val", data=mine).labels) == 80
+        ts.evaluate(model)  # its own data
+        assert messages == []
+
+
 def test_report_and_compare_return_their_pages(run: ts.Run) -> None:
     assert ts.report(run) == run.report_path / "index.html"
     other = ts.train("quickstart", "shapes", name="second", seed=1, **SMALL)

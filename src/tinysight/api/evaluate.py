@@ -42,8 +42,8 @@ def evaluate(
     bundled model ("bundled"), nothing is written.
 
     Args:
-        split: "minival" for choices, "val" for reports; None: val, or without one what a finetuned
-            run was cross-validated on.
+        split: "minival" for choices, "val" for reports, several as "train+minival+val"; None: val,
+            or without one what a finetuned run was cross-validated on.
         data: another dataset with the same classes; None: the one that it was trained on.
         threshold, decoding, device: as for `load_model`.
     """
@@ -74,7 +74,10 @@ def evaluate_files(
     if source is not None and source.is_dir():
         run = find_run(source)
         dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
-        split = split or evaluations.default_split(run, dataset)
+        chosen = split or evaluations.default_split(run, dataset)
+        if not split and dataset.digest != run.data_digest:
+            _tell_of_other_splits(dataset, chosen)
+        split = chosen
         if not run.is_cross_validated(run.label(dataset.name, split)):
             warn_of_training_images(run, dataset, split, data_dir)
         evaluation = evaluate_run(
@@ -87,13 +90,24 @@ def evaluate_files(
         boxes = _box_metrics(evaluation, dataset)
         files = _write_figures(run, dataset, evaluation, boxes)
         return EvaluationFiles(evaluation, boxes, files)
-    split = split or "val"
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
+    if not split and data is not None:
+        _tell_of_other_splits(dataset, "val")
+    split = split or "val"
     evaluations.check_truth(predictor, dataset, split)
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
     return EvaluationFiles(evaluation, _box_metrics(evaluation, dataset), {})
+
+
+def _tell_of_other_splits(dataset: Dataset, split: str) -> None:
+    """Say that a folder, of which no split was named, has more images than are measured."""
+    measured = dataset.rows(split) if split in dataset.splits else ()
+    if dataset.manifest["source"]["kind"] == "folder" and 0 < len(measured) < len(dataset):
+        every = "+".join(sorted(dataset.splits, key=dataset.splits.__getitem__))
+        text = "%s is measured, %d images of %s; --split %s measures all %d"
+        logger.info(text, split, len(measured), dataset.name, every, len(dataset))
 
 
 def evaluate_run(

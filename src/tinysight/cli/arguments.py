@@ -27,7 +27,10 @@ Settings = Annotated[
 RunName = Annotated[str, Argument(metavar="RUN", help="A run's folder, or its name under runs/.")]
 Split = Annotated[
     str | None,
-    Option(help="minival (for choices) or val (for reports).", show_default="val, if there is one"),
+    Option(
+        help="minival (for choices), val (for reports), or several, as train+minival+val.",
+        show_default="val, if there is one",
+    ),
 ]
 Data = Annotated[
     str | None, Option(help="A dataset with the same classes.", show_default="the run's")

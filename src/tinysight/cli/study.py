@@ -110,7 +110,9 @@ def study(
     reported = plan_for(seeds=max(seeds, seeds_before))  # seeds trained before stay in the report
     dataset = ts.load_dataset(data, data_dir=data_dir)
     plan.check(reported, dataset)
-    command = (report_only and command) or shlex.join(["tinysight", *sys.argv[1:]])
+    if not command or seeds > seeds_before or not (report_only or seeds < seeds_before):
+        words = [word for word in sys.argv[1:] if word != "--report-only"]
+        command = shlex.join(["tinysight", *words])
     plan.write_plan(chosen, reported, dataset, command=command)
     failed = 0 if report_only else _train(planned, minutes, ray, data_dir)
     _print_report(folder)
