@@ -27,7 +27,7 @@ PAGES = [
 # the time left of a training whose images grow, and (tests) a key that comes with new groups, what
 # a row of results learned from, settings that are gone, the status of benchmarks/gpu.py, members
 # of a study whose seeds lie apart, images that are learned by heart, folders measured in part
-MAX_SOURCE_LINES = 30494
+MAX_SOURCE_LINES = 30497
 MAX_TEST_LINES = 28990
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

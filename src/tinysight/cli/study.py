@@ -110,14 +110,17 @@ def study(
     reported = plan_for(seeds=max(seeds, seeds_before))  # seeds trained before stay in the report
     dataset = ts.load_dataset(data, data_dir=data_dir)
     plan.check(reported, dataset)
-    if not command or seeds > seeds_before or not (report_only or seeds < seeds_before):
-        words = [word for word in sys.argv[1:] if word != "--report-only"]
-        command = shlex.join(["tinysight", *words])
+    command = command if seeds < seeds_before + report_only else _this_command()
     plan.write_plan(chosen, reported, dataset, command=command)
     failed = 0 if report_only else _train(planned, minutes, ray, data_dir)
     _print_report(folder)
     if failed:
         raise typer.Exit(1)
+
+
+def _this_command() -> str:
+    """Return the command line that trains what this one trains or reports."""
+    return shlex.join(["tinysight", *(word for word in sys.argv[1:] if word != "--report-only")])
 
 
 def _train(planned: list[Job], minutes: float, ray: bool, data_dir: Path | None) -> int:
@@ -186,7 +189,7 @@ def _transfer(
         own: dict[str, Any] = {"command": command, "stop_after_minutes": left}
         return ts.train(config, view, name=place, resume=True, data_dir=data_dir, **own)
 
-    command = shlex.join(["tinysight", *sys.argv[1:]])
+    command = _this_command()
     if not report_only:
         home = data_dir or data_home()
         runtime = select_device("auto", "fp32")
