@@ -37,6 +37,7 @@ from tinysight.training.trainer import Trainer
 
 WARMUP_STEPS = 12
 WAYS = {"eager": {"train.cuda_graph": False}, "captured": {}, "compiled": {"train.compile": True}}
+SHORTEST = 0.01  # minutes: --minutes 0 would be without a limit
 DONE = {0: "trained and evaluated", 75: "to be continued by the same command"}  # by exit status
 ALL_IMAGES = ("data.train=train+minival", "data.monitor=none")
 # name: recipe and what differs from it
@@ -84,6 +85,8 @@ def speed(names: list[str], ways: list[str], steps: int) -> int:
     status, runtime, dataset = 0, select_device(), load_dataset("shapes")
     if runtime.device.type != "cuda":
         ways = [way for way in ways if way != "captured"]
+        if not ways:
+            sys.exit("error: without a GPU nothing is captured; measure --ways eager compiled")
     prepare_training(runtime.device)
     print(runtime.describe(), flush=True)
     for name in names or [name for name in RECIPES if "report" in name]:
@@ -124,7 +127,7 @@ def _check_names(names: list[str], known: Mapping[str, object]) -> None:
 
 def _train(name: str, deadline: float) -> int:
     left = (deadline - time.monotonic()) / 60
-    if left <= 0:
+    if left < SHORTEST:
         return 75
     recipe_name, *settings = TRAININGS[name]
     words = ["train", recipe_name, "--data", "tiny-imagenet", "--name", name, "--resume"]
@@ -152,8 +155,8 @@ def _tinysight(name: str, *words: str) -> int:
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def read(text: str) -> float:
-        if not (value := kind(text)) > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if not 0 < (value := kind(text)) < 1e6:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0 and below a million")
         return value
 
     read.__name__ = f"number above 0 ({kind.__name__})"

@@ -41,7 +41,7 @@ def test_the_reason_of_a_failure_is_printed(
 
 @pytest.mark.parametrize(
     ("trained", "evaluated", "minutes", "status"),
-    [(0, 0, 1, 0), (75, 0, 1, 75), (0, 1, 1, 1), (2, 0, 1, 1), (0, 0, 0, 75)],
+    [(0, 0, 1, 0), (75, 0, 1, 75), (0, 1, 1, 1), (2, 0, 1, 1), (0, 0, 0, 75), (0, 0, 0.009, 75)],
 )
 def test_the_status_is_that_of_the_worst_training(
     trained: int,
@@ -59,7 +59,7 @@ def test_the_status_is_that_of_the_worst_training(
 
 
 @pytest.mark.parametrize("option", ["--minutes", "--at-once", "--steps"])
-@pytest.mark.parametrize("value", ["0", "-3", "few", "nan"])
+@pytest.mark.parametrize("value", ["0", "-3", "few", "nan", "1e9", "inf"])
 def test_numbers_that_do_no_work_are_refused(
     option: str,
     value: str,
@@ -79,6 +79,10 @@ def test_a_way_that_fails_has_a_status_and_an_unknown_recipe_is_refused(
 ) -> None:
     with pytest.raises(SystemExit, match=r"there is no nonsense; there are .*vgg16-report"):
         gpu.speed(["nonsense"], ["eager"], 1)
+    cpu = Runtime(device=torch.device("cpu"), bf16=False)
+    monkeypatch.setattr(gpu, "select_device", lambda: cpu)
+    with pytest.raises(SystemExit, match="without a GPU nothing is captured"):
+        gpu.speed(["quickstart"], ["captured"], 1)
     monkeypatch.setattr(gpu, "load_dataset", lambda name: None)
     outcomes = iter(["9 images/s", ValueError("too large")])
 
@@ -88,9 +92,6 @@ def test_a_way_that_fails_has_a_status_and_an_unknown_recipe_is_refused(
         return outcome
 
     monkeypatch.setattr(gpu, "rate", rate)
-    monkeypatch.setattr(
-        gpu, "select_device", lambda: Runtime(device=torch.device("cpu"), bf16=False)
-    )
     for status, found in ((0, "9 images/s"), (1, "ValueError: too large")):
         assert gpu.speed(["quickstart"], ["eager", "captured"], 1) == status
         assert capsys.readouterr().out.splitlines()[1:] == [

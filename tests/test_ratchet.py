@@ -27,8 +27,8 @@ PAGES = [
 # the time left of a training whose images grow, and (tests) a key that comes with new groups, what
 # a row of results learned from, settings that are gone, the status of benchmarks/gpu.py, members
 # of a study whose seeds lie apart, images that are learned by heart, folders measured in part
-MAX_SOURCE_LINES = 30497
-MAX_TEST_LINES = 28990
+MAX_SOURCE_LINES = 30510
+MAX_TEST_LINES = 29032
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 

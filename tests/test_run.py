@@ -39,6 +39,11 @@ def test_a_name_is_a_folder_under_the_home_or_a_path(home: Path, tmp_path: Path)
     assert new_folder(CONFIG, str(tmp_path / "some" / "where")) == tmp_path / "some" / "where"
 
 
+def test_the_name_of_a_folder_of_any_bytes_is_in_that_of_a_run(home: Path) -> None:
+    data = replace(CONFIG.data, name=os.fsdecode(b"b\xe4d"))
+    assert new_folder(replace(CONFIG, data=data), None) == home / "quickstart-b-d"
+
+
 def test_a_folder_that_tensorboard_cannot_write_into_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

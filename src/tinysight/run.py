@@ -207,13 +207,13 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
     """
     if name is not None:
         folder = run_folder(name)
-        _check_writable(folder)
+        check_writable(folder)
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    stem = f"{config.recipe}-{Path(config.data.name).name}"  # the data may be a folder
+    stem = f"{config.recipe}-{folder_names(config.data.name)[0]}"  # the data may be a folder
     number = 1
-    _check_writable(runs_home())
+    check_writable(runs_home())
     while True:
         folder = runs_home() / (stem if number == 1 else f"{stem}-{number}")
         try:
@@ -227,7 +227,7 @@ def new_folder(config: Config, name: str | Path | None) -> Path:
             return folder
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise ValueError where TensorBoard cannot write into a folder of this name."""
     try:
         str(folder.absolute()).encode()

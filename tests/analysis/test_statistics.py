@@ -213,6 +213,19 @@ def test_without_noise_no_label_is_unsteady() -> None:
     assert unsteady(same | {"d": by_seed([0.1, 0.4])}) == unsteady({}) == []
 
 
+def test_equal_values_do_not_differ_by_rounding() -> None:
+    generator = np.random.default_rng(0)
+    for labels, seeds in ((3, 5), (4, 3), (4, 5), (12, 2), (12, 3), (12, 5)):
+        for _ in range(50):
+            same = by_seed(generator.random(seeds).tolist())
+            found = compared({str(label): same for label in range(labels)}, "0")
+            assert {(own.mean, own.interval, own.significant) for own in found.values()} == {
+                (0.0, (0.0, 0.0), False)
+            }
+    differing = compared({"a": by_seed([0.1, 0.3]), "b": by_seed([0.15, 0.35])}, "a")["b"]
+    assert differing.mean == pytest.approx(0.05) and differing.significant is True
+
+
 def test_one_in_a_hundred_studies_of_alike_noise_has_an_unsteady_label() -> None:
     generator = np.random.default_rng(0)
     found = 0

@@ -107,6 +107,13 @@ def test_unlabeled_images_are_left_out() -> None:
         _ = replace(evaluation, labels=torch.full_like(labels, -1)).metrics
 
 
+def test_outputs_that_are_not_finite_are_named() -> None:
+    evaluation = made(40, 7)
+    evaluation.logits[3, 2], evaluation.logits[5] = math.nan, math.inf
+    with pytest.raises(ValueError, match=r"for 2 of 40 images of val are not finite: the training"):
+        _ = evaluation.metrics
+
+
 def test_there_is_no_error_of_one_class_and_no_top5_of_five(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -137,10 +137,18 @@ def test_a_member_whose_seeds_lie_apart_is_judged_by_its_own_pairs(tmp_path: Pat
     assert "(3 seeds, 95 % interval of the difference -6.57 to +6.57)" in alike
 
 
-def test_a_difference_that_rounds_to_nothing_is_none() -> None:
-    errors = {0: 0.5, 1: 0.5 + 6e-5}
-    found = verdict("a", errors, "b", {0: 0.5, 1: 0.5}, 5000)
-    assert found.startswith("a: error equal to that of b (2 seeds")
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (0, "equal to"),
+        (6e-5, "less than 0.01 points higher than"),
+        (0.2, "10.00 points higher than"),
+    ],
+)
+def test_a_difference_is_none_only_where_there_is_none(more: float, expected: str) -> None:
+    found = verdict("a", {0: 0.5, 1: 0.5 + more}, "b", {0: 0.5, 1: 0.5}, 5000)
+    assert found.startswith(f"a: error {expected} that of b (2 seeds")
+    assert found.endswith(": not larger than the noise between seeds.")
 
 
 def test_one_seed_tells_nothing_but_the_images_share(tmp_path: Path) -> None:

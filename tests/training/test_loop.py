@@ -197,6 +197,13 @@ def test_a_resumed_run_may_change_settings_and_records_since_when(trial: Any) ->
     assert rates[4] == 0.05 and rates[8] == rates[9] == 0.01 and max(rates) == 9
 
 
+def test_a_run_in_a_folder_that_is_not_utf8_is_not_continued(trial: Any, tmp_path: Path) -> None:
+    trial.start(stop=3)
+    moved = trial.run.folder.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(ValueError, match=r"is not UTF-8; give another by --name"):
+        loop.resume(read_run(moved), trial.dataset)
+
+
 def test_a_run_with_a_setting_that_is_gone_is_read_and_not_continued(trial: Any) -> None:
     trial.start(stop=3)
     content = json.loads(trial.run.record_path.read_bytes())

@@ -97,10 +97,9 @@ def test_a_training_that_does_not_learn_is_named(
 ) -> None:
     metrics = replace(METRICS, **changes)
     about: dict[str, Any] = {"num_classes": 10, "done": done, "lower": "a lower rate"}
-    for train_error in (0.46, math.nan):
-        found = complaint(metrics, 0.9, num_images=300, train_error=train_error, **about)
-        assert expected in found and bool(found) is bool(expected)
-        assert not found or found.endswith("; try a lower rate")
+    found = complaint(metrics, 0.9, num_images=300, train_error=0.46, **about)
+    assert expected in found and bool(found) is bool(expected)
+    assert not found or found.endswith("; try a lower rate")
     few = complaint(metrics, 0.9, num_images=299, train_error=0.46, **about)
     finetune = "; try tinysight finetune, which needs fewer images; or a lower"
     assert few == found.replace("; try a lower", finetune)
@@ -115,6 +114,7 @@ def test_training_images_that_are_learned_by_heart_are_not_for_want_of_a_rate() 
         "has 90.0%; those of the training, with 44.0%, are learned by heart: try more images; or "
         "more augmentation"
     )
+    assert complaint(metrics, 0.9, num_images=300, train_error=math.nan, **about) == ""
     few = complaint(metrics, 0.9, num_images=299, train_error=0.0, **about)
     assert few.endswith("by heart: try more images; tinysight finetune needs fewer")
 

@@ -185,11 +185,14 @@ def compared(
             found[label] = replace(paired(*pairs, confidence), alone=True)
     labels = [label for label in labels if label not in found]
     fit = _fit({label: values[label] for label in (*labels, reference)})
+    noise = fit.squares / max(fit.freedom, 1)
+    if noise <= NO_NOISE:
+        noise = 0.0
     for place, label in enumerate(labels):
         contrast = fit.inverse[place] - fit.inverse[len(labels)]
-        mean, interval = float(contrast @ fit.results), None
+        mean, interval = round(float(contrast @ fit.results), 12), None
         if fit.freedom:
-            error = np.sqrt(fit.squares / fit.freedom * np.sum(contrast**2))
+            error = np.sqrt(noise * np.sum(contrast**2))
             half = float(stats.t.ppf((1 + confidence) / 2, fit.freedom) * error)
             interval = (mean - half, mean + half)
         count = len(own.keys() & values[label].keys())

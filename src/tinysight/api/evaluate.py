@@ -92,7 +92,7 @@ def evaluate_files(
         return EvaluationFiles(evaluation, boxes, files)
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
-    if not split and data is not None:
+    if not split and dataset.name != predictor.metadata.data:
         _tell_of_other_splits(dataset, "val")
     split = split or "val"
     evaluations.check_truth(predictor, dataset, split)

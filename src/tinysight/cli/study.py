@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from tinysight.cli.arguments import DataDir, Minutes, Settings
 from tinysight.cli.train import STOPPED_BY_TIME
+from tinysight.files import folder_names
 
 if TYPE_CHECKING:
     from tinysight.config import Config
@@ -96,7 +97,7 @@ def study(
     if ray and minutes:
         raise ValueError("--minutes does not go with --ray; give one of them")
     chosen = _chosen(name, recipes, counts)
-    folder = runs.run_folder(folder_name or f"study-{chosen.name}-{Path(data).name}")
+    folder = runs.run_folder(folder_name or f"study-{chosen.name}-{folder_names(data)[0]}")
     options: dict[str, Any] = {"data": data, "epochs": epochs, "subset": subset}
     plan_for = functools.partial(plan.plan, chosen, folder, settings=settings or [], **options)
     planned = plan_for(seeds=seeds)
@@ -179,7 +180,7 @@ def _transfer(
         numbers = [int(count) for count in counts.split(",")] if counts else transfer.COUNTS
     except ValueError:
         raise ValueError(f"--counts is {counts!r}; give numbers, as 10,30,100") from None
-    folder = runs.run_folder(folder_name or f"study-transfer-{Path(data).name}")
+    folder = runs.run_folder(folder_name or f"study-transfer-{folder_names(data)[0]}")
     end = time.monotonic() + 60 * minutes
 
     def train(config: Config, view: Dataset, place: Path) -> Run:

@@ -207,7 +207,7 @@ class Dataset:
         ranges = sorted(self.splits[part] for part in parts)
         for (_, stop), (start, _) in pairwise(ranges):
             if start != stop:
-                raise ValueError(f"{split!r} is not adjacent in {self.name}: {self.splits}")
+                raise ValueError(f"{split!r} is not adjacent in {self.name}: {list(self.splits)}")
         return range(ranges[0][0], ranges[-1][1])
 
     def boxes_of(self, row: int) -> npt.NDArray[np.float32]:

@@ -109,6 +109,10 @@ class Evaluation:
                 nan = math.nan
                 return Metrics(0, nan, nan, nan, nan, None, None, None, nan)
             raise ValueError(NO_LABEL.format(self.split))
+        if wrong := int((~logits.isfinite()).any(dim=1).sum()):
+            found = f"the outputs for {wrong:,} of {len(labels):,} images of {self.split}"
+            why = "the training has gone astray; train again with a lower optimizer.lr"
+            raise ValueError(f"{found} are not finite: {why}")
         count, loss = len(labels), float(F.cross_entropy(logits.double(), labels))
         confidence, correct = logits.softmax(dim=1).amax(dim=1), topk_correct(logits, labels, 1)
         top5: tuple[float | None, float | None, float | None] = (None, None, None)

@@ -215,8 +215,10 @@ def verdict(
     if difference is None:
         difference = paired([errors[seed] for seed in both], [others[seed] for seed in both])
     points = f"{100 * abs(difference.mean):.2f} points"
-    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than that of {reference}"
     if points == "0.00 points":
+        points = "less than 0.01 points"
+    error = f"{points} {'lower' if difference.mean < 0 else 'higher'} than that of {reference}"
+    if difference.mean == 0:
         error = f"equal to that of {reference}"
     if difference.interval is None:
         own, other = (

@@ -45,7 +45,9 @@ def complaint(
     if done >= 1 and at_chance:
         found = f"the monitored error is {metrics.top1_error:.1%} of {metrics.num_images:,} images"
         found += f", and always predicting the most frequent class has {chance:.1%}"
-        if train_error > BY_HEART * chance or math.isnan(train_error):
+        if math.isnan(train_error):  # after a resume, until the next epoch
+            return ""
+        if train_error > BY_HEART * chance:
             return f"{found}: nothing has been learned so far; {advice}"
         advice = "tinysight finetune needs fewer" if num_images < FEW else "or more augmentation"
         known = f"those of the training, with {train_error:.1%}, are learned by heart"

@@ -28,7 +28,7 @@ from tinysight.ops.boxes import to_cxcywh
 from tinysight.predict.metadata import HEAD_SETTINGS
 from tinysight.predict.pretrained import NAMES, read_pretrained
 from tinysight.recipes import RECIPES, recipe
-from tinysight.run import Run, find_trained
+from tinysight.run import Run, check_writable, find_trained
 from tinysight.settings import change, parse_assignments
 from tinysight.text import pluralize
 from tinysight.training import checkpoint, optimizers
@@ -300,6 +300,7 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
     Changes of operational settings alone are not recorded: they are for this time only. Raises
     ValueError where a setting cannot change, or where the run has one that is no more.
     """
+    check_writable(run.folder)  # it may have been moved
     for gone, value in run.retired.items():
         raise ValueError(
             f"{run.folder} was trained with {gone}={value}, which this version does not "
