@@ -185,8 +185,7 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     if options.what == "speed":
         sys.exit(speed(options.names, options.ways, options.steps))
-    else:
-        sys.exit(train(options.names, options.minutes, options.at_once))
+    sys.exit(train(options.names, options.minutes, options.at_once))
 
 
 if __name__ == "__main__":

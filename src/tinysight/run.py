@@ -145,6 +145,11 @@ class Run:
         last = 1 - epochs[-1]["loc50"] if finds else epochs[-1]["top1_error"]
         return f"last {what} {last:.2%}{of}, lowest {lowest:.2%}"
 
+    @property
+    def retired_assignments(self) -> list[str]:
+        """The retired settings, as the command line took them."""
+        return [f"{path}={value}" for path, value in self.retired.items()]
+
     def is_cross_validated(self, label: str) -> bool:
         """Whether the outputs stored for a split are of models that did not learn from it."""
         try:
@@ -156,8 +161,7 @@ class Run:
         """Describe which settings that change results differ from another config; "": none."""
         own, ignore = self.config, {*OPERATIONAL, *ignore}
         recipe = [f"recipe={own.recipe}"] if own.recipe != config.recipe else []
-        gone = [f"{path}={value}" for path, value in self.retired.items()]
-        settings = difference(own, config, ignore=ignore) + gone
+        settings = difference(own, config, ignore=ignore) + self.retired_assignments
         differing = ", ".join(recipe + settings)
         return differing and f"{self.folder} holds another run: it has {differing}"
 

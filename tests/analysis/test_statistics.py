@@ -17,7 +17,7 @@ from tinysight.analysis.statistics import (
     paired_difference,
     rank_intervals,
     summarize,
-    unsteady,
+    variance_outliers,
 )
 
 
@@ -191,26 +191,26 @@ def test_intervals_of_a_comparison_hold_the_truth() -> None:
     assert 460 <= held <= 490  # 95 % of 500 is 475, standard deviation 4.9
 
 
-def test_an_unsteady_label_is_compared_by_its_own_pairs() -> None:
+def test_an_outlier_in_variance_is_compared_by_its_own_pairs() -> None:
     steady = {"a": [0.50, 0.52, 0.51], "b": [0.53, 0.54, 0.545], "c": [0.48, 0.50, 0.485]}
     values = {label: by_seed(own) for label, own in steady.items()}
     more = values | {"d": by_seed([0.55, 0.45, 0.60])}
-    assert (unsteady(values), unsteady(more)) == ([], ["d"])
-    assert unsteady(more, chance=1e-9) == []
+    assert (variance_outliers(values), variance_outliers(more)) == ([], ["d"])
+    assert variance_outliers(more, chance=1e-9) == []
     found, without = compared(more, "a"), compared(values, "a")
     assert list(found) == ["b", "c", "d"] and found["b"] == without["b"]
-    assert found["d"] == replace(paired([0.55, 0.45, 0.60], steady["a"]), alone=True)
+    assert found["d"] == replace(paired([0.55, 0.45, 0.60], steady["a"]), own_noise=True)
     by_d = compared(more, "d")
-    assert by_d["b"] == replace(paired(steady["b"], [0.55, 0.45, 0.60]), alone=True)
+    assert by_d["b"] == replace(paired(steady["b"], [0.55, 0.45, 0.60]), own_noise=True)
     one = compared(more | {"e": {1: 0.7}}, "d")["e"]
-    assert (one.count, one.interval, one.alone) == (1, None, True)
+    assert (one.count, one.interval, one.own_noise) == (1, None, True)
     again = more | {"f": by_seed([0.3, 0.9, 0.2])}
-    assert sorted(unsteady(again)) == ["d", "f"]
+    assert sorted(variance_outliers(again)) == ["d", "f"]
 
 
-def test_without_noise_no_label_is_unsteady() -> None:
+def test_without_noise_no_label_is_an_outlier() -> None:
     same = {label: by_seed([0.1, 0.3]) for label in "abc"}
-    assert unsteady(same | {"d": by_seed([0.1, 0.4])}) == unsteady({}) == []
+    assert variance_outliers(same | {"d": by_seed([0.1, 0.4])}) == variance_outliers({}) == []
 
 
 def test_equal_values_do_not_differ_by_rounding() -> None:
@@ -226,11 +226,13 @@ def test_equal_values_do_not_differ_by_rounding() -> None:
     assert differing.mean == pytest.approx(0.05) and differing.significant is True
 
 
-def test_one_in_a_hundred_studies_of_alike_noise_has_an_unsteady_label() -> None:
+def test_one_in_a_hundred_studies_of_alike_noise_has_an_outlier_in_variance() -> None:
     generator = np.random.default_rng(0)
     found = 0
     for noise in generator.normal(0, 0.01, (2000, 5, 3)):
-        found += bool(unsteady({str(i): by_seed(own.tolist()) for i, own in enumerate(noise)}))
+        found += bool(
+            variance_outliers({str(i): by_seed(own.tolist()) for i, own in enumerate(noise)})
+        )
     assert 8 <= found <= 32, found  # 20, standard deviation 4.4
 
 

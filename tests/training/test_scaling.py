@@ -105,18 +105,18 @@ def test_a_training_that_does_not_learn_is_named(
     assert few == found.replace("; try a lower", finetune)
 
 
-def test_training_images_that_are_learned_by_heart_are_not_for_want_of_a_rate() -> None:
+def test_memorized_training_images_are_not_for_want_of_a_rate() -> None:
     about: dict[str, Any] = {"num_classes": 10, "done": 1.0, "lower": "a lower rate"}
     metrics = replace(METRICS, top1_error=0.89, top1_low=0.84)
     found = complaint(metrics, 0.9, num_images=300, train_error=0.44, **about)
     assert found == (
         "the monitored error is 89.0% of 200 images, and always predicting the most frequent class "
-        "has 90.0%; those of the training, with 44.0%, are learned by heart: try more images; or "
-        "more augmentation"
+        "has 90.0%; those of the training, with 44.0%, are memorized: try more images; or more "
+        "augmentation"
     )
     assert complaint(metrics, 0.9, num_images=300, train_error=math.nan, **about) == ""
     few = complaint(metrics, 0.9, num_images=299, train_error=0.0, **about)
-    assert few.endswith("by heart: try more images; tinysight finetune needs fewer")
+    assert few.endswith("memorized: try more images; tinysight finetune needs fewer")
 
 
 @pytest.mark.parametrize("batch_size", [0, 8])
@@ -144,12 +144,12 @@ def test_the_loop_knows_the_error_on_training_images(
     trial: Any, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "AT_CHANCE", 0.8)
-    monkeypatch.setattr(health, "BY_HEART", 2.0)
+    monkeypatch.setattr(health, "MEMORIZED", 2.0)
     own = {"optimizer__lr": 1e-9, "train__epochs": 3, "train__batch_size": 24}
     trial.at(**own, train__log_every=1).go()
-    (found,) = (text for text in messages if "learned by heart" in text)
+    (found,) = (text for text in messages if "memorized" in text)
     last = trial.lines("train")[-1]["top1_error"]
-    assert f"those of the training, with {last:.1%}, are learned by heart" in found
+    assert f"those of the training, with {last:.1%}, are memorized" in found
 
 
 def test_a_training_ends_early_where_the_error_gets_no_better(trial: Any) -> None:

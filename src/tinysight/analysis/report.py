@@ -20,6 +20,7 @@ from tinysight.analysis.probes import Probes
 from tinysight.analysis.results import RunResults
 from tinysight.config import Config
 from tinysight.data.batches import chosen_rows
+from tinysight.files import folder_names
 from tinysight.models.localizer import Localizer
 from tinysight.predict.metadata import HEAD_SETTINGS
 from tinysight.predict.predictor import Predictor
@@ -86,7 +87,7 @@ def summary(run: RunResults) -> dict[str, Any]:
         "epochs_done": trained[-1]["epoch"] if trained else 0.0,
         "steps": trained[-1]["step"] if trained else 0,
         "settings": settings,
-        "data": Path(config.data.name).name if learned is None else learned.name,
+        "data": folder_names(config.data.name)[0] if learned is None else learned.name,
         "num_train": num_train,
     }
 

@@ -126,7 +126,7 @@ class Paired:
     count: int
     mean: float
     interval: tuple[float, float] | None
-    alone: bool = False  # the noise is that of these pairs, where others have another
+    own_noise: bool = False  # the noise is that of these pairs alone
 
     @property
     def significant(self) -> bool | None:
@@ -168,21 +168,18 @@ def compared(
     A two-way layout without interaction: an effect of the label and one of the seed, which all
     labels share, and noise that is alike for all. All runs together estimate the noise, so that two
     seeds of several labels tell more than two pairs do; of one label and the reference it is
-    `paired`. An `unsteady` label does not count for the noise of the others, nor theirs for its:
-    its difference is that of its own pairs (of an unsteady reference all are). Labels that have no
-    seed of the reference are left out.
+    `paired`. `variance_outliers` do not count for the noise of the others, nor the others for
+    theirs: their differences are those of their own pairs (all are where the reference is one).
+    Labels that have no seed of the reference are left out.
     """
     own = values[reference]
     labels = [label for label in values if label != reference and own.keys() & values[label].keys()]
-    apart = unsteady({label: values[label] for label in (reference, *labels)})
-    if reference in apart:
-        apart = labels
+    outliers = variance_outliers({label: values[label] for label in (reference, *labels)})
     found = {}
-    for label in apart:
-        if label in labels:
-            seeds = sorted(own.keys() & values[label].keys())
-            pairs = [values[label][seed] for seed in seeds], [own[seed] for seed in seeds]
-            found[label] = replace(paired(*pairs, confidence), alone=True)
+    for label in labels if reference in outliers else outliers:
+        seeds = sorted(own.keys() & values[label].keys())
+        pairs = [values[label][seed] for seed in seeds], [own[seed] for seed in seeds]
+        found[label] = replace(paired(*pairs, confidence), own_noise=True)
     labels = [label for label in labels if label not in found]
     fit = _fit({label: values[label] for label in (*labels, reference)})
     noise = fit.squares / max(fit.freedom, 1)
@@ -200,16 +197,16 @@ def compared(
     return {label: found[label] for label in values if label in found}
 
 
-def unsteady(values: Mapping[str, Mapping[int, float]], chance: float = 0.01) -> list[str]:
+def variance_outliers(values: Mapping[str, Mapping[int, float]], chance: float = 0.01) -> list[str]:
     """Return the labels whose values, by seed, scatter more than those of the others explain.
 
     Each label's share of the squares left by the two-way layout of `compared` is tested against
     what the others leave without it (an F test, for all labels together at `chance`: Bonferroni);
     the clearest is set aside, and the rest tested again.
     """
-    apart: list[str] = []
+    outliers: list[str] = []
     while True:
-        rest = {label: own for label, own in values.items() if label not in apart}
+        rest = {label: own for label, own in values.items() if label not in outliers}
         whole, p_values = _fit(rest), {}
         for label in rest:
             others = _fit({other: own for other, own in rest.items() if other != label})
@@ -219,8 +216,8 @@ def unsteady(values: Mapping[str, Mapping[int, float]], chance: float = 0.01) ->
                 p_values[label] = float(stats.f.sf(ratio, freedom, others.freedom))
         clearest = min(p_values, key=p_values.__getitem__, default="")
         if not p_values or p_values[clearest] * len(rest) > chance:
-            return apart
-        apart.append(clearest)
+            return outliers
+        outliers.append(clearest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,10 +74,7 @@ def evaluate_files(
     if source is not None and source.is_dir():
         run = find_run(source)
         dataset = load_dataset(data or run.config.data.name, data_dir=data_dir)
-        chosen = split or evaluations.default_split(run, dataset)
-        if not split and dataset.digest != run.data_digest:
-            _tell_of_other_splits(dataset, chosen)
-        split = chosen
+        named, split = split, split or evaluations.default_split(run, dataset)
         if not run.is_cross_validated(run.label(dataset.name, split)):
             warn_of_training_images(run, dataset, split, data_dir)
         evaluation = evaluate_run(
@@ -87,24 +84,26 @@ def evaluate_files(
             select_device(device),
             decoding_changes=decoding_changes(**decoding),
         )
+        if not named and dataset.digest != run.data_digest:
+            _tell_of_other_splits(dataset, split)
         boxes = _box_metrics(evaluation, dataset)
         files = _write_figures(run, dataset, evaluation, boxes)
         return EvaluationFiles(evaluation, boxes, files)
     predictor = load_model(source, device=device, **decoding)
     dataset = load_dataset(data or predictor.metadata.data, data_dir=data_dir)
-    if not split and dataset.name != predictor.metadata.data:
-        _tell_of_other_splits(dataset, "val")
-    split = split or "val"
+    named, split = split, split or "val"
     evaluations.check_truth(predictor, dataset, split)
     with counting(f"evaluating {split}") as progress:
         evaluation = evaluations.evaluate(predictor, dataset, split, progress=progress)
+    if not named and dataset.name != predictor.metadata.data:
+        _tell_of_other_splits(dataset, split)
     return EvaluationFiles(evaluation, _box_metrics(evaluation, dataset), {})
 
 
 def _tell_of_other_splits(dataset: Dataset, split: str) -> None:
     """Say that a folder, of which no split was named, has more images than are measured."""
-    measured = dataset.rows(split) if split in dataset.splits else ()
-    if dataset.manifest["source"]["kind"] == "folder" and 0 < len(measured) < len(dataset):
+    measured = dataset.rows(split)
+    if dataset.manifest["source"]["kind"] == "folder" and len(measured) < len(dataset):
         every = "+".join(sorted(dataset.splits, key=dataset.splits.__getitem__))
         text = "%s is measured, %d images of %s; --split %s measures all %d"
         logger.info(text, split, len(measured), dataset.name, every, len(dataset))

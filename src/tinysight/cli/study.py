@@ -200,7 +200,7 @@ def _transfer(
         except TimeoutError as error:
             print(error, file=sys.stderr)
             raise SystemExit(STOPPED_BY_TIME) from None
-    print(transfer.report(folder, data=Path(data).name, command=command))
+    print(transfer.report(folder, data=folder_names(data)[0], command=command))
     print(f"table  {folder / 'table.md'}\nfigure {folder / 'figure.png'}")
 
 

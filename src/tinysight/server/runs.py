@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from tinysight.files import folder_names
 from tinysight.run import Run, duration, read_run, runs_home
 
 MAX_LISTED = 200
@@ -54,7 +55,7 @@ def _summary(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "recipe": run.config.recipe,
-        "data": Path(run.config.data.name).name,
+        "data": folder_names(run.config.data.name)[0],
         "state": _state(run),
         "monitored": run.monitored_error() or "",
         "has_report": (run.report_path / "index.html").is_file(),

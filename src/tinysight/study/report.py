@@ -233,7 +233,7 @@ def verdict(
     low, high = (100 * bound for bound in difference.interval)
     noise = "larger" if difference.significant else "not larger"
     pairs = pluralize(difference.count, "seed")
-    if difference.alone:
+    if difference.own_noise:
         pairs += " of these two alone, as one of them varies more than the others"
     return (
         f"{label}: error {error} ({pairs}, 95 % interval of the "

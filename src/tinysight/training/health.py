@@ -11,7 +11,7 @@ PATIENCE = 0.2  # share of the epochs, at least MIN_EPOCHS, in which an error ma
 MIN_EPOCHS = 3
 TOO_EARLY = 0.25  # of these epochs: until then the loss of a few images may be large
 SURE = 0.5  # of chance: where the error may as well be as low, too few images were monitored
-BY_HEART = 0.5  # of chance: a training error up to that, where other images are guessed
+MEMORIZED = 0.5  # of chance: a training error up to that, where other images are guessed
 FEW = 300  # training images, below which fine-tuning is better
 
 
@@ -42,14 +42,12 @@ def complaint(
         found = f"the monitored loss is {metrics.loss:.0f}, of guessing {math.log(num_classes):.1f}"
         return f"{found}: the training has gone astray; {advice}"
     at_chance = metrics.top1_error >= AT_CHANCE * chance and metrics.top1_low >= SURE * chance
-    if done >= 1 and at_chance:
+    if done >= 1 and at_chance and not math.isnan(train_error):  # not known after a resume
         found = f"the monitored error is {metrics.top1_error:.1%} of {metrics.num_images:,} images"
         found += f", and always predicting the most frequent class has {chance:.1%}"
-        if math.isnan(train_error):  # after a resume, until the next epoch
-            return ""
-        if train_error > BY_HEART * chance:
+        if train_error > MEMORIZED * chance:
             return f"{found}: nothing has been learned so far; {advice}"
         advice = "tinysight finetune needs fewer" if num_images < FEW else "or more augmentation"
-        known = f"those of the training, with {train_error:.1%}, are learned by heart"
+        known = f"those of the training, with {train_error:.1%}, are memorized"
         return f"{found}; {known}: try more images; {advice}"
     return ""

@@ -298,13 +298,15 @@ def changed_run(run: Run, settings: Sequence[str]) -> Run:
     """Return a run with some settings changed, and in its command since which step.
 
     Changes of operational settings alone are not recorded: they are for this time only. Raises
-    ValueError where a setting cannot change, or where the run has one that is no more.
+    ValueError where a setting cannot change, where the run has one that is no more, or where its
+    folder has a name that `check_writable` refuses.
     """
     check_writable(run.folder)  # it may have been moved
-    for gone, value in run.retired.items():
+    if run.retired:
+        gone = " ".join(run.retired_assignments)
         raise ValueError(
-            f"{run.folder} was trained with {gone}={value}, which this version does not "
-            "have; go on by the version that began it (see run.json), or train a new run"
+            f"{run.folder} was trained with {gone}, which this version does not have; "
+            "go on by the version that began it (see run.json), or train a new run"
         )
     if not settings:
         return run
