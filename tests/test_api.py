@@ -144,6 +144,7 @@ def test_a_folder_measured_in_part_says_how_all_of_it_is(
         assert messages == [f"val is measured, {measured} images of mine; {how}"]
         messages.clear()
         assert len(ts.evaluate(model, "train+minival+val", data=mine).labels) == 80
+        ts.evaluate(model, "minival", data=mine)
         ts.evaluate(model)  # its own data
         ts.evaluate(model, data=str(tmp_path / "one"))
         assert messages == []

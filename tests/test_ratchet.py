@@ -28,7 +28,7 @@ PAGES = [
 # a row of results learned from, settings that are gone, the status of benchmarks/gpu.py, members
 # of a study whose seeds lie apart, memorized images, folders measured in part
 MAX_SOURCE_LINES = 30512
-MAX_TEST_LINES = 29034
+MAX_TEST_LINES = 29035
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
